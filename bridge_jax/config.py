@@ -1,0 +1,284 @@
+"""A ConfigDict in, checked frozen dataclasses out.
+
+A config file builds an `ml_collections.ConfigDict` so that every key can be overridden on the command line. `parse`
+turns it into the records below. An unknown key, a missing key and a value of the wrong type are errors that name the
+key; there are no defaults here, so what a run used is what its config file says.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import ml_collections
+
+DESIGNS = ("none", "pooled", "self_cross", "cross")
+PLACEMENTS = ("top", "middle", "early", "staggered", "after")
+Rules = tuple[tuple[str, Any], ...]  # (path pattern, value), the first match wins; see rules.py
+
+
+class ConfigError(ValueError):
+    """The user gave something that cannot work. The text says what was expected, what came and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vision:
+    """The image tower. Normalisation (`mean`, `std` per RGB channel in 0..1) is the tower's own."""
+
+    tower: str  # module of bridge_jax/models
+    depth: int
+    width: int
+    heads: int
+    mlp_width: int
+    patch_px: int
+    image_px: int  # side of the square input
+    position_grid: int  # side of the stored position grid; resized where image_px / patch_px differs
+    layer_scale: bool
+    mask_token: bool  # needed by the mim loss
+    norm_eps: float
+    dropout: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pretrained: str  # Hugging Face folder or hub id; empty: random weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text:
+    """The text tower."""
+
+    tower: str
+    depth: int
+    width: int
+    heads: int
+    mlp_width: int
+    vocab_size: int
+    max_positions: int
+    token_types: int
+    length: int  # T: captions are padded or cut to this many tokens, [CLS] and [SEP] included
+    norm_eps: float
+    dropout: float
+    pretrained: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bridge:
+    """The interaction layers and the heads (METHOD: "interaction block", "stabilisers", "placement", "designs")."""
+
+    design: str
+    placement: str
+    layers: int  # Q; 0 with design "none"
+    shared_width: int  # S
+    heads: int
+    embed_width: int  # E
+    tau_start: float  # temperature of the cosine attention logits at start
+    gate_start: float  # value of the residual gates at start, in (0, 1)
+    attention_dropout: float
+    output_dropout: float
+    logit_scale_start: float  # 1 / temperature of the contrastive softmax at start
+    logit_scale_max: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """What is read and how a picture and a caption become a training example."""
+
+    dataset: str  # module of bridge_jax/data/datasets
+    data_dir: str  # where tools.prepare_data wrote it
+    train_split: str
+    eval_split: str
+    vocabulary: str  # vocab.txt or tokenizer.json; empty: the one prepared with the data set
+    crop_area: tuple[float, ...]  # RandomResizedCrop: least and greatest share of the area
+    crop_ratio: tuple[float, ...]  # least and greatest width / height
+    flip: bool  # mirror half of the pictures, never one whose captions say left or right
+    randaugment_layers: int  # 0: off
+    randaugment_magnitude: int  # 0..10
+    mask_text_fraction: float  # tokens that MLM predicts
+    mask_patch_fraction: float  # patches that MIM predicts
+    group_examples: int  # neighbouring examples kept together by the shuffle (shapes: a scene and its mirror)
+    workers: int  # processes that decode; 0: threads of this one
+    threads: int
+    prefetch_batches: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training stage: what trains, on which losses, how fast. Each starts with a fresh optimizer."""
+
+    steps: int
+    batch_size: int  # pairs in the global batch
+    losses: tuple[str, ...]  # names under `losses`
+    train: Rules  # pattern -> True (train) or False (frozen), over every parameter
+    top_blocks: int  # besides `train`: the last K blocks of each tower (and the final norm)
+    learning_rate: float
+    lr_factors: Rules  # pattern -> factor, over every parameter
+    warmup_fraction: float
+    weight_decay: float
+    clip_norm: float
+    cached_crops: int  # > 0: read the lower states of this many fixed crops a photo from disk instead of running them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retrieval:
+    """Recall of the unimodal embeddings, and of the bridge reranking their best."""
+
+    every_steps: int
+    batch_size: int
+    select_images: int  # photos scored during training, where the best checkpoint is chosen; 0: all
+    rerank_top_k: int
+    rerank_weight: float  # score = fused + weight x unimodal, both as logits
+    folds: int  # also report the mean over this many equal folds (COCO: five of 1K); 1: off
+    bootstrap_samples: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evals:
+    retrieval: Retrieval
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    every_steps: int
+    keep_last: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole experiment."""
+
+    seed: int
+    compute_dtype: Literal["float32", "bfloat16"]
+    vision: Vision
+    text: Text
+    bridge: Bridge
+    data: Data
+    losses: Mapping[str, Mapping[str, Any]]  # name -> weight and the keyword arguments of bridge_jax/losses/<name>.py
+    loss_weighting: Literal["fixed", "bounded", "learnable"]
+    no_decay: tuple[str, ...]  # patterns of parameters that weight decay never touches
+    stages: Mapping[str, Stage]
+    stage_order: tuple[str, ...]
+    evals: Evals
+    checkpoint: Checkpoint
+    log_every_steps: int
+    cache_dir: str  # where cached lower states live; keyed by weights and preprocessing, so runs may share it
+    init_from: str  # a checkpoint folder whose parameters this run starts from; empty: none
+
+
+def parse(config: ml_collections.ConfigDict) -> Config:
+    """Return the checked config. Raises ConfigError naming the key."""
+    cfg = _build(Config, config.to_dict(), "config")
+    check(cfg)
+    return cfg
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """Return "; nearest: x" for an error text, or what exists when nothing is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"nearest: {close[0]!r}" if close else f"known: {', '.join(known)}"
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError where values cannot work together."""
+    vision, text, bridge = cfg.vision, cfg.text, cfg.bridge
+    for name, width, heads in (
+        ("vision", vision.width, vision.heads),
+        ("text", text.width, text.heads),
+        ("bridge", bridge.shared_width, bridge.heads),
+    ):
+        _require(heads > 0 and width % heads == 0, f"config.{name}: width {width} is not a multiple of {heads} heads")
+    _require(
+        vision.image_px % vision.patch_px == 0,
+        f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
+    )
+    _require(
+        text.length <= text.max_positions,
+        f"config.text.length {text.length} exceeds max_positions {text.max_positions}",
+    )
+    _require_one_of("config.bridge.design", bridge.design, DESIGNS)
+    _require_one_of("config.bridge.placement", bridge.placement, PLACEMENTS)
+    fewest = min(vision.depth, text.depth)
+    most = fewest if bridge.placement != "after" else 64
+    if bridge.design == "none":
+        _require(bridge.layers == 0, f"config.bridge.layers is {bridge.layers}; design 'none' has none: set it to 0")
+    else:
+        _require(
+            1 <= bridge.layers <= most,
+            f"config.bridge.layers is {bridge.layers}; placement {bridge.placement!r} needs 1 to {most} "
+            f"(towers of {vision.depth} and {text.depth} blocks)",
+        )
+    _require(0 < bridge.gate_start < 1, f"config.bridge.gate_start is {bridge.gate_start}; it must lie in (0, 1)")
+    _require(bridge.tau_start > 0, f"config.bridge.tau_start is {bridge.tau_start}; it must be positive")
+    for name in cfg.stage_order:
+        _require_one_of("config.stage_order", name, cfg.stages)
+        stage, key = cfg.stages[name], f"config.stages.{name}"
+        _require(stage.steps > 0, f"{key}.steps is {stage.steps}; to leave a stage out, drop it from stage_order")
+        _require(bool(stage.losses), f"{key}.losses is empty: name at least one of {', '.join(sorted(cfg.losses))}")
+        for loss in stage.losses:
+            _require_one_of(f"{key}.losses", loss, cfg.losses)
+        _require(
+            stage.batch_size % cfg.data.group_examples == 0,
+            f"{key}.batch_size {stage.batch_size} is not a multiple of data.group_examples {cfg.data.group_examples}",
+        )
+    _require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
+    for name, arguments in cfg.losses.items():
+        _require("weight" in arguments, f"config.losses.{name}.weight is missing")
+    in_use = {loss for name in cfg.stage_order for loss in cfg.stages[name].losses}
+    _require(
+        "mim" not in in_use or vision.mask_token,
+        "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_one_of(key: str, value: str, known: typing.Iterable[str]) -> None:
+    known = tuple(known)
+    _require(value in known, f"{key}: {value!r} is unknown; {nearest(value, known)}")
+
+
+def _build(cls: type, values: Any, key: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{key}: expected a section with keys, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            raise ConfigError(f"{key}.{name} is not a config key; {nearest(name, hints)}")
+    missing = [name for name in hints if name not in values]
+    if missing:
+        raise ConfigError(f"{key}.{missing[0]} is missing; add it to the config file (see configs/common.py)")
+    return cls(**{name: _convert(hint, values[name], f"{key}.{name}") for name, hint in hints.items()})
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, key)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        _require_one_of(key, value, arguments)
+        return value
+    if origin in (dict, Mapping) or (origin is not None and isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}: expected a section with keys, got {value!r}")
+        if arguments[1] is Any:
+            return types.MappingProxyType(dict(value))
+        return types.MappingProxyType({k: _convert(arguments[1], v, f"{key}.{k}") for k, v in value.items()})
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(f"{key}: expected a tuple, got {value!r}")
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_convert(arguments[0], v, f"{key}[{i}]") for i, v in enumerate(value))
+        if len(value) != len(arguments):
+            raise ConfigError(f"{key}: expected {len(arguments)} values, got {value!r}")
+        return tuple(_convert(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{key}: expected {hint.__name__}, got {value!r}")
+    return value

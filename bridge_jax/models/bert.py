@@ -1,0 +1,61 @@
+"""The text tower: BERT, post-norm, absolute positions. The pooler is not part of it."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bridge_jax.config import Text
+from bridge_jax.models import layers
+
+
+class Block(nn.Module):
+    """Post-norm: `norm(x + attention(x))`, then `norm(x + mlp(x))`."""
+
+    cfg: Text
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], deterministic: bool
+    ) -> Float[Array, "B T D"]:
+        cfg, dtype = self.cfg, self.dtype
+        y = layers.SelfAttention(cfg.heads, dtype, cfg.dropout, name="attention")(x_BTD, mask_BT, deterministic)
+        y = nn.Dropout(cfg.dropout)(y, deterministic=deterministic)
+        x_BTD = layers.layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BTD + y)
+        y = layers.Mlp(cfg.mlp_width, dtype, name="mlp")(x_BTD)
+        y = nn.Dropout(cfg.dropout)(y, deterministic=deterministic)
+        return layers.layer_norm(cfg.norm_eps, dtype, "mlp_norm")(x_BTD + y)
+
+
+class Tower(nn.Module):
+    """`embed` -> `blocks(start, stop)` -> `finish`; states are [B,T,D] all the way."""
+
+    cfg: Text
+    dtype: jnp.dtype
+
+    def setup(self):
+        cfg = self.cfg
+        table = {"features": cfg.width, "embedding_init": layers.kernel_init, "dtype": self.dtype}
+        self.word = nn.Embed(cfg.vocab_size, **table)
+        self.position = nn.Embed(cfg.max_positions, **table)
+        self.token_type = nn.Embed(cfg.token_types, **table)
+        self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
+        self.embed_dropout = nn.Dropout(cfg.dropout)
+        self.layers = [Block(cfg, self.dtype, name=f"block_{i:02d}") for i in range(cfg.depth)]
+
+    def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
+        """Add word, position and first-segment embeddings, normalise."""
+        x_BTD = self.word(ids_BT) + self.position(jnp.arange(ids_BT.shape[1])) + self.token_type(jnp.zeros((), int))
+        return self.embed_dropout(self.norm(x_BTD), deterministic=deterministic)
+
+    def blocks(
+        self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], start: int, stop: int, deterministic: bool
+    ) -> Float[Array, "B T D"]:
+        """Run blocks `start` to `stop - 1`; padding (`mask_BT` False) is never attended to."""
+        for block in self.layers[start:stop]:
+            x_BTD = block(x_BTD, mask_BT, deterministic)
+        return x_BTD
+
+    def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Return the states as they are: a post-norm tower ends normalised."""
+        return x_BTD

@@ -1,0 +1,84 @@
+"""Layers both towers and the bridge share. float32 parameters, softmax and norms; matrix products in `dtype`."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+kernel_init = nn.initializers.truncated_normal(0.02)
+
+
+def dense(width: int, dtype: jnp.dtype, name: str | None = None, init: Callable = kernel_init) -> nn.Dense:
+    """Return an affine map with a bias, float32 parameters and products in `dtype`."""
+    return nn.Dense(width, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, name=name)
+
+
+def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+    """Return a LayerNorm. Linen computes its mean and variance in float32 whatever `dtype` is."""
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, name=name)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact (erf) GELU that ViT, DINOv2 and BERT were trained with."""
+    return nn.gelu(x, approximate=False)
+
+
+def masked_softmax(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Softmax over the last axis in float32; keys where `mask` is False get exactly zero weight."""
+    logits = logits.astype(jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, -1e30)
+    return nn.softmax(logits, axis=-1)
+
+
+def masked_mean(states: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) -> Float[Array, "B D"]:
+    """Average the states over the tokens where `mask` is True, in float32."""
+    states = states.astype(jnp.float32)
+    if mask is None:
+        return states.mean(axis=1)
+    weight = mask.astype(jnp.float32)[..., None]
+    return (states * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)
+
+
+def l2_normalise(x: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """Scale the last axis to length one in float32; a zero vector stays zero, with a finite gradient."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), eps**2))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention as ViT and BERT have it: scaled dot product, a bias in every projection."""
+
+    heads: int
+    dtype: jnp.dtype
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"] | None, deterministic: bool
+    ) -> Float[Array, "B L D"]:
+        B, L, D = x_BLD.shape
+        split = (B, L, self.heads, D // self.heads)
+        q_BLNK = dense(D, self.dtype, "query")(x_BLD).reshape(split)
+        k_BLNK = dense(D, self.dtype, "key")(x_BLD).reshape(split)
+        v_BLNK = dense(D, self.dtype, "value")(x_BLD).reshape(split)
+        logits_BNLL = jnp.einsum("BQNK,BLNK->BNQL", q_BLNK, k_BLNK) / jnp.sqrt(D // self.heads).astype(self.dtype)
+        mask = None if mask_BL is None else mask_BL[:, None, None, :]
+        weights_BNLL = masked_softmax(logits_BNLL, mask).astype(self.dtype)
+        weights_BNLL = nn.Dropout(self.dropout)(weights_BNLL, deterministic=deterministic)
+        out_BLD = jnp.einsum("BNQL,BLNK->BQNK", weights_BNLL, v_BLNK).reshape(B, L, D)
+        return dense(D, self.dtype, "out")(out_BLD)
+
+
+class Mlp(nn.Module):
+    """Two affine maps with a GELU between them."""
+
+    hidden: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = gelu(dense(self.hidden, self.dtype, "up")(x))
+        return dense(x.shape[-1], self.dtype, "down")(y)

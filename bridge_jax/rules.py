@@ -1,0 +1,64 @@
+"""THE path-rule matcher: train or freeze, learning-rate factor, decay and sharding all go through here.
+
+Rules are (pattern, value) pairs. A pattern is a regular expression that must match a whole parameter path such as
+`vision/block_07/attention/query/kernel`; the first rule that matches wins. Rules are total and live: a parameter that
+no rule matches and a rule that matches nothing are both errors.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+from bridge_jax.config import ConfigError, Rules, nearest
+
+
+def paths(tree: Any) -> list[str]:
+    """Return the path of every leaf, in tree order."""
+    return [path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def path_of(keys: tuple) -> str:
+    """Return a tree path as `a/b/c`."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
+
+
+def match(rules: Rules, known: Iterable[str], key: str) -> Mapping[str, Any]:
+    """Return path -> value of the first matching rule, for every path.
+
+    >>> match((("a/.*", 1), (".*", 2)), ["a/x", "b/y"], "config.demo")
+    {'a/x': 1, 'b/y': 2}
+
+    Raises ConfigError, naming the config key, when a rule wins no path or a path meets no rule.
+    """
+    known = list(known)
+    compiled = []
+    for pattern, value in rules:
+        try:
+            compiled.append((re.compile(pattern), value))
+        except re.error as error:
+            raise ConfigError(f"{key}: {pattern!r} is not a regular expression ({error})") from error
+    found, used = {}, set()
+    for path in known:
+        for index, (pattern, value) in enumerate(compiled):
+            if pattern.fullmatch(path):
+                found[path] = value
+                used.add(index)
+                break
+        else:
+            raise ConfigError(f"{key}: no rule matches parameter {path!r}; add one, such as ('.*', ...) at the end")
+    for index, (pattern, _) in enumerate(compiled):
+        if index not in used:
+            shadowed = any(pattern.fullmatch(path) for path in known)
+            why = "is hidden by the rules before it" if shadowed else "matches no parameter"
+            groups = {"/".join(p.split("/")[:n]) + "/.*" for p in known for n in (1, 2)}
+            hint = "move it up or delete it" if shadowed else nearest(pattern.pattern, groups)
+            raise ConfigError(f"{key}: rule {pattern.pattern!r} {why}; {hint}. See python -m tools.show_params")
+    return found
+
+
+def any_of(patterns: Iterable[str], known: Iterable[str], key: str) -> Mapping[str, bool]:
+    """Return path -> whether one of the patterns matches it; every pattern must win a path."""
+    rules = tuple((pattern, True) for pattern in patterns)
+    return match((*rules, (".*", False)), known, key)

@@ -1,0 +1,96 @@
+"""The glossary of shape letters, and the records that travel between modules.
+
+    B  pairs in the (global) batch          S  shared width of the bridge
+    P  image tokens, class token included   N  attention heads
+    T  text tokens                          K  width of one head
+    D  width of a tower                     E  width of an embedding
+    C  candidates scored for one query: the true partner first, then the mined ones
+    Q  interaction layers                   V  vocabulary size
+    H W  pixels of an image                 M  width of a hidden layer
+
+An array is named with its letters (`states_BPD`), and a public signature says them again as jaxtyping shapes.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+Array = jax.Array | np.ndarray
+Params = Any  # a nested dict of arrays
+
+
+@struct.dataclass
+class Batch:
+    """What the data pipeline yields for a training step. All leaves are [B, ...]; a part that no loss asks for is None."""
+
+    image_ids: Array  # int32 [B]; captions of one photo share it
+    text_mask: Array  # bool [B,T]; False on padding
+    images: Array | None = None  # uint8 [B,H,W,3]; normalised inside the model's `lower` pass
+    ids: Array | None = None  # int32 [B,T]
+    lower_image: Array | None = None  # [B,P,D], the cached states that replace `images`
+    lower_text: Array | None = None  # [B,T,D], the cached states that replace `ids`
+    masked_ids: Array | None = None  # int32 [B,T], ids with tokens masked for MLM
+    masked_text: Array | None = None  # bool [B,T], the positions MLM predicts
+    masked_patches: Array | None = None  # bool [B,P-1], the patches MIM predicts (no class token)
+
+
+@struct.dataclass
+class Lower:
+    """Both towers' states where they first meet: after the first bridged block of each, before any interaction."""
+
+    image: Array  # [B,P,D_v]
+    text: Array  # [B,T,D_t]
+    text_mask: Array  # bool [B,T]
+
+
+@struct.dataclass
+class Fused:
+    """The upper towers run with the interaction."""
+
+    image: Array  # [B,E], L2-normalised
+    text: Array  # [B,E], L2-normalised
+    itm_logit: Array  # [B], match logit
+    image_states: Array  # [B,P,D_v], updated states of the finished tower
+    text_states: Array  # [B,T,D_t]
+    text_over_image: tuple[Array, ...] = ()  # Q times [B,T,P], head-averaged attention before dropout
+    image_over_text: tuple[Array, ...] = ()  # Q times [B,P,T]
+
+
+@struct.dataclass
+class Candidates:
+    """Every query with its true partner first and its mined ones after it, each fused for real with the query."""
+
+    similarity: Array  # [B,C], <p_t, p_v> of the fused pair
+    itm_logit: Array  # [B,C]
+    unimodal: Array  # [B,C], <u_t, u_v> of the same pairs, before fusion
+    valid: Array  # bool [B,C]; False where the batch held no partner of another image
+
+
+@struct.dataclass
+class Outputs:
+    """What the passes computed. A pass that no active loss needs leaves its fields None."""
+
+    logit_scale: Array  # scalar, already exponentiated and clamped
+    unimodal_image: Array | None = None  # [B,E], L2-normalised
+    unimodal_text: Array | None = None  # [B,E]
+    fused: Fused | None = None  # the true pairs
+    by_text: Candidates | None = None  # for each text, images
+    by_image: Candidates | None = None  # for each image, texts
+    mlm_logits: Array | None = None  # [B,T,V]
+    mim_prediction: Array | None = None  # [B,P-1,X]
+    mim_target: Array | None = None  # [B,P-1,X]
+
+
+@struct.dataclass
+class Loss:
+    """A loss as a sum and a count, so that padded, masked and sharded batches average exactly."""
+
+    sum: Array  # scalar
+    count: Array  # scalar
+    metrics: dict[str, Array] = struct.field(default_factory=dict)  # name -> scalar, logged as `<loss>/<name>`
+
+    @property
+    def mean(self) -> Array:
+        return self.sum / jax.numpy.maximum(self.count, 1)
