@@ -1,0 +1,267 @@
+"""Read pretrained towers from Hugging Face files: safetensors and JSON, without torch and without pickle.
+
+Nothing is loaded by luck: the file's own `config.json` must agree with our config key by key, every tensor is used or
+excused by name (poolers, task heads, buffers), and every parameter is filled, or a ConfigError says what is wrong.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import ml_dtypes  # noqa: F401  importing it teaches numpy the bfloat16 that safetensors may hold
+import numpy as np
+from flax import traverse_util
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from bridge_jax.config import ConfigError, Text, Vision
+from bridge_jax.interop import names
+
+VISION_MODELS, TEXT_MODELS = ("vit", "dinov2"), ("bert",)
+_WEIGHTS, _INDEX, _PREPROCESSOR = "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json"
+_MASK_TOKEN = "embeddings.mask_token"
+# What the towers are built for. A file that leaves the key out means Hugging Face's default, which is this value.
+_REQUIRED = {
+    "vit": {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3},
+    "dinov2": {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "use_swiglu_ffn": False},
+    "bert": {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A tower's parameters and what became of every tensor of the file."""
+
+    params: dict[str, Any]  # float32 numpy, nested as the tower's own tree: the subtree `vision` or `text` of the model
+    used: tuple[str, ...]  # tensor names as stored
+    excused: tuple[str, ...]  # stored, but no tower has them
+    fresh: tuple[str, ...]  # parameters that the file may lack, started here: only a mask token, at zero
+
+
+def load(source: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return (config.json, tensors by stored name) of a local folder or a hub id such as "google/vit-base-patch16-224".
+
+    Reads `model.safetensors` or the shards of `model.safetensors.index.json`. float16 and bfloat16 become float32;
+    integers stay. Raises ConfigError when the folder or hub id cannot be read, holds only pickled weights, or is torn.
+    """
+    folder = fetch(source)
+    config = _json(folder / "config.json", source)
+    index = folder / _INDEX
+    if (folder / _WEIGHTS).is_file():
+        return config, _read(folder / _WEIGHTS, source)
+    if index.is_file():
+        return config, _read_shards(folder, _json(index, source), source)
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".h5", ".msgpack"))
+    found = f"found only {', '.join(pickled)}" if pickled else "found no weights"
+    raise ConfigError(
+        f"{source}: expected {_WEIGHTS} or {_INDEX}, {found}. Pickled weights can run code when they are opened and "
+        "are never read: save the model again with save_pretrained(folder, safe_serialization=True)"
+    )
+
+
+def fetch(source: str | Path) -> Path:
+    """Return the local folder of `source`; of a hub id, download JSON, safetensors and vocabulary into the cache."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
+        raise ConfigError(f"{source}: no such folder, and not a hub id (expected a folder or owner/name)")
+    try:
+        patterns = ["*.json", "*.safetensors", "vocab.txt"]
+        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{source}: no such folder, and the hub did not give it: {reason}") from error
+
+
+def vision_params(source: str | Path, cfg: Vision) -> dict[str, Any]:
+    """Return the image tower's parameters, float32 numpy, as `models.vit.Tower` nests them (see `import_vision`)."""
+    return import_vision(source, cfg).params
+
+
+def text_params(source: str | Path, cfg: Text) -> dict[str, Any]:
+    """Return the text tower's parameters, float32 numpy, as `models.bert.Tower` nests them (see `import_text`)."""
+    return import_text(source, cfg).params
+
+
+def import_vision(source: str | Path, cfg: Vision) -> Imported:
+    """Read a ViT or DINOv2 into the tower of `cfg`.
+
+    The position grid keeps its stored resolution (`cfg.position_grid`); the tower resizes it to `cfg.image_px`. A plain
+    ViT file has no mask token: with `cfg.mask_token` it starts at zero, as Hugging Face starts it.
+
+    Raises ConfigError naming the config key, or the tensors that do not fit.
+    """
+    config, tensors = load(source)
+    _compare("config.vision", cfg, vision_values(config, source), f"{source}/config.json")
+    _compare("config.vision", cfg, preprocessing(source), f"{source}/{_PREPROCESSOR}")
+    model_type = config["model_type"]
+    return _fill(names.vision(cfg, model_type), tensors, model_type, cfg.mask_token, source)
+
+
+def import_text(source: str | Path, cfg: Text) -> Imported:
+    """Read a BERT into the tower of `cfg`. Raises ConfigError naming the config key, or the tensors that do not fit."""
+    config, tensors = load(source)
+    _compare("config.text", cfg, text_values(config, source), f"{source}/config.json")
+    return _fill(names.text(cfg, config["model_type"]), tensors, config["model_type"], False, source)
+
+
+def vision_values(config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """Return what a ViT's or DINOv2's config.json says of our `config.vision` keys."""
+    file = f"{source}/config.json"
+    model_type = _model_type(config, VISION_MODELS, "image", file)
+    image_px, patch_px = (_square(config, key, file) for key in ("image_size", "patch_size"))
+    width = _value(config, "hidden_size", file)
+    if model_type == "dinov2":
+        mlp_width = int(width * _value(config, "mlp_ratio", file))
+    else:
+        mlp_width = _value(config, "intermediate_size", file)
+    return {
+        "tower": "vit",
+        "depth": _value(config, "num_hidden_layers", file),
+        "width": width,
+        "heads": _value(config, "num_attention_heads", file),
+        "mlp_width": mlp_width,
+        "patch_px": patch_px,
+        "position_grid": image_px // patch_px,
+        "layer_scale": model_type == "dinov2",
+        "norm_eps": _value(config, "layer_norm_eps", file),
+    }
+
+
+def text_values(config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """Return what a BERT's config.json says of our `config.text` keys."""
+    file = f"{source}/config.json"
+    _model_type(config, TEXT_MODELS, "text", file)
+    return {
+        "tower": "bert",
+        "depth": _value(config, "num_hidden_layers", file),
+        "width": _value(config, "hidden_size", file),
+        "heads": _value(config, "num_attention_heads", file),
+        "mlp_width": _value(config, "intermediate_size", file),
+        "vocab_size": _value(config, "vocab_size", file),
+        "max_positions": _value(config, "max_position_embeddings", file),
+        "token_types": _value(config, "type_vocab_size", file),
+        "norm_eps": _value(config, "layer_norm_eps", file),
+    }
+
+
+def preprocessing(source: str | Path) -> dict[str, tuple[float, ...]]:
+    """Return the tower's own pixel `mean` and `std` (per RGB channel in 0..1); empty when the source does not say."""
+    file = fetch(source) / _PREPROCESSOR
+    if not file.is_file():
+        return {}
+    values = _json(file, source)
+    if "do_normalize" in values and not values["do_normalize"]:
+        return {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    return {ours: tuple(values[key]) for ours, key in (("mean", "image_mean"), ("std", "image_std")) if key in values}
+
+
+def _compare(section: str, cfg: Vision | Text, expected: Mapping[str, Any], file: str) -> None:
+    for key, value in expected.items():
+        got = getattr(cfg, key)
+        if got != value:
+            raise ConfigError(f"{section}.{key}: expected {value!r} as {file} has it, got {got!r}")
+
+
+def _model_type(config: Mapping[str, Any], known: tuple[str, ...], what: str, file: str) -> str:
+    model_type = _value(config, "model_type", file)
+    if model_type not in known:
+        raise ConfigError(f"{file}: model_type {model_type!r} cannot fill the {what} tower; expected {_either(known)}")
+    for key, value in _REQUIRED[model_type].items():
+        if key in config and config[key] != value:
+            raise ConfigError(f"{file}: {key} is {config[key]!r}; the {what} tower is built for {value!r} only")
+    return model_type
+
+
+def _value(config: Mapping[str, Any], key: str, file: str) -> Any:
+    if key not in config:
+        raise ConfigError(f"{file}: key {key!r} is missing; add it, as the model's own documentation has it")
+    return config[key]
+
+
+def _square(config: Mapping[str, Any], key: str, file: str) -> int:
+    value = _value(config, key, file)
+    sides = {value} if isinstance(value, int) else set(value)
+    if len(sides) != 1:
+        raise ConfigError(f"{file}: {key} is {value!r}; the image tower needs a square")
+    return sides.pop()
+
+
+def _fill(
+    entries: Iterable[names.Entry], tensors: Mapping[str, np.ndarray], model_type: str, mask_token: bool, source: Any
+) -> Imported:
+    stored: dict[str, str] = {}
+    for name in tensors:
+        bare = names.bare_name(name, model_type)
+        if bare in stored:
+            raise ConfigError(f"{source}: tensors {stored[bare]!r} and {name!r} both mean {bare!r}; keep one")
+        stored[bare] = name
+    params: dict[str, np.ndarray] = {}
+    used, fresh, unfilled = [], [], []
+    for entry in entries:
+        path = entry.path.split("/", 1)[1]
+        if entry.name in stored:
+            name = stored.pop(entry.name)
+            if tensors[name].shape != entry.stored:
+                raise ConfigError(
+                    f"{source}: tensor {name!r} has shape {tensors[name].shape}; "
+                    f"expected {entry.stored} to fill {entry.path!r}"
+                )
+            params[path] = entry.to_ours(tensors[name])
+            used.append(name)
+        elif entry.name == _MASK_TOKEN:
+            params[path] = np.zeros(entry.shape, np.float32)
+            fresh.append(entry.path)
+        else:
+            unfilled.append(entry.path)
+    excused = [name for bare, name in stored.items() if names.excused(bare, model_type, mask_token)]
+    unused = [name for name in stored.values() if name not in excused]
+    if unused or unfilled:
+        raise ConfigError(f"{source}: tensors nobody uses: {_list(unused)}; parameters nobody fills: {_list(unfilled)}")
+    return Imported(traverse_util.unflatten_dict(params, sep="/"), tuple(used), tuple(excused), tuple(fresh))
+
+
+def _read(file: Path, source: Any) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(file, framework="np") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{source}: {file.name} is not a whole safetensors file ({error}); fetch it again") from error
+    half = (np.dtype("float16"), np.dtype("bfloat16"))
+    return {name: array.astype(np.float32) if array.dtype in half else array for name, array in tensors.items()}
+
+
+def _read_shards(folder: Path, index: Mapping[str, Any], source: Any) -> dict[str, np.ndarray]:
+    weight_map: Mapping[str, str] = index["weight_map"]
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise ConfigError(f"{source}: {_INDEX} names shards that are not there: {_list(missing)}; fetch them")
+    tensors = {name: array for shard in shards for name, array in _read(folder / shard, source).items()}
+    absent = sorted(set(weight_map) - set(tensors))
+    if absent:
+        raise ConfigError(f"{source}: {_INDEX} names tensors that no shard holds: {_list(absent)}; fetch it again")
+    return tensors
+
+
+def _json(file: Path, source: Any) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigError(f"{source}: {file.name} is missing; expected a folder in Hugging Face's layout")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{source}: {file.name} is not JSON ({error})") from error
+
+
+def _list(items: list[str], most: int = 8) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more if items else "none"
+
+
+def _either(known: tuple[str, ...]) -> str:
+    return " or ".join(repr(name) for name in known)

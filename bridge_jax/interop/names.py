@@ -1,0 +1,242 @@
+"""ONE table of names, ours <-> Hugging Face, read both ways; and the layout of the BRIDGE authors' checkpoints.
+
+Ours is a path in the whole model (`vision/block_07/attention/query/kernel`). Theirs is the name on disk, which keeps
+the form of transformers 4.x (`encoder.layer.7.attention.attention.query.weight`) whatever a newer transformers calls it
+in memory. A file may put the model's own prefix before every name (`vit.`, `dinov2.`, `bert.`): see `bare_name`.
+"""
+
+import dataclasses
+import re
+from typing import Literal
+
+import numpy as np
+
+from bridge_jax.config import Bridge, ConfigError, Text, Vision
+
+Shape = tuple[int, ...]
+Transform = Literal["copy", "transpose", "conv", "reshape"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One parameter under both names. `shape` is ours, `stored` is theirs."""
+
+    path: str
+    name: str
+    transform: Transform
+    shape: Shape
+    stored: Shape
+
+    def to_ours(self, array: np.ndarray) -> np.ndarray:
+        """Return a stored tensor [*stored] as our parameter [*shape]; the values are moved, never rounded."""
+        if self.transform == "conv":
+            array = array.transpose(2, 3, 1, 0)  # OIHW -> HWIO
+        return self._plain(array, self.shape)
+
+    def to_stored(self, array: np.ndarray) -> np.ndarray:
+        """Return our parameter [*shape] as the tensor [*stored] a file holds: the exact inverse of `to_ours`."""
+        if self.transform == "conv":
+            array = array.transpose(3, 2, 0, 1)  # HWIO -> OIHW
+        return self._plain(array, self.stored)
+
+    def _plain(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+        if self.transform == "transpose":
+            array = array.T
+        if self.transform == "reshape":
+            array = array.reshape(shape)
+        return np.ascontiguousarray(array)
+
+
+# Rows are (ours, theirs, kind, shape of our kernel or array[, shape of theirs]). The letters of a shape are sizes:
+# D width, M mlp width, p patch side, P stored positions of the image, T those of the text, V vocabulary, X token types.
+_VIT_STEM = (
+    ("class_token", "embeddings.cls_token", "array", "11D"),
+    ("position", "embeddings.position_embeddings", "array", "1PD"),
+    ("patch", "embeddings.patch_embeddings.projection", "conv", "pp3D"),
+    ("norm", "layernorm", "norm", "D"),
+)
+_VIT_ATTENTION = (
+    ("attention/query", "attention.attention.query", "linear", "DD"),
+    ("attention/key", "attention.attention.key", "linear", "DD"),
+    ("attention/value", "attention.attention.value", "linear", "DD"),
+    ("attention/out", "attention.output.dense", "linear", "DD"),
+)
+_STEM = {
+    "vit": (*_VIT_STEM, ("mask_token", "embeddings.mask_token", "array", "11D")),
+    "dinov2": (*_VIT_STEM, ("mask_token", "embeddings.mask_token", "array", "11D", "1D")),
+    "bert": (
+        ("word", "embeddings.word_embeddings", "embedding", "VD"),
+        ("position", "embeddings.position_embeddings", "embedding", "TD"),
+        ("token_type", "embeddings.token_type_embeddings", "embedding", "XD"),
+        ("norm", "embeddings.LayerNorm", "norm", "D"),
+    ),
+}
+_BLOCK = {
+    "vit": (
+        ("attention_norm", "layernorm_before", "norm", "D"),
+        *_VIT_ATTENTION,
+        ("mlp_norm", "layernorm_after", "norm", "D"),
+        ("mlp/up", "intermediate.dense", "linear", "DM"),
+        ("mlp/down", "output.dense", "linear", "MD"),
+    ),
+    "dinov2": (
+        ("attention_norm", "norm1", "norm", "D"),
+        *_VIT_ATTENTION,
+        ("attention_scale/scale", "layer_scale1.lambda1", "array", "D"),
+        ("mlp_norm", "norm2", "norm", "D"),
+        ("mlp/up", "mlp.fc1", "linear", "DM"),
+        ("mlp/down", "mlp.fc2", "linear", "MD"),
+        ("mlp_scale/scale", "layer_scale2.lambda1", "array", "D"),
+    ),
+    "bert": (
+        ("attention/query", "attention.self.query", "linear", "DD"),
+        ("attention/key", "attention.self.key", "linear", "DD"),
+        ("attention/value", "attention.self.value", "linear", "DD"),
+        ("attention/out", "attention.output.dense", "linear", "DD"),
+        ("attention_norm", "attention.output.LayerNorm", "norm", "D"),
+        ("mlp/up", "intermediate.dense", "linear", "DM"),
+        ("mlp/down", "output.dense", "linear", "MD"),
+        ("mlp_norm", "output.LayerNorm", "norm", "D"),
+    ),
+}
+_OLD_NORM = {"gamma": "weight", "beta": "bias"}  # LayerNorm in BERT files of 2019
+# Tensors (bare names) that a file may hold and no tower has: poolers, task heads, buffers.
+_EXCUSED = {
+    "vit": (r"pooler\.dense\.(weight|bias)", r"classifier\.(weight|bias)", r"decoder\.0\.(weight|bias)"),
+    "dinov2": (r"classifier\.(weight|bias)",),
+    "bert": (
+        r"pooler\.dense\.(weight|bias)",
+        r"embeddings\.(position_ids|token_type_ids)",
+        r"cls\.(predictions|seq_relationship)\..*",
+        r"(classifier|qa_outputs)\.(weight|bias)",
+    ),
+}
+
+
+def vision(cfg: Vision, model_type: str) -> tuple[Entry, ...]:
+    """Return the image tower's parameters (paths `vision/...`) under the names of "vit" or "dinov2".
+
+    Raises ConfigError for another `model_type`, and where LayerScale is not what that model has.
+    """
+    if model_type not in ("vit", "dinov2"):
+        raise ConfigError(f"config.vision: no name table for model_type {model_type!r}; known: dinov2, vit")
+    if cfg.layer_scale != (model_type == "dinov2"):
+        raise ConfigError(
+            f"config.vision.layer_scale: expected {not cfg.layer_scale} for model_type {model_type!r}, "
+            f"got {cfg.layer_scale}"
+        )
+    sizes = {"D": cfg.width, "M": cfg.mlp_width, "p": cfg.patch_px, "P": 1 + cfg.position_grid**2}
+    entries = _expand("vision", model_type, cfg.depth, sizes)
+    return tuple(e for e in entries if cfg.mask_token or e.path != "vision/mask_token")
+
+
+def text(cfg: Text, model_type: str) -> tuple[Entry, ...]:
+    """Return the text tower's parameters (paths `text/...`) under the names of "bert"; else ConfigError."""
+    if model_type != "bert":
+        raise ConfigError(f"config.text: no name table for model_type {model_type!r}; known: bert")
+    sizes = {"D": cfg.width, "M": cfg.mlp_width, "V": cfg.vocab_size, "T": cfg.max_positions, "X": cfg.token_types}
+    return tuple(_expand("text", model_type, cfg.depth, sizes))
+
+
+def bare_name(name: str, model_type: str) -> str:
+    """Return a tensor's name without the model's prefix and with today's LayerNorm names.
+
+    >>> bare_name("bert.encoder.layer.0.output.LayerNorm.gamma", "bert")
+    'encoder.layer.0.output.LayerNorm.weight'
+    """
+    name = name.removeprefix(f"{model_type}.")
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_OLD_NORM[m[1]]}", name)
+
+
+def excused(name: str, model_type: str, mask_token: bool) -> bool:
+    """Return whether a file may hold this bare name although no parameter is filled from it."""
+    if name == "embeddings.mask_token":
+        return not mask_token
+    return any(re.fullmatch(pattern, name) for pattern in _EXCUSED[model_type])
+
+
+def _expand(root: str, model_type: str, depth: int, sizes: dict[str, int]) -> list[Entry]:
+    entries = [e for row in _STEM[model_type] for e in _leaves(f"{root}/", "", sizes, *row)]
+    for i in range(depth):
+        for row in _BLOCK[model_type]:
+            entries += _leaves(f"{root}/block_{i:02d}/", f"encoder.layer.{i}.", sizes, *row)
+    return entries
+
+
+def _leaves(
+    root: str, prefix: str, sizes: dict[str, int], ours: str, theirs: str, kind: str, dims: str, stored: str = ""
+) -> list[Entry]:
+    path, name = root + ours, prefix + theirs
+    shape = _shape(dims, sizes)
+    bias = Entry(f"{path}/bias", f"{name}.bias", "copy", shape[-1:], shape[-1:])
+    match kind:
+        case "linear":
+            return [Entry(f"{path}/kernel", f"{name}.weight", "transpose", shape, shape[::-1]), bias]
+        case "conv":
+            height, width, channels, features = shape
+            return [Entry(f"{path}/kernel", f"{name}.weight", "conv", shape, (features, channels, height, width)), bias]
+        case "norm":
+            return [Entry(f"{path}/scale", f"{name}.weight", "copy", shape, shape), bias]
+        case "embedding":
+            return [Entry(f"{path}/embedding", f"{name}.weight", "copy", shape, shape)]
+        case "array":
+            return [Entry(path, name, "reshape" if stored else "copy", shape, _shape(stored or dims, sizes))]
+    raise AssertionError(f"unknown kind {kind!r} of {path}")
+
+
+def _shape(dims: str, sizes: dict[str, int]) -> Shape:
+    return tuple(int(d) if d.isdigit() else sizes[d] for d in dims)
+
+
+def authors_layout(vision_cfg: Vision, text_cfg: Text, bridge_cfg: Bridge) -> dict[str, Shape]:
+    """Return name -> shape of the authors' full state dict, without the position biases (METHOD section 6).
+
+    Their biases [T,P] and [P,T] are made in the first forward pass and are not in the published counts, which this
+    layout reproduces: 236,217,670, 250,398,030 and 264,578,390 parameters at Q = 2, 4, 6 (ViT-B/16 at 224, BERT-base,
+    S 768, E 256). Both poolers are part of it. The MIM head predicts features [D_v], not pixels.
+
+    Raises ConfigError for a tower with LayerScale: their image tower is Hugging Face's plain ViTModel.
+    """
+    D_v, D_t, S, E = vision_cfg.width, text_cfg.width, bridge_cfg.shared_width, bridge_cfg.embed_width
+    layout: dict[str, Shape] = {}
+
+    def linear(name: str, into: int, out: int) -> None:
+        layout[f"{name}.weight"], layout[f"{name}.bias"] = (out, into), (out,)
+
+    def norm(name: str, width: int) -> None:
+        layout[f"{name}.weight"] = layout[f"{name}.bias"] = (width,)
+
+    for entry in vision(dataclasses.replace(vision_cfg, mask_token=False), "vit"):
+        layout[f"vision_encoder.vit.{entry.name}"] = entry.stored
+    linear("vision_encoder.vit.pooler.dense", D_v, D_v)
+    for entry in text(text_cfg, "bert"):
+        layout[f"text_encoder.bert.{entry.name}"] = entry.stored
+    linear("text_encoder.bert.pooler.dense", D_t, D_t)
+
+    for i in range(bridge_cfg.layers):
+        layer = f"interaction_layers.{i}"
+        norm(f"{layer}.vision_norm", D_v)
+        norm(f"{layer}.text_norm", D_t)
+        linear(f"{layer}.vision_to_shared", D_v, S)
+        linear(f"{layer}.text_to_shared", D_t, S)
+        for name in ("Q_text", "K_vision_to_text", "V_vision_to_text", "O_text"):
+            linear(f"{layer}.{name}", S, S)
+        for name in ("Q_vision", "K_text_to_vision", "V_text_to_vision", "O_vision"):
+            linear(f"{layer}.{name}", S, S)
+        linear(f"{layer}.shared_to_text", S, D_t)
+        linear(f"{layer}.shared_to_vision", S, D_v)
+        for name in ("tau_text_param", "tau_vision_param", "gate_text_bias", "gate_vision_bias"):
+            layout[f"{layer}.{name}"] = ()
+
+    for name, width in (("vision_pool_proj_cross", S), ("text_pool_proj_cross", S)):
+        linear(name, width, E)
+    for name, width in (("vision_pool_proj_uni", D_v), ("text_pool_proj_uni", D_t)):
+        linear(name, width, E)
+    for name, width, target in (("mlm_head", D_t, text_cfg.vocab_size), ("mim_head", D_v, D_v)):
+        linear(f"{name}.0", width, width)
+        norm(f"{name}.1", width)
+        linear(f"{name}.3", width, target)
+    linear("itm_head.0", 2 * E + 1, E)
+    linear("itm_head.3", E, 2)
+    layout["logit_scale"] = layout["itc_alpha"] = ()
+    return layout

@@ -1,0 +1,80 @@
+"""Read a Hugging Face tower, print the config section that fits it and what the import would use.
+
+    python -m tools.import_hf SOURCE        a folder, or a hub id such as google/vit-base-patch16-224
+
+Exit code 0: the file imports as printed; 2: it cannot, with one line that says why.
+"""
+
+import dataclasses
+import math
+import sys
+from typing import Any
+
+import jax
+from absl import app
+from rich.console import Console
+from rich.table import Table
+
+from bridge_jax.config import ConfigError, Text, Vision
+from bridge_jax.interop import hf_import
+from configs.common import IMAGENET_MEAN, IMAGENET_STD
+
+HALF = (0.5, 0.5, 0.5)  # plain ViT: pixels to -1..1
+
+
+def section(source: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
+    """Return the config record that fits `source`, what it imports, and notes on keys the source does not settle."""
+    config, _ = hf_import.load(source)
+    known = (*hf_import.VISION_MODELS, *hf_import.TEXT_MODELS)
+    for key in ("model_type", "hidden_dropout_prob"):
+        if key not in config:
+            raise ConfigError(f"{source}/config.json: key {key!r} is missing; add it")
+    model_type = config["model_type"]
+    if model_type not in known:
+        raise ConfigError(
+            f"{source}/config.json: model_type {model_type!r} is no tower here; known: {', '.join(known)}"
+        )
+    values: dict[str, Any] = {"dropout": float(config["hidden_dropout_prob"]), "pretrained": source}
+    if model_type in hf_import.TEXT_MODELS:
+        values |= hf_import.text_values(config, source)
+        text = Text(**values, length=min(30, values["max_positions"]))
+        notes = [f"length {text.length}: captions are cut to it; the paper's is 30"]
+        return text, hf_import.import_text(source, text), notes
+    values |= hf_import.vision_values(config, source)
+    values |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if model_type == "dinov2" else {"mean": HALF, "std": HALF}
+    stated = hf_import.preprocessing(source)
+    values |= stated
+    notes = [] if stated else [f"mean, std: usual for {model_type}; the source has no preprocessor_config.json to say"]
+    vision = Vision(**values, image_px=values["patch_px"] * values["position_grid"], mask_token=False)
+    return vision, hf_import.import_vision(source, vision), notes
+
+
+def _print(cfg: Vision | Text, imported: hf_import.Imported, notes: list[str]) -> None:
+    name = "vision" if isinstance(cfg, Vision) else "text"
+    print(f"{name} = dict(")
+    for key, value in dataclasses.asdict(cfg).items():
+        print(f"    {key}={value!r},")
+    print(")")
+    for note in notes:
+        print(f"# {note}")
+    table = Table("", "count", "names")
+    leaves = jax.tree.leaves(imported.params)
+    table.add_row("parameters", f"{sum(math.prod(leaf.shape) for leaf in leaves):,}", f"{len(leaves)} arrays, float32")
+    table.add_row("tensors used", str(len(imported.used)), f"{imported.used[0]} ...")
+    table.add_row("tensors excused", str(len(imported.excused)), ", ".join(imported.excused))
+    Console().print(table)
+
+
+def main(argv: list[str]) -> None:
+    """Print the section and the table of `argv[1]`."""
+    if len(argv) != 2:
+        raise app.UsageError("expected one argument: a folder or a hub id")
+    try:
+        _print(*section(argv[1]))
+    except ConfigError as error:
+        print(f"import_hf: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)
