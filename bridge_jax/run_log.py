@@ -1,0 +1,150 @@
+"""The log of a run: JSON lines to compute with, TensorBoard to look at. Only process 0 writes.
+
+`WORKDIR/metrics.jsonl` has one object a line: `step`, `time` (seconds since 1970), then the metrics. JSON has no NaN
+and no infinity, so those are the strings "NaN", "Infinity" and "-Infinity", which Python's `float` and JavaScript's
+`Number` read back. TensorBoard event files go to `WORKDIR/tensorboard`.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import jax
+
+from bridge_jax.config import ConfigError
+
+# Where torch is installed, tensorboardX imports it for a type annotation: two seconds and 180 MB in every process of a
+# run. A None in sys.modules makes that import fail, which tensorboardX takes for "not installed".
+_hidden = "torch" not in sys.modules
+if _hidden:
+    cast(dict, sys.modules)["torch"] = None
+try:
+    from tensorboardX import SummaryWriter
+finally:
+    if _hidden:
+        del sys.modules["torch"]
+
+_NOT_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+class RunLog:
+    """Write the metrics of a run; a context manager.
+
+    A run that was killed had logged past its last checkpoint. `resume_step` is the step of the restored state (0: from
+    scratch): what the log says after that step is dropped, since those steps run again, and an entry of the step itself
+    is kept and not repeated, so that a resumed log has every entry once. With None the log is only appended to.
+
+    Raises ConfigError when `workdir` is a bucket, which cannot be appended to, or its log is damaged.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], resume_step: int | None = None):
+        if "://" in str(workdir):
+            raise ConfigError(
+                f"workdir {str(workdir)!r}: the log is appended to, which a bucket cannot do; "
+                "give a local or mounted folder"
+            )
+        self._resume_step = resume_step
+        self._logged_at_resume: set[frozenset[str]] = set()
+        self._lines = self._board = None
+        if jax.process_index() != 0:
+            return
+        folder = Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        if resume_step is not None and path.exists():
+            kept = _entries_until(path, resume_step)
+            _replace(path, kept)
+            self._logged_at_resume = {_names(entry) for entry in kept if entry["step"] == resume_step}
+        self._lines = path.open("a", encoding="utf-8")
+        purge_step = None if resume_step is None else resume_step + 1
+        # Files are named by the second and opened for writing: without a fraction a quick restart erases the last file.
+        fraction = f".{time.time_ns() % 1_000_000_000:09d}"
+        self._board = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=purge_step, flush_secs=10, filename_suffix=fraction
+        )
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Log scalars (anything `float` accepts) at `step`. The line is on disk when this returns.
+
+        Raises ValueError on a metric named `step` or `time`.
+        """
+        if self._lines is None or self._board is None:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        if clash := values.keys() & {"step", "time"}:
+            raise ValueError(f"metric {min(clash)!r}: the name is taken by a field of the log; rename the metric")
+        if step == self._resume_step and frozenset(values) in self._logged_at_resume:
+            return
+        now = time.time()
+        self._lines.write(_line({"step": int(step), "time": round(now, 3)} | values))
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, int(step), walltime=now)
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Show a text, such as the config, under the Text tab of TensorBoard."""
+        if self._board is not None:
+            self._board.add_text(tag, markdown)
+
+    def close(self) -> None:
+        """Flush and close both logs. A closed log ignores further writes."""
+        if self._lines is not None and self._board is not None:
+            self._lines.close()
+            self._board.close()
+            self._lines = self._board = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """Return the entries of a `metrics.jsonl`, numbers as floats again.
+
+    A last line without its end is what a killed run leaves, and is not an entry. Raises ConfigError on other damage.
+    """
+    entries = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            entry = {name: float(value) for name, value in json.loads(line).items()}
+            entries.append(entry | {"step": int(entry["step"])})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{path}, line {number}: expected an entry of the log, got {line.strip()[:60]!r}; mend or move the file"
+            ) from error
+    return entries
+
+
+def _entries_until(path: Path, step: int) -> list[dict[str, float]]:
+    return [entry for entry in read(path) if entry["step"] <= step]
+
+
+def _names(entry: Mapping[str, float]) -> frozenset[str]:
+    return frozenset(entry) - {"step", "time"}
+
+
+def _line(entry: Mapping[str, float]) -> str:
+    valid = {name: value if math.isfinite(value) else _NOT_JSON[str(value)] for name, value in entry.items()}
+    return json.dumps(valid, allow_nan=False) + "\n"
+
+
+def _replace(path: Path, entries: list[dict[str, float]]) -> None:
+    """Rewrite the log so that a kill at any moment leaves the old file or the new one."""
+    fresh = path.with_suffix(".jsonl.tmp")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.writelines(_line(entry) for entry in entries)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
