@@ -1,0 +1,69 @@
+"""The data sets: one module each, a TFDS builder that writes ArrayRecord. Neither writing nor reading needs TensorFlow.
+
+Every builder has the same record, so the pipeline knows none of them by name (`features`). The builders are
+`ShardBasedBuilder`s: `GeneratorBasedBuilder` spills a split of more than 1 GB through `tf.io.gfile`, which COCO would
+meet, and shuffles the records, while the shapes set needs a scene and its mirror to stay neighbours.
+"""
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from bridge_jax import config
+
+VOCABULARY = "tokenizer.json"  # stored beside the records by a data set that trains its own
+SKIPPED = "skipped_images.txt"  # stored beside the records when images were broken
+SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memory while it is written
+_SHARED = ("karpathy",)  # modules here that are no data set
+
+
+def features() -> tfds.features.FeaturesDict:
+    """Return the record that all data sets share.
+
+    `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
+    `caption_kinds` says of each caption "caption" (written by people), "description" or "relation" (shapes).
+    `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos.
+    """
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "image_id": np.int64,
+            "filename": tfds.features.Text(),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            "caption_kinds": tfds.features.Sequence(tfds.features.Text()),
+            "wrong_captions": tfds.features.Sequence(tfds.features.Text()),
+            "scene": tfds.features.Text(),
+        }
+    )
+
+
+def names() -> list[str]:
+    """Return the data sets that exist."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
+
+
+def builder_class(name: str, key: str) -> type[tfds.core.ShardBasedBuilder]:
+    """Return the builder of data set `name`. Raises ConfigError, naming `key`, when there is none."""
+    if name not in names():
+        raise config.ConfigError(f"{key}: {name!r} is not a data set; {config.nearest(name, names())}")
+    return importlib.import_module(f"{__name__}.{name}").Builder
+
+
+def folder(data_dir: str | Path, builder: type[tfds.core.ShardBasedBuilder]) -> Path:
+    """Return where the records of `builder` live under `data_dir`, prepared or not."""
+    return Path(data_dir).expanduser() / builder.name / str(builder.VERSION)
+
+
+def prepared_folder(data: config.Data) -> Path:
+    """Return the folder of the prepared data set. Raises ConfigError, naming the command to run, when there is none."""
+    found = folder(data.data_dir, builder_class(data.dataset, "config.data.dataset"))
+    if not (found / "dataset_info.json").is_file():
+        raw_dir = "" if data.dataset == "shapes" else " --raw_dir=DIR"
+        raise config.ConfigError(
+            f"config.data: data set {data.dataset!r} is not prepared in {found}; run "
+            f"python -m tools.prepare_data --dataset={data.dataset}{raw_dir} --data_dir={data.data_dir}"
+        )
+    return found

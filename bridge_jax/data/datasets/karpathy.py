@@ -1,0 +1,186 @@
+"""Read a photo data set as Karpathy's split files describe it (`dataset_<name>.json`); shared by the photo builders.
+
+The JSON holds `images`, each with `filename`, `imgid`, `split`, `sentences` (each with `raw`) and, for COCO, `filepath`
+(the year folder) and `cocoid`. A split that the file does not name is simply not written.
+"""
+
+import collections
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from bridge_jax.config import ConfigError
+from bridge_jax.data import datasets, image
+
+SPLITS = {
+    "train": "train",
+    "restval": "train",
+    "val": "val",
+    "test": "test",
+}  # COCO: restval joins train, as everywhere
+BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops
+_LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
+
+
+class Photo(NamedTuple):
+    """One image of the JSON: its file, its id and its captions (stripped, never empty)."""
+
+    path: Path
+    image_id: int
+    captions: tuple[str, ...]
+
+
+def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]]:
+    """Return split -> photos in the order of the file.
+
+    An image lies in the first of `image_dirs` that exists, under `filepath/` where the JSON has one. Raises ConfigError
+    for a missing file or folder, a JSON of another kind, an unknown split, an image without captions or an empty one.
+    """
+    if not annotations.is_file():
+        raise ConfigError(f"--raw_dir: no {annotations.name} in {annotations.parent}; put Karpathy's split file there")
+    image_dir = next((d for d in image_dirs if d.is_dir()), None)
+    if image_dir is None:
+        wanted = " or ".join(f"{d.name}/" for d in image_dirs)
+        raise ConfigError(f"--raw_dir: no image folder {wanted} in {annotations.parent}")
+    try:
+        entries = json.loads(annotations.read_text(encoding="utf-8"))["images"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{annotations} is not a Karpathy split file: expected JSON with a list `images` ({error!r})"
+        ) from error
+    photos: dict[str, list[Photo]] = collections.defaultdict(list)
+    for position, entry in enumerate(entries):
+        try:
+            photo, split = _photo(entry, image_dir), entry["split"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{annotations}: images[{position}] has no usable {error}") from error
+        if split not in SPLITS:
+            raise ConfigError(
+                f"{annotations}: image {photo.path.name} is in split {split!r}; known: {', '.join(SPLITS)}"
+            )
+        if not photo.captions or not all(photo.captions):
+            raise ConfigError(
+                f"{annotations}: image {photo.path.name} (images[{position}]) has "
+                f"{'an empty caption' if photo.captions else 'no caption'}; write one or delete the image from the file"
+            )
+        photos[SPLITS[split]].append(photo)
+    _check(photos, annotations)
+    return dict(photos)
+
+
+def _photo(entry: Mapping[str, Any], image_dir: Path) -> Photo:
+    path = image_dir / entry["filepath"] / entry["filename"] if "filepath" in entry else image_dir / entry["filename"]
+    image_id = entry["cocoid"] if "cocoid" in entry else entry["imgid"]
+    return Photo(path, int(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
+
+
+def _check(photos: Mapping[str, Sequence[Photo]], annotations: Path) -> None:
+    everything = [photo for split in photos.values() for photo in split]
+    if not everything:
+        raise ConfigError(f"{annotations}: `images` is empty")
+    id_, count = collections.Counter(p.image_id for p in everything).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{annotations}: image id {id_} is used {count} times; ids must be unique")
+    for folder in sorted({p.path.parent for p in everything}):
+        if not folder.is_dir():
+            raise ConfigError(f"--raw_dir: no image folder {folder}, which {annotations.name} names")
+
+
+class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Write the photos of a Karpathy file. A subclass says how the data set is called and laid out."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    ANNOTATIONS: str  # file name in the raw folder
+    IMAGE_DIRS: tuple[str, ...]  # folders in the raw folder, the first that exists is used
+    DESCRIPTION: str
+    HOMEPAGE: str
+    CITATION: str
+
+    def __init__(self, *, raw_dir: str, workers: int = 1, **arguments: Any):
+        """Read and check the split file of `raw_dir`, before anything is written. Raises ConfigError (see `read`).
+
+        Images are read and checked in `workers` threads: decoding releases the GIL.
+        """
+        raw = Path(raw_dir).expanduser()
+        if not raw.is_dir():
+            raise ConfigError(f"--raw_dir: {raw} is not a folder")
+        self._photos = read(raw / self.ANNOTATIONS, [raw / d for d in self.IMAGE_DIRS])
+        self._total = sum(len(split) for split in self._photos.values())
+        self._workers = workers
+        self._broken: list[str] = []
+        super().__init__(**arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=datasets.features(),
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+        )
+
+    def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
+        super()._download_and_prepare(*arguments, **keywords)
+        if self._broken:  # data_path is still the temporary folder, renamed when everything went well
+            (Path(self.data_path) / datasets.SKIPPED).write_text("\n".join(self._broken) + "\n", encoding="utf-8")
+            logging.warning("%d of %d images skipped, listed in %s", len(self._broken), self._total, datasets.SKIPPED)
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
+        shards = {}
+        for split, members in self._photos.items():
+            starts = range(0, len(members), datasets.SHARD_EXAMPLES)
+            parts = [members[start : start + datasets.SHARD_EXAMPLES] for start in starts]
+            shards[split] = [functools.partial(self._examples, split, part) for part in parts]
+        return shards
+
+    def _examples(self, split: str, photos: Sequence[Photo]) -> Iterator[tuple[int, dict[str, Any]]]:
+        logging.info("%s: %d images from %s on", split, len(photos), photos[0].path.name)
+        with ThreadPoolExecutor(self._workers) as pool:
+            rest, pending = iter(photos), collections.deque()
+            for photo in itertools.islice(rest, self._workers * _LOOK_AHEAD):
+                pending.append((photo, pool.submit(_read_image, photo.path)))
+            while pending:
+                photo, future = pending.popleft()
+                pending.extend((p, pool.submit(_read_image, p.path)) for p in itertools.islice(rest, 1))
+                encoded, fault = future.result()
+                if fault:
+                    self._skip(photo, fault)
+                else:
+                    yield photo.image_id, _record(photo, encoded)
+
+    def _skip(self, photo: Photo, fault: str) -> None:
+        self._broken.append(f"{photo.path}: {fault}")
+        logging.warning("skipped %s", self._broken[-1])
+        if len(self._broken) > BROKEN_LIMIT * self._total:
+            raise ConfigError(
+                f"--raw_dir: more than {BROKEN_LIMIT:.0%} of {self._total} images are broken "
+                f"({len(self._broken)} so far, the last: {self._broken[-1]}); fetch them again"
+            )
+
+
+def _read_image(path: Path) -> tuple[bytes, str]:
+    """Return the file's bytes and an empty string, or what is wrong with it."""
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        return b"", error.strerror or str(error)
+    return encoded, image.fault(encoded)
+
+
+def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
+    return {
+        "image": encoded,
+        "image_id": photo.image_id,
+        "filename": photo.path.name,
+        "captions": photo.captions,
+        "caption_kinds": ("caption",) * len(photo.captions),
+        "wrong_captions": (),
+        "scene": "",
+    }

@@ -1,0 +1,147 @@
+"""From the bytes of an image file to the uint8 square that a tower sees. Normalisation happens inside the model.
+
+JPEGs are decoded at a draft size: libjpeg leaves out the frequencies that the resize would drop, and the picture keeps
+at least the resolution that the view needs. EXIF orientation is respected. A truncated file is an error, never grey.
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageEnhance, ImageOps
+
+from bridge_jax import config
+
+_ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
+_SIDE_WORDS = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_FILL = (128, 128, 128)  # what RandAugment shows outside the picture
+_CROP_TRIES = 10
+
+
+def fault(encoded: bytes) -> str:
+    """Return what is wrong with an encoded image, or an empty string when it decodes to its end.
+
+    The smallest draft size is enough: libjpeg has to read the whole file for it.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.draft(None, (1, 1))
+            image.load()
+    except Exception as error:  # Pillow's plugins raise whatever their parser met
+        return str(error) or type(error).__name__
+    return ""
+
+
+def eval_view(encoded: bytes, image_px: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the centre square: the short side resized to `image_px` (bicubic, antialiased), then a centre crop."""
+    width, height = size(encoded)
+    side = min(width, height)
+    image = _decode(encoded, image_px / side)
+    return _resize(image, (width, height), ((width - side) / 2, (height - side) / 2, side, side), image_px)
+
+
+def train_view(
+    encoded: bytes, image_px: int, data: config.Data, may_flip: bool, generator: np.random.Generator
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a random view: RandomResizedCrop, a mirror half of the time where `may_flip`, RandAugment.
+
+    A pure function of the arguments and the generator's state. The flip draws a number even where it is not allowed, so
+    that a caption never changes what else happens to its photo.
+    """
+    width, height = size(encoded)
+    box = random_crop(width, height, data.crop_area, data.crop_ratio, generator)
+    image = _decode(encoded, max(image_px / box[2], image_px / box[3]))
+    pixels = _resize(image, (width, height), box, image_px)
+    if generator.random() < 0.5 and data.flip and may_flip:
+        pixels = np.ascontiguousarray(pixels[:, ::-1])
+    if data.randaugment_layers:
+        pixels = rand_augment(pixels, data.randaugment_layers, data.randaugment_magnitude, generator)
+    return pixels
+
+
+def may_flip(captions: Sequence[str]) -> bool:
+    """Return False when a caption says "left" or "right": mirrored, the picture would contradict it."""
+    return not any(_SIDE_WORDS.search(caption) for caption in captions)
+
+
+def size(encoded: bytes) -> tuple[int, int]:
+    """Return width and height as shown (EXIF orientation applied), from the header alone."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
+def random_crop(
+    width: int, height: int, area: Sequence[float], ratio: Sequence[float], generator: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """Return left, top, width, height of a random crop (RandomResizedCrop of Inception, as torchvision has it).
+
+    The share of the area is uniform in `area`, the aspect ratio log-uniform in `ratio`. When no try fits, the largest
+    centre crop whose ratio lies within `ratio`.
+    """
+    for _ in range(_CROP_TRIES):
+        target = width * height * generator.uniform(area[0], area[1])
+        aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return float(generator.integers(width - w + 1)), float(generator.integers(height - h + 1)), w, h
+    w = min(width, height * ratio[1])
+    h = min(height, width / ratio[0])
+    return (width - w) / 2, (height - h) / 2, w, h
+
+
+def rand_augment(
+    pixels: UInt8[np.ndarray, "H W 3"], layers: int, magnitude: int, generator: np.random.Generator
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Apply `layers` operations drawn uniformly, each at `magnitude` 0..10 (RandAugment, arXiv 1909.13719).
+
+    Without the operations that change hue or invert (Color, Posterize, Solarize, Invert): captions name colours.
+    ALBEF and BLIP leave them out too. Geometric operations never mirror.
+    """
+    image = Image.fromarray(pixels)
+    for _ in range(layers):
+        operation = _OPERATIONS[generator.integers(len(_OPERATIONS))]
+        sign = 1.0 if generator.random() < 0.5 else -1.0
+        image = operation(image, sign * magnitude / 10)
+    return np.asarray(image)
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_FILL)
+
+
+_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (  # the level lies in -1..1
+    lambda image, level: image,
+    lambda image, level: ImageOps.autocontrast(image),
+    lambda image, level: ImageOps.equalize(image),
+    lambda image, level: ImageEnhance.Brightness(image).enhance(1 + 0.9 * level),
+    lambda image, level: ImageEnhance.Contrast(image).enhance(1 + 0.9 * level),
+    lambda image, level: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * level),
+    lambda image, level: image.rotate(30 * level, Image.Resampling.BILINEAR, fillcolor=_FILL),
+    lambda image, level: _affine(image, (1, 0.3 * level, 0, 0, 1, 0)),
+    lambda image, level: _affine(image, (1, 0, 0, 0.3 * level, 1, 0)),
+    lambda image, level: _affine(image, (1, 0, 0.1 * level * image.width, 0, 1, 0)),
+    lambda image, level: _affine(image, (1, 0, 0, 0, 1, 0.1 * level * image.height)),
+)
+
+
+def _decode(encoded: bytes, scale: float) -> Image.Image:
+    """Return the upright RGB picture at `scale` or more of its resolution (JPEG; other formats come in full)."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        if scale < 1:
+            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _resize(
+    image: Image.Image, full: tuple[int, int], box: tuple[float, float, float, float], image_px: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Cut `box` (left, top, width, height in pixels of the full picture) and resize it to the square."""
+    x, y = image.width / full[0], image.height / full[1]
+    left, top, width, height = box
+    corners = (left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height))
+    return np.asarray(image.resize((image_px, image_px), Image.Resampling.BICUBIC, box=corners))

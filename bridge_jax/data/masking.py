@@ -1,0 +1,74 @@
+"""Which tokens MLM and which patches MIM predict. Drawn in the data path, from the example's own generator."""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from bridge_jax.data import text
+
+_TO_MASK, _TO_RANDOM = 0.8, 0.1  # BERT: the rest of the chosen tokens stay as they are
+_LEAST_ASPECT = 0.3  # of a block of patches; the greatest is its inverse
+_BLOCK_TRIES = 20
+
+
+def mask_tokens(
+    ids: Int32[np.ndarray, " T"],
+    mask: Bool[np.ndarray, " T"],
+    tokenizer: text.Tokenizer,
+    fraction: float,
+    generator: np.random.Generator,
+) -> tuple[Int32[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    """Return the ids with tokens masked as BERT masks them, and the positions to predict.
+
+    Of the words (never a special token: predicting [UNK] teaches nothing), `fraction` rounded, at least one, is chosen.
+    Each becomes [MASK] with probability 0.8, a random word with 0.1, and stays with 0.1. A caption without any
+    word has nothing to predict.
+    """
+    special = np.array(sorted(tokenizer.special_ids))
+    words = np.flatnonzero(mask & ~np.isin(ids, special))
+    predict = np.zeros(ids.shape, bool)
+    masked = ids.copy()
+    if words.size == 0:
+        return masked, predict
+    chosen = generator.choice(words, max(1, round(fraction * words.size)), replace=False)
+    predict[chosen] = True
+    draw = generator.random(chosen.size)
+    masked[chosen[draw < _TO_MASK]] = tokenizer.mask_id
+    swapped = chosen[(draw >= _TO_MASK) & (draw < _TO_MASK + _TO_RANDOM)]
+    ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), special)
+    masked[swapped] = generator.choice(ordinary, swapped.size)
+    return masked, predict
+
+
+def mask_patches(count: int, fraction: float, generator: np.random.Generator) -> Bool[np.ndarray, " P"]:
+    """Return which of `count` patches (a square grid in row order, no class token) MIM predicts: exactly `fraction`.
+
+    Block-wise, as in BEiT (arXiv 2106.08254, algorithm 1): a lone masked patch can be copied from its neighbours, so at
+    the modest fractions used beside contrastive losses only whole missing regions make the model ask the caption.
+    Rectangles of log-uniform aspect 0.3 to 3.3 are drawn until the number is reached; what no rectangle fits is
+    filled one by one. Raises ValueError when `count` is no square.
+    """
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(f"mask_patches needs a square grid, got {count} patches")
+    wanted = round(fraction * count)
+    masked = np.zeros((side, side), bool)
+    least = max(1, count // 12)
+    for _ in range(_BLOCK_TRIES):
+        missing = wanted - int(masked.sum())
+        if missing == 0:
+            break
+        area = generator.uniform(min(least, missing), missing)
+        aspect = math.exp(generator.uniform(math.log(_LEAST_ASPECT), -math.log(_LEAST_ASPECT)))
+        rows, columns = max(1, round(math.sqrt(area * aspect))), max(1, round(math.sqrt(area / aspect)))
+        if rows > side or columns > side:
+            continue
+        top, left = generator.integers(side - rows + 1), generator.integers(side - columns + 1)
+        block = masked[top : top + rows, left : left + columns]
+        if int((~block).sum()) <= missing:
+            block[:] = True
+    flat = masked.reshape(-1)
+    missing = wanted - int(flat.sum())
+    flat[generator.choice(np.flatnonzero(~flat), missing, replace=False)] = True
+    return flat

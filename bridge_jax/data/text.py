@@ -1,0 +1,117 @@
+"""Captions to token ids, by Hugging Face `tokenizers` with the vocabulary that the text tower was trained with.
+
+>>> tokenizer = Tokenizer("vocab.txt", length=6)
+>>> tokenizer.encode(["a dog"])        # [CLS] a dog [SEP] [PAD] [PAD]
+(array([[ 101, 1037, 3899,  102,    0,    0]], dtype=int32), array([[ True,  True,  True,  True, False, False]]))
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from jaxtyping import Bool, Int32
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+
+from bridge_jax import config
+from bridge_jax.data import datasets
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class Tokenizer:
+    """A `vocab.txt` (lower-case BERT WordPiece) or a `tokenizer.json`, padded and cut to `length` tokens.
+
+    Raises ConfigError, naming the file, when it cannot be read, lacks a special token or does not frame a caption with
+    [CLS] and [SEP].
+    """
+
+    def __init__(self, path: str | Path, length: int):
+        self.path, self.length = Path(path), length
+        self._tokenizer = _read(self.path)
+        ids = [self._tokenizer.token_to_id(token) for token in SPECIAL]
+        for token, id_ in zip(SPECIAL, ids, strict=True):
+            if id_ is None:
+                raise config.ConfigError(f"config.data.vocabulary: {self.path} has no {token}; a BERT vocabulary has")
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        self.special_ids = frozenset(ids)
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self._tokenizer.enable_truncation(length)
+        self._tokenizer.enable_padding(length=length, pad_id=self.pad_id, pad_token="[PAD]")
+        framed = self._tokenizer.encode("").ids[:2]
+        if framed != [self.cls_id, self.sep_id]:
+            raise config.ConfigError(
+                f"config.data.vocabulary: {self.path} does not put [CLS] and [SEP] around a caption; "
+                "use a tokenizer.json with BERT's post-processor, or a vocab.txt"
+            )
+
+    def encode(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
+        """Return ids and a mask that is False on padding. A caption that is too long keeps its first words and [SEP]."""
+        encodings = self._tokenizer.encode_batch(list(captions))
+        ids = np.array([e.ids for e in encodings], np.int32).reshape(-1, self.length)
+        mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
+        return ids, mask
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the caption without its special tokens."""
+        return self._tokenizer.decode([int(i) for i in ids])
+
+
+def load(data: config.Data, text: config.Text) -> Tokenizer:
+    """Return the tokenizer of `config.data.vocabulary`, or the one prepared with the data set where that is empty.
+
+    Raises ConfigError when there is no such file or when it has more tokens than the text tower has embeddings.
+    """
+    if data.vocabulary:
+        path = Path(data.vocabulary).expanduser()
+    else:
+        path = datasets.prepared_folder(data) / datasets.VOCABULARY
+        if not path.is_file():
+            raise config.ConfigError(
+                f"config.data.vocabulary is empty and data set {data.dataset!r} stores no vocabulary; name the "
+                "vocab.txt or tokenizer.json that belongs to the text tower"
+            )
+    tokenizer = Tokenizer(path, text.length)
+    if tokenizer.vocab_size > text.vocab_size:
+        raise config.ConfigError(
+            f"config.data.vocabulary: {path} has {tokenizer.vocab_size} tokens but config.text.vocab_size is "
+            f"{text.vocab_size}; take the tower's own vocabulary or raise vocab_size"
+        )
+    return tokenizer
+
+
+def train_vocabulary(captions: Sequence[str], path: Path) -> None:
+    """Write a tokenizer.json with one token a word of `captions`, lower-cased, most frequent first."""
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterable(
+        captions, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), show_progress=False)
+    )
+    _frame(tokenizer)
+    tokenizer.save(str(path))
+
+
+def _read(path: Path) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise config.ConfigError(f"config.data.vocabulary: no file {path}; expected a vocab.txt or a tokenizer.json")
+    try:
+        if path.suffix == ".json":
+            return tokenizers.Tokenizer.from_file(str(path))
+        vocabulary = models.WordPiece.read_file(str(path))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise config.ConfigError(f"config.data.vocabulary: {path} is no tokenizer file: {error}") from error
+    missing = [token for token in SPECIAL if token not in vocabulary]
+    if missing:
+        raise config.ConfigError(f"config.data.vocabulary: {path} has no {missing[0]}; a BERT vocabulary has")
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    _frame(tokenizer)
+    return tokenizer
+
+
+def _frame(tokenizer: tokenizers.Tokenizer) -> None:
+    cls, sep = (("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]")))
+    tokenizer.post_processor = processors.BertProcessing(sep=sep, cls=cls)

@@ -1,0 +1,60 @@
+"""Prepare a data set once: raw folder -> ArrayRecord files that training reads.
+
+    python -m tools.prepare_data --dataset=flickr8k --raw_dir=DIR --data_dir=OUT
+    python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
+
+A run that stops leaves nothing behind; a prepared data set is never overwritten.
+"""
+
+import sys
+import tempfile
+
+import tensorflow_datasets as tfds
+from absl import app, flags
+
+from bridge_jax import config
+from bridge_jax.data import datasets
+
+_DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.", required=True)
+_RAW_DIR = flags.DEFINE_string("raw_dir", "", "Folder with the raw images and captions; shapes needs none.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the prepared data sets live.", required=True)
+_NUM_TRAIN = flags.DEFINE_integer("num_train", 16000, "shapes: training scenes, an even number.", lower_bound=2)
+_SEED = flags.DEFINE_integer("seed", 0, "shapes: seed of the scenes.", lower_bound=0)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads that read and check images.", lower_bound=1)
+
+
+def prepare(dataset: str, data_dir: str, **arguments: object) -> str:
+    """Write `dataset` under `data_dir` and return a line saying what is there. Raises ConfigError."""
+    builder_class = datasets.builder_class(dataset, "--dataset")
+    folder = datasets.folder(data_dir, builder_class)
+    if folder.is_dir():
+        sizes = _sizes(tfds.builder_from_directory(folder))
+        return f"{folder} is prepared already ({sizes}); nothing done. Delete the folder to prepare it anew"
+    builder = builder_class(data_dir=str(folder.parent.parent), file_format="array_record", **arguments)
+    with tempfile.TemporaryDirectory() as unused:  # tfds wants a download folder even where nothing is downloaded
+        builder.download_and_prepare(download_dir=unused)
+    return f"{folder}: {_sizes(builder)}"
+
+
+def _sizes(builder: tfds.core.DatasetBuilder) -> str:
+    return ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        if _DATASET.value == "shapes":
+            arguments = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
+        elif not _RAW_DIR.value:
+            raise config.ConfigError(f"--raw_dir is missing: the folder with the raw files of {_DATASET.value!r}")
+        else:
+            arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value}
+        print(prepare(_DATASET.value, _DATA_DIR.value, **arguments))
+    except config.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)
