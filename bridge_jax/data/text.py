@@ -29,10 +29,7 @@ class Tokenizer:
     def __init__(self, path: str | Path, length: int):
         self.path, self.length = Path(path), length
         self._tokenizer = _read(self.path)
-        ids = [self._tokenizer.token_to_id(token) for token in SPECIAL]
-        for token, id_ in zip(SPECIAL, ids, strict=True):
-            if id_ is None:
-                raise config.ConfigError(f"config.data.vocabulary: {self.path} has no {token}; a BERT vocabulary has")
+        ids = [_id(self._tokenizer, token, self.path) for token in SPECIAL]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         self.special_ids = frozenset(ids)
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
@@ -46,7 +43,7 @@ class Tokenizer:
             )
 
     def encode(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
-        """Return ids and a mask that is False on padding. A caption that is too long keeps its first words and [SEP]."""
+        """Return ids and a mask that is False on padding. A caption too long keeps its first words and [SEP]."""
         encodings = self._tokenizer.encode_batch(list(captions))
         ids = np.array([e.ids for e in encodings], np.int32).reshape(-1, self.length)
         mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
@@ -85,10 +82,10 @@ def train_vocabulary(captions: Sequence[str], path: Path) -> None:
     tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterable(
+    tokenizer.train_from_iterator(
         captions, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), show_progress=False)
     )
-    _frame(tokenizer)
+    _frame(tokenizer, path)
     tokenizer.save(str(path))
 
 
@@ -101,17 +98,23 @@ def _read(path: Path) -> tokenizers.Tokenizer:
         vocabulary = models.WordPiece.read_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception
         raise config.ConfigError(f"config.data.vocabulary: {path} is no tokenizer file: {error}") from error
-    missing = [token for token in SPECIAL if token not in vocabulary]
-    if missing:
-        raise config.ConfigError(f"config.data.vocabulary: {path} has no {missing[0]}; a BERT vocabulary has")
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    for token in SPECIAL:  # before add_special_tokens, which would append the missing ones
+        _id(tokenizer, token, path)
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    _frame(tokenizer)
+    _frame(tokenizer, path)
     return tokenizer
 
 
-def _frame(tokenizer: tokenizers.Tokenizer) -> None:
-    cls, sep = (("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]")))
-    tokenizer.post_processor = processors.BertProcessing(sep=sep, cls=cls)
+def _frame(tokenizer: tokenizers.Tokenizer, path: Path) -> None:
+    sep, cls = _id(tokenizer, "[SEP]", path), _id(tokenizer, "[CLS]", path)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+
+
+def _id(tokenizer: tokenizers.Tokenizer, token: str, path: Path) -> int:
+    id_ = tokenizer.token_to_id(token)
+    if id_ is None:
+        raise config.ConfigError(f"config.data.vocabulary: {path} has no {token}; a BERT vocabulary has one")
+    return id_
