@@ -1,0 +1,65 @@
+"""The procedural shapes set as records; what a scene is and which split holds what: `bridge_jax/data/shapes.py`."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from bridge_jax.data import datasets, shapes, text
+
+
+class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Draw the scenes, write them split by split and train their vocabulary, one token a word."""
+
+    name = "shapes"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, num_train: int, seed: int, **arguments: Any):
+        """Draw all scenes. Raises ConfigError when `num_train` does not fit (see `shapes.splits`)."""
+        self._splits = shapes.splits(num_train, seed)
+        super().__init__(**arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Procedural scenes of coloured shapes; neighbouring records of train and *_relations mirror.",
+            features=datasets.features(),
+        )
+
+    def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
+        super()._download_and_prepare(*arguments, **keywords)
+        said = [caption.text for scene in self._splits["train"] for caption in shapes.captions(scene)]
+        # every word that any scene may need, however few scenes train has
+        said += [group.phrase() for group in shapes.all_groups()]
+        said += [word for pair in shapes.RELATIONS.values() for word in pair]
+        text.train_vocabulary(said, Path(self.data_path) / datasets.VOCABULARY)
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
+        shards, first_id = {}, 0
+        for split, scenes in self._splits.items():
+            starts = range(0, len(scenes), datasets.SHARD_EXAMPLES)
+            shards[split] = [
+                functools.partial(_examples, scenes[start : start + datasets.SHARD_EXAMPLES], first_id + start)
+                for start in starts
+            ]
+            first_id += len(scenes)  # ids are unique over all splits
+        return shards
+
+
+def _examples(scenes: Sequence[shapes.Scene], first_id: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    for image_id, scene in enumerate(scenes, first_id):
+        said = shapes.captions(scene)
+        yield (
+            image_id,
+            {
+                "image": shapes.render(scene),
+                "image_id": image_id,
+                "filename": f"{image_id:06d}.png",
+                "captions": [caption.text for caption in said],
+                "caption_kinds": [caption.kind for caption in said],
+                "wrong_captions": shapes.wrong_captions(scene),
+                "scene": scene.to_json(),
+            },
+        )

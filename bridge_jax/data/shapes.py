@@ -1,0 +1,226 @@
+"""The procedural set: scenes of coloured shapes with sizes, counts and one spatial relation, and what is true of them.
+
+A scene holds two groups of equal objects, one in each half of a plain square: left and right, or above and below. Its
+*mirror* has the same groups with their places swapped, so every description is true of both and every relation caption
+of one is false of the other: what a pooled pair of towers confuses and a bridge should not.
+
+>>> scene = place((Group(2, "small", "red", "circle"), Group(1, "large", "blue", "square")), "horizontal", generator)
+>>> [c.text for c in captions(scene)][-1]
+'one large blue square right of two small red circles'
+
+Everything here is a pure function of its arguments and the generator. A scene keeps its whole state and travels as JSON
+with its record, so questions ("how many red circles?") and statements about two pictures can be written from it.
+"""
+
+import dataclasses
+import io
+import itertools
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from bridge_jax import rng
+from bridge_jax.config import ConfigError
+
+CANVAS_PX = 64
+BACKGROUND = (235, 235, 235)
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 150, 50),
+    "blue": (40, 70, 220),
+    "yellow": (240, 205, 20),
+    "purple": (150, 50, 170),
+    "black": (20, 20, 20),
+}
+SIZES_PX = {"small": 11, "large": 18}  # side or diameter of one object
+PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
+COUNTS = {1: "one", 2: "two", 3: "three"}
+RELATIONS = {"horizontal": ("left of", "right of"), "vertical": ("above", "below")}  # first to second, and back
+HELD_OUT_SCENES = 256  # in each of val and test
+HELD_OUT_PAIRS = 128  # mirrored pairs in each of val_relations and test_relations
+_DESCRIPTIONS = ("{} and {}", "{} with {}", "a picture of {} and {}")
+_DESCRIPTIONS_EACH = 4  # of the phrasings x 2 orders
+_STATEMENTS = ("{} {} {}", "a picture of {} {} {}")
+_HALVES = (16, 47)  # middle of each half along the axis, in pixels
+_OVERSAMPLE = 4
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Group:
+    """Equal objects that stand together."""
+
+    count: int
+    size: str
+    colour: str
+    shape: str
+
+    def phrase(self) -> str:
+        """Return the words of the group: "two small red circles"."""
+        noun = self.shape if self.count == 1 else PLURALS[self.shape]
+        return f"{COUNTS[self.count]} {self.size} {self.colour} {noun}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Two groups; the first stands left of the second ("horizontal") or above it ("vertical")."""
+
+    axis: str
+    groups: tuple[Group, Group]
+    centres: tuple[tuple[tuple[int, int], ...], ...]  # per group, per object: x, y in pixels, y downwards
+
+    def mirror(self) -> "Scene":
+        """Return the scene with the groups' places swapped. Objects keep their own orientation."""
+        last = CANVAS_PX - 1
+        flip = (lambda c: (last - c[0], c[1])) if self.axis == "horizontal" else (lambda c: (c[0], last - c[1]))
+        centres = tuple(tuple(flip(c) for c in group) for group in reversed(self.centres))
+        return Scene(self.axis, (self.groups[1], self.groups[0]), centres)
+
+    def to_json(self) -> str:
+        groups = [{**dataclasses.asdict(g), "centres": c} for g, c in zip(self.groups, self.centres, strict=True)]
+        return json.dumps({"axis": self.axis, "groups": groups})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Scene":
+        scene = json.loads(text)
+        groups = [Group(g["count"], g["size"], g["colour"], g["shape"]) for g in scene["groups"]]
+        centres = tuple(tuple((x, y) for x, y in g["centres"]) for g in scene["groups"])
+        return cls(scene["axis"], (groups[0], groups[1]), centres)
+
+
+class Caption(NamedTuple):
+    kind: str  # "description" or "relation"
+    text: str
+
+
+def place(groups: tuple[Group, Group], axis: str, generator: np.random.Generator) -> Scene:
+    """Return a scene with the groups at random places of their halves: a line across the axis, a little ragged."""
+    centres = []
+    for group, middle in zip(groups, _HALVES, strict=True):
+        side = SIZES_PX[group.size]
+        least, margin = side + 2, side // 2 + 1
+        room = CANVAS_PX - 1 - 2 * margin
+        gap = int(generator.integers(least, min(least + 5, room // max(1, group.count - 1)) + 1))
+        start = margin + int(generator.integers(room - gap * (group.count - 1) + 1))
+        base = middle + int(generator.integers(-3, 4))
+        points = []
+        for i in range(group.count):
+            along, across = base + int(generator.integers(-1, 2)), start + i * gap
+            points.append((along, across) if axis == "horizontal" else (across, along))
+        centres.append(tuple(points))
+    return Scene(axis, groups, tuple(centres))
+
+
+def captions(scene: Scene) -> list[Caption]:
+    """Return what is true of the scene: descriptions, equal for its mirror, then relations, false of its mirror."""
+    return descriptions(scene.groups) + relations(scene)
+
+
+def descriptions(groups: Sequence[Group]) -> list[Caption]:
+    """Return captions that name both groups but not where they stand; the same for either order of the groups."""
+    first, second = sorted(groups)
+    everything = [
+        phrasing.format(a.phrase(), b.phrase())
+        for phrasing in _DESCRIPTIONS
+        for a, b in ((first, second), (second, first))
+    ]
+    generator = np.random.default_rng(rng.stream_seed(0, f"shapes/{first}/{second}"))
+    chosen = generator.choice(len(everything), _DESCRIPTIONS_EACH, replace=False)
+    return [Caption("description", everything[i]) for i in sorted(chosen)]
+
+
+def relations(scene: Scene) -> list[Caption]:
+    """Return captions that say where the groups stand, read in both directions."""
+    first, second = (group.phrase() for group in scene.groups)
+    forth, back = RELATIONS[scene.axis]
+    return [
+        Caption("relation", phrasing.format(*words))
+        for phrasing in reversed(_STATEMENTS)
+        for words in ((first, forth, second), (second, back, first))
+    ]
+
+
+def wrong_captions(scene: Scene) -> list[str]:
+    """Return hard false captions: the same groups, the relation turned round."""
+    return [caption.text for caption in relations(scene.mirror())]
+
+
+def render(scene: Scene) -> bytes:
+    """Return the scene as a PNG of CANVAS_PX x CANVAS_PX, edges antialiased."""
+    side = CANVAS_PX * _OVERSAMPLE
+    image = Image.new("RGB", (side, side), BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    for group, centres in zip(scene.groups, scene.centres, strict=True):
+        for x, y in centres:
+            _draw(draw, group, (x + 0.5) * _OVERSAMPLE, (y + 0.5) * _OVERSAMPLE)
+    encoded = io.BytesIO()
+    image.resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BOX).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _draw(draw: ImageDraw.ImageDraw, group: Group, x: float, y: float) -> None:
+    r, colour = SIZES_PX[group.size] * _OVERSAMPLE / 2, COLOURS[group.colour]
+    if group.shape == "circle":
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+    elif group.shape == "square":
+        draw.rectangle((x - r, y - r, x + r, y + r), fill=colour)
+    elif group.shape == "triangle":
+        draw.polygon([(x, y - r), (x + r, y + r), (x - r, y + r)], fill=colour)
+    else:
+        draw.rectangle((x - r, y - r / 3, x + r, y + r / 3), fill=colour)
+        draw.rectangle((x - r / 3, y - r, x + r / 3, y + r), fill=colour)
+
+
+def all_groups() -> list[Group]:
+    """Return every group that can occur, in a fixed order."""
+    return [Group(*parts) for parts in itertools.product(COUNTS, SIZES_PX, COLOURS, PLURALS)]
+
+
+def attribute_sets() -> list[tuple[Group, Group]]:
+    """Return every pair of groups that differ in shape or colour, so that a caption tells them apart."""
+    pairs = itertools.combinations(all_groups(), 2)
+    return [(a, b) for a, b in pairs if (a.shape, a.colour) != (b.shape, b.colour)]
+
+
+def splits(num_train: int, seed: int) -> dict[str, list[Scene]]:
+    """Return split -> scenes. The held-out splits depend on `seed` alone.
+
+    `train`, `val_relations` and `test_relations` hold mirrored pairs: record 2i and its mirror 2i+1. `val` and `test`
+    hold no mirrors, and no two of their scenes share an attribute set (the pair of groups), so no two share a
+    description. Attribute sets of a held-out split occur nowhere else. Raises ConfigError when `num_train` is odd or
+    exceeds what the remaining attribute sets give.
+    """
+    sets = attribute_sets()
+    order = np.random.default_rng(rng.stream_seed(seed, "shapes/sets")).permutation(len(sets))
+    held_out = 2 * (HELD_OUT_SCENES + HELD_OUT_PAIRS)
+    most = 4 * (len(sets) - held_out)  # two axes, two mirrors
+    if num_train % 2 or not 2 <= num_train <= most:
+        raise ConfigError(f"--num_train is {num_train}; expected an even number from 2 to {most}")
+    ranks = iter(order[:held_out])
+    made = {}
+    for name, count, mirrored in (
+        ("val", HELD_OUT_SCENES, False),
+        ("test", HELD_OUT_SCENES, False),
+        ("val_relations", HELD_OUT_PAIRS, True),
+        ("test_relations", HELD_OUT_PAIRS, True),
+    ):
+        generator = np.random.default_rng(rng.stream_seed(seed, f"shapes/{name}"))
+        axes = generator.choice(list(RELATIONS), count)
+        made[name] = _scenes([(sets[next(ranks)], str(axis)) for axis in axes], mirrored, generator)
+    generator = np.random.default_rng(rng.stream_seed(seed, "shapes/train"))
+    every = [(sets[i], axis) for i in order[held_out:] for axis in RELATIONS]
+    chosen = generator.choice(len(every), num_train // 2, replace=False)
+    return {"train": _scenes([every[i] for i in chosen], True, generator), **made}
+
+
+def _scenes(
+    contents: Sequence[tuple[tuple[Group, Group], str]], mirrored: bool, generator: np.random.Generator
+) -> list[Scene]:
+    scenes = []
+    for (first, second), axis in contents:
+        groups = (first, second) if generator.random() < 0.5 else (second, first)
+        scene = place(groups, axis, generator)
+        scenes += [scene, scene.mirror()] if mirrored else [scene]
+    return scenes
