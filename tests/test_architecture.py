@@ -1,0 +1,283 @@
+"""The house, enforced: who may import whom, which file owns which dependency, and how long a text may get.
+
+To add a file, place it in `GROUPS` if no line of it fits. To break a rule, change it here and say why in the commit.
+"""
+
+import ast
+import fnmatch
+import graphlib
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Group -> floor and files. A file imports from lower floors and from its own group, never from a sibling group.
+GROUPS = {
+    "foundation": (0, ["bridge_jax/__init__.py", "bridge_jax/types.py", "bridge_jax/config.py", "bridge_jax/rules.py",
+                       "bridge_jax/rng.py"]),
+    "configs": (0, ["configs/*.py"]),
+    "models": (1, ["bridge_jax/models/*.py"]),
+    "losses": (1, ["bridge_jax/losses/*.py"]),
+    "data": (1, ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py"]),
+    "scores": (1, ["bridge_jax/evals/scores/*.py"]),
+    "names": (1, ["bridge_jax/interop/__init__.py", "bridge_jax/interop/names.py"]),
+    "mining": (1, ["bridge_jax/mining.py"]),
+    "forward": (2, ["bridge_jax/forward.py"]),
+    "optim": (2, ["bridge_jax/optim.py"]),
+    "sharding": (2, ["bridge_jax/sharding.py"]),
+    "checkpoint": (2, ["bridge_jax/checkpoint.py"]),
+    "run_log": (2, ["bridge_jax/run_log.py"]),
+    "lower_cache": (2, ["bridge_jax/lower_cache.py"]),
+    "step": (3, ["bridge_jax/step.py"]),
+    "evals": (4, ["bridge_jax/evals/*.py"]),
+    "analysis": (4, ["bridge_jax/analysis/*.py"]),
+    "planner": (4, ["bridge_jax/planner.py"]),
+    "hf_import": (4, ["bridge_jax/interop/hf_import.py"]),
+    "torch": (4, ["bridge_jax/interop/torch_*.py"]),
+    "loop": (5, ["bridge_jax/train.py", "bridge_jax/main.py", "tools/*.py"]),
+}  # fmt: skip
+
+# Dependency -> the only files that may import it. What is not named here may be imported anywhere.
+HOMES = {
+    "tensorflow": [],
+    "torch": ["bridge_jax/interop/torch_*.py"],
+    "transformers": [],
+    "pickle": [],
+    "cloudpickle": [],
+    "dill": [],
+    "joblib": [],
+    "marshal": [],
+    "shelve": [],
+    "grain": ["bridge_jax/data/pipeline.py"],
+    "orbax": ["bridge_jax/checkpoint.py"],
+    "tensorboardX": ["bridge_jax/run_log.py"],
+    "safetensors": ["bridge_jax/interop/hf_import.py", "bridge_jax/interop/torch_*.py"],
+    "huggingface_hub": ["bridge_jax/interop/hf_import.py"],
+    "tokenizers": ["bridge_jax/data/text.py", "bridge_jax/data/datasets/shapes.py", "tools/*.py"],
+    "tensorflow_datasets": ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py", "tools/*.py"],
+    "PIL": ["bridge_jax/data/image.py", "bridge_jax/data/shapes.py"],
+    "rich": ["bridge_jax/train.py", "bridge_jax/main.py", "tools/*.py"],
+    "clu": ["bridge_jax/train.py", "bridge_jax/main.py", "tools/*.py"],
+}
+
+NOT_IMPORTED = {
+    "array_record": "tensorflow-datasets opens the prepared files with it",
+    "importlib_resources": "tensorflow-datasets reads without TensorFlow only when it is present",
+}
+NOT_DECLARED = {
+    "numpy": "jax requires it",
+    "ml_dtypes": "jax requires it",
+}
+MODULE_OF = {
+    "absl-py": "absl",
+    "orbax-checkpoint": "orbax",
+    "pillow": "PIL",
+    "tensorflow-datasets": "tensorflow_datasets",
+}
+FILE_LINES, FUNCTION_LINES = 300, 60
+LONGER = {  # file or file::function -> the reason why it is longer
+    "configs/common.py::base": "a table: one setting a line",
+}
+BAD_NAMES = {"util", "utils", "helper", "helpers", "misc", "legacy"}
+
+
+def files(*folders):
+    return sorted(p.relative_to(ROOT).as_posix() for folder in folders for p in (ROOT / folder).rglob("*.py"))
+
+
+PACKAGE = files("bridge_jax", "configs", "tools")
+SOURCES = {path: (ROOT / path).read_text(encoding="utf-8") for path in [*PACKAGE, *files("tests")]}
+
+
+def group_of(path):
+    """Return the group whose pattern fits; `*` stays inside a folder, and a file named outright wins."""
+
+    def fits(pattern):
+        return path.rpartition("/")[0] == pattern.rpartition("/")[0] and fnmatch.fnmatchcase(path, pattern)
+
+    found = [
+        (("*" in pattern), name) for name, (_, patterns) in GROUPS.items() for pattern in patterns if fits(pattern)
+    ]
+    return min(found)[1] if found else None
+
+
+def imports(source):
+    """Yield the modules that the source imports, anywhere in it, and their lines; `from a import b` gives a and a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import; write the whole name"
+            yield node.module, node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def ours(module, known):
+    """Return the file of one of our modules, None for a package's folder, a name inside a module or other people's."""
+    path = module.replace(".", "/")
+    return next((p for p in (f"{path}.py", f"{path}/__init__.py") if p in known), None)
+
+
+def floor_violations(path, source, known):
+    """Return a line for every import that goes up or sideways."""
+    group, found = group_of(path), []
+    if group is None:
+        return [f"{path}: no group in GROUPS of tests/test_architecture.py fits; place the file"]
+    for module, line in imports(source):
+        target = ours(module, known)
+        if target is None:
+            continue
+        other = group_of(target)
+        if other != group and (other is None or GROUPS[other][0] >= GROUPS[group][0]):
+            found.append(f"{path}:{line}: {group} (floor {GROUPS[group][0]}) imports {target} of {other}")
+    return found
+
+
+def home_violations(path, source):
+    """Return a line for every import of a dependency outside its home."""
+    found = []
+    for module, line in imports(source):
+        for dependency, homes in HOMES.items():
+            inside = module == dependency or module.startswith(dependency + ".")
+            if inside and not any(fnmatch.fnmatchcase(path, home) for home in homes):
+                found.append(f"{path}:{line}: {module} is for {' and '.join(homes) or 'nobody'}")
+    return found
+
+
+def idiom_violations(path, source):
+    """Return a line for every `.get` or defaulted `getattr` on a config, and for unpickling through NumPy."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        read = None  # what the call reads from
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            read = node.func.value
+        elif isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) == 3:
+            read = node.args[0]
+        if read is not None and re.search(r"\b(cfg|config)(\b|_)|_(cfg|config)\b", ast.unparse(read)):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)} hides a missing key; index the config")
+        if any(word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)} runs what a file says")
+    return found
+
+
+def length_violations(path, source):
+    """Return a line for the file and for every function that is too long."""
+    found = []
+    if (lines := len(source.splitlines())) > FILE_LINES and path not in LONGER:
+        found.append(f"{path}: {lines} lines, at most {FILE_LINES}")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and f"{path}::{node.name}" not in LONGER:
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > FUNCTION_LINES:
+                found.append(f"{path}:{node.lineno}: {node.name} has {lines} lines, at most {FUNCTION_LINES}")
+    return found
+
+
+def report(violations):
+    assert not violations, "\n" + "\n".join(violations)
+
+
+def test_imports_go_down():
+    report([line for path in PACKAGE for line in floor_violations(path, SOURCES[path], SOURCES)])
+
+
+def test_files_of_a_group_do_not_import_in_circles():
+    graph = {path: {ours(module, PACKAGE) for module, _ in imports(SOURCES[path])} - {None, path} for path in PACKAGE}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError naming the circle
+
+
+def test_dependencies_stay_at_home():
+    report([line for path in PACKAGE for line in home_violations(path, SOURCES[path])])
+
+
+def test_idioms():
+    report([line for path in PACKAGE for line in idiom_violations(path, SOURCES[path])])
+
+
+def test_lengths():
+    report([line for path, source in SOURCES.items() for line in length_violations(path, source)])
+
+
+def test_no_loose_ends():
+    """Nothing left to do, no silenced type checker, no test marked to be skipped or to fail."""
+    loose = re.compile("TO" r"DO\b|FIX" r"ME\b|type: " "ignore|mark" r"\.(skip|xfail)")
+    lines = [(path, n, line) for path, source in SOURCES.items() for n, line in enumerate(source.splitlines(), 1)]
+    report([f"{path}:{n}: {line.strip()}" for path, n, line in lines if loose.search(line)])
+
+
+def test_names_say_something():
+    report([path for path in SOURCES if BAD_NAMES & set(re.split(r"[/_.]", path))])
+
+
+def test_every_folder_is_a_package():
+    folders = {Path(path).parent.as_posix() for path in PACKAGE}
+    report([f"{folder}/__init__.py is missing: it would not be installed" for folder in sorted(folders)
+            if not (ROOT / folder / "__init__.py").exists()])  # fmt: skip
+
+
+def test_every_dependency_is_imported_and_every_import_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=\[; ]", line)[0] for line in project["dependencies"]}
+    declared = {MODULE_OF.get(name, name) for name in declared}
+    runtime = [path for path in PACKAGE if group_of(path) != "torch"]
+    imported = {module.split(".")[0] for path in runtime for module, _ in imports(SOURCES[path])}
+    imported -= sys.stdlib_module_names | {"bridge_jax", "configs", "tools"}
+    idle, missing = declared - imported - NOT_IMPORTED.keys(), imported - declared - NOT_DECLARED.keys()
+    assert not idle, f"declared in pyproject.toml, imported nowhere: {sorted(idle)}"
+    assert not missing, f"imported, not declared in pyproject.toml: {sorted(missing)}"
+    stale = (NOT_IMPORTED.keys() & imported) | (NOT_DECLARED.keys() & declared)
+    assert not stale, f"excused here without need: {sorted(stale)}"
+
+
+KNOWN = ["bridge_jax/models/vit.py", "bridge_jax/losses/itc.py", "bridge_jax/step.py", "bridge_jax/forward.py",
+         "bridge_jax/optim.py", "bridge_jax/config.py"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "caught"),
+    [
+        ("bridge_jax/losses/foo.py", "from bridge_jax.models import vit", "floor 1.* imports bridge_jax/models/vit.py"),
+        ("bridge_jax/losses/foo.py", "def f():\n    import bridge_jax.step", "imports bridge_jax/step.py"),
+        ("bridge_jax/forward.py", "from bridge_jax.optim import x", "imports bridge_jax/optim.py"),
+        ("bridge_jax/evals/scores/foo.py", "from bridge_jax.losses.itc import x", "of losses"),
+        ("bridge_jax/stray.py", "", "place the file"),
+        ("bridge_jax/models/deep/foo.py", "", "place the file"),
+        ("bridge_jax/losses/foo.py", "from bridge_jax.losses import itc\nfrom bridge_jax.config import Config", None),
+        ("bridge_jax/step.py", "from bridge_jax import forward, optim", None),
+    ],
+)  # fmt: skip
+def test_the_floor_check_catches(path, source, caught):
+    found = "\n".join(floor_violations(path, source, KNOWN))
+    assert re.search(caught, found) if caught else found == ""
+
+
+@pytest.mark.parametrize(
+    ("check", "source", "caught"),
+    [
+        (home_violations, "import torch", "torch is for bridge_jax/interop"),
+        (home_violations, "def f():\n    from tensorflow.io import gfile", "for nobody"),
+        (home_violations, "import tensorflow_datasets", "tensorflow_datasets is for"),
+        (home_violations, "import torchvision_is_not_torch", None),
+        (home_violations, "from PIL import Image", "PIL"),
+        (idiom_violations, "x = cfg.losses.get('itc', 1)", "hides"),
+        (idiom_violations, "getattr(config.vision, 'depth', 12)", "hides"),
+        (idiom_violations, "np.load(f, allow_pickle=True)", "runs what a file says"),
+        (idiom_violations, "table.get('a', 1), getattr(config, 'x'), config['x']", None),
+        (length_violations, "\n" * 301, "301 lines"),
+        (length_violations, "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
+        (length_violations, "def f():\n" + "    x = 1\n" * 59, None),
+    ],
+)
+def test_the_other_checks_catch(check, source, caught):
+    found = "\n".join(check("bridge_jax/losses/foo.py", source))
+    assert re.search(caught, found) if caught else found == ""
+
+
+def test_torch_has_its_home():
+    assert home_violations("bridge_jax/interop/torch_export.py", "import torch") == []
