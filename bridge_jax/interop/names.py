@@ -193,7 +193,8 @@ def authors_layout(vision_cfg: Vision, text_cfg: Text, bridge_cfg: Bridge) -> di
 
     Their biases [T,P] and [P,T] are made in the first forward pass and are not in the published counts, which this
     layout reproduces: 236,217,670, 250,398,030 and 264,578,390 parameters at Q = 2, 4, 6 (ViT-B/16 at 224, BERT-base,
-    S 768, E 256). Both poolers are part of it. The MIM head predicts features [D_v], not pixels.
+    S 768, E 256). Both poolers are part of it. The MIM head predicts features [D_v], as their code has it: the counts
+    alone cannot tell, since the 3 x 16 x 16 pixels of a patch are 768 too.
 
     Raises ConfigError for a tower with LayerScale: their image tower is Hugging Face's plain ViTModel.
     """

@@ -19,14 +19,14 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 GRID, PATCH, WIDTH, DEPTH = 5, 4, 32, 2
-COMMON = dict(
-    hidden_size=WIDTH,
-    num_hidden_layers=DEPTH,
-    num_attention_heads=4,
-    image_size=GRID * PATCH,
-    patch_size=PATCH,
-    attn_implementation="eager",
-)
+COMMON = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": 4,
+    "image_size": GRID * PATCH,
+    "patch_size": PATCH,
+    "attn_implementation": "eager",
+}
 
 
 def config_of(kind: str) -> Vision:

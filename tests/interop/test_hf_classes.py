@@ -1,0 +1,100 @@
+"""The table of names against what Hugging Face writes and reads: models with heads, and our weights in theirs."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import save_file
+
+from bridge_jax.config import ConfigError
+from bridge_jax.interop import hf_import, names
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+COMMON = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+VIT = COMMON | {"intermediate_size": 16, "image_size": 12, "patch_size": 4, "encoder_stride": 4}
+DINOV2 = COMMON | {"mlp_ratio": 2, "image_size": 12, "patch_size": 4}
+BERT = COMMON | {"intermediate_size": 16, "vocab_size": 20, "max_position_embeddings": 10}
+
+
+def saved(model: torch.nn.Module, folder) -> int:
+    """Save `model` with random parameters; return how many parameters its base tower has, the pooler left out."""
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape)
+    model.save_pretrained(folder)
+    base = model.base_model
+    return sum(p.numel() for name, p in base.named_parameters() if not name.startswith("pooler."))
+
+
+@pytest.mark.parametrize("head", ["ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"])
+def test_vit_classes(tmp_path, vision, head):
+    count = saved(getattr(transformers, head)(transformers.ViTConfig(**VIT)), tmp_path)
+    cfg = dataclasses.replace(vision, mask_token=head == "ViTForMaskedImageModeling")
+    check(hf_import.import_vision(tmp_path, cfg), count)
+
+
+@pytest.mark.parametrize("head", ["Dinov2Model", "Dinov2ForImageClassification"])
+def test_dinov2_classes(tmp_path, vision, head):
+    count = saved(getattr(transformers, head)(transformers.Dinov2Config(**DINOV2)), tmp_path)
+    check(
+        hf_import.import_vision(
+            tmp_path, dataclasses.replace(vision, layer_scale=True, mask_token=True, norm_eps=1e-6)
+        ),
+        count,
+    )
+
+
+@pytest.mark.parametrize("head", ["BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForQuestionAnswering"])
+def test_bert_classes(tmp_path, text, head):
+    count = saved(getattr(transformers, head)(transformers.BertConfig(**BERT)), tmp_path)
+    check(hf_import.import_text(tmp_path, text), count)
+
+
+def check(imported: hf_import.Imported, count: int) -> None:
+    leaves = [leaf for _, leaf in _leaves(imported.params)]
+    assert sum(leaf.size for leaf in leaves) == count
+    assert len(leaves) == len(imported.used)
+    assert not imported.fresh
+
+
+def _leaves(tree: dict, path: str = "") -> list[tuple[str, np.ndarray]]:
+    found = []
+    for key, value in tree.items():
+        here = f"{path}/{key}" if path else key
+        found += _leaves(value, here) if isinstance(value, dict) else [(here, value)]
+    return found
+
+
+def test_a_real_roberta_is_refused(tmp_path, text):
+    saved(transformers.RobertaModel(transformers.RobertaConfig(**BERT)), tmp_path)
+    with pytest.raises(ConfigError, match="model_type 'roberta' cannot fill the text tower; expected 'bert'"):
+        hf_import.text_params(tmp_path, text)
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "bert"])
+def test_our_weights_load_into_torch_and_come_back_bit_for_bit(tmp_path, vision, text, kind):
+    cfg = dataclasses.replace(vision, layer_scale=kind == "dinov2", mask_token=kind == "dinov2", norm_eps=1e-6)
+    config_of = {"vit": transformers.ViTConfig, "dinov2": transformers.Dinov2Config, "bert": transformers.BertConfig}
+    sizes = {"vit": VIT | {"layer_norm_eps": 1e-6}, "dinov2": DINOV2, "bert": BERT}[kind]
+    model_of = {"vit": transformers.ViTModel, "dinov2": transformers.Dinov2Model, "bert": transformers.BertModel}
+    draw = np.random.default_rng(0)
+    entries = names.text(text, kind) if kind == "bert" else names.vision(cfg, kind)
+    ours = {entry.path: draw.normal(size=entry.shape).astype(np.float32) for entry in entries}
+    save_file({e.name: e.to_stored(ours[e.path]) for e in entries}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config_of[kind](**sizes).to_dict()))
+
+    model, info = model_of[kind].from_pretrained(tmp_path, output_loading_info=True)
+    assert all(name.startswith("pooler.") for name in info["missing_keys"])
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    model.save_pretrained(tmp_path / "again")
+    read = hf_import.text_params if kind == "bert" else hf_import.vision_params
+    back = dict(_leaves(read(tmp_path / "again", text if kind == "bert" else cfg)))
+    assert back.keys() == {path.split("/", 1)[1] for path in ours}
+    for path, array in ours.items():
+        assert back[path.split("/", 1)[1]].tobytes() == array.tobytes(), path
