@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Train on this machine: bash launch/local.sh [FLAGS OF bridge_jax.main]
+#
+# Without flags it prepares the embedded data set (coloured shapes) and trains configs/shapes.py. Paths are relative to
+# the root of the repository. Examples:
+#   bash launch/local.sh --config.seed=1 --workdir=runs/shapes_seed1
+#   bash launch/local.sh --config=configs/flickr8k.py
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+config=configs/shapes.py
+workdir=""
+data_dir=data
+flags=()
+while (($#)); do
+  case "$1" in
+    --config | --workdir | --config.data.data_dir) # the value is the next word
+      if (($# < 2)); then
+        echo "error: $1 expects a value" >&2
+        exit 2
+      fi
+      set -- "$1=$2" "${@:3}"
+      continue
+      ;;
+    --config=*) config="${1#*=}" ;;
+    --workdir=*) workdir="${1#*=}" ;;
+    --config.data.data_dir=*)
+      data_dir="${1#*=}"
+      flags+=("$1")
+      ;;
+    *) flags+=("$1") ;;
+  esac
+  shift
+done
+name="$(basename "${config%%:*}" .py)" # a config may carry an argument: configs/x.py:argument
+
+install_package .
+if [[ "$name" == shapes ]]; then
+  "$python" -m tools.prepare_data --dataset=shapes --data_dir="$data_dir"
+fi
+exec "$python" -m bridge_jax.main --config="$config" --workdir="${workdir:-runs/$name}" ${flags[@]+"${flags[@]}"}

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Every check that CI runs: bash launch/test.sh [FLAGS OF pytest]
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+# torch is the oracle of the tests and no part of the package. On its own and with its version, so that pip takes the
+# build of whatever index it is given and the package's own resolution cannot choose another.
+install_package '.[test]' "$(grep '^torch==' constraints.txt)"
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+"$python" -m pyright
+exec "$python" -m pytest -n 2 "$@"
