@@ -103,6 +103,15 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Mining:
+    """Which wrong partners are fused with each text and each image (METHOD: "semi-hard")."""
+
+    partners: int  # k for each query
+    margin_min: float  # the band lies between these two below the true pair's cosine
+    margin_max: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
     """One training stage: what trains, on which losses, how fast. Each starts with a fresh optimizer."""
 
@@ -155,6 +164,7 @@ class Config:
     data: Data
     losses: Mapping[str, Mapping[str, Any]]  # name -> weight and the keyword arguments of bridge_jax/losses/<name>.py
     loss_weighting: Literal["fixed", "bounded", "learnable"]
+    mining: Mining
     no_decay: tuple[str, ...]  # patterns of parameters that weight decay never touches
     stages: Mapping[str, Stage]
     stage_order: tuple[str, ...]

@@ -40,9 +40,7 @@ def vit(size: str, *, patch_px: int, image_px: int, **changes) -> ml_collections
 
 def dinov2(size: str, *, image_px: int, **changes) -> ml_collections.ConfigDict:
     """Return a DINOv2 ViT: patch 14, LayerScale, a 37x37 position grid resized to `image_px`, ImageNet statistics."""
-    changes = (
-        dict(position_grid=37, layer_scale=True, norm_eps=1e-6, mean=IMAGENET_MEAN, std=IMAGENET_STD) | changes
-    )
+    changes = dict(position_grid=37, layer_scale=True, norm_eps=1e-6, mean=IMAGENET_MEAN, std=IMAGENET_STD) | changes
     return vit(size, patch_px=14, image_px=image_px, **changes)
 
 
@@ -69,3 +67,101 @@ def bert(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
 def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
     """Return MiniLM-L6: a BERT of 6 blocks, width 384, 12 heads."""
     return bert("small", length=length, **(dict(depth=6, heads=12) | changes))
+
+
+BRIDGE_AND_HEADS = (("vision/.*", False), ("text/.*", False), ("(bridge|heads)/.*", True))
+EVERYTHING = ((".*", True),)
+# Scalars hardly move at the rate of matrices: gates went from 0.100 to 0.095 in 550 steps (METHOD section 5, point 12).
+SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|itm/scale)"
+
+
+def lr_factors(*, new: float, scalars: float) -> tuple:
+    """Return the rate factors: `scalars` for gates and temperatures, `new` for bridge and heads, 1 for the towers."""
+    return ((SCALARS, scalars), ("(bridge|heads)/.*", new), (".*", 1.0))
+
+
+def base() -> ml_collections.ConfigDict:
+    """Return what every experiment starts from: METHOD section 3 with the mended losses of section 5."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.compute_dtype = "float32"
+    config.bridge = dict(
+        design="cross",
+        placement="top",
+        layers=6,
+        shared_width=768,
+        heads=12,
+        embed_width=256,
+        tau_start=0.1,
+        gate_start=0.1,
+        attention_dropout=0.1,
+        output_dropout=0.1,
+        logit_scale_start=1 / 0.07,
+        logit_scale_max=100.0,
+    )
+    config.data = dict(
+        dataset="",
+        data_dir="data",
+        train_split="train",
+        eval_split="val",
+        vocabulary="",
+        crop_area=(0.9, 1.0),
+        crop_ratio=(0.75, 1.3333),
+        flip=True,
+        randaugment_layers=0,
+        randaugment_magnitude=5,
+        mask_text_fraction=0.15,
+        mask_patch_fraction=0.4,
+        group_examples=1,
+        workers=0,
+        threads=16,
+        prefetch_batches=4,
+    )
+    config.mining = dict(partners=2, margin_min=0.2, margin_max=0.5)
+    config.losses = dict(
+        itc=dict(weight=1.0),
+        fused_itc=dict(weight=1.0, form="joint"),
+        itm=dict(weight=1.0),
+        cycle=dict(weight=0.1),
+    )
+    config.loss_weighting = "fixed"
+    config.no_decay = (
+        r".*/(bias|scale|position_bias|image_gate|text_gate|tau|log_scale)",
+        r"vision/(class_token|position|mask_token)|text/(position|token_type)/embedding",
+    )
+    config.stages = dict()
+    config.stage_order = ()
+    config.evals = dict(
+        retrieval=dict(
+            every_steps=1000,
+            batch_size=128,
+            select_images=1000,
+            rerank_top_k=16,
+            rerank_weight=1.0,
+            folds=1,
+            bootstrap_samples=1000,
+        )
+    )
+    config.checkpoint = dict(every_steps=1000, keep_last=2)
+    config.log_every_steps = 50
+    config.cache_dir = "data/cache"
+    config.init_from = ""
+    return config
+
+
+def stage(**changes) -> ml_collections.ConfigDict:
+    """Return a stage: all four losses, new parameters at 10x the rate, warm-up 5 %, decay 0.05, clip 1."""
+    settings = dict(
+        steps=1000,
+        batch_size=128,
+        losses=("itc", "fused_itc", "itm", "cycle"),
+        train=BRIDGE_AND_HEADS,
+        top_blocks=0,
+        learning_rate=1e-4,
+        lr_factors=lr_factors(new=1.0, scalars=20.0),
+        warmup_fraction=0.05,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        cached_crops=0,
+    )
+    return ml_collections.ConfigDict(settings | changes)

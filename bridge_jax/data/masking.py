@@ -47,7 +47,8 @@ def mask_patches(count: int, fraction: float, generator: np.random.Generator) ->
     Block-wise, as in BEiT (arXiv 2106.08254, algorithm 1): a lone masked patch can be copied from its neighbours, so at
     the modest fractions used beside contrastive losses only whole missing regions make the model ask the caption.
     Rectangles of log-uniform aspect 0.3 to 3.3 are drawn until the number is reached; what no rectangle fits is
-    filled one by one. Raises ValueError when `count` is no square.
+    filled one by one. Unlike BEiT's they may hang over the border by half, for else a corner of a 14 x 14 grid is
+    masked in 5 % of the pictures and the centre in 72 % (at a fraction of 0.4). Raises ValueError when `count` is no square.
     """
     side = math.isqrt(count)
     if side * side != count:
@@ -64,8 +65,9 @@ def mask_patches(count: int, fraction: float, generator: np.random.Generator) ->
         rows, columns = max(1, round(math.sqrt(area * aspect))), max(1, round(math.sqrt(area / aspect)))
         if rows > side or columns > side:
             continue
-        top, left = generator.integers(side - rows + 1), generator.integers(side - columns + 1)
-        block = masked[top : top + rows, left : left + columns]
+        top = generator.integers(-(rows // 2), side - rows + rows // 2 + 1)
+        left = generator.integers(-(columns // 2), side - columns + columns // 2 + 1)
+        block = masked[max(0, top) : top + rows, max(0, left) : left + columns]
         if int((~block).sum()) <= missing:
             block[:] = True
     flat = masked.reshape(-1)

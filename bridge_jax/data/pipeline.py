@@ -226,12 +226,20 @@ def images(cfg: config.Config, split: str, batch_size: int) -> Iterator[tuple[np
         record = records[index]
         return image.eval_view(record["image"], px), np.int32(record["image_id"])
 
-    ds = grain.MapDataset.range(len(records)).map(view)
-    ds = ds.to_iter_dataset(grain.ReadOptions(num_threads=cfg.data.threads, prefetch_buffer_size=2 * batch_size))
-    for rows in ds.batch(batch_size, batch_fn=list):
-        valid = np.arange(batch_size) < len(rows)
-        rows = rows + [rows[-1]] * (batch_size - len(rows))
+    for first, rows in batched(view, len(records), batch_size, cfg.data.threads):
+        valid = np.arange(first, first + batch_size) < len(records)
         yield np.stack([pixels for pixels, _ in rows]), np.stack([id_ for _, id_ in rows]), valid
+
+
+def batched(make: Callable[[int], Any], count: int, batch_size: int, threads: int) -> Iterator[tuple[int, list[Any]]]:
+    """Yield (first position, [make(first), make(first + 1), ...]) over `count` positions, made ahead in threads.
+
+    Every batch has `batch_size` rows: the last is filled up by repeating its last row.
+    """
+    ds = grain.MapDataset.range(count).map(make)
+    ds = ds.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size))
+    for index, rows in enumerate(ds.batch(batch_size, batch_fn=list)):
+        yield index * batch_size, [*rows, *[rows[-1]] * (batch_size - len(rows))]
 
 
 def captions(

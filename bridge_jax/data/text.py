@@ -5,6 +5,7 @@
 (array([[ 101, 1037, 3899,  102,    0,    0]], dtype=int32), array([[ True,  True,  True,  True, False, False]]))
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,11 @@ class Tokenizer:
         ids = np.array([e.ids for e in encodings], np.int32).reshape(-1, self.length)
         mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
         return ids, mask
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the whole tokenizer: vocabulary, normalisation, length."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the caption without its special tokens."""

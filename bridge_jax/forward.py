@@ -1,0 +1,143 @@
+"""The named passes, each run once and only if an active loss needs it.
+
+    unimodal      both towers alone
+    fused         every true pair through the bridge
+    mismatched    each text with mined images and each image with mined texts, really fused, in the same batched call
+    masked_text   the caption with words masked, fused with its whole picture
+    masked_image  the picture with patches masked, fused with its whole caption
+
+All of them start from one `lower` pass, or from cached states that replace it.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from bridge_jax import mining
+from bridge_jax.config import Config
+from bridge_jax.models.bridge import BridgeModel, meeting_blocks, normalise
+from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
+
+PASSES = ("unimodal", "fused", "mismatched", "masked_text", "masked_image")
+
+
+def outputs(
+    model: BridgeModel,
+    params: Params,
+    batch: Batch,
+    *,
+    passes: Collection[str],
+    dropout_key: jax.Array,
+    mining_key: jax.Array,
+    lower_frozen: bool,
+) -> Outputs:
+    """Run `passes` in training mode (dropout on).
+
+    `lower_frozen`: nothing below the first bridged layer trains. A frozen tower is a fixed function, so the lower
+    pass then runs without dropout, and reading its states from the cache changes nothing.
+    """
+
+    def run(model: BridgeModel) -> Outputs:
+        lower = _lower(model, batch, deterministic=lower_frozen)
+        found: dict[str, Any] = {"logit_scale": model.heads.logit_scale()}
+        if {"unimodal", "mismatched"} & set(passes):
+            found["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
+            found["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
+        if "mismatched" in passes:
+            found |= _fused_and_mismatched(model, lower, batch, found, mining_key)
+        elif "fused" in passes:
+            found["fused"] = model.fused(lower, deterministic=False)
+        if "masked_text" in passes:
+            masked = model.lower_text(batch.masked_ids, batch.text_mask, deterministic=lower_frozen)
+            fused = model.fused(lower.replace(text=masked), deterministic=False)
+            found["mlm_logits"] = model.heads.mlm(fused.text_states)
+        if "masked_image" in passes:
+            masked = model.lower_image(batch.images, batch.masked_patches, deterministic=lower_frozen)
+            fused = model.fused(lower.replace(image=masked), deterministic=False)
+            found["mim_prediction"] = model.heads.mim(fused.image_states[:, 1:])
+            found["mim_target"] = _mim_target(model, batch, lower)
+        return Outputs(**found)
+
+    return nn.apply(run, model)({"params": params}, rngs={"dropout": dropout_key})
+
+
+def _lower(model: BridgeModel, batch: Batch, deterministic: bool) -> Lower:
+    image, text = batch.lower_image, batch.lower_text
+    if image is None:
+        image = model.lower_image(batch.images, deterministic=deterministic)
+    if text is None:
+        text = model.lower_text(batch.ids, batch.text_mask, deterministic=deterministic)
+    return Lower(image=image.astype(model.dtype), text=text.astype(model.dtype), text_mask=batch.text_mask)
+
+
+def _fused_and_mismatched(
+    model: BridgeModel, lower: Lower, batch: Batch, found: dict[str, Any], key: jax.Array
+) -> dict[str, Any]:
+    """Fuse the B true pairs, each text with k mined images and each image with k mined texts, in one call.
+
+    Mining reads the unimodal cosines without gradient (METHOD section 5, points 1 and 12).
+    """
+    cosines_BB = found["unimodal_text"] @ found["unimodal_image"].T
+    same_BB = batch.image_ids[:, None] == batch.image_ids[None, :]
+    band = model.cfg.mining
+    text_key, image_key = jax.random.split(key)
+    pick = (band.partners, band.margin_min, band.margin_max)
+    fixed_BB = jax.lax.stop_gradient(cosines_BB)
+    images_Bk, by_text_valid = mining.semi_hard(fixed_BB, same_BB, text_key, *pick)
+    texts_Bk, by_image_valid = mining.semi_hard(fixed_BB.T, same_BB.T, image_key, *pick)
+
+    B, k = images_Bk.shape
+    every_B, repeated = jnp.arange(B), jnp.repeat(jnp.arange(B), k)
+    image_rows = jnp.concatenate([every_B, images_Bk.ravel(), repeated])
+    text_rows = jnp.concatenate([every_B, repeated, texts_Bk.ravel()])
+    pairs = Lower(image=lower.image[image_rows], text=lower.text[text_rows], text_mask=lower.text_mask[text_rows])
+    fused = model.fused(pairs, deterministic=False)
+    similarity = (fused.text * fused.image).sum(axis=-1)
+    unimodal = cosines_BB[text_rows, image_rows]
+
+    def candidates(start: int, valid_Bk: jax.Array) -> Candidates:
+        def join(values: jax.Array) -> jax.Array:
+            return jnp.concatenate([values[:B, None], values[start : start + B * k].reshape(B, k)], axis=1)
+
+        valid_BC = jnp.concatenate([jnp.ones((B, 1), bool), valid_Bk], axis=1)
+        return Candidates(
+            similarity=join(similarity), itm_logit=join(fused.itm_logit), unimodal=join(unimodal), valid=valid_BC
+        )
+
+    true_pairs: Fused = jax.tree.map(lambda x: x[:B], fused)
+    return {
+        "fused": true_pairs,
+        "by_text": candidates(B, by_text_valid),
+        "by_image": candidates(B + B * k, by_image_valid),
+    }
+
+
+def _mim_target(model: BridgeModel, batch: Batch, lower: Lower) -> jax.Array:
+    if model.cfg.losses["mim"]["target"] == "features":
+        return jax.lax.stop_gradient(model.finish_image(lower.image))[:, 1:]
+    return patches(normalise(batch.images, model.cfg), model.cfg.vision.patch_px)
+
+
+def patches(pixels: Float[Array, "B H W 3"] | UInt8[Array, "B H W 3"], side: int) -> Float[Array, "B P-1 X"]:
+    """Cut pictures into square patches, row by row, each flattened as (row, column, channel)."""
+    B, H, W, channels = pixels.shape
+    grid = pixels.reshape(B, H // side, side, W // side, side, channels)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(B, (H // side) * (W // side), side * side * channels)
+
+
+def is_lower(path: str, cfg: Config) -> bool:
+    """Return whether the lower pass reads this parameter."""
+    tower, _, rest = path.partition("/")
+    if tower not in ("vision", "text"):
+        return False
+    first = meeting_blocks(cfg)[0 if tower == "vision" else 1]
+    if not first or cfg.bridge.placement == "after":
+        return True
+    name = rest.partition("/")[0]
+    if name.startswith("block_"):
+        return int(name.removeprefix("block_")) <= first[0]
+    return not (tower == "vision" and name == "norm")

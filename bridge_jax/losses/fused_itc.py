@@ -1,0 +1,45 @@
+"""Fused image-text contrast: InfoNCE on pairs that were fused (Eq. 4, its fused half)."""
+
+import jax
+import jax.numpy as jnp
+
+from bridge_jax.config import ConfigError
+from bridge_jax.losses.itc import symmetric_info_nce
+from bridge_jax.types import Batch, Candidates, Loss, Outputs
+
+PASSES = ("fused", "mismatched")
+FORMS = ("joint", "paper")
+
+
+def loss(outputs: Outputs, batch: Batch, form: str) -> Loss:
+    """Contrast fused embeddings. `form` says which pairs are scored.
+
+    joint: every query against its true and its mined partners, each *jointly fused* with it. The default.
+    paper: p_t of the true pair i against p_v of the true pair j. LEAKING: only true pairs were ever fused, so a pair
+        can stamp a private mark on both sides and win without looking (METHOD section 5, point 1). For study only.
+    """
+    assert outputs.fused is not None and outputs.by_text is not None and outputs.by_image is not None
+    if form == "paper":
+        return symmetric_info_nce(outputs.logit_scale * outputs.fused.text @ outputs.fused.image.T, batch.image_ids)
+    if form != "joint":
+        raise ConfigError(f"config.losses.fused_itc.form: {form!r} is unknown; known: {', '.join(FORMS)}")
+    by_text, by_image = (_info_nce(c, outputs.logit_scale) for c in (outputs.by_text, outputs.by_image))
+    return Loss(
+        sum=(by_text.sum + by_image.sum) / 2,
+        count=(by_text.count + by_image.count) / 2,
+        metrics={"accuracy": (by_text.metrics["accuracy"] + by_image.metrics["accuracy"]) / 2},
+    )
+
+
+def _info_nce(candidates: Candidates, scale: jax.Array) -> Loss:
+    """InfoNCE of column 0 against the valid others; a query without any other does not count."""
+    logits_BC = jnp.where(candidates.valid, scale * candidates.similarity, -jnp.inf)
+    counts_B = candidates.valid[:, 1:].any(axis=1)
+    losses_B = -jax.nn.log_softmax(logits_BC, axis=1)[:, 0]
+    won_B = logits_BC[:, 0] > logits_BC[:, 1:].max(axis=1)
+    count = counts_B.sum().astype(jnp.float32)
+    return Loss(
+        sum=(losses_B * counts_B).sum(),
+        count=count,
+        metrics={"accuracy": (won_B & counts_B).sum() / jnp.maximum(count, 1)},
+    )

@@ -1,0 +1,167 @@
+"""The towers' lower states on disk, where all below the first bridged layer is frozen.
+
+A frozen tower maps a fixed picture to fixed states, so they are computed once: for every photo `crops` fixed training
+views, for every caption its tokens' states. Training then starts at the first interaction and never runs the encoders.
+
+A cache folder is keyed by what its content depends on: the lower parameters, the preprocessing and the prepared data.
+Runs that agree on those share it. It is filled in a folder aside and renamed when complete, so a killed fill leaves
+nothing that looks whole. States are stored as float16: half the disk, a relative error of at most 2^-11.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge_jax import forward, optim, rng
+from bridge_jax.config import Config, ConfigError
+from bridge_jax.data import image, pipeline, text
+from bridge_jax.types import Params
+
+IMAGE, TEXT, MASK, FIRST_CAPTION = "image.npy", "text.npy", "text_mask.npy", "first_caption.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerCache:
+    """An opened cache: memory maps, and the training example of a record made from them."""
+
+    image: np.ndarray  # float16 [photos, crops, P, D]
+    text: np.ndarray  # float16 [captions, T, D]
+    text_mask: np.ndarray  # bool [captions, T]
+    first_caption: np.ndarray  # int64 [photos + 1]: captions of photo i are rows first[i]..first[i + 1]
+    image_ids: np.ndarray  # int32 [photos]
+
+    def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the fields of `types.Batch` for a photo: one of its crops and one of its captions, at random."""
+        caption = int(generator.integers(self.first_caption[index], self.first_caption[index + 1]))
+        crop = int(generator.integers(self.image.shape[1]))
+        return {
+            "image_ids": self.image_ids[index],
+            "text_mask": self.text_mask[caption],
+            "lower_image": self.image[index, crop],
+            "lower_text": self.text[caption],
+        }
+
+
+def key(cfg: Config, crops: int, params: Params) -> str:
+    """Return the hash of all that the cached states depend on."""
+    data = cfg.data
+    digest = hashlib.sha256(pipeline.fingerprint(data, data.train_split).encode())
+    for path, array in sorted(optim.flatten(params).items()):
+        if forward.is_lower(path, cfg):
+            digest.update(path.encode() + np.asarray(array).tobytes())
+    settings = {
+        "seed": cfg.seed,
+        "crops": crops,
+        "dtype": cfg.compute_dtype,
+        "meeting": [cfg.bridge.placement, cfg.bridge.layers],
+        "vision": {**dataclasses.asdict(cfg.vision), "pretrained": ""},
+        "text": {**dataclasses.asdict(cfg.text), "pretrained": ""},
+        "view": [data.crop_area, data.crop_ratio, data.flip, data.randaugment_layers, data.randaugment_magnitude],
+        "vocabulary": text.load(data, cfg.text).fingerprint,
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def open_or_fill(
+    cfg: Config,
+    crops: int,
+    params: Params,
+    lower_image: Callable[[Params, np.ndarray], Any],
+    lower_text: Callable[[Params, np.ndarray, np.ndarray], Any],
+    progress: Callable[[str, int, int], None],
+) -> LowerCache:
+    """Return the cache of the training split, filled first where it does not exist.
+
+    `progress(what, done, total)` is called after every batch. Raises ConfigError when a state overflows float16.
+    """
+    folder = Path(cfg.cache_dir) / f"{cfg.data.dataset}-{cfg.data.train_split}-{key(cfg, crops, params)}"
+    records = pipeline.open_split(cfg.data, cfg.data.train_split)
+    if not folder.exists():
+        aside = folder.with_name(folder.name + ".filling")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _fill_images(cfg, crops, records, aside, lambda x: lower_image(params, x), progress)
+        _fill_texts(cfg, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
+        aside.rename(folder)
+    return LowerCache(
+        image=np.load(folder / IMAGE, mmap_mode="r"),
+        text=np.load(folder / TEXT, mmap_mode="r"),
+        text_mask=np.load(folder / MASK),
+        first_caption=np.load(folder / FIRST_CAPTION),
+        image_ids=np.array([record["image_id"] for record in records], np.int32),
+    )
+
+
+def _fill_images(
+    cfg: Config,
+    crops: int,
+    records: Sequence[Mapping[str, Any]],
+    folder: Path,
+    embed: Callable[[np.ndarray], Any],
+    progress: Callable[[str, int, int], None],
+) -> None:
+    seed, side = rng.stream_seed(cfg.seed, "lower_cache"), cfg.vision.image_px
+
+    def view(position: int) -> np.ndarray:
+        record, generator = records[position // crops], np.random.default_rng((seed, position))
+        flip = image.may_flip(record["captions"])
+        return image.train_view(record["image"], side, cfg.data, flip, generator)
+
+    total = len(records) * crops
+    out = None
+    for first, views in pipeline.batched(view, total, cfg.evals.retrieval.batch_size, cfg.data.threads):
+        states = _float16(embed(np.stack(views)), "image")
+        if out is None:
+            out = _create(folder / IMAGE, (len(records), crops, *states.shape[1:]))
+        rows = min(len(states), total - first)
+        out.reshape(total, *states.shape[1:])[first : first + rows] = states[:rows]
+        progress("pictures", first + rows, total)
+    assert out is not None
+    out.flush()
+
+
+def _fill_texts(
+    cfg: Config,
+    records: Sequence[Mapping[str, Any]],
+    folder: Path,
+    embed: Callable[[np.ndarray, np.ndarray], Any],
+    progress: Callable[[str, int, int], None],
+) -> None:
+    counts = [len(record["captions"]) for record in records]
+    first_caption = np.concatenate([[0], np.cumsum(counts)])
+    total, out, masks = int(first_caption[-1]), None, []
+    size = cfg.evals.retrieval.batch_size
+    for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size)):
+        first = index * size
+        states = _float16(embed(ids, mask), "text")
+        if out is None:
+            out = _create(folder / TEXT, (total, *states.shape[1:]))
+        rows = int(valid.sum())
+        out[first : first + rows] = states[:rows]
+        masks.append(mask[:rows])
+        progress("captions", first + rows, total)
+    assert out is not None
+    out.flush()
+    np.save(folder / MASK, np.concatenate(masks))
+    np.save(folder / FIRST_CAPTION, first_caption)
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+
+
+def _float16(states: Any, tower: str) -> np.ndarray:
+    full = np.asarray(states, np.float32)
+    if not np.abs(full).max() < np.finfo(np.float16).max:
+        raise ConfigError(
+            f"config.stages: the {tower} tower's lower states reach {np.abs(full).max():.3g}, beyond float16 "
+            "(65504), in which they are cached: set cached_crops=0"
+        )
+    return full.astype(np.float16)

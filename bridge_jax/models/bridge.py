@@ -1,0 +1,181 @@
+"""BRIDGE: two towers, the interaction layers between them, and the heads.
+
+The passes, in the order of the data:
+
+    lower     pixels, ids -> both towers' states where they first meet
+    unimodal  lower -> embeddings of each side alone (what retrieval uses)
+    fused     lower -> embeddings, match logit, states and attention of a pair that was really fused
+"""
+
+import importlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from bridge_jax.config import Config, ConfigError
+from bridge_jax.models import heads, layers
+from bridge_jax.models.interaction import Interaction
+from bridge_jax.types import Fused, Lower
+
+
+def bridged_blocks(placement: str, layers_Q: int, depth: int) -> tuple[int, ...]:
+    """Return the tower blocks (0-based, of a tower of `depth` blocks) that an interaction layer follows (Table 6).
+
+    >>> [bridged_blocks(p, 2, 6) for p in ("top", "middle", "early", "staggered", "after")]
+    [(4, 5), (2, 3), (0, 1), (2, 5), (5, 5)]
+    """
+    starts = {"top": depth - layers_Q, "middle": (depth - layers_Q) // 2, "early": 0}
+    if placement in starts:
+        return tuple(range(starts[placement], starts[placement] + layers_Q))
+    if placement == "staggered":
+        return tuple(round((q + 1) * depth / layers_Q) - 1 for q in range(layers_Q))
+    return (depth - 1,) * layers_Q
+
+
+def meeting_blocks(cfg: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the bridged blocks of the image and of the text tower. Towers of unequal depth are paired from the top."""
+    fewest = min(cfg.vision.depth, cfg.text.depth)
+    blocks = bridged_blocks(cfg.bridge.placement, cfg.bridge.layers, fewest)
+    return tuple(b + cfg.vision.depth - fewest for b in blocks), tuple(b + cfg.text.depth - fewest for b in blocks)
+
+
+class BridgeModel(nn.Module):
+    """The whole model. Parameters live under `vision/`, `text/`, `bridge/layer_<q>/` and `heads/`."""
+
+    cfg: Config
+
+    def setup(self):
+        cfg = self.cfg
+        self.dtype = jnp.dtype(cfg.compute_dtype)
+        self.vision = tower_class(cfg.vision.tower)(cfg.vision, self.dtype)
+        self.text = tower_class(cfg.text.tower)(cfg.text, self.dtype)
+        self.bridge = Layers(cfg, self.dtype)
+        self.heads = heads.Heads(cfg.bridge, self.dtype, cfg.text.vocab_size, mim_width(cfg))
+        self.image_after, self.text_after = meeting_blocks(cfg)
+        # After both finished towers, and with no bridge at all, the final norm lies below the meeting point.
+        self.finish_below = cfg.bridge.placement == "after" or not self.image_after
+
+    def lower_image(
+        self,
+        images: UInt8[Array, "B H W 3"],
+        masked: Bool[Array, "B patches"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B P D"]:
+        """Run the image tower up to and with its first bridged block."""
+        stop = self.image_after[0] + 1 if self.image_after else self.cfg.vision.depth
+        states = self.vision.embed(normalise(images, self.cfg), masked)
+        states = self.vision.blocks(states, 0, stop, deterministic)
+        return self.vision.finish(states) if self.finish_below else states
+
+    def lower_text(
+        self, ids: Int[Array, "B T"], mask: Bool[Array, "B T"], deterministic: bool = True
+    ) -> Float[Array, "B T D"]:
+        """Run the text tower up to and with its first bridged block."""
+        stop = self.text_after[0] + 1 if self.text_after else self.cfg.text.depth
+        states = self.text.blocks(self.text.embed(ids, deterministic), mask, 0, stop, deterministic)
+        return self.text.finish(states) if self.finish_below else states
+
+    def finish_image(self, lower_BPD: Float[Array, "B P D"], deterministic: bool = True) -> Float[Array, "B P D"]:
+        """Run the rest of the image tower alone."""
+        if self.finish_below:
+            return lower_BPD
+        depth = self.cfg.vision.depth
+        return self.vision.finish(self.vision.blocks(lower_BPD, self.image_after[0] + 1, depth, deterministic))
+
+    def finish_text(
+        self, lower_BTD: Float[Array, "B T D"], mask: Bool[Array, "B T"], deterministic: bool = True
+    ) -> Float[Array, "B T D"]:
+        """Run the rest of the text tower alone."""
+        if self.finish_below:
+            return lower_BTD
+        depth = self.cfg.text.depth
+        return self.text.finish(self.text.blocks(lower_BTD, mask, self.text_after[0] + 1, depth, deterministic))
+
+    def unimodal_image(self, lower_BPD: Float[Array, "B P D"], deterministic: bool = True) -> Float[Array, "B E"]:
+        """Embed pictures alone: mean of the finished states (class token included), projected, of length one."""
+        return self.heads.unimodal_image(layers.masked_mean(self.finish_image(lower_BPD, deterministic), None))
+
+    def unimodal_text(
+        self, lower_BTD: Float[Array, "B T D"], mask: Bool[Array, "B T"], deterministic: bool = True
+    ) -> Float[Array, "B E"]:
+        """Embed captions alone: mean of the finished states over real tokens, projected, of length one."""
+        return self.heads.unimodal_text(layers.masked_mean(self.finish_text(lower_BTD, mask, deterministic), mask))
+
+    def fused(self, lower: Lower, deterministic: bool = True) -> Fused:
+        """Run the upper towers with the interaction; row i of `lower.image` meets row i of `lower.text`.
+
+        The embeddings pool the *updated* states; the authors pool the last block's input, which leaves that block
+        without gradient (METHOD section 5, point 3).
+        """
+        image, text, mask = lower.image, lower.text, lower.text_mask
+        text_over_image, image_over_text = [], []
+        image_stops, text_stops = self.image_after[1:], self.text_after[1:]
+        for q, layer in enumerate(self.bridge.layers):
+            image, text, attention_t, attention_v = layer(image, text, mask, deterministic)
+            if attention_t is not None:
+                text_over_image.append(attention_t)
+                image_over_text.append(attention_v)
+            image_stop = image_stops[q] + 1 if q < len(image_stops) else self.cfg.vision.depth
+            text_stop = text_stops[q] + 1 if q < len(text_stops) else self.cfg.text.depth
+            image = self.vision.blocks(image, self.image_after[q] + 1, image_stop, deterministic)
+            text = self.text.blocks(text, mask, self.text_after[q] + 1, text_stop, deterministic)
+        if not self.finish_below:
+            image, text = self.vision.finish(image), self.text.finish(text)
+        image_BE = self.heads.fused_image(layers.masked_mean(image, None))
+        text_BE = self.heads.fused_text(layers.masked_mean(text, mask))
+        return Fused(
+            image=image_BE,
+            text=text_BE,
+            itm_logit=self.heads.itm(text_BE, image_BE),
+            image_states=image,
+            text_states=text,
+            text_over_image=tuple(text_over_image),
+            image_over_text=tuple(image_over_text),
+        )
+
+    def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, mlm: bool, mim: bool) -> None:
+        """Run every part once, so that `init` makes every parameter that the experiment uses."""
+        lower = Lower(image=self.lower_image(images), text=self.lower_text(ids, mask), text_mask=mask)
+        if self.cfg.vision.mask_token:
+            self.lower_image(images, jnp.zeros((images.shape[0], lower.image.shape[1] - 1), bool))
+        self.unimodal_image(lower.image)
+        self.unimodal_text(lower.text, mask)
+        fused = self.fused(lower)
+        if mlm:
+            self.heads.mlm(fused.text_states)
+        if mim:
+            self.heads.mim(fused.image_states[:, 1:])
+
+
+class Layers(nn.Module):
+    """The interaction layers, stored one by one as `layer_<q>`."""
+
+    cfg: Config
+    dtype: jnp.dtype
+
+    def setup(self):
+        bridge = self.cfg.bridge
+        self.layers = [Interaction(bridge, self.dtype, name=f"layer_{q}") for q in range(bridge.layers)]
+
+
+def tower_class(module: str) -> type[nn.Module]:
+    """Return the `Tower` of bridge_jax/models/<module>.py. Raises ConfigError for an unknown one."""
+    try:
+        return importlib.import_module(f"bridge_jax.models.{module}").Tower
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"tower {module!r} is unknown: no Tower in bridge_jax/models/{module}.py") from error
+
+
+def normalise(images: UInt8[Array, "B H W 3"], cfg: Config) -> Float[Array, "B H W 3"]:
+    """Scale bytes to 0..1 and apply the image tower's own mean and standard deviation."""
+    mean, std = jnp.asarray(cfg.vision.mean), jnp.asarray(cfg.vision.std)
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def mim_width(cfg: Config) -> int:
+    """Return the width of what MIM predicts: a patch's pixels, or the tower's finished state."""
+    if "mim" in cfg.losses and cfg.losses["mim"]["target"] == "features":
+        return cfg.vision.width
+    return 3 * cfg.vision.patch_px**2

@@ -1,0 +1,73 @@
+"""The heads: four projections, the image-text matching head, and the two masked-modelling heads."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bridge_jax.config import Bridge
+from bridge_jax.models import layers
+
+
+class Projection(nn.Module):
+    """Project pooled states linearly to the embedding and scale it to length one, in float32."""
+
+    embed_width: int
+
+    @nn.compact
+    def __call__(self, pooled_BD: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        return layers.l2_normalise(layers.dense(self.embed_width, jnp.float32, "linear")(pooled_BD))
+
+
+class MatchHead(nn.Module):
+    """Score a fused pair: scale x <p_t, p_v> plus an MLP on [p_t ; p_v ; <p_t, p_v>].
+
+    The MLP's last layer starts at zero, so the first ranking is that of the cosine (METHOD section 5, point 12); the
+    authors' head starts from noise.
+    """
+
+    cfg: Bridge
+
+    @nn.compact
+    def __call__(self, text_BE: Float[Array, "B E"], image_BE: Float[Array, "B E"]) -> Float[Array, "B"]:
+        cosine_B = (text_BE * image_BE).sum(axis=-1)
+        scale = self.param("scale", nn.initializers.constant(self.cfg.logit_scale_start), ())
+        joined = jnp.concatenate([text_BE, image_BE, cosine_B[:, None]], axis=-1)
+        hidden = nn.relu(layers.dense(self.cfg.embed_width, jnp.float32, "hidden")(joined))
+        return scale * cosine_B + layers.dense(1, jnp.float32, "out", nn.initializers.zeros_init())(hidden)[:, 0]
+
+
+class MaskedHead(nn.Module):
+    """D -> D, LayerNorm, GELU -> target. In float32 at the end, where the loss reads it."""
+
+    target_width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, states: Float[Array, "B L D"]) -> Float[Array, "B L X"]:
+        y = layers.dense(states.shape[-1], self.dtype, "hidden")(states)
+        y = layers.gelu(layers.layer_norm(1e-5, self.dtype, "norm")(y))
+        return layers.dense(self.target_width, self.dtype, "out")(y).astype(jnp.float32)
+
+
+class Heads(nn.Module):
+    """All heads. The two masked heads get parameters only when their loss is used."""
+
+    cfg: Bridge
+    dtype: jnp.dtype
+    vocab_size: int
+    mim_width: int
+
+    def setup(self):
+        E = self.cfg.embed_width
+        self.unimodal_image, self.unimodal_text = Projection(E), Projection(E)
+        self.fused_image, self.fused_text = Projection(E), Projection(E)
+        self.itm = MatchHead(self.cfg)
+        self.mlm = MaskedHead(self.vocab_size, self.dtype)
+        self.mim = MaskedHead(self.mim_width, self.dtype)
+        self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(self.cfg.logit_scale_start)), ())
+
+    def logit_scale(self) -> jax.Array:
+        """Return the contrastive scale, exp of a learned scalar, clamped (also its gradient) at the maximum."""
+        return jnp.exp(jnp.minimum(self.log_scale, np.log(self.cfg.logit_scale_max)))

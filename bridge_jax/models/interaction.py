@@ -1,0 +1,125 @@
+"""The interaction block: where the two towers' hidden states meet (Eq. 1-3)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from bridge_jax.config import Bridge
+from bridge_jax.models import layers
+
+NORM_EPS = 1e-5
+
+
+class CosineAttention(nn.Module):
+    """Queries of one side over keys and values of the other, as cosines over a learned temperature.
+
+    logits = <q, k> / (|q| |k| tau) + bias, tau = softplus(raw), one learned position bias shared by the heads, no
+    1/sqrt(K). The authors start at tau = 1, where attention over 197 keys is nearly uniform; ours is a setting.
+
+    Returns the attended values [B,L,S] and the head-averaged weights [B,L,M] before dropout.
+    """
+
+    heads: int
+    tau_start: float
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        query_BLS: Float[Array, "B L S"],
+        other_BMS: Float[Array, "B M S"],
+        other_mask: Bool[Array, "B M"] | None,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "B L S"], Float[Array, "B L M"]]:
+        (B, L, S), M = query_BLS.shape, other_BMS.shape[1]
+
+        def split(x: jax.Array, name: str) -> jax.Array:
+            return layers.dense(S, self.dtype, name)(x).reshape(*x.shape[:2], self.heads, S // self.heads)
+
+        q_BLNK = layers.l2_normalise(split(query_BLS, "query")).astype(self.dtype)
+        k_BMNK = layers.l2_normalise(split(other_BMS, "key")).astype(self.dtype)
+        v_BMNK = split(other_BMS, "value")
+        tau_raw = float(np.log(np.expm1(self.tau_start)))
+        tau = nn.softplus(self.param("tau", nn.initializers.constant(tau_raw), ()))
+        bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L, M))
+        logits_BNLM = jnp.einsum("BLNK,BMNK->BNLM", q_BLNK, k_BMNK).astype(jnp.float32) / tau + bias_LM
+        mask = None if other_mask is None else other_mask[:, None, None, :]
+        weights_BNLM = layers.masked_softmax(logits_BNLM, mask)
+        dropped = nn.Dropout(self.dropout)(weights_BNLM, deterministic=deterministic).astype(self.dtype)
+        out_BLS = jnp.einsum("BNLM,BMNK->BLNK", dropped, v_BMNK).reshape(B, L, S)
+        return layers.dense(S, self.dtype, "out")(out_BLS), weights_BNLM.mean(axis=1)
+
+
+class PooledExchange(nn.Module):
+    """Every token of one side receives the other side's mean. With one key a softmax is 1: no query, key or tau."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, other_BMS: Float[Array, "B M S"], other_mask: Bool[Array, "B M"] | None):
+        S = other_BMS.shape[-1]
+        pooled_B1S = layers.masked_mean(other_BMS, other_mask)[:, None]
+        return layers.dense(S, self.dtype, "out")(layers.dense(S, self.dtype, "value")(pooled_B1S))
+
+
+class Interaction(nn.Module):
+    """One interaction layer. `design` is "cross" (the method), "self_cross" or "pooled" (Table 5's rivals).
+
+    1. Z_v = LN(H_v) W_vs, Z_t = LN(H_t) W_ts
+    2. A_t: text queries over image keys; A_v: image queries over text keys; separate weights
+    3. H_t + sigmoid(b_t) (A_t W_st), H_v + sigmoid(b_v) (A_v W_sv)
+
+    With a gate at exactly zero that side's states return bit for bit.
+    """
+
+    cfg: Bridge
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        image_BPD: Float[Array, "B P D_v"],
+        text_BTD: Float[Array, "B T D_t"],
+        mask_BT: Bool[Array, "B T"],
+        deterministic: bool,
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+        cfg, dtype, S = self.cfg, self.dtype, self.cfg.shared_width
+        z_v = layers.dense(S, dtype, "image_to_shared")(layers.layer_norm(NORM_EPS, dtype, "image_norm")(image_BPD))
+        z_t = layers.dense(S, dtype, "text_to_shared")(layers.layer_norm(NORM_EPS, dtype, "text_norm")(text_BTD))
+        if cfg.design == "self_cross":
+            z_v, z_t = (
+                self._self_attend("image", z_v, None, deterministic),
+                self._self_attend("text", z_t, mask_BT, deterministic),
+            )
+        if cfg.design == "pooled":
+            a_t, a_v = (
+                PooledExchange(dtype, name="text_over_image")(z_v, None),
+                PooledExchange(dtype, name="image_over_text")(z_t, mask_BT),
+            )
+            text_over_image = image_over_text = None
+        else:
+            settings = (cfg.heads, cfg.tau_start, cfg.attention_dropout, dtype)
+            a_t, text_over_image = CosineAttention(*settings, name="text_over_image")(z_t, z_v, None, deterministic)
+            a_v, image_over_text = CosineAttention(*settings, name="image_over_text")(z_v, z_t, mask_BT, deterministic)
+        return (
+            self._residual("image", image_BPD, a_v, deterministic),
+            self._residual("text", text_BTD, a_t, deterministic),
+            text_over_image,
+            image_over_text,
+        )
+
+    def _self_attend(self, side: str, z: jax.Array, mask: jax.Array | None, deterministic: bool) -> jax.Array:
+        y = layers.layer_norm(NORM_EPS, self.dtype, f"{side}_self_norm")(z)
+        attention = layers.SelfAttention(
+            self.cfg.heads, self.dtype, self.cfg.attention_dropout, name=f"{side}_self_attention"
+        )
+        return z + attention(y, mask, deterministic)
+
+    def _residual(self, side: str, states: jax.Array, update: jax.Array, deterministic: bool) -> jax.Array:
+        start = float(np.log(self.cfg.gate_start / (1 - self.cfg.gate_start)))
+        gate = nn.sigmoid(self.param(f"{side}_gate", nn.initializers.constant(start), ())).astype(self.dtype)
+        update = layers.dense(states.shape[-1], self.dtype, f"shared_to_{side}")(update)
+        return states + gate * nn.Dropout(self.cfg.output_dropout)(update, deterministic=deterministic)

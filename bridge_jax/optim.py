@@ -1,0 +1,112 @@
+"""A stage's optimizer: which parameters train, how fast each group goes, what decays.
+
+Parameters travel flat here, path -> array, so that gradients and optimizer state exist for the trainable ones alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import optax
+
+from bridge_jax import rules
+from bridge_jax.config import Config, ConfigError, Stage
+from bridge_jax.types import Params
+
+Flat = dict[str, Any]
+
+
+def flatten(params: Params) -> Flat:
+    """Return path -> array."""
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    return flax.traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+def split(params: Params, trainable: Iterable[str]) -> tuple[Flat, Flat]:
+    """Return the trainable and the frozen parameters, flat."""
+    flat, names = flatten(params), set(trainable)
+    return {k: v for k, v in flat.items() if k in names}, {k: v for k, v in flat.items() if k not in names}
+
+
+def trainable_paths(cfg: Config, stage_name: str, paths: Iterable[str]) -> tuple[str, ...]:
+    """Return the parameters that train in a stage: its rules, and the top K blocks of each tower."""
+    stage = cfg.stages[stage_name]
+    found = rules.match((*_top_blocks(cfg, stage), *stage.train), paths, f"config.stages.{stage_name}.train")
+    for path, value in found.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"config.stages.{stage_name}.train: {path!r} got {value!r}; expected True or False")
+    names = tuple(path for path, trains in found.items() if trains)
+    if not names:
+        raise ConfigError(f"config.stages.{stage_name}.train: nothing trains; set at least one rule to True")
+    return names
+
+
+def _top_blocks(cfg: Config, stage: Stage) -> tuple[tuple[str, bool], ...]:
+    if stage.top_blocks == 0:
+        return ()
+    if stage.top_blocks > min(cfg.vision.depth, cfg.text.depth):
+        raise ConfigError(
+            f"top_blocks is {stage.top_blocks}, but the towers have {cfg.vision.depth} and {cfg.text.depth} blocks"
+        )
+    vision = range(cfg.vision.depth - stage.top_blocks, cfg.vision.depth)
+    text = range(cfg.text.depth - stage.top_blocks, cfg.text.depth)
+    return (
+        ("vision/(norm|" + "|".join(f"block_{i:02d}" for i in vision) + ")/.*", True),
+        ("text/(" + "|".join(f"block_{i:02d}" for i in text) + ")/.*", True),
+    )
+
+
+def schedule(stage: Stage) -> optax.Schedule:
+    """Return the rate at a step of the stage: linear warm-up, then a cosine to zero."""
+    warmup = max(1, round(stage.steps * stage.warmup_fraction)) if stage.warmup_fraction else 0
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else stage.learning_rate, stage.learning_rate, warmup, max(stage.steps, warmup + 1)
+    )
+
+
+def lr_factors(cfg: Config, stage_name: str, paths: Iterable[str]) -> Mapping[str, float]:
+    """Return each parameter's factor on the learning rate."""
+    return rules.match(cfg.stages[stage_name].lr_factors, paths, f"config.stages.{stage_name}.lr_factors")
+
+
+def decayed(cfg: Config, paths: Iterable[str]) -> Mapping[str, bool]:
+    """Return whether weight decay touches each parameter."""
+    return {path: not spared for path, spared in rules.any_of(cfg.no_decay, paths, "config.no_decay").items()}
+
+
+def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.GradientTransformation:
+    """Return AdamW over a flat dict of the stage's trainable parameters.
+
+    Gradients are clipped by their global norm over all that trains, before anything else. `paths` are all parameters.
+    """
+    stage, paths = cfg.stages[stage_name], list(paths)
+    factors, decay, rate = lr_factors(cfg, stage_name, paths), decayed(cfg, paths), schedule(stage)
+
+    def by_group(updates: Flat, params: Flat | None = None) -> Flat:
+        del params
+        return {path: update * factors[path] for path, update in updates.items()}
+
+    return optax.chain(
+        optax.clip_by_global_norm(stage.clip_norm),
+        optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-8),
+        optax.add_decayed_weights(stage.weight_decay, mask=lambda updates: {path: decay[path] for path in updates}),
+        optax.stateless(by_group),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def start_fused_heads(params: Params) -> Params:
+    """Copy the unimodal projections into the fused ones (METHOD section 5, point 12).
+
+    Done when a stage begins whose fused projections were never trained: with gates nearly closed the fused score is
+    then the unimodal score, and training only has to improve on it.
+    """
+    heads = params["heads"]
+    copies = {f"fused_{side}": jax.tree.map(jnp.copy, heads[f"unimodal_{side}"]) for side in ("image", "text")}
+    scale = jnp.exp(heads["log_scale"])
+    return {**params, "heads": {**heads, **copies, "itm": {**heads["itm"], "scale": scale}}}
