@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
+        datasets.builder_class(_DATASET.value, "--dataset")  # a misspelt name before a missing --raw_dir
         if _DATASET.value == "shapes":
             arguments = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
         elif not _RAW_DIR.value:

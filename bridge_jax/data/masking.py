@@ -48,7 +48,8 @@ def mask_patches(count: int, fraction: float, generator: np.random.Generator) ->
     the modest fractions used beside contrastive losses only whole missing regions make the model ask the caption.
     Rectangles of log-uniform aspect 0.3 to 3.3 are drawn until the number is reached; what no rectangle fits is
     filled one by one. Unlike BEiT's they may hang over the border by half, for else a corner of a 14 x 14 grid is
-    masked in 5 % of the pictures and the centre in 72 % (at a fraction of 0.4). Raises ValueError when `count` is no square.
+    masked in 5 % of the pictures and the centre in 72 % (at a fraction of 0.4). Raises ValueError when `count` is no
+    square.
     """
     side = math.isqrt(count)
     if side * side != count:

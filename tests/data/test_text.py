@@ -1,0 +1,116 @@
+"""Oracle: ids of bert-base-uncased known by heart, and tokenizer.json against vocab.txt of the same tower."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bridge_jax import config
+from bridge_jax.config import ConfigError
+from bridge_jax.data import datasets, text
+from configs import shapes as shapes_config
+from tools import prepare_data
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "##s", "run", "##ning", "."]
+
+
+@pytest.fixture
+def vocab_txt(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return path
+
+
+def config_with(vocabulary, vocab_size=128, **changes):
+    settings = shapes_config.get_config()
+    settings.data.update(vocabulary=str(vocabulary), **changes)
+    settings.text.vocab_size = vocab_size
+    return config.parse(settings)
+
+
+def test_vocab_txt_is_lower_case_word_piece_framed_and_padded(vocab_txt):
+    tokenizer = text.Tokenizer(vocab_txt, 9)
+    ids, mask = tokenizer.encode(["Dogs RUNNING .", "a cat"])
+    np.testing.assert_array_equal(ids, [[2, 6, 7, 8, 9, 10, 3, 0, 0], [2, 5, 1, 3, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(mask.sum(axis=1), [7, 4])
+    assert (ids.dtype, mask.dtype) == (np.int32, bool)
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
+    assert tokenizer.vocab_size == len(WORDS)
+
+
+def test_a_long_caption_keeps_its_first_words_and_the_separator(vocab_txt):
+    ids, mask = text.Tokenizer(vocab_txt, 5).encode(["a dog a dog a dog"])
+    np.testing.assert_array_equal(ids, [[2, 5, 6, 5, 3]])
+    assert mask.all()
+
+
+def test_no_captions_give_no_rows(vocab_txt):
+    ids, mask = text.Tokenizer(vocab_txt, 5).encode([])
+    assert ids.shape == mask.shape == (0, 5)
+
+
+def test_the_towers_own_files_agree(shared):
+    folder = shared / "weights" / "minilm_l6"
+    captions = ["a dog", "A Café, in the snow . unbelievableness ☃", "don't stop", "x " * 40, "中 文", "tab\tnew\nline"]
+    one, other = (text.Tokenizer(folder / name, 16) for name in ("vocab.txt", "tokenizer.json"))
+    np.testing.assert_array_equal(one.encode(captions)[0], other.encode(captions)[0])
+    np.testing.assert_array_equal(one.encode(captions)[1], other.encode(captions)[1])
+    np.testing.assert_array_equal(one.encode(["a dog"])[0][0, :5], [101, 1037, 3899, 102, 0])
+    assert one.vocab_size == other.vocab_size == 30522
+
+
+def test_a_trained_vocabulary_knows_its_words(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    text.train_vocabulary(["two red dogs", "two Blue dogs"], path)
+    tokenizer = text.Tokenizer(path, 6)
+    ids, _ = tokenizer.encode(["two blue cats"])
+    assert tokenizer.decode(ids[0]) == "two blue"
+    assert tokenizer.unk_id in ids[0]
+    assert tokenizer.vocab_size == len(text.SPECIAL) + 4
+    text.train_vocabulary(["two red dogs", "two Blue dogs"], tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_an_empty_setting_means_the_prepared_vocabulary(tmp_path):
+    prepare_data.prepare("shapes", str(tmp_path), num_train=4, seed=0)
+    cfg = config_with("", data_dir=str(tmp_path))
+    tokenizer = text.load(cfg.data, cfg.text)
+    assert tokenizer.path == datasets.prepared_folder(cfg.data) / "tokenizer.json"
+    assert tokenizer.length == 24
+
+
+def test_what_does_not_fit_is_one_clear_line(tmp_path, vocab_txt, shared):
+    cfg = config_with(vocab_txt, vocab_size=10)
+    with pytest.raises(ConfigError, match=r"has 11 tokens but config.text.vocab_size is 10"):
+        text.load(cfg.data, cfg.text)
+    cfg = config_with(tmp_path / "none.txt")
+    with pytest.raises(ConfigError, match=r"config.data.vocabulary: no file .*none.txt"):
+        text.load(cfg.data, cfg.text)
+    lacking = tmp_path / "lacking.txt"
+    lacking.write_text("\n".join(w for w in WORDS if w != "[MASK]"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"lacking.txt has no \[MASK\]"):
+        text.Tokenizer(lacking, 8)
+    broken = tmp_path / "broken.json"
+    broken.write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"broken.json is no tokenizer file"):
+        text.Tokenizer(broken, 8)
+    unframed = tmp_path / "unframed.json"
+    settings = json.loads((shared / "weights" / "minilm_l6" / "tokenizer.json").read_text(encoding="utf-8"))
+    unframed.write_text(json.dumps(settings | {"post_processor": None}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"unframed.json does not put \[CLS\] and \[SEP\]"):
+        text.Tokenizer(unframed, 8)
+
+
+def test_photos_without_a_vocabulary_say_which_file_to_name(tmp_path):
+    folder = tmp_path / "flickr8k" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
+    cfg = config_with("", dataset="flickr8k", data_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match="vocabulary is empty and data set 'flickr8k' stores no vocabulary"):
+        text.load(cfg.data, cfg.text)
