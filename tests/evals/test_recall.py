@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,18 @@ def test_chunks_change_nothing(monkeypatch):
     for elements in (1, 50, 23 * 7):  # one row, two rows, seven rows at a time; 115 rows are no multiple of seven
         monkeypatch.setattr(recall, "_CHUNK_ELEMENTS", elements)
         np.testing.assert_array_equal(recall.ranks(scores, text_ids, image_ids), whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_memory_is_that_of_a_chunk(monkeypatch, dtype):
+    scores, ids = np.zeros((800, 5000), dtype), np.arange(5000)
+    monkeypatch.setattr(recall, "_CHUNK_ELEMENTS", 1 << 17)
+    for matrix, query_ids, candidate_ids in ((scores, ids[:800], ids), (scores[:, :800].T, ids[:800], ids[:800])):
+        tracemalloc.start()
+        recall.ranks(matrix, query_ids, candidate_ids)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2.5e6  # the chunk as float64 and its masks: 13 bytes an element; the whole is 4 million elements
 
 
 def test_order_of_candidates_and_queries_changes_nothing():

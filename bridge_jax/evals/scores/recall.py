@@ -15,7 +15,7 @@ from bridge_jax.config import ConfigError
 
 RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("text_to_image", "image_to_text")
-_CHUNK_ELEMENTS = 1 << 23  # scores looked at together: masks and copies stay below 100 MB whatever the gallery
+_CHUNK_ELEMENTS = 1 << 22  # scores looked at together: masks and copies stay below 100 MB whatever the gallery
 
 
 class Difference(NamedTuple):
