@@ -28,8 +28,9 @@ make_venv() {
 
 # install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: skipped while pyproject.toml and constraints.txt are as they were.
 install_package() {
-  local stamp want
-  stamp=".venv/installed-${1//[^a-z]/}"
+  local extra stamp want
+  extra="${1//[^a-z]/}"
+  stamp=".venv/installed-${extra:-plain}"
   want="$(cat pyproject.toml constraints.txt | cksum) $*"
   if [[ "$(cat "$stamp" 2>/dev/null || true)" == "$want" ]]; then
     return
