@@ -99,8 +99,9 @@ def rand_augment(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Apply `layers` operations drawn uniformly, each at `magnitude` 0..10 (RandAugment, arXiv 1909.13719).
 
-    Without the operations that change hue or invert (Color, Posterize, Solarize, Invert): captions name colours.
-    ALBEF and BLIP leave them out too. Geometric operations never mirror.
+    Captions name colours, so nothing here changes a hue: Color, Posterize, Solarize and Invert are left out, as ALBEF
+    and BLIP do, and unlike theirs AutoContrast and Equalize work on the luminance and not channel by channel, which
+    tints a picture. Geometric operations never mirror.
     """
     image = Image.fromarray(pixels)
     for _ in range(layers):
@@ -110,14 +111,19 @@ def rand_augment(
     return np.asarray(image)
 
 
+def _equalize(image: Image.Image) -> Image.Image:
+    luminance, *chroma = image.convert("YCbCr").split()
+    return Image.merge("YCbCr", (ImageOps.equalize(luminance), *chroma)).convert("RGB")
+
+
 def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_FILL)
 
 
 _OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (  # the level lies in -1..1
     lambda image, level: image,
-    lambda image, level: ImageOps.autocontrast(image),
-    lambda image, level: ImageOps.equalize(image),
+    lambda image, level: ImageOps.autocontrast(image, preserve_tone=True),
+    lambda image, level: _equalize(image),
     lambda image, level: ImageEnhance.Brightness(image).enhance(1 + 0.9 * level),
     lambda image, level: ImageEnhance.Contrast(image).enhance(1 + 0.9 * level),
     lambda image, level: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * level),
