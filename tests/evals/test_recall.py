@@ -122,7 +122,9 @@ def test_a_candidate_left_out_by_minus_infinity_is_never_ahead():
 
 
 @pytest.mark.parametrize("place", [(0, 0), (2, 1), (3, 0)])
-def test_nan_is_an_error_that_names_the_direction(place):
+@pytest.mark.parametrize("chunk", [1, 1 << 22])
+def test_nan_is_an_error_that_names_the_direction(place, chunk, monkeypatch):
+    monkeypatch.setattr(recall, "_CHUNK_ELEMENTS", chunk)
     scores = SCORES.copy()
     scores[place] = np.nan
     query, candidate = place
@@ -230,6 +232,15 @@ def test_paired_bootstrap_sees_a_gain_that_single_intervals_hide():
     assert opposite.p == 1.0
     with pytest.raises(ValueError, match="same queries"):
         recall.paired_bootstrap(a, b[:-1], clusters, 10, seed=0)
+
+
+def test_paired_bootstrap_keeps_clusters_together():
+    """Five captions that are won together are one observation: the interval is sqrt(5) wider."""
+    a = np.repeat(np.where(np.random.default_rng(0).random(200) < 0.3, 1, 2), 5)
+    b = np.full(1000, 2)
+    together = recall.paired_bootstrap(a, b, np.arange(1000) // 5, 400, seed=0)["r@1"]
+    apart = recall.paired_bootstrap(a, b, np.arange(1000), 400, seed=0)["r@1"]
+    assert (together.high - together.low) / (apart.high - apart.low) == pytest.approx(np.sqrt(5), rel=0.15)
 
 
 def test_paired_p_is_uniform_without_a_difference():
