@@ -134,7 +134,8 @@ class Retrieval:
 
     every_steps: int
     batch_size: int
-    select_images: int  # photos scored during training, where the best checkpoint is chosen; 0: all
+    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
+    select_images: int  # photos of data.eval_split scored during training; 0: all
     rerank_top_k: int
     rerank_weight: float  # score = fused + weight x unimodal, both as logits
     folds: int  # also report the mean over this many equal folds (COCO: five of 1K); 1: off

@@ -23,7 +23,7 @@ Params = Any  # a nested dict of arrays
 
 @struct.dataclass
 class Batch:
-    """What the data pipeline yields for a training step. All leaves are [B, ...]; a part that no loss asks for is None."""
+    """What the data pipeline yields for a step. Leaves are [B, ...]; a part that no loss asks for is None."""
 
     image_ids: Array  # int32 [B]; captions of one photo share it
     text_mask: Array  # bool [B,T]; False on padding

@@ -135,6 +135,7 @@ def base() -> ml_collections.ConfigDict:
         retrieval=dict(
             every_steps=1000,
             batch_size=128,
+            splits=("val",),
             select_images=1000,
             rerank_top_k=16,
             rerank_weight=1.0,

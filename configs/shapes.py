@@ -20,5 +20,5 @@ def get_config() -> ml_collections.ConfigDict:
         task=common.stage(steps=400, train=common.EVERYTHING),
     )
     config.stage_order = ("stabilise", "align", "task")
-    config.evals.retrieval.update(every_steps=200, select_images=0)
+    config.evals.retrieval.update(every_steps=200, select_images=0, splits=("val", "val_relations"))
     return config

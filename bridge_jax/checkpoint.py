@@ -1,0 +1,150 @@
+"""Checkpoints of a run: written aside and committed last by Orbax, which lives here alone.
+
+One checkpoint is three items: `params`, `opt_state`, and `meta` (JSON: step, stage, the whole config, the score it was
+selected by), so that a checkpoint is enough to evaluate, resume or export from. The newest `keep_last` are kept, and
+the best.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from bridge_jax.config import Config, ConfigError
+from bridge_jax.types import Params
+
+FOLDER = "checkpoints"
+SCORE = "unimodal_rsum"
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says of itself. `step` counts the steps done; `stage` is the one that did the last of them."""
+
+    schema: int
+    step: int
+    stage: str
+    config: Mapping[str, Any]
+    scores: Mapping[str, float]  # empty where no evaluation was made at this step
+
+
+class Checkpoints:
+    """The checkpoints of a workdir."""
+
+    def __init__(self, workdir: str | Path, keep_last: int = 2, *, read_only: bool = False):
+        self.folder = Path(workdir).resolve() / FOLDER
+        if read_only and not self.folder.is_dir():
+            raise ConfigError(f"{str(self.folder)!r} is not there: expected a workdir that bridge_jax.main trained in")
+        keep = managers.AnyPreservationPolicy(
+            [
+                managers.LatestN(max(1, keep_last)),
+                managers.BestN(get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=None if read_only else keep, read_only=read_only, best_fn=_quality
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def save(
+        self, step: int, stage: str, params: Params, opt_state: Any, cfg: Config, scores: Mapping[str, float]
+    ) -> None:
+        """Start to save; the arrays are copied before this returns. A failure of the last save is raised here."""
+        meta = Meta(schema=SCHEMA, step=step, stage=stage, config=as_dict(cfg), scores=dict(scores))
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                opt_state=ocp.args.StandardSave(opt_state),
+                meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
+            ),
+            metrics=dict(scores) or None,
+            force=True,
+        )
+
+    def latest(self) -> int | None:
+        """Return the newest step saved, or None."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """Return the step with the best score of the last stage that was scored, or the newest; None without any."""
+        scored = {step: _quality(self._manager.metrics(step)) for step in self.steps() if self._manager.metrics(step)}
+        return max(scored, key=lambda step: (scored[step], step)) if scored else self.latest()
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def meta(self, step: int) -> Meta:
+        """Return what the checkpoint says of itself. Raises ConfigError for another schema."""
+        raw = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        meta = Meta(**raw)
+        if meta.schema != SCHEMA:
+            raise ConfigError(f"{self.folder}/{step}: checkpoint schema {meta.schema}, this code reads {SCHEMA}")
+        return meta
+
+    def restore_params(self, step: int, like: Params) -> Params:
+        """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError where they do not fit."""
+        return self._restore(step, "params", like)
+
+    def restore_opt_state(self, step: int, like: Any) -> Any:
+        """Return the optimizer's state, placed as `like` is."""
+        return self._restore(step, "opt_state", like)
+
+    def _restore(self, step: int, item: str, like: Any) -> Any:
+        stored = self._manager.item_metadata(step)[item]
+        _check_fit(f"{self.folder}/{step}/{item}", stored, like)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+        return self._manager.restore(step, args=args)[item]
+
+    def close(self) -> None:
+        """Wait for the save under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def as_dict(cfg: Any) -> Any:
+    """Return a config record as plain dicts and lists that JSON can hold."""
+    if dataclasses.is_dataclass(cfg):
+        return {field.name: as_dict(getattr(cfg, field.name)) for field in dataclasses.fields(cfg)}
+    if isinstance(cfg, Mapping):
+        return {key: as_dict(value) for key, value in cfg.items()}
+    return [as_dict(value) for value in cfg] if isinstance(cfg, tuple) else cfg
+
+
+def differences(saved: Mapping[str, Any], cfg: Config) -> list[str]:
+    """Return the config keys, as `a.b.c: saved -> now`, in which a checkpoint and a config differ."""
+    now = json.loads(json.dumps(as_dict(cfg)))
+
+    def walk(a: Any, b: Any, key: str) -> list[str]:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            parts = (walk(a.get(n), b.get(n), f"{key}.{n}" if key else n) for n in sorted(a.keys() | b.keys()))
+            return [line for part in parts for line in part]
+        return [] if a == b else [f"{key}: {a!r} -> {b!r}"]
+
+    return walk(saved, now, "")
+
+
+def _quality(metrics: Mapping[str, float]) -> float:
+    # A later stage is always preferred: rsum is at most 600.
+    return 1000.0 * metrics["stage_index"] + metrics[SCORE]
+
+
+def _check_fit(where: str, stored: Any, like: Any) -> None:
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in flat}
+
+    stored, wanted = shapes(getattr(stored, "tree", stored)), shapes(like)
+    for name in sorted(stored.keys() ^ wanted.keys()):
+        side = "only in the checkpoint" if name in stored else "only in this config's model"
+        raise ConfigError(f"{where}: {name!r} is {side}: it is a checkpoint of another config")
+    for name, shape in wanted.items():
+        if stored[name] != shape:
+            raise ConfigError(f"{where}: {name!r} has shape {stored[name]}, this config's model wants {shape}")

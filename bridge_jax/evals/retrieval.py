@@ -1,0 +1,195 @@
+"""Retrieval in both directions: by the unimodal embeddings, and reranked by the bridge.
+
+Every picture and caption is embedded once. The unimodal order picks each query's best k candidates; those pairs, and
+the true ones, are then really fused from the cached lower states, and scored
+
+    fused + rerank_weight x unimodal,   fused = ITM logit,   unimodal = logit scale x cosine.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from bridge_jax import step as steps
+from bridge_jax.config import Config
+from bridge_jax.data import pipeline
+from bridge_jax.evals.scores import recall
+from bridge_jax.types import Lower, Params
+
+Progress = Callable[[str, int, int], None]
+PAIRED_SAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a split, embedded: rows in record order."""
+
+    embeddings: np.ndarray  # float32 [n,E]
+    lower: np.ndarray  # [n,L,D]; empty where nothing will be reranked
+    mask: np.ndarray  # bool [n,T]; empty for pictures
+    image_ids: np.ndarray  # int32 [n]
+    kinds: np.ndarray  # str [n]; what kind of caption; empty strings for pictures
+
+
+class Evaluator:
+    """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank."""
+
+    def __init__(self, cfg: Config, predict: steps.Predict):
+        self._cfg, self._predict, self._settings = cfg, predict, cfg.evals.retrieval
+
+    def run(
+        self, params: Params, split: str, *, rerank: bool, limit_images: int = 0, progress: Progress | None = None
+    ) -> dict[str, float]:
+        """Return every metric of `split`: recalls with 95 % intervals, per kind of caption, and per fold.
+
+        `limit_images` scores only the first so many pictures (0: all). Raises FloatingPointError on NaN.
+        """
+        report = progress or (lambda what, done, total: None)
+        images, texts = self._embed(params, split, limit_images, rerank, report)
+        cosines = texts.embeddings @ images.embeddings.T
+        scale = float(np.exp(min(float(params["heads"]["log_scale"]), np.log(self._cfg.bridge.logit_scale_max))))
+        metrics = self._recalls("unimodal", cosines, cosines.T, texts, images)
+        if rerank:
+            metrics |= self._rerank(params, cosines, scale, texts, images, report)
+        return metrics
+
+    def _embed(self, params: Params, split: str, limit: int, keep_lower: bool, report: Progress) -> tuple[Side, Side]:
+        predict, size = self._predict, self._settings.batch_size
+
+        def gather(rows: list[tuple[np.ndarray, ...]]) -> Side:
+            return Side(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+        empty, rows = np.zeros((0, 0)), []
+        for images, ids, valid in pipeline.images(self._cfg, split, size):
+            lower = predict.lower_image(params, images)
+            embedding = np.asarray(predict.unimodal_image(params, lower))[valid]
+            kept = np.asarray(lower)[valid] if keep_lower else empty
+            rows.append((embedding, kept, empty, ids[valid], np.full(valid.sum(), "")))
+            report("pictures", len(rows) * size, 0)
+            if 0 < limit <= len(rows) * size:
+                break
+        pictures = gather(rows)
+        if limit:
+            pictures = _take(pictures, np.arange(min(limit, len(pictures.image_ids))))
+        rows = []
+        for ids, mask, image_ids, kinds, valid in pipeline.captions(self._cfg, split, size):
+            wanted = valid & np.isin(image_ids, pictures.image_ids)
+            if not wanted.any():
+                continue
+            lower = predict.lower_text(params, ids, mask)
+            embedding = np.asarray(predict.unimodal_text(params, lower, mask))[wanted]
+            kept = np.asarray(lower)[wanted] if keep_lower else empty
+            rows.append((embedding, kept, mask[wanted], image_ids[wanted], np.array(kinds)[wanted]))
+            report("captions", len(rows) * size, 0)
+        return pictures, gather(rows)
+
+    def _recalls(
+        self, name: str, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
+    ) -> dict[str, float]:
+        """Score [texts, images] and [images, texts]."""
+        settings, seed = self._settings, self._cfg.seed
+        metrics = recall.retrieval(
+            by_text,
+            texts.image_ids,
+            images.image_ids,
+            image_scores=by_image,
+            bootstrap_samples=settings.bootstrap_samples,
+            seed=seed,
+        )
+        kinds = np.unique(texts.kinds)
+        for kind in kinds if len(kinds) > 1 else ():
+            rows = texts.kinds == kind
+            ranks = recall.ranks(by_text[rows], texts.image_ids[rows], images.image_ids, f"text_to_image/{kind}")
+            metrics |= {f"text_to_image/{kind}/{key}": value for key, value in recall.summary(ranks).items()}
+        if settings.folds > 1 and len(images.image_ids) % settings.folds == 0:
+            folds = recall.folds(by_text, texts.image_ids, images.image_ids, settings.folds, image_scores=by_image)
+            metrics |= {f"{settings.folds}_folds/{key}": value for key, value in folds.items()}
+        return {f"{name}/{key}": value for key, value in metrics.items()}
+
+    def _rerank(
+        self, params: Params, cosines: np.ndarray, scale: float, texts: Side, images: Side, report: Progress
+    ) -> dict[str, float]:
+        k = min(self._settings.rerank_top_k, cosines.shape[1])
+        by_text, by_image = _top(cosines, k), _top(cosines.T, min(k, cosines.shape[0]))
+        n_texts, n_images = cosines.shape
+        candidate = np.zeros((n_texts, n_images), bool)
+        candidate[np.arange(n_texts)[:, None], by_text] = True
+        candidate[by_image, np.arange(n_images)[:, None]] = True
+        candidate |= texts.image_ids[:, None] == images.image_ids[None]
+        rows, columns = np.nonzero(candidate)
+        fused = np.zeros((n_texts, n_images), np.float32)
+        fused[rows, columns] = self._fuse(params, texts, images, rows, columns, report)
+        score = fused + self._settings.rerank_weight * scale * cosines
+        reranked_t, reranked_i = _reorder(cosines, score, by_text), _reorder(cosines.T, score.T, by_image)
+        metrics = self._recalls("rerank", reranked_t, reranked_i, texts, images)
+        metrics |= self._gains(cosines, reranked_t, reranked_i, texts, images)
+        return metrics | _two_way(cosines, fused, score, by_text, texts, images)
+
+    def _fuse(
+        self, params: Params, texts: Side, images: Side, rows: np.ndarray, columns: np.ndarray, report: Progress
+    ) -> np.ndarray:
+        """Return the match logit of every pair (texts[rows[i]], images[columns[i]]), really fused."""
+        size, logits = self._settings.batch_size, []
+        for start in range(0, len(rows), size):
+            picked = np.minimum(np.arange(start, start + size), len(rows) - 1)  # every batch of one shape
+            t, i = rows[picked], columns[picked]
+            lower = Lower(image=images.lower[i], text=texts.lower[t], text_mask=texts.mask[t])
+            logits.append(self._predict.fused(params, lower)[1])
+            report("pairs", min(start + size, len(rows)), len(rows))
+        return np.concatenate([np.asarray(x) for x in jax.device_get(logits)])[: len(rows)]
+
+    def _gains(
+        self, cosines: np.ndarray, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
+    ) -> dict[str, float]:
+        """Return what reranking adds to R@1, with the paired bootstrap's interval and p."""
+        sides = {
+            "text_to_image": (by_text, cosines, texts.image_ids, images.image_ids),
+            "image_to_text": (by_image, cosines.T, images.image_ids, texts.image_ids),
+        }
+        metrics = {}
+        for direction, (reranked, unimodal, queries, candidates) in sides.items():
+            after, before = (recall.ranks(s, queries, candidates, direction) for s in (reranked, unimodal))
+            gain = recall.paired_bootstrap(after, before, queries, PAIRED_SAMPLES, self._cfg.seed)["r@1"]
+            for part, value in gain._asdict().items():
+                metrics[f"rerank_gain/{direction}/r@1{'' if part == 'value' else '_' + part}"] = value
+        return metrics
+
+
+def _take(side: Side, rows: np.ndarray) -> Side:
+    values = (getattr(side, field.name) for field in dataclasses.fields(side))
+    return Side(*(value[rows] if len(value) else value for value in values))
+
+
+def _top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the columns of each row's k best scores, in no order."""
+    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+
+
+def _reorder(unimodal: np.ndarray, score: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Return scores in which each row's `top` columns are ordered by `score` and stand before all the others."""
+    rows = np.arange(len(unimodal))[:, None]
+    best = score[rows, top]
+    result = best.min(axis=1, keepdims=True) - 3.0 + unimodal  # cosines: at least one below the least of the best
+    result[rows, top] = best
+    return result
+
+
+def _two_way(
+    cosines: np.ndarray, fused: np.ndarray, score: np.ndarray, top: np.ndarray, texts: Side, images: Side
+) -> Mapping[str, float]:
+    """Return how often each score puts a text's true picture above the wrong ones of its unimodal top k, in percent.
+
+    These negatives are the unimodal order's own errors, so they are chosen against it: a coin would get 50.
+    """
+    true = np.argmax(texts.image_ids[:, None] == images.image_ids[None], axis=1)
+    wrong = images.image_ids[top] != texts.image_ids[:, None]
+    rows, columns = np.nonzero(wrong)
+    negatives = top[rows, columns]
+    names: dict[str, Any] = {"unimodal": cosines, "fused": fused, "rerank": score}
+    return {
+        f"two_way/{name}": 100.0 * recall.two_way(matrix[rows, true[rows]], matrix[rows, negatives])
+        for name, matrix in names.items()
+    }

@@ -1,0 +1,119 @@
+"""What a run shows: a live bar, and the recall table at the end. On process 0 only."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+_console = Console(soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print one line above the bar."""
+    if jax.process_index() == 0:
+        _console.print(text, markup=False)
+
+
+def progress() -> Progress:
+    """Return the live bar: what, how far, then whatever the task says of itself."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[says]}"))
+    return Progress(*columns, console=_console, transient=True, disable=jax.process_index() != 0)
+
+
+@contextlib.contextmanager
+def task(bar: Progress, name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a side task while it lasts; call the result as (what, done, total), total 0 when unknown."""
+    row = bar.add_task(name, total=None, says="")
+
+    def report(what: str, done: int, total: int) -> None:
+        bar.update(row, total=total or None, completed=done, says=f"{what} {done}{f'/{total}' if total else ''}")
+
+    try:
+        yield report
+    finally:
+        bar.remove_task(row)
+
+
+class Meter:
+    """Step, stage, loss, pairs/s, time left, and the share of time spent waiting for data."""
+
+    def __init__(self, bar: Progress, stage: str, step: int, start: int, end: int, batch_size: int):
+        self._bar, self._batch_size, self._end = bar, batch_size, end
+        self._row: TaskID = bar.add_task(stage, total=end - start, completed=step - start, says="compiling")
+        self._start, self._stage = start, stage
+        self._first: tuple[int, float] | None = None  # where steady state began: the first step compiles
+        self._waited = self._seconds_per_step = self._share = 0.0
+        self._live = _console.is_terminal
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._waited += time.monotonic() - started
+
+    def advance(self, step: int, loss: float) -> None:
+        """Take note that `step` was computed."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._waited = (step, now), 0.0
+        elif step > self._first[0]:
+            elapsed = now - self._first[1]
+            self._seconds_per_step = elapsed / (step - self._first[0])
+            self._share = self._waited / elapsed
+        left = (self._end - step) * self._seconds_per_step
+        says = (
+            f"step {step}/{self._end}  loss {loss:.3f}  {self.pairs_per_second:.0f} pairs/s  "
+            f"{int(left) // 60}:{int(left) % 60:02d} left  {100 * self._share:.0f}% waiting for data"
+        )
+        self._bar.update(self._row, completed=step - self._start, says=says)
+        if not self._live and (step == self._end or (step - self._start) % 100 == 0):
+            say(f"{self._stage}: {says}")
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self._batch_size / self._seconds_per_step if self._seconds_per_step else 0.0
+
+    def rates(self) -> dict[str, float]:
+        """Return what the log keeps of it."""
+        return {"train/pairs_per_second": self.pairs_per_second, "train/waiting_for_data": self._share}
+
+
+def recall_table(metrics: Mapping[str, float], title: str, seconds: float) -> None:
+    """Print recall in both directions, unimodal and reranked, with 95 % intervals."""
+    if jax.process_index() != 0:
+        return
+    table = Table(title=title, title_justify="left")
+    for column in ("direction", "score", "R@1 [95 %]", "R@5", "R@10", "median rank"):
+        table.add_column(column, justify="left" if column in ("direction", "score") else "right")
+    scores = [score for score in ("unimodal", "rerank") if f"{score}/rsum" in metrics]
+    directions = {name.removeprefix("unimodal/").rsplit("/", 1)[0] for name in metrics if name.startswith("unimodal/")}
+    for direction in sorted(d for d in directions if d.startswith(("text_to_image", "image_to_text"))):
+        for score in scores:
+            prefix = f"{score}/{direction}"
+            interval = (
+                f" [{metrics[f'{prefix}/r@1_low']:.1f}, {metrics[f'{prefix}/r@1_high']:.1f}]"
+                if f"{prefix}/r@1_low" in metrics
+                else ""
+            )
+            recalls = [f"{metrics[f'{prefix}/r@{k}']:.1f}" for k in (1, 5, 10)]
+            recalls[0] += interval
+            table.add_row(direction, score, *recalls, f"{metrics[f'{prefix}/median_rank']:.0f}")
+    _console.print(table)
+    for direction in ("text_to_image", "image_to_text"):
+        gain = f"rerank_gain/{direction}/r@1"
+        if gain in metrics:
+            say(
+                f"rerank gains {metrics[gain]:+.1f} points of {direction} R@1 "
+                f"[{metrics[gain + '_low']:+.1f}, {metrics[gain + '_high']:+.1f}], p = {metrics[gain + '_p']:.3f}"
+            )
+    if "two_way/fused" in metrics:
+        say(
+            f"true picture above the unimodal order's own hardest negatives: unimodal "
+            f"{metrics['two_way/unimodal']:.1f} %, fused {metrics['two_way/fused']:.1f} %, "
+            f"both {metrics['two_way/rerank']:.1f} %"
+        )
+    say(f"evaluated in {seconds:.0f} s")

@@ -1,0 +1,209 @@
+"""The loop: every stage of a config in order, resumed wherever the workdir stopped. And nothing else.
+
+Per step, in this order: maybe evaluate (the state before the step), maybe checkpoint, draw, dispatch, and only then
+read the metrics of the previous step. Reading one step late lets the device compute while the host draws; evaluating
+before saving lets the checkpoint carry its score.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from bridge_jax import lower_cache, optim, sharding, terminal
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import SCORE, Checkpoints, differences
+from bridge_jax.config import Config, ConfigError
+from bridge_jax.data import pipeline
+from bridge_jax.evals.retrieval import Evaluator
+from bridge_jax.interop import hf_import
+from bridge_jax.run_log import RunLog
+from bridge_jax.types import Params
+
+# A run may go on under a config that differs in these: they change how long, where and how often, not what is computed.
+MAY_CHANGE = ("log_every_steps", "checkpoint", "cache_dir", "data.workers", "data.threads", "data.prefetch_batches",
+              "data.data_dir", "evals", "vision.pretrained", "text.pretrained")  # fmt: skip
+
+
+def run(cfg: Config, workdir: str) -> dict[str, float]:
+    """Train all stages, evaluate the best checkpoint on every split, and return the metrics of the last table.
+
+    Raises ConfigError before anything is written where the config, the data or the workdir cannot work, and
+    FloatingPointError naming the step and the first bad tensor when a number is not finite.
+    """
+    mesh = sharding.make_mesh()
+    ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
+    pipeline.open_split(cfg.data, cfg.data.train_split)
+    for split in (cfg.data.eval_split, *cfg.evals.retrieval.splits):
+        pipeline.open_split(cfg.data, split)
+    plans = [
+        steps.build(cfg, name, end - cfg.stages[name].steps, mesh)
+        for name, end in zip(cfg.stage_order, ends, strict=True)
+    ]
+    saves = Checkpoints(workdir, cfg.checkpoint.keep_last)
+    with contextlib.closing(saves):
+        step = saves.latest() or 0
+        params = _resume(cfg, saves, step, mesh) if step else jax.device_put(initial(cfg), sharding.replicated(mesh))
+        with RunLog(workdir, resume_step=step) as log:
+            for index, plan in enumerate(plans):
+                if step < ends[index]:
+                    params = _Stage(cfg, index, plan, mesh, saves, log).run(params, step, ends[index])
+                    step = ends[index]
+            return _finish(cfg, saves, log, params, step)
+
+
+def initial(cfg: Config) -> Params:
+    """Return the parameters a run starts from: random, with the pretrained towers or a whole checkpoint read in."""
+    params = jax.jit(lambda: steps.init_params(cfg))()
+    if cfg.init_from:
+        source = Checkpoints(cfg.init_from, read_only=True)
+        best = source.best()
+        if best is None:
+            raise ConfigError(f"config.init_from: no checkpoint in {str(source.folder)!r}")
+        return source.restore_params(best, params)
+    if cfg.vision.pretrained:
+        params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}
+    if cfg.text.pretrained:
+        params = {**params, "text": hf_import.text_params(cfg.text.pretrained, cfg.text)}
+    return params
+
+
+class _Stage:
+    """One stage of a run: its state, its data, what it says."""
+
+    def __init__(
+        self, cfg: Config, index: int, plan: steps.StageStep, mesh: Mesh, saves: Checkpoints, log: RunLog
+    ) -> None:
+        self.cfg, self.index, self.plan, self.mesh, self.saves, self.log = cfg, index, plan, mesh, saves, log
+        self.name = cfg.stage_order[index]
+        self.stage = cfg.stages[self.name]
+        self.predict = steps.build_predict(cfg)
+        self.evaluator = Evaluator(cfg, self.predict)
+
+    def run(self, params: Params, step: int, end: int) -> Params:
+        """Train from `step` to `end` and return the parameters."""
+        start = end - self.stage.steps
+        state = self._state(params, step, start)
+        saved = self.saves.latest()
+        with terminal.progress() as bar, contextlib.closing(self._data(params, step, start, bar)) as batches:
+            meter = terminal.Meter(bar, self.name, step, start, end, self.stage.batch_size)
+            pending = None
+            for now in range(step, end + 1):
+                scores = self._evaluate(state.params, now, bar) if self._due(now, start, end) and now != saved else {}
+                if now not in (start, saved) and (scores or now % self.cfg.checkpoint.every_steps == 0):
+                    pending = self._read(pending, meter)  # a state after a bad number is never saved
+                    self.saves.save(now, self.name, state.params, state.opt_state, self.cfg, scores)
+                if now == end:
+                    break
+                with meter.waiting():
+                    batch = sharding.put_batch(next(batches), self.mesh)
+                state, metrics = self.plan.train_step(state, batch)
+                self._read(pending, meter)
+                pending = (now + 1, metrics)
+            self._read(pending, meter)
+        return state.params
+
+    def _state(self, params: Params, step: int, start: int) -> steps.TrainState:
+        if step > start:
+            state = self.plan.init(jnp.int32(step), params)
+            return state.replace(opt_state=self.saves.restore_opt_state(step, state.opt_state))
+        before = self.cfg.stage_order[: self.index]
+        untrained = not self.cfg.init_from and not any(steps.trains_fused(self.cfg, name) for name in before)
+        if untrained and steps.trains_fused(self.cfg, self.name):
+            params = optim.start_fused_heads(params)
+        return self.plan.init(jnp.int32(step), params)
+
+    def _data(self, params: Params, step: int, start: int, bar: terminal.Progress) -> Iterator[Any]:
+        make = None
+        if self.stage.cached_crops:
+            predict = self.predict
+            with terminal.task(bar, "lower states to disk") as progress:
+                make = lower_cache.open_or_fill(
+                    self.cfg, self.stage.cached_crops, params, predict.lower_image, predict.lower_text, progress
+                )
+        ds = pipeline.train(
+            self.cfg,
+            self.stage,
+            seed_stream=self.name,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+            make_example=make,
+        )
+        return pipeline.batches(ds, step - start, self.cfg.data)
+
+    def _due(self, step: int, start: int, end: int) -> bool:
+        return step == end or (step > start and (step - start) % self.cfg.evals.retrieval.every_steps == 0)
+
+    def _evaluate(self, params: Params, step: int, bar: terminal.Progress) -> dict[str, float]:
+        """Score held-out unimodal recall, by which the best checkpoint is chosen; the bridge is scored at the end."""
+        with terminal.task(bar, "evaluating") as progress:
+            limit = self.cfg.evals.retrieval.select_images
+            metrics = self.evaluator.run(
+                params, self.cfg.data.eval_split, rerank=False, limit_images=limit, progress=progress
+            )
+        self.log.write(step, {f"eval/{name}": value for name, value in metrics.items()})
+        terminal.say(
+            f"step {step} {self.name}: unimodal text_to_image r@1 {metrics['unimodal/text_to_image/r@1']:.1f}, "
+            f"image_to_text r@1 {metrics['unimodal/image_to_text/r@1']:.1f}, rsum {metrics['unimodal/rsum']:.1f}"
+        )
+        return {"stage_index": float(self.index), SCORE: metrics["unimodal/rsum"]}
+
+    def _read(self, pending: tuple[int, Any] | None, meter: terminal.Meter) -> None:
+        """Log the metrics of a step that has been computed by now. Raises FloatingPointError on a bad number."""
+        if pending is None:
+            return
+        step, metrics = pending[0], jax.device_get(pending[1])
+        finite = metrics.pop("finite")
+        meter.advance(step, float(metrics["loss"]))
+        if not finite.all():
+            first = self.plan.watched()[int(np.argmin(finite))]
+            raise FloatingPointError(
+                f"step {step} of stage {self.name!r}: {first} is not finite (loss {float(metrics['loss'])}); the step "
+                "was not applied. Lower the learning rate, or look at the batch"
+            )
+        if step % self.cfg.log_every_steps == 0:
+            self.log.write(step, {f"train/{name}": value for name, value in metrics.items()} | meter.rates())
+
+
+def _resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
+    """Return the parameters of the newest checkpoint. Raises ConfigError when the config computes something else."""
+    changed = [
+        line
+        for line in differences(saves.meta(step).config, cfg)
+        if not any(line.startswith((f"{key}:", f"{key}.")) for key in MAY_CHANGE)
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ConfigError(
+            f"{saves.folder.parent}: the checkpoint of step {step} was made with another config "
+            f"({'; '.join(changed[:3])}{more}): give that config again, or another --workdir"
+        )
+    whole = sharding.replicated(mesh)
+    abstract = jax.eval_shape(lambda: steps.init_params(cfg))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract)
+    logging.info("resuming at step %d", step)
+    return saves.restore_params(step, like)
+
+
+def _finish(cfg: Config, saves: Checkpoints, log: RunLog, params: Params, step: int) -> dict[str, float]:
+    """Evaluate the best checkpoint on every split, unimodal and reranked, and print the tables."""
+    best = saves.best()
+    if best is not None and best != step:
+        params = saves.restore_params(best, params)
+    evaluator, everything = Evaluator(cfg, steps.build_predict(cfg)), {}
+    for split in cfg.evals.retrieval.splits:
+        started = time.monotonic()
+        with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:
+            metrics = evaluator.run(params, split, rerank=cfg.bridge.design != "none", progress=progress)
+        terminal.recall_table(metrics, f"{cfg.data.dataset}/{split}, step {best}", time.monotonic() - started)
+        everything |= {f"{split}/{name}": value for name, value in metrics.items()}
+    log.write(step, {f"final/{name}": value for name, value in everything.items()})
+    terminal.say(f"checkpoints, metrics.jsonl and tensorboard are in {Path(saves.folder).parent}")
+    return everything
