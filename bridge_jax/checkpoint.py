@@ -74,7 +74,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Return the step with the best score of the last stage that was scored, or the newest; None without any."""
-        scored = {step: _quality(self._manager.metrics(step)) for step in self.steps() if self._manager.metrics(step)}
+        scored = {step: _quality(found) for step in self.steps() if (found := self._manager.metrics(step))}
         return max(scored, key=lambda step: (scored[step], step)) if scored else self.latest()
 
     def steps(self) -> list[int]:

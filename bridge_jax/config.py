@@ -200,10 +200,6 @@ def check(cfg: Config) -> None:
     ):
         _require(heads > 0 and width % heads == 0, f"config.{name}: width {width} is not a multiple of {heads} heads")
     _require(
-        vision.image_px % vision.patch_px == 0,
-        f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
-    )
-    _require(
         text.length <= text.max_positions,
         f"config.text.length {text.length} exceeds max_positions {text.max_positions}",
     )
@@ -221,6 +217,20 @@ def check(cfg: Config) -> None:
         )
     _require(0 < bridge.gate_start < 1, f"config.bridge.gate_start is {bridge.gate_start}; it must lie in (0, 1)")
     _require(bridge.tau_start > 0, f"config.bridge.tau_start is {bridge.tau_start}; it must be positive")
+    for key, value in (
+        ("vision.patch_px", vision.patch_px),
+        ("data.group_examples", cfg.data.group_examples),
+        ("data.threads", cfg.data.threads),
+        ("mining.partners", cfg.mining.partners),
+        ("evals.retrieval.batch_size", cfg.evals.retrieval.batch_size),
+        ("checkpoint.every_steps", cfg.checkpoint.every_steps),
+        ("log_every_steps", cfg.log_every_steps),
+    ):
+        _require(value > 0, f"config.{key} is {value}; it must be positive")
+    _require(
+        vision.image_px % vision.patch_px == 0,
+        f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
+    )
     for name in cfg.stage_order:
         _require_one_of("config.stage_order", name, cfg.stages)
         stage, key = cfg.stages[name], f"config.stages.{name}"

@@ -9,6 +9,7 @@
 All of them start from one `lower` pass, or from cached states that replace it.
 """
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any
 
@@ -53,11 +54,11 @@ def outputs(
             found["fused"] = model.fused(lower, deterministic=False)
         if "masked_text" in passes:
             masked = model.lower_text(batch.masked_ids, batch.text_mask, deterministic=lower_frozen)
-            fused = model.fused(lower.replace(text=masked), deterministic=False)
+            fused = model.fused(dataclasses.replace(lower, text=masked), deterministic=False)
             found["mlm_logits"] = model.heads.mlm(fused.text_states)
         if "masked_image" in passes:
             masked = model.lower_image(batch.images, batch.masked_patches, deterministic=lower_frozen)
-            fused = model.fused(lower.replace(image=masked), deterministic=False)
+            fused = model.fused(dataclasses.replace(lower, image=masked), deterministic=False)
             found["mim_prediction"] = model.heads.mim(fused.image_states[:, 1:])
             found["mim_target"] = _mim_target(model, batch, lower)
         return Outputs(**found)

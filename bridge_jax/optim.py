@@ -87,14 +87,17 @@ def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.Gradi
     stage, paths = cfg.stages[stage_name], list(paths)
     factors, decay, rate = lr_factors(cfg, stage_name, paths), decayed(cfg, paths), schedule(stage)
 
-    def by_group(updates: Flat, params: Flat | None = None) -> Flat:
+    def decays(updates: Any) -> Any:
+        return {path: decay[path] for path in updates}
+
+    def by_group(updates: Any, params: Any = None) -> Any:
         del params
         return {path: update * factors[path] for path, update in updates.items()}
 
     return optax.chain(
         optax.clip_by_global_norm(stage.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-8),
-        optax.add_decayed_weights(stage.weight_decay, mask=lambda updates: {path: decay[path] for path in updates}),
+        optax.add_decayed_weights(stage.weight_decay, mask=decays),
         optax.stateless(by_group),
         optax.scale_by_learning_rate(rate),
     )

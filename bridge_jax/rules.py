@@ -24,7 +24,7 @@ def path_of(keys: tuple) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
 
 
-def match(rules: Rules, known: Iterable[str], key: str) -> Mapping[str, Any]:
+def match(rules: Rules, known: Iterable[str], key: str) -> dict[str, Any]:
     """Return path -> value of the first matching rule, for every path.
 
     >>> match((("a/.*", 1), (".*", 2)), ["a/x", "b/y"], "config.demo")
@@ -60,5 +60,7 @@ def match(rules: Rules, known: Iterable[str], key: str) -> Mapping[str, Any]:
 
 def any_of(patterns: Iterable[str], known: Iterable[str], key: str) -> Mapping[str, bool]:
     """Return path -> whether one of the patterns matches it; every pattern must win a path."""
+    known = list(known)
+    spared = [path for path in known if not any(re.fullmatch(pattern, path) for pattern in patterns)]
     rules = tuple((pattern, True) for pattern in patterns)
-    return match((*rules, (".*", False)), known, key)
+    return match(rules, [path for path in known if path not in set(spared)], key) | dict.fromkeys(spared, False)

@@ -22,21 +22,26 @@ FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image"}
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes. `step` counts over all stages; the optimizer is the present stage's."""
+    """All that a step changes. `step` counts over all stages; the optimizer is the present stage's.
+
+    `healthy` turns False at the first step with a number that is not finite. That step and all after it change nothing,
+    so the state that the loop finds, one step late, is the one that the bad step began with.
+    """
 
     step: Array  # int32 scalar
+    healthy: Array  # bool scalar
     params: Params
     opt_state: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class StageStep:
-    """A stage, ready to run. `watched` names the flags in `metrics["finite"]`, in the order of the computation."""
+    """A stage, ready to run."""
 
-    init: Callable[[Array, Params], TrainState]
-    train_step: Any  # (state, batch) -> (state, metrics); jitted, the state is donated
+    init: Any  # (step, params) -> TrainState
+    train_step: Any  # (state, batch) -> (state, metrics); the state is donated
+    first_bad: Callable[[TrainState, Batch], str]  # what the step computes first that is not finite
     trainable: tuple[str, ...]
-    watched: Callable[[], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,7 @@ def init_params(cfg: Config) -> Params:
     touch = partial(BridgeModel.touch, mlm="mlm" in cfg.losses, mim="mim" in cfg.losses)
     params = nn.init(touch, model)(rng.key(cfg.seed, "params", 0), images, ids, mask)["params"]
     if cfg.loss_weighting != "fixed":
-        params = params | {"loss_weights": {name: jnp.zeros(()) for name in cfg.losses}}
+        params = {**params, "loss_weights": {name: jnp.zeros(()) for name in cfg.losses}}
     return params
 
 
@@ -74,69 +79,93 @@ def trains_fused(cfg: Config, stage_name: str) -> bool:
 
 def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageStep:
     """Return the jitted step of a stage that begins at global step `first_step`. Raises ConfigError."""
-    model, stage = BridgeModel(cfg), cfg.stages[stage_name]
     paths = rules.paths(jax.eval_shape(lambda: init_params(cfg)))
     trainable = optim.trainable_paths(cfg, stage_name, paths)
-    lower_frozen = not any(forward.is_lower(path, cfg) for path in trainable)
-    if stage.cached_crops and not lower_frozen:
-        trains = next(path for path in trainable if forward.is_lower(path, cfg))
+    gradients = _gradients(cfg, stage_name, trainable)
+    tx, rate = optim.optimizer(cfg, stage_name, paths), optim.schedule(cfg.stages[stage_name])
+    sharding.check_batch(cfg.stages[stage_name].batch_size, mesh, f"config.stages.{stage_name}.batch_size")
+
+    def init(step: Array, params: Params) -> TrainState:
+        opt_state = tx.init(optim.split(params, trainable)[0])
+        return TrainState(step=step, healthy=jnp.array(True), params=params, opt_state=opt_state)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        live, frozen = optim.split(state.params, trainable)
+        (total, (metrics, found)), grads = gradients(live, frozen, batch, state.step)
+        norm = optax.global_norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, live)
+        moved: Any = optax.apply_updates(live, updates)
+        healthy = state.healthy & jnp.isfinite(total) & jnp.isfinite(norm)
+        after = TrainState(
+            step=state.step + 1, healthy=healthy, params=optim.unflatten({**frozen, **moved}), opt_state=opt_state
+        )
+        kept = dataclasses.replace(state, healthy=healthy)
+        metrics |= {"loss": total, "grad_norm": norm, "learning_rate": rate(state.step - first_step)}
+        metrics |= {"logit_scale": found.logit_scale, "healthy": healthy} | _bridge_metrics(state.params, found, batch)
+        return jax.tree.map(partial(jnp.where, healthy), after, kept), metrics
+
+    rows, whole = sharding.over_data(mesh), sharding.replicated(mesh)
+    return StageStep(
+        init=jax.jit(init, out_shardings=whole),
+        train_step=jax.jit(train_step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0),
+        first_bad=partial(_first_bad, gradients, trainable),
+        trainable=trainable,
+    )
+
+
+def _gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> Callable[..., Any]:
+    """Return (live, frozen, batch, step) -> ((loss, (metrics, outputs)), gradients of live). Raises ConfigError."""
+    model, stage, passes = BridgeModel(cfg), cfg.stages[stage_name], stage_passes(cfg, stage_name)
+    lower = [path for path in trainable if forward.is_lower(path, cfg)]
+    if stage.cached_crops and lower:
         raise ConfigError(
-            f"config.stages.{stage_name}.cached_crops is {stage.cached_crops}, but {trains!r} lies below the first "
+            f"config.stages.{stage_name}.cached_crops is {stage.cached_crops}, but {lower[0]!r} lies below the first "
             "bridged layer and trains: freeze it or set cached_crops=0"
         )
-    passes = stage_passes(cfg, stage_name)
     if stage.cached_crops and passes & {"masked_text", "masked_image"}:
         raise ConfigError(
             f"config.stages.{stage_name}: masked losses read pixels and ids, which cached states replace: "
             "set cached_crops=0 or drop mlm and mim"
         )
-    sharding.check_batch(stage.batch_size, mesh, f"config.stages.{stage_name}.batch_size")
-    tx = optim.optimizer(cfg, stage_name, paths)
-    rate = optim.schedule(stage)
-    watched: list[str] = []
-
-    def init(step: Array, params: Params) -> TrainState:
-        return TrainState(step=step, params=params, opt_state=tx.init(optim.split(params, trainable)[0]))
-
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        live, frozen = optim.split(state.params, trainable)
-
-        def objective(live: optim.Flat) -> tuple[Array, tuple[dict[str, Array], Outputs]]:
-            params = optim.unflatten({**frozen, **live})
-            found = forward.outputs(
-                model,
-                params,
-                batch,
-                passes=passes,
-                dropout_key=rng.key(cfg.seed, "dropout", state.step),
-                mining_key=rng.key(cfg.seed, "mining", state.step),
-                lower_frozen=lower_frozen,
-            )
-            total, metrics = combine(cfg, stage.losses, params, found, batch)
-            return total, (metrics, found)
-
-        (total, (metrics, found)), gradients = jax.value_and_grad(objective, has_aux=True)(live)
-        names, finite = _finite(found, metrics, gradients)
-        watched[:] = names
-        updates, opt_state = tx.update(gradients, state.opt_state, live)
-        moved = {**frozen, **optax.apply_updates(live, updates)}
-        # A step with a non-finite number changes nothing, so what stops the run does not also spoil it.
-        healthy = finite.all()
-        params, opt_state = jax.tree.map(
-            partial(jnp.where, healthy), (optim.unflatten(moved), opt_state), (state.params, state.opt_state)
+    if "cycle" in stage.losses and cfg.bridge.design in ("none", "pooled"):
+        raise ConfigError(
+            f"config.stages.{stage_name}.losses: cycle needs attention, which design {cfg.bridge.design!r} does not "
+            "have: drop it"
         )
-        metrics |= {
-            "loss": total,
-            "grad_norm": optax.global_norm(gradients),
-            "learning_rate": rate(state.step - first_step),
-            "logit_scale": found.logit_scale,
-            "finite": finite,
-        } | _bridge_metrics(state.params, found, batch)
-        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    rows, whole = sharding.over_data(mesh), sharding.replicated(mesh)
-    jitted = jax.jit(train_step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
-    return StageStep(jax.jit(init, out_shardings=whole), jitted, trainable, lambda: tuple(watched))
+    def objective(live: optim.Flat, frozen: optim.Flat, batch: Batch, step: Array) -> Any:
+        params = optim.unflatten({**frozen, **live})
+        found = forward.outputs(
+            model,
+            params,
+            batch,
+            passes=passes,
+            dropout_key=rng.key(cfg.seed, "dropout", step),
+            mining_key=rng.key(cfg.seed, "mining", step),
+            lower_frozen=not lower,
+        )
+        total, metrics = combine(cfg, stage.losses, params, found, batch)
+        return total, (metrics, found)
+
+    return jax.value_and_grad(objective, has_aux=True)
+
+
+def _first_bad(gradients: Callable[..., Any], trainable: tuple[str, ...], state: TrainState, batch: Batch) -> str:
+    """Run the step's forward and backward pass again and name the first tensor that is not finite.
+
+    Parameters first, then the passes, the losses, the gradients. A program of its own: flags of every tensor inside
+    the step tripled its compile time (67 s against 21 s for configs/shapes.py on two cores).
+    """
+    live, frozen = optim.split(state.params, trainable)
+    (_, (metrics, found)), grads = jax.jit(gradients)(live, frozen, batch, state.step)
+    leaves = jax.tree_util.tree_flatten_with_path(found)[0]
+    named = [(f"parameter {path}", array) for path, array in {**frozen, **live}.items()]
+    named += [(f"output {rules.path_of(keys)}", leaf) for keys, leaf in leaves]
+    named += [
+        (f"loss {name.removesuffix('/loss')}", value) for name, value in metrics.items() if name.endswith("/loss")
+    ]
+    named += [(f"gradient of {path}", array) for path, array in grads.items()]
+    return next((name for name, array in named if not jnp.isfinite(array).all()), "the norm of the gradients")
 
 
 def combine(
@@ -167,15 +196,6 @@ def combine(
         metrics |= {f"{name}/loss": loss.mean, f"{name}/weight": jnp.asarray(weight)}
         metrics |= {f"{name}/{key}": value for key, value in loss.metrics.items()}
     return total, metrics
-
-
-def _finite(outputs: Outputs, metrics: dict[str, Array], gradients: optim.Flat) -> tuple[list[str], Array]:
-    """Return names and flags of what was computed, forward pass first, so that the first False names the culprit."""
-    leaves = jax.tree_util.tree_flatten_with_path(outputs)[0]
-    named = [(f"outputs/{rules.path_of(keys)}", leaf) for keys, leaf in leaves]
-    named += [(name, value) for name, value in metrics.items() if name.endswith("/loss")]
-    named += [(f"gradient of {path}", gradient) for path, gradient in gradients.items()]
-    return [name for name, _ in named], jnp.stack([jnp.isfinite(x).all() for _, x in named])
 
 
 def _bridge_metrics(params: Params, outputs: Outputs, batch: Batch) -> dict[str, Array]:

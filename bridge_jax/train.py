@@ -6,8 +6,8 @@ before saving lets the checkpoint carry its score.
 """
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ def run(cfg: Config, workdir: str) -> dict[str, float]:
     with contextlib.closing(saves):
         step = saves.latest() or 0
         params = _resume(cfg, saves, step, mesh) if step else jax.device_put(initial(cfg), sharding.replicated(mesh))
+        # Compiled programs are kept beside the cached states, so that going on costs no second compilation.
+        jax.config.update("jax_compilation_cache_dir", str(Path(cfg.cache_dir).resolve() / "xla"))
         with RunLog(workdir, resume_step=step) as log:
             for index, plan in enumerate(plans):
                 if step < ends[index]:
@@ -98,29 +100,29 @@ class _Stage:
             for now in range(step, end + 1):
                 scores = self._evaluate(state.params, now, bar) if self._due(now, start, end) and now != saved else {}
                 if now not in (start, saved) and (scores or now % self.cfg.checkpoint.every_steps == 0):
-                    pending = self._read(pending, meter)  # a state after a bad number is never saved
+                    pending = self._read(pending, state, meter)  # a state after a bad number is never saved
                     self.saves.save(now, self.name, state.params, state.opt_state, self.cfg, scores)
                 if now == end:
                     break
                 with meter.waiting():
                     batch = sharding.put_batch(next(batches), self.mesh)
                 state, metrics = self.plan.train_step(state, batch)
-                self._read(pending, meter)
-                pending = (now + 1, metrics)
-            self._read(pending, meter)
+                self._read(pending, state, meter)
+                pending = (now + 1, batch, metrics)
+            self._read(pending, state, meter)
         return state.params
 
     def _state(self, params: Params, step: int, start: int) -> steps.TrainState:
         if step > start:
             state = self.plan.init(jnp.int32(step), params)
-            return state.replace(opt_state=self.saves.restore_opt_state(step, state.opt_state))
+            return dataclasses.replace(state, opt_state=self.saves.restore_opt_state(step, state.opt_state))
         before = self.cfg.stage_order[: self.index]
         untrained = not self.cfg.init_from and not any(steps.trains_fused(self.cfg, name) for name in before)
         if untrained and steps.trains_fused(self.cfg, self.name):
             params = optim.start_fused_heads(params)
         return self.plan.init(jnp.int32(step), params)
 
-    def _data(self, params: Params, step: int, start: int, bar: terminal.Progress) -> Iterator[Any]:
+    def _data(self, params: Params, step: int, start: int, bar: terminal.Progress) -> Any:
         make = None
         if self.stage.cached_crops:
             predict = self.predict
@@ -155,18 +157,18 @@ class _Stage:
         )
         return {"stage_index": float(self.index), SCORE: metrics["unimodal/rsum"]}
 
-    def _read(self, pending: tuple[int, Any] | None, meter: terminal.Meter) -> None:
+    def _read(self, pending: Any, state: steps.TrainState, meter: terminal.Meter) -> None:
         """Log the metrics of a step that has been computed by now. Raises FloatingPointError on a bad number."""
         if pending is None:
             return
-        step, metrics = pending[0], jax.device_get(pending[1])
-        finite = metrics.pop("finite")
+        step, batch, metrics = pending
+        metrics = jax.device_get(metrics)
         meter.advance(step, float(metrics["loss"]))
-        if not finite.all():
-            first = self.plan.watched()[int(np.argmin(finite))]
+        if not metrics.pop("healthy"):
             raise FloatingPointError(
-                f"step {step} of stage {self.name!r}: {first} is not finite (loss {float(metrics['loss'])}); the step "
-                "was not applied. Lower the learning rate, or look at the batch"
+                f"step {step} of stage {self.name!r}: the first number that is not finite is in "
+                f"{self.plan.first_bad(state, batch)} (loss {float(metrics['loss'])}, gradient norm "
+                f"{float(metrics['grad_norm'])}); the step was not applied. Lower the learning rate or look at the data"
             )
         if step % self.cfg.log_every_steps == 0:
             self.log.write(step, {f"train/{name}": value for name, value in metrics.items()} | meter.rates())

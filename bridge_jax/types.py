@@ -14,10 +14,9 @@ An array is named with its letters (`states_BPD`), and a public signature says t
 from typing import Any
 
 import jax
-import numpy as np
 from flax import struct
 
-Array = jax.Array | np.ndarray
+Array = Any  # a jax or a numpy array
 Params = Any  # a nested dict of arrays
 
 
@@ -27,13 +26,13 @@ class Batch:
 
     image_ids: Array  # int32 [B]; captions of one photo share it
     text_mask: Array  # bool [B,T]; False on padding
-    images: Array | None = None  # uint8 [B,H,W,3]; normalised inside the model's `lower` pass
-    ids: Array | None = None  # int32 [B,T]
-    lower_image: Array | None = None  # [B,P,D], the cached states that replace `images`
-    lower_text: Array | None = None  # [B,T,D], the cached states that replace `ids`
-    masked_ids: Array | None = None  # int32 [B,T], ids with tokens masked for MLM
-    masked_text: Array | None = None  # bool [B,T], the positions MLM predicts
-    masked_patches: Array | None = None  # bool [B,P-1], the patches MIM predicts (no class token)
+    images: Array = None  # uint8 [B,H,W,3]; normalised inside the model's `lower` pass
+    ids: Array = None  # int32 [B,T]
+    lower_image: Array = None  # [B,P,D], the cached states that replace `images`
+    lower_text: Array = None  # [B,T,D], the cached states that replace `ids`
+    masked_ids: Array = None  # int32 [B,T], ids with tokens masked for MLM
+    masked_text: Array = None  # bool [B,T], the positions MLM predicts
+    masked_patches: Array = None  # bool [B,P-1], the patches MIM predicts (no class token)
 
 
 @struct.dataclass
@@ -73,14 +72,14 @@ class Outputs:
     """What the passes computed. A pass that no active loss needs leaves its fields None."""
 
     logit_scale: Array  # scalar, already exponentiated and clamped
-    unimodal_image: Array | None = None  # [B,E], L2-normalised
-    unimodal_text: Array | None = None  # [B,E]
-    fused: Fused | None = None  # the true pairs
-    by_text: Candidates | None = None  # for each text, images
-    by_image: Candidates | None = None  # for each image, texts
-    mlm_logits: Array | None = None  # [B,T,V]
-    mim_prediction: Array | None = None  # [B,P-1,X]
-    mim_target: Array | None = None  # [B,P-1,X]
+    unimodal_image: Array = None  # [B,E], L2-normalised
+    unimodal_text: Array = None  # [B,E]
+    fused: Any = None  # Fused, the true pairs
+    by_text: Any = None  # Candidates, for each text, images
+    by_image: Any = None  # Candidates, for each image, texts
+    mlm_logits: Array = None  # [B,T,V]
+    mim_prediction: Array = None  # [B,P-1,X]
+    mim_target: Array = None  # [B,P-1,X]
 
 
 @struct.dataclass

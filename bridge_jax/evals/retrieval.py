@@ -7,7 +7,7 @@ the true ones, are then really fused from the cached lower states, and scored
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -179,7 +179,7 @@ def _reorder(unimodal: np.ndarray, score: np.ndarray, top: np.ndarray) -> np.nda
 
 def _two_way(
     cosines: np.ndarray, fused: np.ndarray, score: np.ndarray, top: np.ndarray, texts: Side, images: Side
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """Return how often each score puts a text's true picture above the wrong ones of its unimodal top k, in percent.
 
     These negatives are the unimodal order's own errors, so they are chosen against it: a coin would get 50.

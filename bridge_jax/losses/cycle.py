@@ -18,7 +18,6 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     The loss has a floor: P return probabilities made of T distributions cannot average above T/P, hence
     |log(P/T)| / 2 (0.94 for 197 x 30). The excess over it is logged as `over_floor`.
     """
-    assert outputs.fused is not None
     per_layer = [
         pair_losses(tv, vt, batch.text_mask)
         for tv, vt in zip(outputs.fused.text_over_image, outputs.fused.image_over_text, strict=True)

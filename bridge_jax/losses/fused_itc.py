@@ -18,7 +18,6 @@ def loss(outputs: Outputs, batch: Batch, form: str) -> Loss:
     paper: p_t of the true pair i against p_v of the true pair j. LEAKING: only true pairs were ever fused, so a pair
         can stamp a private mark on both sides and win without looking (METHOD section 5, point 1). For study only.
     """
-    assert outputs.fused is not None and outputs.by_text is not None and outputs.by_image is not None
     if form == "paper":
         return symmetric_info_nce(outputs.logit_scale * outputs.fused.text @ outputs.fused.image.T, batch.image_ids)
     if form != "joint":

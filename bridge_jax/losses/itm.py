@@ -15,7 +15,6 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     image that is really fused (METHOD section 5, point 1). Ours are fused with the query itself.
     """
     del batch
-    assert outputs.by_text is not None and outputs.by_image is not None
     total, count, correct, wrong = 0.0, 0.0, 0.0, 0.0
     for candidates in (outputs.by_text, outputs.by_image):
         logits_BC, valid_BC = candidates.itm_logit, candidates.valid

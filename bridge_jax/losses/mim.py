@@ -17,7 +17,6 @@ def loss(outputs: Outputs, batch: Batch, target: str) -> Loss:
     """
     if target not in TARGETS:
         raise ConfigError(f"config.losses.mim.target: {target!r} is unknown; known: {', '.join(TARGETS)}")
-    assert outputs.mim_prediction is not None and outputs.mim_target is not None and batch.masked_patches is not None
     wanted = outputs.mim_target.astype(jnp.float32)
     wanted = (wanted - wanted.mean(axis=-1, keepdims=True)) / (wanted.std(axis=-1, keepdims=True) + 1e-3)
     errors_BP = jnp.square(outputs.mim_prediction - wanted).mean(axis=-1)

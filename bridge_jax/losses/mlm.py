@@ -10,7 +10,6 @@ PASSES = ("masked_text",)
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:
     """Cross entropy over the vocabulary at the masked positions. The masking was done in the data path."""
-    assert outputs.mlm_logits is not None and batch.ids is not None and batch.masked_text is not None
     losses_BT = optax.softmax_cross_entropy_with_integer_labels(outputs.mlm_logits, batch.ids)
     hit_BT = outputs.mlm_logits.argmax(axis=-1) == batch.ids
     count = batch.masked_text.sum().astype(jnp.float32)
