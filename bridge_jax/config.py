@@ -96,7 +96,6 @@ class Data:
     randaugment_magnitude: int  # 0..10
     mask_text_fraction: float  # tokens that MLM predicts
     mask_patch_fraction: float  # patches that MIM predicts
-    group_examples: int  # neighbouring examples kept together by the shuffle (shapes: a scene and its mirror)
     workers: int  # processes that decode; 0: threads of this one
     threads: int
     prefetch_batches: int
@@ -117,6 +116,7 @@ class Stage:
 
     steps: int
     batch_size: int  # pairs in the global batch
+    group_examples: int  # neighbouring examples that the shuffle keeps together (shapes: a scene and its mirror)
     losses: tuple[str, ...]  # names under `losses`
     train: Rules  # pattern -> True (train) or False (frozen), over every parameter
     top_blocks: int  # besides `train`: the last K blocks of each tower (and the final norm)
@@ -219,7 +219,6 @@ def check(cfg: Config) -> None:
     _require(bridge.tau_start > 0, f"config.bridge.tau_start is {bridge.tau_start}; it must be positive")
     for key, value in (
         ("vision.patch_px", vision.patch_px),
-        ("data.group_examples", cfg.data.group_examples),
         ("data.threads", cfg.data.threads),
         ("mining.partners", cfg.mining.partners),
         ("evals.retrieval.batch_size", cfg.evals.retrieval.batch_size),
@@ -239,8 +238,8 @@ def check(cfg: Config) -> None:
         for loss in stage.losses:
             _require_one_of(f"{key}.losses", loss, cfg.losses)
         _require(
-            stage.batch_size % cfg.data.group_examples == 0,
-            f"{key}.batch_size {stage.batch_size} is not a multiple of data.group_examples {cfg.data.group_examples}",
+            stage.group_examples > 0 and stage.batch_size % stage.group_examples == 0,
+            f"{key}.batch_size {stage.batch_size} is not a multiple of group_examples {stage.group_examples}",
         )
     _require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
     for name, arguments in cfg.losses.items():

@@ -87,7 +87,7 @@ class _Stage:
         self.name = cfg.stage_order[index]
         self.stage = cfg.stages[self.name]
         self.predict = steps.build_predict(cfg)
-        self.evaluator = Evaluator(cfg, self.predict)
+        self.evaluator = Evaluator(cfg, self.predict, lower_frozen=self.stage.cached_crops > 0)
 
     def run(self, params: Params, step: int, end: int) -> Params:
         """Train from `step` to `end` and return the parameters."""

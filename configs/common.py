@@ -112,7 +112,6 @@ def base() -> ml_collections.ConfigDict:
         randaugment_magnitude=5,
         mask_text_fraction=0.15,
         mask_patch_fraction=0.4,
-        group_examples=1,
         workers=0,
         threads=16,
         prefetch_batches=4,
@@ -155,6 +154,7 @@ def stage(**changes) -> ml_collections.ConfigDict:
     settings = dict(
         steps=1000,
         batch_size=128,
+        group_examples=1,
         losses=("itc", "fused_itc", "itm", "cycle"),
         train=BRIDGE_AND_HEADS,
         top_blocks=0,

@@ -166,7 +166,7 @@ def train(
     """Return the endless training data: `ds[step]` is this host's `types.Batch` of numpy arrays, [B / host_count, ...].
 
     A pure function of (cfg.seed, seed_stream, step). Every epoch is shuffled anew, keeping runs of
-    `data.group_examples` neighbouring records together and in their order; a batch may span two epochs. The losses of
+    `stage.group_examples` neighbouring records together and in their order; a batch may span two epochs. The losses of
     the stage decide whether tokens ("mlm") and patches ("mim") are masked.
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
@@ -178,10 +178,10 @@ def train(
             f"stage batch_size {stage.batch_size} is not a multiple of {host_count} hosts; choose one that is"
         )
     records = open_split(cfg.data, cfg.data.train_split) if records is None else records
-    count, group = len(records), cfg.data.group_examples
+    count, group = len(records), stage.group_examples
     if group < 1 or count % group or not count:
         raise config.ConfigError(
-            f"config.data.group_examples {group} does not divide the {count} records of {cfg.data.train_split!r}"
+            f"stage group_examples {group} does not divide the {count} records of {cfg.data.train_split!r}"
         )
     make = Examples(cfg, stage.losses, records) if make_example is None else make_example
     shuffle_seed = rng.stream_seed(cfg.seed, f"{seed_stream}/shuffle")

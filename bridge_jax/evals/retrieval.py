@@ -7,10 +7,9 @@ the true ones, are then really fused from the cached lower states, and scored
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from bridge_jax import step as steps
@@ -25,20 +24,26 @@ PAIRED_SAMPLES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One side of a split, embedded: rows in record order."""
+    """One side of a split: rows in record order."""
 
-    embeddings: np.ndarray  # float32 [n,E]
     lower: np.ndarray  # [n,L,D]; empty where nothing will be reranked
     mask: np.ndarray  # bool [n,T]; empty for pictures
     image_ids: np.ndarray  # int32 [n]
     kinds: np.ndarray  # str [n]; what kind of caption; empty strings for pictures
+    embeddings: np.ndarray  # float32 [n,E]
 
 
 class Evaluator:
-    """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank."""
+    """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank.
 
-    def __init__(self, cfg: Config, predict: steps.Predict):
+    `lower_frozen`: what lies below the first bridged layer never changes between calls, so a split's lower states are
+    kept in memory after the first one.
+    """
+
+    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
         self._cfg, self._predict, self._settings = cfg, predict, cfg.evals.retrieval
+        self._lower_frozen = lower_frozen
+        self._kept: dict[tuple[str, int], tuple[Side, Side]] = {}
 
     def run(
         self, params: Params, split: str, *, rerank: bool, limit_images: int = 0, progress: Progress | None = None
@@ -48,15 +53,22 @@ class Evaluator:
         `limit_images` scores only the first so many pictures (0: all). Raises FloatingPointError on NaN.
         """
         report = progress or (lambda what, done, total: None)
-        images, texts = self._embed(params, split, limit_images, rerank, report)
+        if (split, limit_images) in self._kept:
+            images, texts = (self._embed(params, side, report) for side in self._kept[split, limit_images])
+        else:
+            images, texts = self._run_towers(params, split, limit_images, rerank or self._lower_frozen, report)
+        if self._lower_frozen:
+            self._kept[split, limit_images] = images, texts
         cosines = texts.embeddings @ images.embeddings.T
-        scale = float(np.exp(min(float(params["heads"]["log_scale"]), np.log(self._cfg.bridge.logit_scale_max))))
         metrics = self._recalls("unimodal", cosines, cosines.T, texts, images)
         if rerank:
+            scale = float(np.exp(min(float(params["heads"]["log_scale"]), np.log(self._cfg.bridge.logit_scale_max))))
             metrics |= self._rerank(params, cosines, scale, texts, images, report)
         return metrics
 
-    def _embed(self, params: Params, split: str, limit: int, keep_lower: bool, report: Progress) -> tuple[Side, Side]:
+    def _run_towers(
+        self, params: Params, split: str, limit: int, keep_lower: bool, report: Progress
+    ) -> tuple[Side, Side]:
         predict, size = self._predict, self._settings.batch_size
 
         def gather(rows: list[tuple[np.ndarray, ...]]) -> Side:
@@ -67,13 +79,14 @@ class Evaluator:
             lower = predict.lower_image(params, images)
             embedding = np.asarray(predict.unimodal_image(params, lower))[valid]
             kept = np.asarray(lower)[valid] if keep_lower else empty
-            rows.append((embedding, kept, empty, ids[valid], np.full(valid.sum(), "")))
+            rows.append((kept, empty, ids[valid], np.full(valid.sum(), ""), embedding))
             report("pictures", len(rows) * size, 0)
             if 0 < limit <= len(rows) * size:
                 break
         pictures = gather(rows)
         if limit:
-            pictures = _take(pictures, np.arange(min(limit, len(pictures.image_ids))))
+            values = (getattr(pictures, field.name) for field in dataclasses.fields(Side))
+            pictures = Side(*(value[:limit] for value in values))
         rows = []
         for ids, mask, image_ids, kinds, valid in pipeline.captions(self._cfg, split, size):
             wanted = valid & np.isin(image_ids, pictures.image_ids)
@@ -82,9 +95,21 @@ class Evaluator:
             lower = predict.lower_text(params, ids, mask)
             embedding = np.asarray(predict.unimodal_text(params, lower, mask))[wanted]
             kept = np.asarray(lower)[wanted] if keep_lower else empty
-            rows.append((embedding, kept, mask[wanted], image_ids[wanted], np.array(kinds)[wanted]))
+            rows.append((kept, mask[wanted], image_ids[wanted], np.array(kinds)[wanted], embedding))
             report("captions", len(rows) * size, 0)
         return pictures, gather(rows)
+
+    def _embed(self, params: Params, side: Side, report: Progress) -> Side:
+        """Embed anew from the lower states that were kept."""
+        embeddings, count = [], len(side.lower)
+        for picked in _batches(count, self._settings.batch_size):
+            if len(side.mask):
+                found = self._predict.unimodal_text(params, side.lower[picked], side.mask[picked])
+            else:
+                found = self._predict.unimodal_image(params, side.lower[picked])
+            embeddings.append(np.asarray(found))
+            report("embedded", len(embeddings) * len(picked), count)
+        return dataclasses.replace(side, embeddings=np.concatenate(embeddings)[:count])
 
     def _recalls(
         self, name: str, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
@@ -132,14 +157,13 @@ class Evaluator:
         self, params: Params, texts: Side, images: Side, rows: np.ndarray, columns: np.ndarray, report: Progress
     ) -> np.ndarray:
         """Return the match logit of every pair (texts[rows[i]], images[columns[i]]), really fused."""
-        size, logits = self._settings.batch_size, []
-        for start in range(0, len(rows), size):
-            picked = np.minimum(np.arange(start, start + size), len(rows) - 1)  # every batch of one shape
+        logits = []
+        for picked in _batches(len(rows), self._settings.batch_size):
             t, i = rows[picked], columns[picked]
             lower = Lower(image=images.lower[i], text=texts.lower[t], text_mask=texts.mask[t])
-            logits.append(self._predict.fused(params, lower)[1])
-            report("pairs", min(start + size, len(rows)), len(rows))
-        return np.concatenate([np.asarray(x) for x in jax.device_get(logits)])[: len(rows)]
+            logits.append(np.asarray(self._predict.fused(params, lower)[1]))
+            report("pairs", picked[-1] + 1, len(rows))
+        return np.concatenate(logits)[: len(rows)]
 
     def _gains(
         self, cosines: np.ndarray, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
@@ -158,9 +182,10 @@ class Evaluator:
         return metrics
 
 
-def _take(side: Side, rows: np.ndarray) -> Side:
-    values = (getattr(side, field.name) for field in dataclasses.fields(side))
-    return Side(*(value[rows] if len(value) else value for value in values))
+def _batches(count: int, size: int) -> Iterator[np.ndarray]:
+    """Yield the indices of `count` rows, `size` at a time; the last batch repeats the last row to be as large."""
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1)
 
 
 def _top(scores: np.ndarray, k: int) -> np.ndarray:

@@ -25,8 +25,9 @@ def cfg(tmp_path_factory) -> config.Config:
     return config.parse(settings)
 
 
-def stage_of(cfg, batch_size=16, losses=("itc",)):
-    return dataclasses.replace(cfg.stages["align"], batch_size=batch_size, losses=losses)
+def stage_of(cfg, batch_size=16, losses=("itc",), group_examples=2):
+    changes = dict(batch_size=batch_size, losses=losses, group_examples=group_examples)
+    return dataclasses.replace(cfg.stages["align"], **changes)
 
 
 def with_data(cfg, **changes):
@@ -100,7 +101,7 @@ def test_the_shuffle_keeps_a_scene_beside_its_mirror(cfg):
     ids = pipeline.train(cfg, stage_of(cfg), seed_stream=STREAM)[4].image_ids
     np.testing.assert_array_equal(ids[1::2], ids[::2] + 1)
     assert (ids[::2] % 2 == 0).all()
-    alone = pipeline.train(with_data(cfg, group_examples=1), stage_of(cfg), seed_stream=STREAM)[4].image_ids
+    alone = pipeline.train(cfg, stage_of(cfg, group_examples=1), seed_stream=STREAM)[4].image_ids
     assert not np.array_equal(alone[1::2], alone[::2] + 1)
 
 
@@ -184,4 +185,4 @@ def test_what_cannot_work_is_one_clear_line(cfg, tmp_path):
     with pytest.raises(ConfigError, match="batch_size 16 is not a multiple of 3 hosts"):
         pipeline.train(cfg, stage_of(cfg), seed_stream=STREAM, host_count=3)
     with pytest.raises(ConfigError, match="group_examples 5 does not divide the 48 records"):
-        pipeline.train(with_data(cfg, group_examples=5), stage_of(cfg), seed_stream=STREAM)
+        pipeline.train(cfg, stage_of(cfg, group_examples=5), seed_stream=STREAM)

@@ -1,0 +1,126 @@
+"""Benchmark a stage's training step and its data: python -m tools.bench_step --config=configs/flickr8k.py
+
+Prints, measured in one process on this machine: the rate of a plain float32 matrix product, the model FLOP/s of every
+stage's step and its share of that rate, pairs/s of the step and of the data pipeline alone, and peak memory. Model
+FLOPs are those of the matrix products and convolutions that the step's own program asks for, forward and backward; of
+a rematerialised or repeated product every run counts. Run it with nothing else on the machine.
+"""
+
+import itertools
+import math
+import resource
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from bridge_jax import config as configs
+from bridge_jax import lower_cache, sharding, train
+from bridge_jax import step as steps
+from bridge_jax.data import pipeline
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps that are timed; the median counts.")
+flags.mark_flags_as_required(["config"])
+_console = Console(soft_wrap=True, highlight=False)
+
+
+def matmul_rate(side: int = 2048, repeats: int = 20) -> float:
+    """Return the float32 FLOP/s of a square matrix product, median of `repeats`."""
+    a = jnp.ones((side, side), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    return 2 * side**3 / _median_seconds(lambda: product(a, a), repeats)
+
+
+def model_flops(function, *arguments) -> float:
+    """Return the FLOPs of all matrix products and convolutions in a function's program."""
+    return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _jaxpr_flops(jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                if hasattr(inner, "eqns"):
+                    total += times * _jaxpr_flops(inner)
+                elif hasattr(inner, "jaxpr"):
+                    total += times * _jaxpr_flops(inner.jaxpr)
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            out_features = equation.params["dimension_numbers"].rhs_spec[0]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out_features]
+    return total
+
+
+def _median_seconds(call, repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def bench_stage(cfg: configs.Config, name: str, params, rate: float) -> None:
+    """Print a stage's figures."""
+    mesh, stage = sharding.make_mesh(), cfg.stages[name]
+    plan, make = steps.build(cfg, name, 0, mesh), None
+    if stage.cached_crops:
+        predict = steps.build_predict(cfg)
+        make = lower_cache.open_or_fill(
+            cfg, stage.cached_crops, params, predict.lower_image, predict.lower_text, lambda *_: None
+        )
+    ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
+    batches = pipeline.batches(ds, 0, cfg.data)
+    batch = sharding.put_batch(next(batches), mesh)
+    state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
+    flops = model_flops(plan.train_step, state, batch)
+    state, _ = jax.block_until_ready(plan.train_step(state, batch))
+    times = []
+    for _ in range(_STEPS.value):
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(plan.train_step(state, batch))
+        times.append(time.perf_counter() - started)
+    seconds = statistics.median(times)
+    count = 4 * _STEPS.value
+    started = time.perf_counter()
+    for _ in itertools.islice(batches, count):
+        pass
+    fed = count * stage.batch_size / (time.perf_counter() - started)
+    eaten = stage.batch_size / seconds
+    _console.print(
+        f"{name}: {flops / 1e9:.1f} GFLOP a step, {seconds:.3f} s, {flops / seconds / 1e9:.0f} GFLOP/s = "
+        f"{100 * flops / seconds / rate:.0f} % of the matrix product; {eaten:.1f} pairs/s eaten, "
+        f"{fed:.0f} pairs/s delivered = {fed / eaten:.1f} times"
+    )
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    try:
+        cfg = configs.parse(_CONFIG.value)
+        rate = matmul_rate()
+        _console.print(f"float32 matrix product: {rate / 1e9:.0f} GFLOP/s")
+        params = jax.device_put(train.initial(cfg))
+        for name in cfg.stage_order:
+            bench_stage(cfg, name, params, rate)
+        _console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    except configs.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)
