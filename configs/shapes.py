@@ -15,7 +15,7 @@ from configs import common
 def get_config() -> ml_collections.ConfigDict:
     config = common.base()
     config.vision = common.vit("tiny", patch_px=16, image_px=64)
-    config.text = common.bert("tiny", length=16, vocab_size=64, max_positions=16, dropout=0.0)
+    config.text = common.bert("tiny", length=16, vocab_size=64, max_positions=32, dropout=0.0)
     config.bridge.update(layers=2, shared_width=128, heads=4, embed_width=128, gate_start=0.27)
     config.data.update(dataset="shapes", crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
     config.stages = dict(

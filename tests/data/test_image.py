@@ -13,6 +13,7 @@ from configs import shapes as shapes_config
 
 def data_with(**changes) -> config.Data:
     settings = shapes_config.get_config()
+    settings.vision.patch_px, settings.vision.position_grid, settings.text.length = 8, 8, 24  # as these tests count
     settings.data.update(changes)
     return config.parse(settings).data
 

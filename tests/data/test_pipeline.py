@@ -21,6 +21,7 @@ def cfg(tmp_path_factory) -> config.Config:
     data_dir = tmp_path_factory.mktemp("prepared")
     prepare_data.prepare("shapes", str(data_dir), num_train=NUM_TRAIN, seed=0)
     settings = shapes_config.get_config()
+    settings.vision.patch_px, settings.vision.position_grid, settings.text.length = 8, 8, 24  # as these tests count
     settings.data.update(data_dir=str(data_dir), crop_area=(0.5, 1.0), threads=2, prefetch_batches=2)
     return config.parse(settings)
 

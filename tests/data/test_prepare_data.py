@@ -43,6 +43,7 @@ def make_raw(folder, entries, images="images", name="flickr8k"):
 
 def data_of(dataset, data_dir) -> config.Data:
     settings = shapes_config.get_config()
+    settings.vision.patch_px, settings.vision.position_grid, settings.text.length = 8, 8, 24  # as these tests count
     settings.data.update(dataset=dataset, data_dir=str(data_dir))
     return config.parse(settings).data
 

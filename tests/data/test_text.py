@@ -23,6 +23,7 @@ def vocab_txt(tmp_path):
 
 def config_with(vocabulary, vocab_size=128, **changes):
     settings = shapes_config.get_config()
+    settings.vision.patch_px, settings.vision.position_grid, settings.text.length = 8, 8, 24  # as these tests count
     settings.data.update(vocabulary=str(vocabulary), **changes)
     settings.text.vocab_size = vocab_size
     return config.parse(settings)
