@@ -50,7 +50,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else keep, read_only=read_only, best_fn=_quality
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handlers = {
+            "params": ocp.StandardCheckpointHandler(),
+            "opt_state": ocp.StandardCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def save(
         self, step: int, stage: str, params: Params, opt_state: Any, cfg: Config, scores: Mapping[str, float]
