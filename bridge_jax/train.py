@@ -42,7 +42,12 @@ def run(cfg: Config, workdir: str) -> dict[str, float]:
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
     pipeline.open_split(cfg.data, cfg.data.train_split)
     for split in (cfg.data.eval_split, *cfg.evals.retrieval.splits):
-        pipeline.open_split(cfg.data, split)
+        photos, folds = len(pipeline.open_split(cfg.data, split)), cfg.evals.retrieval.folds
+        if split in cfg.evals.retrieval.splits and photos % folds:
+            raise ConfigError(
+                f"config.evals.retrieval.folds: {folds} folds do not divide the {photos} photos of {split!r}; "
+                "choose a divisor, or 1 for none"
+            )
     plans = [
         steps.build(cfg, name, end - cfg.stages[name].steps, mesh)
         for name, end in zip(cfg.stage_order, ends, strict=True)

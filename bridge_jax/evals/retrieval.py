@@ -61,6 +61,8 @@ class Evaluator:
             self._kept[split, limit_images] = images, texts
         cosines = texts.embeddings @ images.embeddings.T
         metrics = self._recalls("unimodal", cosines, cosines.T, texts, images)
+        if self._settings.folds > 1 and not limit_images:
+            metrics |= self._folds("unimodal", cosines, cosines.T, texts, images)
         if rerank:
             scale = float(np.exp(min(float(params["heads"]["log_scale"]), np.log(self._cfg.bridge.logit_scale_max))))
             metrics |= self._rerank(params, cosines, scale, texts, images, report)
@@ -129,10 +131,15 @@ class Evaluator:
             rows = texts.kinds == kind
             ranks = recall.ranks(by_text[rows], texts.image_ids[rows], images.image_ids, f"text_to_image/{kind}")
             metrics |= {f"text_to_image/{kind}/{key}": value for key, value in recall.summary(ranks).items()}
-        if settings.folds > 1 and len(images.image_ids) % settings.folds == 0:
-            folds = recall.folds(by_text, texts.image_ids, images.image_ids, settings.folds, image_scores=by_image)
-            metrics |= {f"{settings.folds}_folds/{key}": value for key, value in folds.items()}
         return {f"{name}/{key}": value for key, value in metrics.items()}
+
+    def _folds(
+        self, name: str, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
+    ) -> dict[str, float]:
+        """Return the mean over equal folds of the pictures. Raises ConfigError where they would not be equal."""
+        count = self._settings.folds
+        folds = recall.folds(by_text, texts.image_ids, images.image_ids, count, image_scores=by_image)
+        return {f"{name}/{count}_folds/{key}": value for key, value in folds.items()}
 
     def _rerank(
         self, params: Params, cosines: np.ndarray, scale: float, texts: Side, images: Side, report: Progress
@@ -150,6 +157,8 @@ class Evaluator:
         score = fused + self._settings.rerank_weight * scale * cosines
         reranked_t, reranked_i = _reorder(cosines, score, by_text), _reorder(cosines.T, score.T, by_image)
         metrics = self._recalls("rerank", reranked_t, reranked_i, texts, images)
+        if self._settings.folds > 1:
+            metrics |= self._folds("rerank", reranked_t, reranked_i, texts, images)
         metrics |= self._gains(cosines, reranked_t, reranked_i, texts, images)
         return metrics | _two_way(cosines, fused, score, by_text, texts, images)
 
