@@ -21,7 +21,9 @@ def say(text: str) -> None:
 def progress() -> Progress:
     """Return the live bar: what, how far, then whatever the task says of itself."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[says]}"))
-    return Progress(*columns, console=_console, transient=True, disable=jax.process_index() != 0)
+    return Progress(
+        *columns, console=_console, transient=True, disable=not _console.is_terminal or jax.process_index() != 0
+    )
 
 
 @contextlib.contextmanager
@@ -101,7 +103,7 @@ def recall_table(metrics: Mapping[str, float], title: str, seconds: float) -> No
             )
             recalls = [f"{metrics[f'{prefix}/r@{k}']:.1f}" for k in (1, 5, 10)]
             recalls[0] += interval
-            table.add_row(direction, score, *recalls, f"{metrics[f'{prefix}/median_rank']:.0f}")
+            table.add_row(direction, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}")
     _console.print(table)
     for direction in ("text_to_image", "image_to_text"):
         gain = f"rerank_gain/{direction}/r@1"
