@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers as managers
 
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, parse
 from bridge_jax.types import Params
 
 FOLDER = "checkpoints"
@@ -47,6 +49,9 @@ class Checkpoints:
                 managers.BestN(get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
+        verbosity = logging.get_verbosity()
+        if read_only:  # Orbax would warn three times that it will not write
+            logging.set_verbosity(logging.ERROR)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else keep, read_only=read_only, best_fn=_quality
         )
@@ -56,6 +61,7 @@ class Checkpoints:
             "meta": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        logging.set_verbosity(verbosity)
 
     def save(
         self, step: int, stage: str, params: Params, opt_state: Any, cfg: Config, scores: Mapping[str, float]
@@ -93,6 +99,14 @@ class Checkpoints:
             raise ConfigError(f"{self.folder}/{step}: checkpoint schema {meta.schema}, this code reads {SCHEMA}")
         return meta
 
+    def config(self, step: int) -> Config:
+        """Return the config that the checkpoint was made with. Raises ConfigError where this code cannot read it."""
+        meta = self.meta(step)
+        try:
+            return parse(ml_collections.ConfigDict(dict(meta.config)))
+        except ConfigError as error:
+            raise ConfigError(f"{self.folder}/{step}: {error}; it was made by another version of the code") from error
+
     def restore_params(self, step: int, like: Params) -> Params:
         """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError where they do not fit."""
         return self._restore(step, "params", like)
@@ -115,7 +129,7 @@ class Checkpoints:
 
 
 def as_dict(cfg: Any) -> Any:
-    """Return a config record as plain dicts and lists that JSON can hold."""
+    """Return a config record as plain dicts and lists that JSON can hold; `Checkpoints.config` is the way back."""
     if dataclasses.is_dataclass(cfg):
         return {field.name: as_dict(getattr(cfg, field.name)) for field in dataclasses.fields(cfg)}
     if isinstance(cfg, Mapping):

@@ -1,0 +1,94 @@
+"""Score a checkpoint on any prepared split: recall in both directions with 95 % intervals, unimodal and reranked.
+
+    python -m tools.evaluate --workdir=runs/shapes --split=val
+    python -m tools.evaluate --workdir=runs/coco --checkpoint=latest --split=test --rerank --json=coco_test.json
+
+The model and all settings are those of the checkpoint's own config. Exit code 2: it cannot be done, with one line that
+says why; 1: a score is NaN.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+
+from bridge_jax import sharding, terminal
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints, Meta, as_dict
+from bridge_jax.config import Config, ConfigError
+from bridge_jax.evals.retrieval import Evaluator
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.", required=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")
+_SPLIT = flags.DEFINE_string("split", None, "A split of the data set, such as test.", required=True)
+_RERANK = flags.DEFINE_bool("rerank", False, "Also let the bridge rerank the best unimodal candidates.")
+_JSON = flags.DEFINE_string("json", "", "Write the numbers, the config and the step to this file.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training found it.")
+_VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
+
+
+def choose(saves: Checkpoints, name: str) -> int:
+    """Return the step that `name` (best, latest or a number) stands for. Raises ConfigError naming what there is."""
+    found = saves.best() if name == "best" else saves.latest() if name == "latest" else None
+    if name.isdecimal() and int(name) in saves.steps():
+        found = int(name)
+    if found is None:
+        there = ", ".join(["best", "latest", *map(str, saves.steps())]) if saves.steps() else "none at all"
+        raise ConfigError(f"--checkpoint: no {name!r} in {saves.folder}; there is {there}")
+    return found
+
+
+def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data: str) -> tuple[dict[str, float], dict]:
+    """Return the metrics of `split` and what they are of, as JSON can hold it. `data` replaces keys of config.data."""
+    meta, cfg = saves.meta(step), saves.config(step)
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
+    if rerank and cfg.bridge.design == "none":
+        raise ConfigError("--rerank: config.bridge.design is 'none', there is no bridge to rerank with")
+    whole = sharding.replicated(sharding.make_mesh())
+    abstract = jax.eval_shape(lambda: steps.init_params(cfg))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract)
+    params = saves.restore_params(step, like)
+    with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:
+        metrics = Evaluator(cfg, steps.build_predict(cfg)).run(params, split, rerank=rerank, progress=progress)
+    return metrics, _record(meta, cfg, split, metrics)
+
+
+def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> dict[str, Any]:
+    what = {"dataset": cfg.data.dataset, "split": split, "step": meta.step, "stage": meta.stage}
+    return what | {"metrics": metrics, "config": as_dict(cfg)}
+
+
+def main(argv: list[str]) -> None:
+    """Print the table and write the JSON."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.WARNING)
+    started = time.monotonic()
+    data = {"data_dir": _DATA_DIR.value, "vocabulary": _VOCABULARY.value}
+    try:
+        saves = Checkpoints(_WORKDIR.value, read_only=True)
+        step = choose(saves, _CHECKPOINT.value)
+        given = {name: value for name, value in data.items() if value}
+        metrics, record = evaluate(saves, step, _SPLIT.value, rerank=_RERANK.value, **given)
+    except ConfigError as error:
+        _fail(error, 2)
+    except FloatingPointError as error:
+        _fail(error, 1)
+    else:
+        terminal.recall_table(metrics, f"{record['dataset']}/{_SPLIT.value}, step {step}", time.monotonic() - started)
+        if _JSON.value:
+            Path(_JSON.value).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main)
