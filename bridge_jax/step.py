@@ -92,7 +92,7 @@ def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageSte
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         live, frozen = optim.split(state.params, trainable)
         (total, (metrics, found)), grads = gradients(live, frozen, batch, state.step)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, live)
         moved: Any = optax.apply_updates(live, updates)
         healthy = state.healthy & jnp.isfinite(total) & jnp.isfinite(norm)
