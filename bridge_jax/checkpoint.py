@@ -85,6 +85,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Return the step with the best score of the last stage that was scored, or the newest; None without any."""
+        self._manager.wait_until_finished()  # the metrics of a save under way cannot be read yet
         scored = {step: _quality(found) for step in self.steps() if (found := self._manager.metrics(step))}
         return max(scored, key=lambda step: (scored[step], step)) if scored else self.latest()
 

@@ -57,6 +57,14 @@ class Meter:
         yield
         self._waited += time.monotonic() - started
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent in here (evaluating, saving) out of the rates."""
+        started = time.monotonic()
+        yield
+        if self._first is not None:
+            self._first = (self._first[0], self._first[1] + time.monotonic() - started)
+
     def advance(self, step: int, loss: float) -> None:
         """Take note that `step` was computed."""
         now = time.monotonic()
@@ -103,7 +111,10 @@ def recall_table(metrics: Mapping[str, float], title: str, seconds: float) -> No
             )
             recalls = [f"{metrics[f'{prefix}/r@{k}']:.1f}" for k in (1, 5, 10)]
             recalls[0] += interval
-            table.add_row(direction, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}")
+            kind = direction.rpartition("/")  # a kind of caption stands under its direction
+            table.add_row(
+                f"  {kind[2]}" if kind[0] else direction, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}"
+            )
     _console.print(table)
     for direction in ("text_to_image", "image_to_text"):
         gain = f"rerank_gain/{direction}/r@1"

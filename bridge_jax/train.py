@@ -103,10 +103,15 @@ class _Stage:
             meter = terminal.Meter(bar, self.name, step, start, end, self.stage.batch_size)
             pending = None
             for now in range(step, end + 1):
-                scores = self._evaluate(state.params, now, bar) if self._due(now, start, end) and now != saved else {}
+                scores = {}
+                if now != saved and self._due(now, start, end):
+                    pending = self._read(pending, state, meter)  # a state after a bad number is never scored or saved
+                    with meter.paused():
+                        scores = self._evaluate(state.params, now, bar)
                 if now not in (start, saved) and (scores or now % self.cfg.checkpoint.every_steps == 0):
-                    pending = self._read(pending, state, meter)  # a state after a bad number is never saved
-                    self.saves.save(now, self.name, state.params, state.opt_state, self.cfg, scores)
+                    pending = self._read(pending, state, meter)
+                    with meter.paused():
+                        self.saves.save(now, self.name, state.params, state.opt_state, self.cfg, scores)
                 if now == end:
                     break
                 with meter.waiting():
