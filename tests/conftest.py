@@ -1,9 +1,16 @@
 """What all tests share: a compilation cache, and the way to data that is not part of the project."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import ml_collections
 import pytest
+
+from bridge_jax.data import shapes
+from configs import common
+from configs import shapes as shapes_config
+from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,3 +26,66 @@ def shared() -> Path:
     if not (folder / "data").is_dir() or not (folder / "weights").is_dir():
         pytest.skip("the data and weights of ../shared are absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_shapes(tmp_path_factory) -> Path:
+    """A data_dir with a small shapes set: 32 training scenes and 16 in each held-out split."""
+    folder = tmp_path_factory.mktemp("small_shapes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "HELD_OUT_SCENES", 16)
+        patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
+        prepare_data.prepare("shapes", str(folder), num_train=32, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(small_shapes, tmp_path_factory) -> Callable[[], ml_collections.ConfigDict]:
+    """Make the config of three stages of four steps each on the small shapes set.
+
+    Towers of two blocks of width 32 that meet after the first, so block_01 lies above the bridge. The first stage
+    trains everything alone, the second what lies above the cached states, the third everything together.
+    """
+    cache_dir = tmp_path_factory.mktemp("cache")
+    programs = ROOT / ".pytest_cache" / "jax"  # a run keeps its programs in cache_dir/xla: the suite's, here
+    programs.mkdir(parents=True, exist_ok=True)
+    (cache_dir / "xla").symlink_to(programs)
+
+    def make() -> ml_collections.ConfigDict:
+        config = shapes_config.get_config()
+        small = dict(depth=2, width=32, heads=2, mlp_width=64)
+        config.vision.update(small | dict(patch_px=16, image_px=32, position_grid=2, dropout=0.1))
+        config.text.update(small | dict(length=16, vocab_size=64, max_positions=16, dropout=0.1))
+        config.bridge.update(placement="middle", layers=1, shared_width=32, heads=2, embed_width=16)
+        config.data.update(data_dir=str(small_shapes), crop_area=(0.5, 1.0), threads=2, prefetch_batches=2)
+        everything, quick = common.EVERYTHING, dict(steps=4, batch_size=8, learning_rate=1e-3)
+        config.stages = dict(
+            stabilise=common.stage(**quick, losses=("itc",), train=everything),
+            align=common.stage(**quick, group_examples=2, top_blocks=1, cached_crops=2),
+            task=common.stage(**quick, group_examples=2, train=everything),
+        )
+        config.stage_order = ("stabilise", "align", "task")
+        config.evals.retrieval.update(
+            every_steps=2,
+            batch_size=16,
+            select_images=0,
+            splits=("val",),
+            rerank_top_k=4,
+            bootstrap_samples=20,
+            folds=1,
+        )
+        config.checkpoint.update(every_steps=3, keep_last=2)
+        config.mining.partners = 2
+        config.log_every_steps = 1
+        config.cache_dir = str(cache_dir)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def keep_compilation_cache() -> Iterator[None]:
+    """A run keeps compiled programs in a folder of its own; put the suite's back."""
+    folder = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)

@@ -1,0 +1,208 @@
+"""The loop end to end on a small shapes set; a run that was stopped is compared with one that never was."""
+
+import contextlib
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bridge_jax import config, lower_cache, optim, run_log, train
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints, Meta
+from bridge_jax.config import ConfigError
+from bridge_jax.data import pipeline
+
+LAST = 12
+OF_THE_CLOCK = {"time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
+                "train/waiting_for_data"}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
+
+
+class Stopped(Exception):
+    """What stands for a kill."""
+
+
+def stop_at(monkeypatch, step, cfg):
+    """Let the data raise where the batch of global step `step` (counted from 0) is drawn."""
+    ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order])
+    real, drawing = pipeline.batches, {}
+    real_train = pipeline.train
+
+    def named(*arguments, **keywords):
+        drawing["start"] = int(ends[cfg.stage_order.index(keywords["seed_stream"])]) - 4
+        return real_train(*arguments, **keywords)
+
+    def batches(ds, start_step, data):
+        with contextlib.closing(real(ds, start_step, data)) as source:
+            for now, batch in enumerate(source, drawing["start"] + start_step):
+                if now == step:
+                    raise Stopped
+                yield batch
+
+    monkeypatch.setattr(pipeline, "train", named)
+    monkeypatch.setattr(pipeline, "batches", batches)
+
+
+def parameters(workdir, cfg, step):
+    saves = Checkpoints(workdir, read_only=True)
+    return optim.flatten(saves.restore_params(step, jax.eval_shape(lambda: steps.init_params(cfg))))
+
+
+def logged(workdir):
+    """Return (step, name) -> value of everything but the clock's."""
+    entries = [
+        {(entry["step"], name): value for name, value in entry.items() if name not in OF_THE_CLOCK}
+        for entry in run_log.read(workdir / "metrics.jsonl")
+    ]
+    names = [key for entry in entries for key in entry if key[1] != "step"]
+    assert len(names) == len(set(names)), "something was logged twice"
+    return {key: value for entry in entries for key, value in entry.items()}
+
+
+@pytest.fixture(scope="module")
+def cfg(tiny):
+    return config.parse(tiny())
+
+
+@pytest.fixture(scope="module")
+def whole(cfg, tmp_path_factory):
+    """The run that never stopped: its workdir, and what it returned."""
+    folder = jax.config.jax_compilation_cache_dir
+    workdir = tmp_path_factory.mktemp("whole")
+    result = train.run(cfg, str(workdir))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    return workdir, result
+
+
+def test_all_stages_run_and_are_scored(whole, cfg):
+    workdir, result = whole
+    saves = Checkpoints(workdir, read_only=True)
+    assert saves.latest() == LAST
+    assert saves.meta(LAST).stage == "task"
+    assert saves.meta(saves.best()).stage == "task"
+    values = logged(workdir)
+    for step in range(1, LAST + 1):
+        assert values[step, "train/loss"] > 0
+    assert {step for step, name in values if name == "eval/unimodal/rsum"} == {2, 4, 6, 8, 10, 12}
+    assert (4, "train/fused_itc/loss") not in values
+    assert (5, "train/fused_itc/loss") in values
+    for name, value in result.items():
+        assert values[LAST, f"final/{name}"] == value
+    assert {f"val/{score}/text_to_image/r@1_low" for score in ("unimodal", "rerank")} <= result.keys()
+
+
+def test_a_run_stopped_anywhere_ends_as_if_it_never_was(whole, cfg, tmp_path, monkeypatch):
+    for step in (1, 3, 4, 6, 8, 11):  # before the first save, inside every stage, at both boundaries
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, cfg)
+            with pytest.raises(Stopped):
+                train.run(cfg, str(tmp_path))
+    result = train.run(cfg, str(tmp_path))
+    expected = logged(whole[0])
+    assert logged(tmp_path).keys() == expected.keys()
+    different = {key for key, value in logged(tmp_path).items() if value != expected[key]}
+    assert not different
+    assert result == whole[1]
+    mine, theirs = parameters(tmp_path, cfg, LAST), parameters(whole[0], cfg, LAST)
+    for path, value in theirs.items():
+        np.testing.assert_array_equal(mine[path], value, err_msg=path)
+
+
+def test_a_finished_run_only_prints_its_table_again(whole, cfg, monkeypatch):
+    before = (whole[0] / "metrics.jsonl").read_text()
+    stop_at(monkeypatch, 0, cfg)
+    assert train.run(cfg, str(whole[0])) == whole[1]
+    assert (whole[0] / "metrics.jsonl").read_text() == before
+
+
+def test_the_fused_heads_start_as_the_unimodal_ones_in_the_first_stage_that_trains_them(cfg, tmp_path, monkeypatch):
+    begun = {}
+    real = steps.build
+
+    def build(cfg, name, first_step, mesh):
+        plan = real(cfg, name, first_step, mesh)
+
+        def init(step, params):
+            begun[name] = jax.device_get(optim.flatten(params))
+            return plan.init(step, params)
+
+        return dataclasses.replace(plan, init=init)
+
+    monkeypatch.setattr(steps, "build", build)
+    stop_at(monkeypatch, 9, cfg)
+    with pytest.raises(Stopped):
+        train.run(cfg, str(tmp_path))
+
+    def copied(params):
+        return [
+            np.array_equal(params[f"heads/fused_{side}/linear/kernel"], params[f"heads/unimodal_{side}/linear/kernel"])
+            for side in ("image", "text")
+        ]
+
+    assert {name: copied(params) for name, params in begun.items()} == {
+        "stabilise": [False, False], "align": [True, True], "task": [False, False]
+    }  # fmt: skip
+    np.testing.assert_allclose(begun["align"]["heads/itm/scale"], np.exp(begun["align"]["heads/log_scale"]), rtol=1e-6)
+
+
+def test_the_stages_train_what_they_say(cfg, tiny, tmp_path):
+    settings = tiny()
+    settings.checkpoint.keep_last = 10
+    settings.checkpoint.every_steps = 4
+    settings.stage_order = ("stabilise", "align")
+    cfg = config.parse(settings)
+    train.run(cfg, str(tmp_path))
+    first, last = parameters(tmp_path, cfg, 4), parameters(tmp_path, cfg, 8)
+    moved = {path for path in first if not np.array_equal(first[path], last[path])}
+    assert not any(path.startswith(("vision/patch", "vision/block_00", "text/block_00")) for path in moved)
+    for part in ("vision/block_01/", "text/block_01/", "vision/norm/", "bridge/layer_0/", "heads/fused_image/"):
+        assert any(path.startswith(part) for path in moved), part
+
+
+def test_a_bad_number_stops_the_run_and_is_never_saved(cfg, tmp_path, monkeypatch):
+    real = lower_cache.LowerCache.__call__
+    seen = []
+
+    def spoiled(self, index, generator):
+        example = dict(real(self, index, generator))
+        seen.append(index)
+        if len(seen) > 16:  # the third batch of the stage
+            example["lower_text"] = np.full_like(example["lower_text"], np.nan)
+        return example
+
+    one_reader = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, threads=1, prefetch_batches=1))
+    monkeypatch.setattr(lower_cache.LowerCache, "__call__", spoiled)
+    with pytest.raises(FloatingPointError, match=r"step 7 of stage 'align'.* is in output unimodal_text .*not applied"):
+        train.run(one_reader, str(tmp_path))
+    saves = Checkpoints(tmp_path, read_only=True)
+    assert saves.latest() == 6
+    assert all(np.isfinite(value).all() for value in parameters(tmp_path, cfg, 6).values())
+
+
+def test_another_config_is_refused_and_nothing_is_overwritten(whole, cfg):
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file()}
+    other = dataclasses.replace(cfg, seed=1, mining=dataclasses.replace(cfg.mining, partners=3))
+    with pytest.raises(
+        ConfigError, match=r"step 12 was made with another config \(mining.partners: 2 -> 3; seed: 0 -> 1\)"
+    ):
+        train.run(other, str(whole[0]))
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file()} == before
+
+
+def test_init_from_starts_from_the_best_parameters_of_another_run(whole, cfg):
+    source = Checkpoints(whole[0], read_only=True)
+    params = optim.flatten(train.initial(dataclasses.replace(cfg, init_from=str(whole[0]))))
+    best = parameters(whole[0], cfg, source.best())
+    for path, value in best.items():
+        np.testing.assert_array_equal(params[path], value, err_msg=path)
+    with pytest.raises(ConfigError, match="is not there"):
+        train.initial(dataclasses.replace(cfg, init_from=str(whole[0] / "nothing")))
+
+
+def test_a_checkpoint_says_what_it_is(whole, cfg):
+    meta = Checkpoints(whole[0], read_only=True).meta(LAST)
+    assert isinstance(meta, Meta)
+    assert json.loads(json.dumps(dict(meta.config)))["bridge"]["placement"] == "middle"
+    assert Checkpoints(whole[0], read_only=True).config(LAST) == cfg
