@@ -1,0 +1,109 @@
+"""A tiny experiment for the tests: unequal towers, no dropout, every parameter drawn at random.
+
+from tests import tiny
+cfg = tiny.config(bridge=dict(design="pooled"), stage=dict(losses=("itc",)))
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridge_jax import config as configs
+from bridge_jax import forward, losses, optim, step
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.types import Batch, Lower, Outputs, Params
+from configs import common
+
+LOSSES = {"itc": {}, "fused_itc": {"form": "joint"}, "itm": {}, "cycle": {}, "mlm": {}, "mim": {"target": "pixels"}}
+
+
+def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
+    """Return the tiny config with `sections` (bridge=dict(...), seed=1, ...) and its one stage, `train`, changed."""
+    config = common.base()
+    config.vision = common.vit("tiny", patch_px=4, image_px=8, depth=4, width=32, heads=4, mlp_width=40)
+    config.vision.mask_token = True
+    config.text = common.bert("tiny", length=6, depth=3, width=16, heads=2, mlp_width=24, vocab_size=20, dropout=0.0)
+    config.text.max_positions = 8
+    config.bridge.update(layers=2, shared_width=24, heads=2, embed_width=16, attention_dropout=0.0, output_dropout=0.0)
+    config.losses = {name: {"weight": 1.0, **keys} for name, keys in LOSSES.items()}
+    settings = dict(steps=10, batch_size=4, losses=tuple(LOSSES), train=common.EVERYTHING, lr_factors=((".*", 1.0),))
+    config.stages = {"train": common.stage(**settings)}
+    config.stage_order = ("train",)
+    config.stages.train.update(stage or {})
+    for name, value in sections.items():
+        if isinstance(value, dict):
+            config[name].update(value)
+        else:
+            config[name] = value
+    return configs.parse(config)
+
+
+def params(cfg: configs.Config, seed: int = 0) -> Params:
+    """Return parameters ALL drawn at random, also those that start at zero or one; scales lie around one."""
+    draw = np.random.default_rng(seed)
+    found = {}
+    for path, leaf in optim.flatten(jax.eval_shape(lambda: step.init_params(cfg))).items():
+        spread = 1 / np.sqrt(leaf.shape[0]) if path.endswith("/kernel") else 0.3
+        value = draw.normal(scale=spread, size=leaf.shape) + path.endswith("scale")
+        found[path] = jnp.asarray(value, leaf.dtype)
+    return optim.unflatten(found)
+
+
+def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
+    """Return B pairs with every field but the lower states. Row 0 has no padding, all others have some."""
+    draw = np.random.default_rng(seed)
+    T, side = cfg.text.length, cfg.vision.image_px
+    patches = (side // cfg.vision.patch_px) ** 2
+    lengths = draw.integers(3, T, B)
+    lengths[0] = T
+    text_mask = np.arange(T) < lengths[:, None]
+    ids = np.where(text_mask, draw.integers(3, cfg.text.vocab_size, (B, T)), 0).astype(np.int32)
+    masked_text = text_mask & (np.arange(T) == draw.integers(1, 3, B)[:, None])
+    return Batch(
+        image_ids=np.arange(B, dtype=np.int32),
+        text_mask=text_mask,
+        images=draw.integers(0, 256, (B, side, side, 3)).astype(np.uint8),
+        ids=ids,
+        masked_ids=np.where(masked_text, 1, ids).astype(np.int32),
+        masked_text=masked_text,
+        masked_patches=np.arange(patches) == draw.integers(0, patches, B)[:, None],
+    )
+
+
+def apply(cfg: configs.Config, params: Params, function: Any, *args: Any) -> Any:
+    """Return `function(model, *args)` of the bound model."""
+    return nn.apply(function, BridgeModel(cfg))({"params": params}, *args)
+
+
+def lower(cfg: configs.Config, params: Params, batch: Batch) -> Lower:
+    """Return both towers' states where they first meet."""
+
+    def run(model: BridgeModel) -> Lower:
+        text = model.lower_text(batch.ids, batch.text_mask)
+        return Lower(image=model.lower_image(batch.images), text=text, text_mask=jnp.asarray(batch.text_mask))
+
+    return apply(cfg, params, run)
+
+
+def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str, ...] = forward.PASSES) -> Outputs:
+    """Return what the passes compute."""
+    key = jax.random.key(cfg.seed)
+    return forward.outputs(
+        BridgeModel(cfg), params, batch, passes=passes, dropout_key=key, mining_key=key, lower_frozen=False
+    )
+
+
+def loss_values(cfg: configs.Config, found: Outputs, batch: Batch) -> dict[str, np.ndarray]:
+    """Return the mean of every loss of the stage."""
+    names = cfg.stages["train"].losses
+    return {name: np.asarray(losses.bind(name, cfg.losses[name])[0](found, batch).mean) for name in names}
+
+
+def take(batch: Batch, rows: Any) -> Batch:
+    """Return the rows of a batch, in that order."""
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return Batch(**{name: None if value is None else value[rows] for name, value in fields.items()})
