@@ -1,0 +1,66 @@
+"""Unimodal contrast against an explicit loop over pairs and positives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax.losses import itc
+from bridge_jax.types import Batch, Outputs
+
+IDS = np.array([7, 3, 7, 9, 3, 7])
+B, E = len(IDS), 4
+
+
+def embeddings(seed):
+    x = np.random.default_rng(seed).normal(size=(B, E)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def by_loop(scores, ids):
+    """Cross entropy to a target spread evenly over the positives, each direction averaged over its queries."""
+    total = 0.0
+    for direction in (scores, scores.T):
+        for i, row in enumerate(direction):
+            positives = [j for j in range(len(ids)) if ids[j] == ids[i]]
+            log_sum = np.log(sum(np.exp(v) for v in row))
+            total += sum(log_sum - row[j] for j in positives) / len(positives) / len(ids) / 2
+    return total
+
+
+def outputs_and_batch(scale=5.0, ids=IDS):
+    text, image = embeddings(0), embeddings(1)
+    outputs = Outputs(logit_scale=jnp.float32(scale), unimodal_text=text, unimodal_image=image)
+    return outputs, Batch(image_ids=ids, text_mask=np.ones((B, 1), bool))
+
+
+@pytest.mark.parametrize("ids", [IDS, np.arange(B), np.zeros(B, int)], ids=["some alike", "all differ", "all alike"])
+def test_equals_the_loop(ids):
+    outputs, batch = outputs_and_batch(ids=ids)
+    found = itc.loss(outputs, batch)
+    scores = 5.0 * outputs.unimodal_text @ outputs.unimodal_image.T
+    assert found.count == B
+    assert found.mean == pytest.approx(by_loop(np.float64(scores), ids), rel=1e-5)
+
+
+def test_rows_are_texts_and_columns_images():
+    """Accuracy: text 0 finds its image; text 1 finds another one of the same photo; text 2 a wrong one."""
+    scores = np.array([[3.0, 0, 0, 0], [0, 0, 3, 0], [3, 0, 0, 0], [0, 0, 0, 1]])
+    assert itc.symmetric_info_nce(scores, np.array([0, 1, 1, 2])).metrics["accuracy"] == pytest.approx(3 / 4)
+
+
+def test_captions_of_one_photo_do_not_push_each_other_away():
+    """With all of the batch of one photo there is nothing to contrast: even scores are the optimum."""
+    gradient = jax.grad(lambda s: itc.symmetric_info_nce(s, np.zeros(3, int)).sum)(jnp.ones((3, 3)))
+    np.testing.assert_allclose(gradient, 0, atol=1e-7)
+
+
+def test_a_perfect_batch_costs_nothing_and_a_blind_one_log_b():
+    ids = np.arange(B)
+    assert itc.symmetric_info_nce(100.0 * np.eye(B), ids).mean == pytest.approx(0, abs=1e-6)
+    assert itc.symmetric_info_nce(np.ones((B, B)), ids).mean == pytest.approx(np.log(B), rel=1e-6)
+
+
+def test_the_scale_multiplies_the_cosines():
+    outputs, batch = outputs_and_batch(scale=0.0)
+    assert itc.loss(outputs, batch).mean == pytest.approx(by_loop(np.zeros((B, B)), IDS), rel=1e-6)
