@@ -5,9 +5,10 @@ selected by), so that a checkpoint is enough to evaluate, resume or export from.
 the best.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Meta:
     stage: str
     config: Mapping[str, Any]
     scores: Mapping[str, float]  # empty where no evaluation was made at this step
+    fused_trained: bool = False  # whether the fused heads were ever trained, here or in what the run started from
 
 
 class Checkpoints:
@@ -49,35 +51,33 @@ class Checkpoints:
                 managers.BestN(get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        verbosity = logging.get_verbosity()
-        if read_only:  # Orbax would warn three times that it will not write
-            logging.set_verbosity(logging.ERROR)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else keep, read_only=read_only, best_fn=_quality
-        )
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "opt_state": ocp.StandardCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
-        logging.set_verbosity(verbosity)
+        with _quiet():  # Orbax warns three times that it will not write
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=None if read_only else keep, read_only=read_only, best_fn=_quality
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def save(
         self, step: int, stage: str, params: Params, opt_state: Any, cfg: Config, scores: Mapping[str, float]
     ) -> None:
         """Start to save; the arrays are copied before this returns. A failure of the last save is raised here."""
         meta = Meta(schema=SCHEMA, step=step, stage=stage, config=as_dict(cfg), scores=dict(scores))
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                opt_state=ocp.args.StandardSave(opt_state),
-                meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
-            ),
-            metrics=dict(scores) or None,
-            force=True,
-        )
+        with _quiet():  # Orbax warns of every save without a score
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    opt_state=ocp.args.StandardSave(opt_state),
+                    meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
+                ),
+                metrics=dict(scores) or None,
+                force=True,
+            )
 
     def latest(self) -> int | None:
         """Return the newest step saved, or None."""
@@ -94,6 +94,7 @@ class Checkpoints:
 
     def meta(self, step: int) -> Meta:
         """Return what the checkpoint says of itself. Raises ConfigError for another schema."""
+        self._manager.wait_until_finished()
         raw = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         meta = Meta(**raw)
         if meta.schema != SCHEMA:
@@ -117,6 +118,7 @@ class Checkpoints:
         return self._restore(step, "opt_state", like)
 
     def _restore(self, step: int, item: str, like: Any) -> Any:
+        self._manager.wait_until_finished()
         stored = self._manager.item_metadata(step)[item]
         _check_fit(f"{self.folder}/{step}/{item}", stored, like)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -127,6 +129,16 @@ class Checkpoints:
         """Wait for the save under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def as_dict(cfg: Any) -> Any:

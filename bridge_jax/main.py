@@ -13,6 +13,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, batch, FLOPs and memory of every stage, and stop.")
 
 USER_ERROR = 2  # exit code where the user can mend it: flags, config, data, files
+INTERRUPTED = 130  # what shells give to a program ended by Ctrl-C
 
 
 def main(argv: list[str]) -> None:
@@ -35,6 +36,8 @@ def main(argv: list[str]) -> None:
         fail(str(error), USER_ERROR)
     except FloatingPointError as error:
         fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
 
 
 def _read_config() -> configs.Config:
