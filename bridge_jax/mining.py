@@ -25,5 +25,6 @@ def semi_hard(
     # Cosines lie in [-1, 1]: every band column outranks every other one, and those rank by hardness.
     priority = jnp.where(in_band, 2.0 + uniform, scores)
     priority = jnp.where(same_image, -jnp.inf, priority)
-    best, index = jax.lax.top_k(priority, partners)
-    return index, jnp.isfinite(best)
+    best, index = jax.lax.top_k(priority, min(partners, scores.shape[1]))
+    missing = ((0, 0), (0, partners - index.shape[1]))  # a batch smaller than `partners`
+    return jnp.pad(index, missing), jnp.isfinite(jnp.pad(best, missing, constant_values=-jnp.inf))
