@@ -63,10 +63,25 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def save(
-        self, step: int, stage: str, params: Params, opt_state: Any, cfg: Config, scores: Mapping[str, float]
+        self,
+        step: int,
+        stage: str,
+        params: Params,
+        opt_state: Any,
+        cfg: Config,
+        scores: Mapping[str, float],
+        *,
+        fused_trained: bool = False,
     ) -> None:
         """Start to save; the arrays are copied before this returns. A failure of the last save is raised here."""
-        meta = Meta(schema=SCHEMA, step=step, stage=stage, config=as_dict(cfg), scores=dict(scores))
+        meta = Meta(
+            schema=SCHEMA,
+            step=step,
+            stage=stage,
+            config=as_dict(cfg),
+            scores=dict(scores),
+            fused_trained=fused_trained,
+        )
         with _quiet():  # Orbax warns of every save without a score
             self._manager.save(
                 step,

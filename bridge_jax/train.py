@@ -70,16 +70,22 @@ def initial(cfg: Config) -> Params:
     """Return the parameters a run starts from: random, with the pretrained towers or a whole checkpoint read in."""
     params = jax.jit(lambda: steps.init_params(cfg))()
     if cfg.init_from:
-        source = Checkpoints(cfg.init_from, read_only=True)
-        best = source.best()
-        if best is None:
-            raise ConfigError(f"config.init_from: no checkpoint in {str(source.folder)!r}")
-        return source.restore_params(best, params)
+        source, step = _source(cfg)
+        return source.restore_params(step, params)
     if cfg.vision.pretrained:
         params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}
     if cfg.text.pretrained:
         params = {**params, "text": hf_import.text_params(cfg.text.pretrained, cfg.text)}
     return params
+
+
+def _source(cfg: Config) -> tuple[Checkpoints, int]:
+    """Return where `init_from` points, and its best step. Raises ConfigError where there is none."""
+    source = Checkpoints(cfg.init_from, read_only=True)
+    step = source.best()
+    if step is None:
+        raise ConfigError(f"config.init_from: no checkpoint in {str(source.folder)!r}")
+    return source, step
 
 
 class _Stage:
@@ -111,7 +117,7 @@ class _Stage:
                 if now not in (start, saved) and (scores or now % self.cfg.checkpoint.every_steps == 0):
                     pending = self._read(pending, state, meter)
                     with meter.paused():
-                        self.saves.save(now, self.name, state.params, state.opt_state, self.cfg, scores)
+                        self._save(now, state, scores)
                 if now == end:
                     break
                 with meter.waiting():
@@ -126,11 +132,22 @@ class _Stage:
         if step > start:
             state = self.plan.init(jnp.int32(step), params)
             return dataclasses.replace(state, opt_state=self.saves.restore_opt_state(step, state.opt_state))
-        before = self.cfg.stage_order[: self.index]
-        untrained = not self.cfg.init_from and not any(steps.trains_fused(self.cfg, name) for name in before)
-        if untrained and steps.trains_fused(self.cfg, self.name):
+        if steps.trains_fused(self.cfg, self.name) and not self._fused_trained(self.index):
             params = optim.start_fused_heads(params)
         return self.plan.init(jnp.int32(step), params)
+
+    def _fused_trained(self, index: int) -> bool:
+        """Return whether the fused heads were trained before stage `index`, here or in what the run started from."""
+        if any(steps.trains_fused(self.cfg, name) for name in self.cfg.stage_order[:index]):
+            return True
+        if not self.cfg.init_from:
+            return False
+        source, step = _source(self.cfg)
+        return source.meta(step).fused_trained
+
+    def _save(self, step: int, state: steps.TrainState, scores: dict[str, float]) -> None:
+        trained = self._fused_trained(self.index + 1)
+        self.saves.save(step, self.name, state.params, state.opt_state, self.cfg, scores, fused_trained=trained)
 
     def _data(self, params: Params, step: int, start: int, bar: terminal.Progress) -> Any:
         make = None
