@@ -21,7 +21,7 @@ from bridge_jax import lower_cache, optim, sharding, terminal
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import SCORE, Checkpoints, differences
 from bridge_jax.config import Config, ConfigError
-from bridge_jax.data import pipeline
+from bridge_jax.data import pipeline, text
 from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.interop import hf_import
 from bridge_jax.run_log import RunLog
@@ -41,6 +41,7 @@ def run(cfg: Config, workdir: str) -> dict[str, float]:
     mesh = sharding.make_mesh()
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
     pipeline.open_split(cfg.data, cfg.data.train_split)
+    text.load(cfg.data, cfg.text)
     for split in (cfg.data.eval_split, *cfg.evals.retrieval.splits):
         photos, folds = len(pipeline.open_split(cfg.data, split)), cfg.evals.retrieval.folds
         if split in cfg.evals.retrieval.splits and photos % folds:
