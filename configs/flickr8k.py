@@ -1,9 +1,12 @@
 """Flickr8k at 112 px from DINOv2-small and MiniLM-L6: real photos, two CPU cores, at most 90 minutes.
 
+    hf download sentence-transformers/all-MiniLM-L6-v2 vocab.txt --local-dir=data/minilm
     python -m tools.prepare_data --dataset=flickr8k --raw_dir=DIR --data_dir=data
     python -m bridge_jax.main --config=configs/flickr8k.py --workdir=runs/flickr8k \
-        --config.vision.pretrained=facebook/dinov2-small \
-        --config.text.pretrained=sentence-transformers/all-MiniLM-L6-v2
+        --config.data.vocabulary=data/minilm/vocab.txt
+
+`DIR` holds `images/` and Karpathy's `dataset_flickr8k.json`. Towers on disk: `--config.vision.pretrained=FOLDER` and
+`--config.text.pretrained=FOLDER`.
 """
 
 import ml_collections
