@@ -83,6 +83,20 @@ def tiny(small_shapes, tmp_path_factory) -> Callable[[], ml_collections.ConfigDi
     return make
 
 
+@pytest.fixture(scope="session")
+def tiny_flags(tiny) -> list[str]:
+    """The flags that turn configs/shapes.py into the tiny experiment."""
+
+    def flags(settings: dict, section: str) -> Iterator[str]:
+        for key, value in settings.items():
+            if isinstance(value, dict):
+                yield from flags(value, f"{section}.{key}")
+            else:
+                yield f"{section}.{key}={value}"
+
+    return ["--config=configs/shapes.py", *flags(tiny().to_dict(), "--config")]
+
+
 @pytest.fixture
 def keep_compilation_cache() -> Iterator[None]:
     """A run keeps compiled programs in a folder of its own; put the suite's back."""
