@@ -1,0 +1,173 @@
+"""Every command that the README and the configs' docstrings give, run or at least parsed.
+
+Run, shrunken: `tools.prepare_data` on hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also
+--dry_run) and `tools.evaluate`. Parsed by the program's own flag definitions, with the config loaded and checked: the
+photo experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py. Checked
+against the config: `hf download` and `tools.import_hf`, which need the network. Checked for syntax: `launch/*.sh`.
+"""
+
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridge_jax import config
+from configs import coco, flickr8k, flickr30k, shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = {"shapes": shapes, "flickr8k": flickr8k, "coco": coco, "flickr30k": flickr30k}
+IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
+PARSE = """
+import sys
+from absl import flags
+import {module} as program
+program.parse_flags(sys.argv) if hasattr(program, "parse_flags") else flags.FLAGS(sys.argv)
+if hasattr(program, "_read_config"):
+    program._read_config()
+"""
+
+
+def readme():
+    return re.findall(
+        r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def docstrings():
+    blocks = []
+    for module in CONFIGS.values():
+        indented = [line.strip() for line in module.__doc__.splitlines() if line.startswith("    ")]
+        blocks.append("\n".join(indented))
+    return blocks
+
+
+def commands():
+    """Return the commands, each as the list of its words."""
+    lines = "\n".join([*readme(), *docstrings()]).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [list(words) for words in dict.fromkeys(tuple(words) for words in found if words)]
+
+
+def of(*start):
+    return [words for words in commands() if words[: len(start)] == list(start)]
+
+
+def name_of(words):
+    return " ".join(words)
+
+
+def given(words, flag):
+    return next((word.split("=", 1)[1] for word in words if word.startswith(f"--{flag}=")), None)
+
+
+def run(words):
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_every_command_is_of_a_kind_that_is_tested_here():
+    kinds = [("bash",), ("hf", "download"), ("python", "-m", "tools.prepare_data"), ("python", "-m", "bridge_jax.main"),
+             ("python", "-m", "tools.evaluate"), ("python", "-m", "tools.import_hf")]  # fmt: skip
+    assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []
+    assert all(of(*kind) for kind in kinds)
+
+
+@pytest.mark.parametrize("words", of("bash"), ids=name_of)
+def test_shell_scripts_are_there_and_parse(words):
+    assert len(words) == 2
+    run(["bash", "-n", words[1]])
+
+
+@pytest.mark.parametrize("words", of("hf", "download"), ids=name_of)
+def test_downloads_are_of_a_tower_that_a_config_uses(words):
+    towers = {config.parse(module.get_config()).text.pretrained for module in CONFIGS.values()}
+    assert words[2] in towers
+    path = f"{given(words, 'local-dir')}/{words[3]}"
+    used = {given(other, "config.data.vocabulary") for other in commands()}
+    used |= {config.parse(module.get_config()).data.vocabulary for module in CONFIGS.values()}
+    assert path in used
+
+
+@pytest.mark.parametrize("words", of("python", "-m", "tools.import_hf"), ids=name_of)
+def test_imports_are_of_a_tower_that_a_config_uses(words):
+    assert len(words) == 4
+    assert words[3] in {config.parse(module.get_config()).vision.pretrained for module in CONFIGS.values()}
+
+
+@pytest.mark.parametrize("words", of("python", "-m", "tools.prepare_data"), ids=name_of)
+def test_photos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
+    dataset = given(words, "dataset")
+    entries = []
+    for number, split in enumerate(("train", "train", "val", "test")):
+        entry = {"filename": f"{number}.jpg", "imgid": number, "split": split, "sentences": [{"raw": "a dog"}]}
+        if dataset == "coco":
+            entry |= {"filepath": "train2014" if split == "train" else "val2014", "cocoid": number}
+        entries.append(entry)
+        path = tmp_path / "raw" / IMAGES[dataset] / entry.get("filepath", "") / entry["filename"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded = io.BytesIO()
+        Image.fromarray(np.full((20, 30, 3), 50 * number, np.uint8)).save(encoded, "JPEG")
+        path.write_bytes(encoded.getvalue())
+    (tmp_path / "raw" / f"dataset_{dataset}.json").write_text(json.dumps({"images": entries}))
+    changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith("train 2, val 1, test 1\n")
+
+
+@pytest.mark.parametrize(
+    "words", of("python", "-m", "bridge_jax.main") + of("python", "-m", "tools.evaluate"), ids=name_of
+)
+def test_flags_and_config_are_accepted_by_the_program(words):
+    run([sys.executable, "-c", PARSE.format(module=words[2]), *words[3:]])
+
+
+@pytest.mark.parametrize("words", of("python", "-m", "bridge_jax.main"), ids=name_of)
+def test_photo_experiments_have_all_that_they_need(words):
+    name = Path(given(words, "config")).stem
+    if name == "shapes":
+        return
+    settings = CONFIGS[name].get_config()
+    vocabulary = given(words, "config.data.vocabulary") or settings.data.vocabulary
+    assert vocabulary, "no vocabulary: the run would stop at once"
+    downloads = [f"{given(other, 'local-dir')}/{other[3]}" for other in of("hf", "download")]
+    assert vocabulary in downloads
+    assert given(words, "config.init_from") in (None, *[given(other, "workdir") for other in commands()])
+
+
+@pytest.fixture(scope="module")
+def one_stage(tiny_flags):
+    """The tiny experiment with stage `stabilise` alone; a tuple that is given twice would be joined."""
+    rest = [flag for flag in tiny_flags if not flag.startswith("--config.stage_order=")]
+    return [*rest, "--config.stage_order=('stabilise',)"]
+
+
+@pytest.fixture(scope="module")
+def workdir(one_stage, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    run([sys.executable, "-m", "bridge_jax.main", *one_stage, f"--workdir={folder}"])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words", [w for w in of("python", "-m", "tools.evaluate") if "runs/shapes" in name_of(w)], ids=name_of
+)
+def test_evaluation_of_shapes_runs(words, workdir, tmp_path):
+    changed = [word.replace("=runs/shapes", f"={workdir}").replace("json=", f"json={tmp_path}/") for word in words]
+    done = run([sys.executable, *changed[1:]])
+    assert f"shapes/{given(words, 'split')}, step 4" in done.stdout
+    assert done.stderr == ""
+    if target := given(words, "json"):
+        assert json.loads((tmp_path / target).read_text())["step"] == 4
+
+
+@pytest.mark.parametrize("words", [w for w in of("python", "-m", "bridge_jax.main") if "--dry_run" in w], ids=name_of)
+def test_dry_run_runs(words, one_stage):
+    done = run([sys.executable, *words[1:3], *one_stage, "--dry_run"])
+    assert "stage stabilise: trains" in done.stdout
