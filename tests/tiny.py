@@ -22,18 +22,21 @@ LOSSES = {"itc": {}, "fused_itc": {"form": "joint"}, "itm": {}, "cycle": {}, "ml
 
 
 def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
-    """Return the tiny config with `sections` (bridge=dict(...), seed=1, ...) and its one stage, `train`, changed."""
+    """Return the tiny config with `sections` (bridge=dict(...), seed=1, ...) and its one stage, `train`, changed.
+
+    The losses are those of the stage, each of weight 1.
+    """
     config = common.base()
     config.vision = common.vit("tiny", patch_px=4, image_px=8, depth=4, width=32, heads=4, mlp_width=40)
-    config.vision.mask_token = True
     config.text = common.bert("tiny", length=6, depth=3, width=16, heads=2, mlp_width=24, vocab_size=20, dropout=0.0)
     config.text.max_positions = 8
     config.bridge.update(layers=2, shared_width=24, heads=2, embed_width=16, attention_dropout=0.0, output_dropout=0.0)
-    config.losses = {name: {"weight": 1.0, **keys} for name, keys in LOSSES.items()}
     settings = dict(steps=10, batch_size=4, losses=tuple(LOSSES), train=common.EVERYTHING, lr_factors=((".*", 1.0),))
     config.stages = {"train": common.stage(**settings)}
     config.stage_order = ("train",)
     config.stages.train.update(stage or {})
+    config.losses = {name: {"weight": 1.0, **LOSSES[name]} for name in config.stages.train.losses}
+    config.vision.mask_token = "mim" in config.losses
     for name, value in sections.items():
         if isinstance(value, dict):
             config[name].update(value)

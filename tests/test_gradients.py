@@ -1,0 +1,103 @@
+"""Every trainable parameter learns, every frozen one stays put.
+
+The authors' last interaction layer was dead: 26 of its 34 tensors got no gradient (METHOD section 5, point 3).
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import forward, optim, sharding, step
+from tests import tiny
+
+# softmax(q (k + b)) = softmax(q k + q b): the bias of the keys adds the same to all logits of a query, so its true
+# gradient is zero. Not so in the bridge's own attention, whose keys are scaled to length one after the bias.
+SHIFT_INVARIANT = ("attention/key/bias",)
+DESIGNS = ("pooled", "self_cross", "cross")
+PLACEMENTS = ("top", "middle", "early", "staggered", "after")
+CASES = [(design, placement) for design in DESIGNS for placement in PLACEMENTS] + [("none", "top")]
+
+
+def config(design: str, placement: str):
+    """Return towers of 4 and 3 blocks and one interaction layer after the first, the second or the last of the 3."""
+    names = tuple(name for name in tiny.LOSSES if name != "cycle" or design in ("self_cross", "cross"))
+    return tiny.config(
+        bridge=dict(design=design, placement=placement, layers=0 if design == "none" else 1),
+        stage=dict(losses=names),
+    )
+
+
+def gradients(cfg):
+    """Return path -> gradient of the stage's whole loss, all passes in it, at parameters ALL drawn at random."""
+    flat, batch, key = optim.flatten(tiny.params(cfg)), tiny.batch(cfg), jax.random.key(0)
+
+    def total(flat):
+        params = optim.unflatten(flat)
+        found = forward.outputs(
+            forward.BridgeModel(cfg), params, batch, passes=step.stage_passes(cfg, "train"), dropout_key=key,
+            mining_key=key, lower_frozen=False,
+        )  # fmt: skip
+        return step.combine(cfg, cfg.stages["train"].losses, params, found, batch)[0]
+
+    return jax.grad(total)(flat)
+
+
+@pytest.mark.parametrize(("design", "placement"), CASES)
+def test_every_parameter_gets_a_gradient(design, placement):
+    found = {path: float(jnp.abs(value).max()) for path, value in gradients(config(design, placement)).items()}
+    excused = {path for path in found if path.endswith(SHIFT_INVARIANT)}
+    dead = {path: size for path, size in found.items() if path not in excused and not size > 1e-5}
+    assert not dead
+    assert excused
+    assert max(found[path] for path in excused) < 1e-6
+
+
+def test_every_parameter_gets_a_gradient_through_two_layers_with_learned_weights():
+    """Two layers with a tower block between them, MIM on features, and the losses' own weights."""
+    cfg = tiny.config(loss_weighting="learnable", losses=dict(mim=dict(weight=1.0, target="features")))
+    found = gradients(cfg)
+    dead = [path for path, value in found.items()
+            if not path.endswith(SHIFT_INVARIANT) and not float(jnp.abs(value).max()) > 1e-5]  # fmt: skip
+    assert not dead
+    assert {path for path in found if path.startswith("loss_weights/")} == {f"loss_weights/{n}" for n in tiny.LOSSES}
+
+
+FROZEN_TOWERS = (("(vision|text)/.*", False), ("(bridge|heads)/.*", True))
+
+
+@pytest.mark.parametrize(
+    ("top_blocks", "opened"),
+    [(0, "(bridge|heads)/.*"), (1, "(bridge|heads)/.*|vision/(block_02|norm)/.*|text/block_01/.*")],
+    ids=["by rules", "by rules and top_blocks"],
+)
+def test_a_step_moves_what_trains_and_nothing_else(top_blocks, opened):
+    """A real step, with clipping and decay: frozen leaves are equal bit for bit, all others differ."""
+    cfg = tiny.config(
+        vision=dict(depth=3),
+        text=dict(depth=2),
+        bridge=dict(layers=1),
+        stage=dict(
+            losses=("itc", "fused_itc", "itm", "cycle"),
+            train=FROZEN_TOWERS,
+            top_blocks=top_blocks,
+            warmup_fraction=0.0,
+            learning_rate=1e-2,
+        ),
+    )
+    params = tiny.params(cfg)
+    before = {path: np.asarray(value) for path, value in optim.flatten(params).items()}
+    plan = step.build(cfg, "train", 0, sharding.make_mesh())
+    state, metrics = plan.train_step(plan.init(jnp.int32(0), params), tiny.batch(cfg))
+    assert metrics["healthy"]
+    assert state.step == 1
+    after = optim.flatten(state.params)
+    assert after.keys() == before.keys()
+    for path, value in before.items():
+        if not re.fullmatch(opened, path):
+            np.testing.assert_array_equal(after[path], value, err_msg=path)
+        elif not path.endswith(SHIFT_INVARIANT):
+            assert np.abs(np.asarray(after[path]) - value).max() > 1e-3, path
+    assert set(plan.trainable) == {path for path in before if re.fullmatch(opened, path)}
