@@ -1,0 +1,160 @@
+"""The cache of lower states against the towers that it replaces."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bridge_jax import config, lower_cache, optim, rng
+from bridge_jax import step as steps
+from bridge_jax.config import ConfigError
+from bridge_jax.data import image, pipeline, text
+
+CROPS = 2
+
+
+@pytest.fixture(scope="module")
+def cfg(tiny):
+    return config.parse(tiny())
+
+
+@pytest.fixture(scope="module")
+def params(cfg):
+    return jax.device_get(steps.init_params(cfg))
+
+
+@pytest.fixture(scope="module")
+def predict(cfg):
+    return steps.build_predict(cfg)
+
+
+def quiet(what, done, total):
+    pass
+
+
+def fill(cfg, params, predict, **changes):
+    arguments = dict(lower_image=predict.lower_image, lower_text=predict.lower_text, progress=quiet) | changes
+    return lower_cache.open_or_fill(cfg, CROPS, params, **arguments)
+
+
+def with_part(cfg, part, **changes):
+    return dataclasses.replace(cfg, **{part: dataclasses.replace(getattr(cfg, part), **changes)})
+
+
+@pytest.fixture(scope="module")
+def cache(cfg, params, predict):
+    return fill(cfg, params, predict)
+
+
+def test_a_cached_example_is_what_the_towers_make_of_its_view(cfg, params, predict, cache):
+    records = pipeline.open_split(cfg.data, "train")
+    tokenizer, seed = text.load(cfg.data, cfg.text), rng.stream_seed(cfg.seed, "lower_cache")
+    for index in (0, 13, len(records) - 1):
+        record = records[index]
+        views = [
+            image.train_view(
+                record["image"], 32, cfg.data, image.may_flip(record["captions"]),
+                np.random.default_rng((seed, index * CROPS + crop)),
+            )
+            for crop in range(CROPS)
+        ]  # fmt: skip
+        assert not np.array_equal(*views)
+        ids, mask = tokenizer.encode(record["captions"])
+        images, texts = predict.lower_image(params, np.stack(views)), predict.lower_text(params, ids, mask)
+        # float16 keeps 11 bits
+        np.testing.assert_allclose(cache.image[index], images, rtol=2**-11, atol=2e-6)
+        rows = slice(cache.first_caption[index], cache.first_caption[index + 1])
+        np.testing.assert_allclose(cache.text[rows], texts, rtol=2**-11, atol=2e-6)
+        np.testing.assert_array_equal(cache.text_mask[rows], mask)
+        for draw in range(4):
+            example = cache(index, np.random.default_rng(draw))
+            assert example["image_ids"] == record["image_id"]
+            assert any(np.array_equal(example["lower_image"], crop) for crop in cache.image[index])
+            row = [np.array_equal(example["lower_text"], caption) for caption in cache.text[rows]].index(True)
+            np.testing.assert_array_equal(example["text_mask"], mask[row])
+
+
+def test_every_crop_and_caption_is_drawn(cache):
+    drawn = [cache(3, np.random.default_rng(seed)) for seed in range(64)]
+    assert len({example["lower_image"].tobytes() for example in drawn}) == CROPS
+    assert (
+        len({example["lower_text"].tobytes() for example in drawn}) == cache.first_caption[4] - cache.first_caption[3]
+    )
+
+
+def test_the_outputs_are_those_of_the_towers(cfg, params, predict, cache):
+    records = pipeline.open_split(cfg.data, "train")
+    seed = rng.stream_seed(cfg.seed, "lower_cache")
+    views = [
+        image.train_view(records[i]["image"], 32, cfg.data, image.may_flip(records[i]["captions"]),
+                         np.random.default_rng((seed, i * CROPS)))
+        for i in range(16)
+    ]  # fmt: skip
+    live = predict.unimodal_image(params, predict.lower_image(params, np.stack(views)))
+    cached = predict.unimodal_image(params, np.asarray(cache.image[:16, 0], np.float32))
+    np.testing.assert_allclose(cached, live, atol=1e-3)
+
+
+def test_a_filled_cache_is_opened_and_not_filled_again(cfg, params, predict, cache):
+    def never(*arguments):
+        raise AssertionError("the towers ran")
+
+    again = fill(cfg, params, predict, lower_image=never, lower_text=never)
+    np.testing.assert_array_equal(again.image, cache.image)
+    np.testing.assert_array_equal(again.text, cache.text)
+
+
+def test_the_key_changes_with_what_the_states_depend_on_and_with_nothing_else(cfg, params, small_shapes, tmp_path):
+    flat = optim.flatten(params)
+    key = lower_cache.key(cfg, CROPS, params)
+
+    def nudged(start):
+        path = next(path for path in sorted(flat) if path.startswith(start))
+        return optim.unflatten({**flat, path: flat[path] + 1e-6})
+
+    vocabulary = tmp_path / "tokenizer.json"
+    written = next(small_shapes.rglob("tokenizer.json")).read_text()
+    vocabulary.write_text(written.replace('"red"', '"crimson"'))
+    others = {
+        "image weight": lower_cache.key(cfg, CROPS, nudged("vision/block_00/")),
+        "text weight": lower_cache.key(cfg, CROPS, nudged("text/block_00/")),
+        "crops": lower_cache.key(cfg, CROPS + 1, params),
+        "crop area": lower_cache.key(with_part(cfg, "data", crop_area=(0.4, 1.0)), CROPS, params),
+        "flip": lower_cache.key(with_part(cfg, "data", flip=True), CROPS, params),
+        "length": lower_cache.key(with_part(cfg, "text", length=12), CROPS, params),
+        "vocabulary": lower_cache.key(with_part(cfg, "data", vocabulary=str(vocabulary)), CROPS, params),
+        "seed": lower_cache.key(dataclasses.replace(cfg, seed=1), CROPS, params),
+        "dtype": lower_cache.key(dataclasses.replace(cfg, compute_dtype="bfloat16"), CROPS, params),
+    }
+    assert len({key, *others.values()}) == 1 + len(others), others
+    for start in ("vision/block_01/", "text/block_01/", "vision/norm", "bridge/", "heads/"):
+        assert lower_cache.key(cfg, CROPS, nudged(start)) == key, start
+    slower = {name: dataclasses.replace(stage, learning_rate=1e-9) for name, stage in cfg.stages.items()}
+    assert lower_cache.key(dataclasses.replace(cfg, stages=slower), CROPS, params) == key
+    assert lower_cache.key(with_part(cfg, "bridge", gate_start=0.5), CROPS, params) == key
+
+
+def test_a_killed_fill_leaves_nothing_that_opens(cfg, params, predict, tmp_path):
+    cfg = dataclasses.replace(cfg, cache_dir=str(tmp_path))
+    calls = []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict.lower_text(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(cfg, params, predict, lower_text=killed)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".filling"]
+    whole = fill(cfg, params, predict)
+    assert [path.suffix for path in tmp_path.iterdir()] == [""]
+    assert np.isfinite(whole.text).all()
+    assert np.abs(whole.text).sum(axis=(1, 2)).min() > 0
+
+
+def test_states_beyond_float16_are_refused(cfg, params, predict, tmp_path):
+    cfg = dataclasses.replace(cfg, cache_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"the image tower's lower states reach .* beyond float16"):
+        fill(cfg, params, predict, lower_image=lambda params, views: np.full((len(views), 5, 32), 7e4))

@@ -1,0 +1,135 @@
+"""The training step on the tiny experiment: what moves, what never does, and what happens to a bad number."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import config, optim, sharding
+from bridge_jax import step as steps
+from bridge_jax.config import ConfigError
+from bridge_jax.types import Batch
+
+ROWS, LENGTH, WIDTH = 8, 16, 32
+
+
+@pytest.fixture(scope="module")
+def cfg(tiny):
+    return config.parse(tiny())
+
+
+@pytest.fixture(scope="module")
+def align(cfg):
+    """The stage that trains what lies above cached states."""
+    return steps.build(cfg, "align", 4, sharding.make_mesh())
+
+
+@pytest.fixture(scope="module")
+def params(cfg):
+    return optim.flatten(jax.device_get(steps.init_params(cfg)))
+
+
+def batch(**changes):
+    draw = np.random.default_rng(0)
+    mask = np.arange(LENGTH) < draw.integers(3, LENGTH, (ROWS, 1))
+    lower = {
+        "lower_image": draw.normal(size=(ROWS, 5, WIDTH)).astype(np.float16),
+        "lower_text": draw.normal(size=(ROWS, LENGTH, WIDTH)).astype(np.float16),
+    }
+    return Batch(image_ids=np.arange(ROWS, dtype=np.int32), text_mask=mask, **(lower | changes))
+
+
+def state_of(plan, params, **changes):
+    return plan.init(jnp.int32(6), optim.unflatten({**params, **changes}))
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(jax.device_get(tree))]
+
+
+def test_the_same_state_and_batch_give_the_same_bits(align, params):
+    one, two = (align.train_step(state_of(align, params), batch()) for _ in range(2))
+    assert bits(one) == bits(two)
+    later = align.train_step(dataclasses.replace(state_of(align, params), step=jnp.int32(7)), batch())
+    assert float(later[1]["loss"]) != float(one[1]["loss"])  # other dropout
+
+
+def test_only_what_trains_moves_and_has_optimizer_state(align, params):
+    state = state_of(align, params)
+    for _ in range(3):  # the first has rate 0; the match head's hidden layer waits for its last, which starts at zero
+        state, metrics = align.train_step(state, batch())
+    after = optim.flatten(jax.device_get(state.params))
+    moved = {path for path in params if not np.array_equal(after[path], params[path])}
+    assert moved == set(align.trainable)
+    assert not any(path.startswith(("vision/block_00/", "text/block_00/", "vision/patch")) for path in moved)
+    sizes = sum(leaf.size for path, leaf in params.items() if path in align.trainable)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim) <= 2 * sizes
+    assert (int(state.step), bool(state.healthy), bool(metrics["healthy"])) == (9, True, True)
+
+
+def test_a_bad_step_changes_nothing_and_the_state_stays_bad(align, params):
+    begun = jax.device_get(state_of(align, params))
+    bad = batch(lower_text=np.full((ROWS, LENGTH, WIDTH), np.nan, np.float16))
+    state, metrics = align.train_step(state_of(align, params), bad)
+    assert not metrics["healthy"]
+    assert bits(dataclasses.replace(begun, healthy=np.array(False))) == bits(state)
+    state, metrics = align.train_step(state, batch())
+    assert np.isfinite(metrics["loss"])
+    assert not metrics["healthy"]
+    assert bits(dataclasses.replace(begun, healthy=np.array(False))) == bits(state)
+
+
+@pytest.mark.parametrize(
+    ("planted", "rows", "named"),
+    [
+        ({"heads/fused_text/linear/kernel": np.nan}, {}, "parameter heads/fused_text/linear/kernel"),
+        ({"vision/block_00/norm_1/scale": np.inf}, {}, "parameter vision/block_00/norm_1/scale"),
+        ({}, {"lower_image": np.nan}, "output unimodal_image"),
+        ({}, {"lower_text": np.nan}, "output unimodal_text"),
+    ],
+)
+def test_the_first_bad_tensor_is_named(align, params, planted, rows, named):
+    known = [path for path in params if path.startswith("vision/block_00/") and path.endswith("/scale")]
+    for old, value in list(planted.items()):
+        path = old if old in params else known[0]
+        named = f"parameter {path}"
+        planted = {path: np.full_like(params[path], value)}
+    changes = {name: np.full_like(getattr(batch(), name), value) for name, value in rows.items()}
+    assert align.first_bad(state_of(align, params, **planted), batch(**changes)) == named
+
+
+def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
+    real = steps.combine
+
+    @jax.custom_jvp
+    def steep(x):
+        return x
+
+    steep.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.inf))
+
+    def combine(cfg, names, params, found, batch):
+        total, metrics = real(cfg, names, params, found, batch)
+        return total + 0.0 * steep(params["bridge"]["layer_0"]["image_gate"]), metrics
+
+    monkeypatch.setattr(steps, "combine", combine)
+    plan = steps.build(cfg, "align", 4, sharding.make_mesh())
+    found = plan.first_bad(state_of(plan, params), batch())
+    assert found == "gradient of bridge/layer_0/image_gate"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(top_blocks=2), r"cached_crops is 2, but '.*block_00.*' lies below the first bridged layer and trains"),
+        (dict(losses=("mlm",)), "masked losses read pixels and ids, which cached states replace"),
+    ],
+)
+def test_cached_states_with_what_they_cannot_serve_are_refused(tiny, changes, says):
+    settings = tiny()
+    settings.losses.mlm = dict(weight=1.0)
+    with settings.unlocked():
+        settings.stages.align.update(changes)
+    with pytest.raises(ConfigError, match=says):
+        steps.build(config.parse(settings), "align", 4, sharding.make_mesh())
