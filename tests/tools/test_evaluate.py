@@ -1,0 +1,82 @@
+"""tools/evaluate.py on a checkpoint: the evaluator's own numbers, on paper and in JSON. A process each, as users do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge_jax import config, sharding
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import SCORE, Checkpoints, as_dict
+from bridge_jax.evals.retrieval import Evaluator
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "tools.evaluate", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def cfg(tiny):
+    return config.parse(tiny())
+
+
+@pytest.fixture(scope="module")
+def params(cfg):
+    return steps.init_params(cfg)
+
+
+@pytest.fixture(scope="module")
+def workdir(cfg, params, tmp_path_factory):
+    """Two checkpoints, the first with the better score."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    opt_state = steps.build(cfg, "stabilise", 0, sharding.make_mesh()).init(0, params).opt_state
+    saves = Checkpoints(folder)
+    for step, rsum in ((2, 90.0), (4, 80.0)):
+        saves.save(step, "stabilise", params, opt_state, cfg, {"stage_index": 0.0, SCORE: rsum})
+    saves.close()
+    return folder
+
+
+def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    done = run(f"--workdir={workdir}", "--split=test", "--rerank", f"--json={tmp_path / 'out.json'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("shapes/test, step 2\n")
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert (record["dataset"], record["split"], record["step"], record["stage"]) == ("shapes", "test", 2, "stabilise")
+    assert record["config"] == json.loads(json.dumps(as_dict(cfg)))
+    expected = Evaluator(cfg, steps.build_predict(cfg)).run(params, "test", rerank=True)
+    assert record["metrics"] == pytest.approx(expected)
+    assert f"{expected['rerank/image_to_text/r@5']:.1f}" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):
+    moved = run(f"--workdir={workdir}", "--split=val", "--checkpoint=latest", f"--data_dir={small_shapes}")
+    assert moved.returncode == 0
+    assert moved.stdout.startswith("shapes/val, step 4\n")
+    assert "rerank" not in moved.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--workdir=/no/run", "--split=val"], "'/no/run/checkpoints' is not there"),
+        (["--split=vall"], "data set 'shapes' has no split 'vall'; nearest: 'val'"),
+        (["--split=val", "--checkpoint=3"], "--checkpoint: no '3' in "),
+        (["--split=val", "--checkpoint=newest"], "there is best, latest, 2, 4"),
+        (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/1.0.0; run python -m"),
+        (["--split=val", "--vocabulary=/no/vocab.txt"], "no file /no/vocab.txt"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(workdir, arguments, says):
+    done = run(f"--workdir={workdir}", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
