@@ -36,7 +36,7 @@ def split(params: Params, trainable: Iterable[str]) -> tuple[Flat, Flat]:
 def trainable_paths(cfg: Config, stage_name: str, paths: Iterable[str]) -> tuple[str, ...]:
     """Return the parameters that train in a stage: its rules, and the top K blocks of each tower."""
     stage = cfg.stages[stage_name]
-    found = rules.match((*_top_blocks(cfg, stage), *stage.train), paths, f"config.stages.{stage_name}.train")
+    found = rules.match((*_top_blocks(cfg, stage_name), *stage.train), paths, f"config.stages.{stage_name}.train")
     for path, value in found.items():
         if not isinstance(value, bool):
             raise ConfigError(f"config.stages.{stage_name}.train: {path!r} got {value!r}; expected True or False")
@@ -46,12 +46,14 @@ def trainable_paths(cfg: Config, stage_name: str, paths: Iterable[str]) -> tuple
     return names
 
 
-def _top_blocks(cfg: Config, stage: Stage) -> tuple[tuple[str, bool], ...]:
+def _top_blocks(cfg: Config, stage_name: str) -> tuple[tuple[str, bool], ...]:
+    stage = cfg.stages[stage_name]
     if stage.top_blocks == 0:
         return ()
     if stage.top_blocks > min(cfg.vision.depth, cfg.text.depth):
         raise ConfigError(
-            f"top_blocks is {stage.top_blocks}, but the towers have {cfg.vision.depth} and {cfg.text.depth} blocks"
+            f"config.stages.{stage_name}.top_blocks is {stage.top_blocks}; "
+            f"the towers have {cfg.vision.depth} and {cfg.text.depth} blocks"
         )
     vision = range(cfg.vision.depth - stage.top_blocks, cfg.vision.depth)
     text = range(cfg.text.depth - stage.top_blocks, cfg.text.depth)

@@ -1,0 +1,61 @@
+"""Print what trains, how fast and what decays, a line a parameter.
+
+    python -m tools.show_params --config=configs/shapes.py
+
+Columns: path, shape, and for each stage of the config, in its order, `frozen` or the factor on the learning rate and
+`decay` or `-`. Rules are overridden on the command line as everywhere, such as --config.stages.align.top_blocks=4.
+tests/golden/ holds the table of every config, so that a change of a rule shows all that it changes.
+
+Exit code 0: the table is on standard output; 2: the config cannot work, with one line that says why.
+"""
+
+import sys
+
+import jax
+from absl import app
+from ml_collections import config_flags
+
+from bridge_jax import config as configs
+from bridge_jax import optim, rules, step
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, such as configs/shapes.py.")
+
+
+def table(cfg: configs.Config) -> str:
+    """Return the table as text. Raises ConfigError where a rule does not fit the parameters."""
+    shapes = optim.flatten(jax.eval_shape(lambda: step.init_params(cfg)))
+    paths = rules.paths(optim.unflatten(shapes))
+    decayed = optim.decayed(cfg, paths)
+    columns = [["path", *paths], ["shape", *(str(shapes[path].shape).replace(" ", "") for path in paths)]]
+    for name in cfg.stage_order:
+        trainable = set(optim.trainable_paths(cfg, name, paths))
+        factors = optim.lr_factors(cfg, name, paths)
+        cells = {path: f"x{factors[path]:g} {'decay' if decayed[path] else '-'}" for path in trainable}
+        columns.append([name, *(cells[path] if path in trainable else "frozen" for path in paths)])
+    widths = [max(map(len, column)) for column in columns]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Print the table of --config."""
+    try:
+        if len(argv) > 1:
+            raise configs.ConfigError(f"unexpected argument {argv[1]!r}: flags look like --config=configs/shapes.py")
+        print(table(_read_config()), end="")
+    except configs.ConfigError as error:
+        print(f"show_params: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _read_config() -> configs.Config:
+    if _CONFIG.value is None:
+        raise configs.ConfigError("--config is missing: give an experiment, such as --config=configs/shapes.py")
+    try:
+        return configs.parse(_CONFIG.value)
+    except OSError as error:  # ml_collections opens the file at the first look at it, not when it parses the flag
+        raise configs.ConfigError(f"--config: {' '.join(str(error).split())}") from error
+
+
+if __name__ == "__main__":
+    app.run(main)
