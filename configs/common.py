@@ -69,10 +69,10 @@ def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
     return bert("small", length=length, **(dict(depth=6, heads=12) | changes))
 
 
-BRIDGE_AND_HEADS = (("vision/.*", False), ("text/.*", False), ("(bridge|heads)/.*", True))
+BRIDGE_AND_HEADS = (("vision/.*", False), ("text/.*", False), ("(bridge|heads|loss_weights)/.*", True))
 EVERYTHING = ((".*", True),)
 # Scalars hardly move at the rate of matrices: gates went from 0.100 to 0.095 in 550 steps (METHOD section 5, point 12).
-SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|itm/scale)"
+SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|itm/scale)|loss_weights/.*"
 
 
 def lr_factors(*, new: float, scalars: float) -> tuple:
@@ -126,7 +126,7 @@ def base() -> ml_collections.ConfigDict:
     config.loss_weighting = "fixed"
     config.no_decay = (
         r".*/(bias|scale|position_bias|image_gate|text_gate|tau|log_scale)",
-        r"vision/(class_token|position|mask_token)|text/(position|token_type)/embedding",
+        r"vision/(class_token|position|mask_token)|text/(position|token_type)/embedding|loss_weights/.*",
     )
     config.stages = dict()
     config.stage_order = ()
