@@ -16,12 +16,16 @@ from tools import prepare_data
 ROOT = Path(__file__).resolve().parents[1]
 
 # Compiling is most of the time of the suite, and the programs hardly change from one run to the next.
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-# Caches inside XLA (for GPUs) would put the folder's path into the key of every program, and a run's folder is new in
-# every session. The environment is for the programs that tests start.
-jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
+CACHE = {
+    "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "jax"),
+    "jax_persistent_cache_min_compile_time_secs": 0.2,
+    # Caches inside XLA (for GPUs) would put the folder's path into the key of every program, and a run's folder is new
+    # in every session.
+    "jax_persistent_cache_enable_xla_caches": "none",
+}
+for _name, _value in CACHE.items():
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)  # for the programs that tests start
 
 
 @pytest.fixture(scope="session")
