@@ -117,6 +117,7 @@ class Stage:
     steps: int
     batch_size: int  # pairs in the global batch
     group_examples: int  # neighbouring examples that the shuffle keeps together (shapes: a scene and its mirror)
+    caption_kinds: tuple[str, ...]  # kinds of captions that are drawn (shapes: description, relation); empty: all
     losses: tuple[str, ...]  # names under `losses`
     train: Rules  # pattern -> True (train) or False (frozen), over every parameter
     top_blocks: int  # besides `train`: the last K blocks of each tower (and the final norm)

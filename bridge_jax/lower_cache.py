@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from bridge_jax import forward, optim, rng
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, Stage
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.types import Params
 
-IMAGE, TEXT, MASK, FIRST_CAPTION = "image.npy", "text.npy", "text_mask.npy", "first_caption.npy"
+IMAGE, TEXT, MASK = "image.npy", "text.npy", "text_mask.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,12 @@ class LowerCache:
     image: np.ndarray  # float16 [photos, crops, P, D]
     text: np.ndarray  # float16 [captions, T, D]
     text_mask: np.ndarray  # bool [captions, T]
-    first_caption: np.ndarray  # int64 [photos + 1]: captions of photo i are rows first[i]..first[i + 1]
+    captions: Sequence[np.ndarray]  # photos x the rows of its captions that the stage draws from
     image_ids: np.ndarray  # int32 [photos]
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the fields of `types.Batch` for a photo: one of its crops and one of its captions, at random."""
-        caption = int(generator.integers(self.first_caption[index], self.first_caption[index + 1]))
+        caption = generator.choice(self.captions[index])
         crop = int(generator.integers(self.image.shape[1]))
         return {
             "image_ids": self.image_ids[index],
@@ -71,31 +71,36 @@ def key(cfg: Config, crops: int, params: Params) -> str:
 
 def open_or_fill(
     cfg: Config,
-    crops: int,
+    stage: Stage,
     params: Params,
     lower_image: Callable[[Params, np.ndarray], Any],
     lower_text: Callable[[Params, np.ndarray, np.ndarray], Any],
     progress: Callable[[str, int, int], None],
 ) -> LowerCache:
-    """Return the cache of the training split, filled first where it does not exist.
+    """Return the cache of the training split as `stage` reads it, filled first where it does not exist.
 
     `progress(what, done, total)` is called after every batch. Raises ConfigError when a state overflows float16.
     """
-    folder = Path(cfg.cache_dir) / f"{cfg.data.dataset}-{cfg.data.train_split}-{key(cfg, crops, params)}"
+    folder = Path(cfg.cache_dir) / f"{cfg.data.dataset}-{cfg.data.train_split}-{key(cfg, stage.cached_crops, params)}"
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
     if not folder.exists():
         aside = folder.with_name(folder.name + ".filling")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        _fill_images(cfg, crops, records, aside, lambda x: lower_image(params, x), progress)
+        _fill_images(cfg, stage.cached_crops, records, aside, lambda x: lower_image(params, x), progress)
         _fill_texts(cfg, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
         aside.rename(folder)
+    image_ids, captions, first = [], [], 0
+    for record in records:  # captions lie in the order of the records
+        image_ids.append(record["image_id"])
+        captions.append(first + np.array(pipeline.drawn_captions(record, stage.caption_kinds)))
+        first += len(record["captions"])
     return LowerCache(
         image=np.load(folder / IMAGE, mmap_mode="r"),
         text=np.load(folder / TEXT, mmap_mode="r"),
         text_mask=np.load(folder / MASK),
-        first_caption=np.load(folder / FIRST_CAPTION),
-        image_ids=np.array([record["image_id"] for record in records], np.int32),
+        captions=captions,
+        image_ids=np.array(image_ids, np.int32),
     )
 
 
@@ -134,9 +139,7 @@ def _fill_texts(
     embed: Callable[[np.ndarray, np.ndarray], Any],
     progress: Callable[[str, int, int], None],
 ) -> None:
-    counts = [len(record["captions"]) for record in records]
-    first_caption = np.concatenate([[0], np.cumsum(counts)])
-    total, out, masks = int(first_caption[-1]), None, []
+    total, out, masks = sum(len(record["captions"]) for record in records), None, []
     size = cfg.evals.retrieval.batch_size
     for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size)):
         first = index * size
@@ -150,7 +153,6 @@ def _fill_texts(
     assert out is not None
     out.flush()
     np.save(folder / MASK, np.concatenate(masks))
-    np.save(folder / FIRST_CAPTION, first_caption)
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -156,7 +156,7 @@ class _Stage:
             predict = self.predict
             with terminal.task(bar, "lower states to disk") as progress:
                 make = lower_cache.open_or_fill(
-                    self.cfg, self.stage.cached_crops, params, predict.lower_image, predict.lower_text, progress
+                    self.cfg, self.stage, params, predict.lower_image, predict.lower_text, progress
                 )
         ds = pipeline.train(
             self.cfg,

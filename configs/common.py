@@ -155,6 +155,7 @@ def stage(**changes) -> ml_collections.ConfigDict:
         steps=1000,
         batch_size=128,
         group_examples=1,
+        caption_kinds=(),
         losses=("itc", "fused_itc", "itm", "cycle"),
         train=BRIDGE_AND_HEADS,
         top_blocks=0,

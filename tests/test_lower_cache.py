@@ -33,9 +33,10 @@ def quiet(what, done, total):
     pass
 
 
-def fill(cfg, params, predict, **changes):
+def fill(cfg, params, predict, kinds=(), **changes):
     arguments = dict(lower_image=predict.lower_image, lower_text=predict.lower_text, progress=quiet) | changes
-    return lower_cache.open_or_fill(cfg, CROPS, params, **arguments)
+    stage = dataclasses.replace(cfg.stages["align"], cached_crops=CROPS, caption_kinds=kinds)
+    return lower_cache.open_or_fill(cfg, stage, params, **arguments)
 
 
 def with_part(cfg, part, **changes):
@@ -64,7 +65,7 @@ def test_a_cached_example_is_what_the_towers_make_of_its_view(cfg, params, predi
         images, texts = predict.lower_image(params, np.stack(views)), predict.lower_text(params, ids, mask)
         # float16 keeps 11 bits
         np.testing.assert_allclose(cache.image[index], images, rtol=2**-11, atol=2e-6)
-        rows = slice(cache.first_caption[index], cache.first_caption[index + 1])
+        rows = cache.captions[index]
         np.testing.assert_allclose(cache.text[rows], texts, rtol=2**-11, atol=2e-6)
         np.testing.assert_array_equal(cache.text_mask[rows], mask)
         for draw in range(4):
@@ -78,9 +79,15 @@ def test_a_cached_example_is_what_the_towers_make_of_its_view(cfg, params, predi
 def test_every_crop_and_caption_is_drawn(cache):
     drawn = [cache(3, np.random.default_rng(seed)) for seed in range(64)]
     assert len({example["lower_image"].tobytes() for example in drawn}) == CROPS
-    assert (
-        len({example["lower_text"].tobytes() for example in drawn}) == cache.first_caption[4] - cache.first_caption[3]
-    )
+    assert len({example["lower_text"].tobytes() for example in drawn}) == len(cache.captions[3])
+
+
+def test_a_stage_draws_the_kinds_of_captions_that_it_names(cfg, params, predict, cache):
+    relations = fill(cfg, params, predict, kinds=("relation",))
+    for record, drawn, all_of_it in zip(
+        pipeline.open_split(cfg.data, "train"), relations.captions, cache.captions, strict=True
+    ):
+        assert [record["caption_kinds"][i] for i in drawn - all_of_it[0]] == ["relation"] * 4
 
 
 def test_the_outputs_are_those_of_the_towers(cfg, params, predict, cache):

@@ -29,9 +29,9 @@ PARSE = """
 import sys
 from absl import flags
 import {module} as program
-program.parse_flags(sys.argv) if hasattr(program, "parse_flags") else flags.FLAGS(sys.argv)
-if hasattr(program, "_read_config"):
-    program._read_config()
+flags.FLAGS(sys.argv)
+if hasattr(program, "_CONFIG"):
+    program.command_line.read_config(program._CONFIG)
 """
 
 

@@ -10,23 +10,20 @@ import itertools
 import math
 import resource
 import statistics
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 from rich.console import Console
 
+from bridge_jax import command_line, lower_cache, sharding, train
 from bridge_jax import config as configs
-from bridge_jax import lower_cache, sharding, train
 from bridge_jax import step as steps
 from bridge_jax.data import pipeline
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
+_CONFIG = command_line.define_config()
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps that are timed; the median counts.")
-flags.mark_flags_as_required(["config"])
 _console = Console(soft_wrap=True, highlight=False)
 
 
@@ -79,9 +76,7 @@ def bench_stage(cfg: configs.Config, name: str, params, rate: float) -> None:
     plan, make = steps.build(cfg, name, 0, mesh), None
     if stage.cached_crops:
         predict = steps.build_predict(cfg)
-        make = lower_cache.open_or_fill(
-            cfg, stage.cached_crops, params, predict.lower_image, predict.lower_text, lambda *_: None
-        )
+        make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
     batches = pipeline.batches(ds, 0, cfg.data)
     batch = sharding.put_batch(next(batches), mesh)
@@ -109,18 +104,14 @@ def bench_stage(cfg: configs.Config, name: str, params, rate: float) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    try:
-        cfg = configs.parse(_CONFIG.value)
-        rate = matmul_rate()
-        _console.print(f"float32 matrix product: {rate / 1e9:.0f} GFLOP/s")
-        params = jax.device_put(train.initial(cfg))
-        for name in cfg.stage_order:
-            bench_stage(cfg, name, params, rate)
-        _console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
-    except configs.ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    cfg = command_line.read_config(_CONFIG)
+    rate = matmul_rate()
+    _console.print(f"float32 matrix product: {rate / 1e9:.0f} GFLOP/s")
+    params = jax.device_put(train.initial(cfg))
+    for name in cfg.stage_order:
+        bench_stage(cfg, name, params, rate)
+    _console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -9,23 +9,22 @@ says why; 1: a score is NaN.
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 
-from bridge_jax import sharding, terminal
+from bridge_jax import command_line, sharding, terminal
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints, Meta, as_dict
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.evals.retrieval import Evaluator
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")
-_SPLIT = flags.DEFINE_string("split", None, "A split of the data set, such as test.", required=True)
+_SPLIT = flags.DEFINE_string("split", None, "A split of the data set, such as test.")
 _RERANK = flags.DEFINE_bool("rerank", False, "Also let the bridge rerank the best unimodal candidates.")
 _JSON = flags.DEFINE_string("json", "", "Write the numbers, the config and the step to this file.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training found it.")
@@ -65,30 +64,20 @@ def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> d
 
 def main(argv: list[str]) -> None:
     """Print the table and write the JSON."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.WARNING)
+    del argv
+    for name, flag in (("workdir", _WORKDIR), ("split", _SPLIT)):
+        if not flag.value:
+            raise ConfigError(f"--{name} is missing: {flags.FLAGS[name].help}")
     started = time.monotonic()
     data = {"data_dir": _DATA_DIR.value, "vocabulary": _VOCABULARY.value}
-    try:
-        saves = Checkpoints(_WORKDIR.value, read_only=True)
-        step = choose(saves, _CHECKPOINT.value)
-        given = {name: value for name, value in data.items() if value}
-        metrics, record = evaluate(saves, step, _SPLIT.value, rerank=_RERANK.value, **given)
-    except ConfigError as error:
-        _fail(error, 2)
-    except FloatingPointError as error:
-        _fail(error, 1)
-    else:
-        terminal.recall_table(metrics, f"{record['dataset']}/{_SPLIT.value}, step {step}", time.monotonic() - started)
-        if _JSON.value:
-            Path(_JSON.value).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _fail(error: Exception, code: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(code)
+    saves = Checkpoints(_WORKDIR.value, read_only=True)
+    step = choose(saves, _CHECKPOINT.value)
+    given = {name: value for name, value in data.items() if value}
+    metrics, record = evaluate(saves, step, _SPLIT.value, rerank=_RERANK.value, **given)
+    terminal.recall_table(metrics, f"{record['dataset']}/{_SPLIT.value}, step {step}", time.monotonic() - started)
+    if _JSON.value:
+        Path(_JSON.value).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

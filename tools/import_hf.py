@@ -7,14 +7,13 @@ Exit code 0: the file imports as printed; 2: it cannot, with one line that says 
 
 import dataclasses
 import math
-import sys
 from typing import Any
 
 import jax
-from absl import app
 from rich.console import Console
 from rich.table import Table
 
+from bridge_jax import command_line
 from bridge_jax.config import ConfigError, Text, Vision
 from bridge_jax.interop import hf_import
 from configs.common import IMAGENET_MEAN, IMAGENET_STD
@@ -67,14 +66,10 @@ def _print(cfg: Vision | Text, imported: hf_import.Imported, notes: list[str]) -
 
 def main(argv: list[str]) -> None:
     """Print the section and the table of `argv[1]`."""
-    if len(argv) != 2:
-        raise app.UsageError("expected one argument: a folder or a hub id")
-    try:
-        _print(*section(argv[1]))
-    except ConfigError as error:
-        print(f"import_hf: {error}", file=sys.stderr)
-        sys.exit(2)
+    if len(argv) < 2:
+        raise ConfigError("expected one argument: a folder or a hub id")
+    _print(*section(argv[1]))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main, positional=1)

@@ -6,18 +6,18 @@
 A run that stops leaves nothing behind; a prepared data set is never overwritten.
 """
 
-import sys
 import tempfile
 
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import flags
 
-from bridge_jax import config
+from bridge_jax import command_line
+from bridge_jax.config import ConfigError
 from bridge_jax.data import datasets
 
-_DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.", required=True)
+_DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", "", "Folder with the raw images and captions; shapes needs none.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the prepared data sets live.", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the prepared data sets live.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train", 16000, "shapes: training scenes, an even number.", lower_bound=2)
 _SEED = flags.DEFINE_integer("seed", 0, "shapes: seed of the scenes.", lower_bound=0)
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads that read and check images.", lower_bound=1)
@@ -41,21 +41,19 @@ def _sizes(builder: tfds.core.DatasetBuilder) -> str:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    try:
-        datasets.builder_class(_DATASET.value, "--dataset")  # a misspelt name before a missing --raw_dir
-        if _DATASET.value == "shapes":
-            arguments = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
-        elif not _RAW_DIR.value:
-            raise config.ConfigError(f"--raw_dir is missing: the folder with the raw files of {_DATASET.value!r}")
-        else:
-            arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value}
-        print(prepare(_DATASET.value, _DATA_DIR.value, **arguments))
-    except config.ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    del argv
+    for name, flag in (("dataset", _DATASET), ("data_dir", _DATA_DIR)):
+        if not flag.value:
+            raise ConfigError(f"--{name} is missing: {flags.FLAGS[name].help}")
+    datasets.builder_class(_DATASET.value, "--dataset")  # a misspelt name before a missing --raw_dir
+    if _DATASET.value == "shapes":
+        arguments = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
+    elif not _RAW_DIR.value:
+        raise ConfigError(f"--raw_dir is missing: the folder with the raw files of {_DATASET.value!r}")
+    else:
+        arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value}
+    print(prepare(_DATASET.value, _DATA_DIR.value, **arguments))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -9,16 +9,12 @@ tests/golden/ holds the table of every config, so that a change of a rule shows 
 Exit code 0: the table is on standard output; 2: the config cannot work, with one line that says why.
 """
 
-import sys
-
 import jax
-from absl import app
-from ml_collections import config_flags
 
+from bridge_jax import command_line, optim, rules, step
 from bridge_jax import config as configs
-from bridge_jax import optim, rules, step
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, such as configs/shapes.py.")
+_CONFIG = command_line.define_config()
 
 
 def table(cfg: configs.Config) -> str:
@@ -39,23 +35,9 @@ def table(cfg: configs.Config) -> str:
 
 def main(argv: list[str]) -> None:
     """Print the table of --config."""
-    try:
-        if len(argv) > 1:
-            raise configs.ConfigError(f"unexpected argument {argv[1]!r}: flags look like --config=configs/shapes.py")
-        print(table(_read_config()), end="")
-    except configs.ConfigError as error:
-        print(f"show_params: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _read_config() -> configs.Config:
-    if _CONFIG.value is None:
-        raise configs.ConfigError("--config is missing: give an experiment, such as --config=configs/shapes.py")
-    try:
-        return configs.parse(_CONFIG.value)
-    except OSError as error:  # ml_collections opens the file at the first look at it, not when it parses the flag
-        raise configs.ConfigError(f"--config: {' '.join(str(error).split())}") from error
+    del argv
+    print(table(command_line.read_config(_CONFIG)), end="")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

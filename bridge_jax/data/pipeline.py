@@ -82,9 +82,17 @@ def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def draw_caption(record: Record, generator: np.random.Generator) -> int:
-    """Return the index of one of the record's captions, all equally likely."""
-    return int(generator.integers(len(record["captions"])))
+def drawn_captions(record: Record, kinds: Sequence[str]) -> list[int]:
+    """Return which captions of a record a stage draws from: those of `kinds`, or all where it is empty.
+
+    Raises ConfigError for a record that has none.
+    """
+    found = [i for i, kind in enumerate(record["caption_kinds"]) if not kinds or kind in kinds]
+    if not found:
+        raise config.ConfigError(
+            f"stage caption_kinds {tuple(kinds)}: {record['filename']} has only {sorted(set(record['caption_kinds']))}"
+        )
+    return found
 
 
 class Examples:
@@ -94,16 +102,17 @@ class Examples:
     batch of B rows would hold only B/5 photos and as many fewer negatives. Over the epochs every caption is seen.
     """
 
-    def __init__(self, cfg: config.Config, losses: Sequence[str], records: Sequence[Record]):
+    def __init__(self, cfg: config.Config, stage: config.Stage, records: Sequence[Record]):
+        self._kinds = stage.caption_kinds
         self._records, self._data, self._image_px = records, cfg.data, cfg.vision.image_px
         self._patches = (cfg.vision.image_px // cfg.vision.patch_px) ** 2
         self._tokenizer = text.load(cfg.data, cfg.text)
-        self._mlm, self._mim = "mlm" in losses, "mim" in losses
+        self._mlm, self._mim = "mlm" in stage.losses, "mim" in stage.losses
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the fields of `types.Batch` for one row."""
         record = self._records[index]
-        caption = record["captions"][draw_caption(record, generator)]
+        caption = record["captions"][generator.choice(drawn_captions(record, self._kinds))]
         (ids,), (mask,) = self._tokenizer.encode([caption])
         # a photo is flipped only if none of its captions minds, so that one rule serves live and cached crops
         flip = image.may_flip(record["captions"])
@@ -183,7 +192,7 @@ def train(
         raise config.ConfigError(
             f"stage group_examples {group} does not divide the {count} records of {cfg.data.train_split!r}"
         )
-    make = Examples(cfg, stage.losses, records) if make_example is None else make_example
+    make = Examples(cfg, stage, records) if make_example is None else make_example
     shuffle_seed = rng.stream_seed(cfg.seed, f"{seed_stream}/shuffle")
     ds = grain.MapDataset.range(count).map_with_index(_GroupShuffle(count // group, group, shuffle_seed))
     ds = ds.random_map(make, seed=rng.stream_seed(cfg.seed, f"{seed_stream}/examples"))

@@ -8,7 +8,7 @@ import pytest
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import image, pipeline, text
+from bridge_jax.data import image, pipeline, shapes, text
 from configs import shapes as shapes_config
 from tools import prepare_data
 
@@ -26,9 +26,9 @@ def cfg(tmp_path_factory) -> config.Config:
     return config.parse(settings)
 
 
-def stage_of(cfg, batch_size=16, losses=("itc",), group_examples=2):
-    changes = dict(batch_size=batch_size, losses=losses, group_examples=group_examples)
-    return dataclasses.replace(cfg.stages["align"], **changes)
+def stage_of(cfg, **changes):
+    settings = dict(batch_size=16, losses=("itc",), group_examples=2, caption_kinds=()) | changes
+    return dataclasses.replace(cfg.stages["align"], **settings)
 
 
 def with_data(cfg, **changes):
@@ -104,6 +104,16 @@ def test_the_shuffle_keeps_a_scene_beside_its_mirror(cfg):
     assert (ids[::2] % 2 == 0).all()
     alone = pipeline.train(cfg, stage_of(cfg, group_examples=1), seed_stream=STREAM)[4].image_ids
     assert not np.array_equal(alone[1::2], alone[::2] + 1)
+
+
+def test_a_stage_draws_the_kinds_of_captions_that_it_names(cfg):
+    tokenizer = text.load(cfg.data, cfg.text)
+    ds = pipeline.train(cfg, stage_of(cfg, caption_kinds=("relation",)), seed_stream=STREAM)
+    said = {tokenizer.decode(row) for step in range(6) for row in ds[step].ids}
+    relations = {words for pair in shapes.RELATIONS.values() for words in pair}
+    assert all(any(f" {words} " in caption for words in relations) for caption in said)
+    with pytest.raises(config.ConfigError, match=r"caption_kinds \('relations',\): .* has only \['description', 'rel"):
+        pipeline.train(cfg, stage_of(cfg, caption_kinds=("relations",)), seed_stream=STREAM)[0]
 
 
 @pytest.mark.parametrize("hosts", [2, 4])

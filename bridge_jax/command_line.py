@@ -1,0 +1,80 @@
+"""What every command of the project does alike: a fault that the user can mend is one line on stderr and exit code 2.
+
+CONFIG = command_line.define_config()
+
+def main(argv): ... command_line.read_config(CONFIG) ...
+
+command_line.run(main)
+"""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from bridge_jax import config as configs
+
+FAILED = 1  # exit code where a number went bad
+USER_ERROR = 2  # where the user can mend it: flags, config, data, files
+INTERRUPTED = 130  # what shells give to a program ended by Ctrl-C
+
+
+def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
+    """Parse the flags and run `main` on the words before and after them, of which `positional` are expected."""
+
+    def guarded(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        try:
+            if len(argv) > 1 + positional:
+                raise configs.ConfigError(f"unexpected argument {argv[1 + positional]!r}: flags look like --config.seed=1")
+            main(argv)
+        except configs.ConfigError as error:
+            fail(str(error), USER_ERROR)
+        except FloatingPointError as error:
+            fail(str(error), FAILED)
+        except KeyboardInterrupt:
+            fail("interrupted; the same command goes on from the last checkpoint, if it makes any", INTERRUPTED)
+
+    app.run(guarded, flags_parser=parse_flags)
+
+
+def define_config() -> flags.FlagHolder:
+    """Define --config, and with it --config.any.key."""
+    return config_flags.DEFINE_config_file("config", None, "The experiment, such as configs/shapes.py.")
+
+
+def read_config(flag: flags.FlagHolder) -> configs.Config:
+    """Return the checked config of --config. Raises ConfigError."""
+    if flag.value is None:
+        raise configs.ConfigError("--config is missing: give an experiment, such as --config=configs/shapes.py")
+    try:
+        return configs.parse(flag.value)
+    except OSError as error:  # ml_collections raises it at the first look at the config, not when it parses the flag
+        raise configs.ConfigError(f"--config: {_one_line(error)}") from error
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Return what is left of `argv`; a wrong flag or config key ends the program with one clear line."""
+    try:
+        return flags.FLAGS(argv)
+    except OSError as error:
+        fail(f"--config: {_one_line(error)}", USER_ERROR)
+    except (AttributeError, KeyError) as error:
+        fail(f"--config: not found: {_one_line(error)}", USER_ERROR)
+    except (flags.Error, TypeError, ValueError) as error:
+        fail(_one_line(error), USER_ERROR)
+
+
+def _one_line(error: object) -> str:
+    while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split()).rpartition("[Errno 2] ")[2]
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print one line and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
