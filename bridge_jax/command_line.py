@@ -28,7 +28,8 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
         logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1 + positional:
-                raise configs.ConfigError(f"unexpected argument {argv[1 + positional]!r}: flags look like --config.seed=1")
+                word = argv[1 + positional]
+                raise configs.ConfigError(f"unexpected argument {word!r}: flags look like --config.seed=1")
             main(argv)
         except configs.ConfigError as error:
             fail(str(error), USER_ERROR)
