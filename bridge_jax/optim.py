@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bridge_jax import rules
+from bridge_jax import rng, rules
 from bridge_jax.config import Config, ConfigError, Stage
 from bridge_jax.types import Params
 
@@ -105,13 +105,41 @@ def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.Gradi
     )
 
 
-def start_fused_heads(params: Params) -> Params:
-    """Copy the unimodal projections into the fused ones (METHOD section 5, point 12).
+def start_fused(cfg: Config, params: Params) -> Params:
+    """Let the bridge start where the towers are (METHOD section 5, point 12).
 
-    Done when a stage begins whose fused projections were never trained: with gates nearly closed the fused score is
-    then the unimodal score, and training only has to improve on it.
+    Done when a stage begins whose fused parts were never trained. The fused projections become copies of the unimodal
+    ones: with gates nearly closed the fused score is the unimodal score, and training only has to improve on it.
+
+    The attention starts there too, where the method draws it at random. A unimodal cosine is a mean over all tokens
+    and patches of <W_t h_t, W_v h_v>, so the unimodal projections have already learned which word goes with which
+    patch. The first E columns of both maps into the shared width become W G with one random rotation G (so that every
+    head sees a share of all directions), queries and keys the identity: a word's attention over the patches starts as
+    its own cosines. The other columns stay random and carry what the embeddings leave out, such as where things are.
     """
     heads = params["heads"]
     copies = {f"fused_{side}": jax.tree.map(jnp.copy, heads[f"unimodal_{side}"]) for side in ("image", "text")}
     scale = jnp.exp(heads["log_scale"])
-    return {**params, "heads": {**heads, **copies, "itm": {**heads["itm"], "scale": scale}}}
+    started = {**params, "heads": {**heads, **copies, "itm": {**heads["itm"], "scale": scale}}}
+    if cfg.bridge.layers:
+        started["bridge"] = {name: _start_attention(cfg, params, layer) for name, layer in params["bridge"].items()}
+    return started
+
+
+def _start_attention(cfg: Config, params: Params, layer: Params) -> Params:
+    E, S = cfg.bridge.embed_width, cfg.bridge.shared_width
+    rotation = jax.random.orthogonal(rng.key(cfg.seed, "start", 0), E)[:, : min(E, S)]
+    layer = dict(layer)
+    for side in ("image", "text"):
+        aligned = jax.tree.map(lambda leaf: leaf @ rotation, params["heads"][f"unimodal_{side}"]["linear"])
+        drawn = layer[f"{side}_to_shared"]
+        layer[f"{side}_to_shared"] = jax.tree.map(
+            lambda new, old: jnp.concatenate([new, old[..., new.shape[-1] :]], axis=-1), aligned, drawn
+        )
+    if cfg.bridge.placement != "after":  # there the states have been through the tower's final norm
+        layer["image_norm"] = jax.tree.map(jnp.copy, params["vision"]["norm"])
+    for direction in ("text_over_image", "image_over_text"):
+        identity = {name: {"kernel": jnp.eye(S), "bias": jnp.zeros(S)} for name in ("query", "key")}
+        if "query" in layer[direction]:  # the pooled design has none
+            layer[direction] = {**layer[direction], **identity}
+    return layer

@@ -134,7 +134,7 @@ class _Stage:
             state = self.plan.init(jnp.int32(step), params)
             return dataclasses.replace(state, opt_state=self.saves.restore_opt_state(step, state.opt_state))
         if steps.trains_fused(self.cfg, self.name) and not self._fused_trained(self.index):
-            params = optim.start_fused_heads(params)
+            params = optim.start_fused(self.cfg, params)
         return self.plan.init(jnp.int32(step), params)
 
     def _fused_trained(self, index: int) -> bool:

@@ -72,7 +72,7 @@ def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
 BRIDGE_AND_HEADS = (("vision/.*", False), ("text/.*", False), ("(bridge|heads|loss_weights)/.*", True))
 EVERYTHING = ((".*", True),)
 # Scalars hardly move at the rate of matrices: gates went from 0.100 to 0.095 in 550 steps (METHOD section 5, point 12).
-SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|itm/scale)|loss_weights/.*"
+SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|itm/(scale|threshold))|loss_weights/.*"
 
 
 def lr_factors(*, new: float, scalars: float) -> tuple:
@@ -125,7 +125,7 @@ def base() -> ml_collections.ConfigDict:
     )
     config.loss_weighting = "fixed"
     config.no_decay = (
-        r".*/(bias|scale|position_bias|image_gate|text_gate|tau|log_scale)",
+        r".*/(bias|scale|position_bias|image_gate|text_gate|tau|log_scale|threshold)",
         r"vision/(class_token|position|mask_token)|text/(position|token_type)/embedding|loss_weights/.*",
     )
     config.stages = dict()

@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 from bridge_jax.config import Bridge
 from bridge_jax.models import layers
 
+THRESHOLD_START = 0.3  # near the cosine of hard pairs after contrastive training; a scalar that learns fast
+
 
 class Projection(nn.Module):
     """Project pooled states linearly to the embedding and scale it to length one, in float32."""
@@ -21,10 +23,12 @@ class Projection(nn.Module):
 
 
 class MatchHead(nn.Module):
-    """Score a fused pair: scale x <p_t, p_v> plus an MLP on [p_t ; p_v ; <p_t, p_v>].
+    """Score a fused pair: scale x (<p_t, p_v> - threshold) plus an MLP on [p_t ; p_v ; <p_t, p_v>].
 
     The MLP's last layer starts at zero, so the first ranking is that of the cosine (METHOD section 5, point 12); the
-    authors' head starts from noise.
+    authors' head starts from noise. The threshold changes no ranking. Without it the logit of every pair, true or not,
+    starts near scale x cosine, some +14 on photos, and the gradient of the binary loss pushes all cosines down: in 50
+    steps on Flickr8k the unimodal text-to-image R@1 fell from 11.2 to 8.9.
     """
 
     cfg: Bridge
@@ -33,9 +37,13 @@ class MatchHead(nn.Module):
     def __call__(self, text_BE: Float[Array, "B E"], image_BE: Float[Array, "B E"]) -> Float[Array, "B"]:
         cosine_B = (text_BE * image_BE).sum(axis=-1)
         scale = self.param("scale", nn.initializers.constant(self.cfg.logit_scale_start), ())
+        threshold = self.param("threshold", nn.initializers.constant(THRESHOLD_START), ())
         joined = jnp.concatenate([text_BE, image_BE, cosine_B[:, None]], axis=-1)
         hidden = nn.relu(layers.dense(self.cfg.embed_width, jnp.float32, "hidden")(joined))
-        return scale * cosine_B + layers.dense(1, jnp.float32, "out", nn.initializers.zeros_init())(hidden)[:, 0]
+        return (
+            scale * (cosine_B - threshold)
+            + layers.dense(1, jnp.float32, "out", nn.initializers.zeros_init())(hidden)[:, 0]
+        )
 
 
 class MaskedHead(nn.Module):

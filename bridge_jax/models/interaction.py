@@ -121,5 +121,7 @@ class Interaction(nn.Module):
     def _residual(self, side: str, states: jax.Array, update: jax.Array, deterministic: bool) -> jax.Array:
         start = float(np.log(self.cfg.gate_start / (1 - self.cfg.gate_start)))
         gate = nn.sigmoid(self.param(f"{side}_gate", nn.initializers.constant(start), ())).astype(self.dtype)
-        update = layers.dense(states.shape[-1], self.dtype, f"shared_to_{side}")(update)
+        # From zero: the first update is none, whatever the gate, and the gate may start wide enough to learn by.
+        back = layers.dense(states.shape[-1], self.dtype, f"shared_to_{side}", nn.initializers.zeros_init())
+        update = back(update)
         return states + gate * nn.Dropout(self.cfg.output_dropout)(update, deterministic=deterministic)

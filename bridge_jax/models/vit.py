@@ -46,9 +46,9 @@ class Tower(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        cfg, token = self.cfg, layers.kernel_init
+        cfg, token = self.cfg, layers.token_init
         patch = (cfg.patch_px, cfg.patch_px)
-        self.patch = nn.Conv(cfg.width, patch, strides=patch, dtype=self.dtype, kernel_init=token)
+        self.patch = nn.Conv(cfg.width, patch, strides=patch, dtype=self.dtype, kernel_init=layers.kernel_init)
         self.class_token = self.param("class_token", token, (1, 1, cfg.width))
         self.position = self.param("position", _sincos, (1, 1 + cfg.position_grid**2, cfg.width))
         if cfg.mask_token:

@@ -44,17 +44,17 @@ def test_match_head_equals_its_formula():
     cosine = (text * image).sum(1)
     hidden = np.concatenate([text, image, cosine[:, None]], axis=1) @ p["hidden"]["kernel"] + p["hidden"]["bias"]
     mlp = np.maximum(hidden, 0) @ p["out"]["kernel"] + p["out"]["bias"]
-    np.testing.assert_allclose(
-        module.apply({"params": p}, text, image), p["scale"] * cosine + mlp[:, 0], rtol=1e-5, atol=1e-5
-    )
+    expected = p["scale"] * (cosine - p["threshold"]) + mlp[:, 0]
+    np.testing.assert_allclose(module.apply({"params": p}, text, image), expected, rtol=1e-5, atol=1e-5)
     assert p["hidden"]["kernel"].shape == (2 * E + 1, E)
 
 
-def test_match_head_starts_as_the_scaled_cosine():
+def test_match_head_starts_as_the_scaled_cosine_above_a_threshold():
     text, image = unit(4, 0), unit(4, 1)
     module = heads.MatchHead(BRIDGE)
     logits = module.apply(module.init(jax.random.key(0), text, image), text, image)
-    np.testing.assert_allclose(logits, BRIDGE.logit_scale_start * (text * image).sum(1), rtol=1e-5)
+    expected = BRIDGE.logit_scale_start * ((text * image).sum(1) - heads.THRESHOLD_START)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
 
 
 def test_masked_head_equals_its_formula():
