@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.stages = dict(
         stabilise=common.stage(steps=500, batch_size=256, losses=("itc",), learning_rate=1e-3, cached_crops=4),
         align=common.stage(
-            steps=1000,
+            steps=600,
             top_blocks=1,
             learning_rate=2e-4,
             lr_factors=common.lr_factors(new=2.0, scalars=20.0),

@@ -20,10 +20,10 @@ class Block(nn.Module):
     ) -> Float[Array, "B T D"]:
         cfg, dtype = self.cfg, self.dtype
         y = layers.SelfAttention(cfg.heads, dtype, cfg.dropout, name="attention")(x_BTD, mask_BT, deterministic)
-        y = nn.Dropout(cfg.dropout)(y, deterministic=deterministic)
+        y = layers.Dropout(cfg.dropout)(y, deterministic=deterministic)
         x_BTD = layers.layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BTD + y)
         y = layers.Mlp(cfg.mlp_width, dtype, name="mlp")(x_BTD)
-        y = nn.Dropout(cfg.dropout)(y, deterministic=deterministic)
+        y = layers.Dropout(cfg.dropout)(y, deterministic=deterministic)
         return layers.layer_norm(cfg.norm_eps, dtype, "mlp_norm")(x_BTD + y)
 
 
@@ -40,7 +40,7 @@ class Tower(nn.Module):
         self.position = nn.Embed(cfg.max_positions, **table)
         self.token_type = nn.Embed(cfg.token_types, **table)
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
-        self.embed_dropout = nn.Dropout(cfg.dropout)
+        self.embed_dropout = layers.Dropout(cfg.dropout)
         self.layers = [Block(cfg, self.dtype, name=f"block_{i:02d}") for i in range(cfg.depth)]
 
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:

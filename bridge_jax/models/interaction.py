@@ -48,7 +48,7 @@ class CosineAttention(nn.Module):
         logits_BNLM = jnp.einsum("BLNK,BMNK->BNLM", q_BLNK, k_BMNK).astype(jnp.float32) / tau + bias_LM
         mask = None if other_mask is None else other_mask[:, None, None, :]
         weights_BNLM = layers.masked_softmax(logits_BNLM, mask)
-        dropped = nn.Dropout(self.dropout)(weights_BNLM, deterministic=deterministic).astype(self.dtype)
+        dropped = layers.Dropout(self.dropout)(weights_BNLM, deterministic=deterministic).astype(self.dtype)
         out_BLS = jnp.einsum("BNLM,BMNK->BLNK", dropped, v_BMNK).reshape(B, L, S)
         return layers.dense(S, self.dtype, "out")(out_BLS), weights_BNLM.mean(axis=1)
 
@@ -124,4 +124,4 @@ class Interaction(nn.Module):
         # From zero: the first update is none, whatever the gate, and the gate may start wide enough to learn by.
         back = layers.dense(states.shape[-1], self.dtype, f"shared_to_{side}", nn.initializers.zeros_init())
         update = back(update)
-        return states + gate * nn.Dropout(self.cfg.output_dropout)(update, deterministic=deterministic)
+        return states + gate * layers.Dropout(self.cfg.output_dropout)(update, deterministic=deterministic)

@@ -32,11 +32,11 @@ class Block(nn.Module):
         y = layers.layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BPD)
         y = layers.SelfAttention(cfg.heads, dtype, name="attention")(y, None, deterministic)
         y = LayerScale(name="attention_scale")(y) if cfg.layer_scale else y
-        x_BPD = x_BPD + nn.Dropout(cfg.dropout)(y, deterministic=deterministic)
+        x_BPD = x_BPD + layers.Dropout(cfg.dropout)(y, deterministic=deterministic)
         y = layers.layer_norm(cfg.norm_eps, dtype, "mlp_norm")(x_BPD)
         y = layers.Mlp(cfg.mlp_width, dtype, name="mlp")(y)
         y = LayerScale(name="mlp_scale")(y) if cfg.layer_scale else y
-        return x_BPD + nn.Dropout(cfg.dropout)(y, deterministic=deterministic)
+        return x_BPD + layers.Dropout(cfg.dropout)(y, deterministic=deterministic)
 
 
 class Tower(nn.Module):
