@@ -35,7 +35,7 @@ class Tower(nn.Module):
 
     def setup(self):
         cfg = self.cfg
-        table = {"features": cfg.width, "embedding_init": layers.token_init, "dtype": self.dtype}
+        table = {"features": cfg.width, "embedding_init": layers.small_init, "dtype": self.dtype}
         self.word = nn.Embed(cfg.vocab_size, **table)
         self.position = nn.Embed(cfg.max_positions, **table)
         self.token_type = nn.Embed(cfg.token_types, **table)

@@ -19,7 +19,10 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, pooled_BD: Float[Array, "B D"]) -> Float[Array, "B E"]:
-        return layers.l2_normalise(layers.dense(self.embed_width, jnp.float32, "linear")(pooled_BD))
+        # From small weights: what is random in them stays in the cosines. Linear heads on frozen towers, Flickr8k, 400
+        # steps: rsum 139 from 0.02, 130 from weights scaled by their inputs.
+        linear = layers.dense(self.embed_width, jnp.float32, "linear", layers.small_init)
+        return layers.l2_normalise(linear(pooled_BD))
 
 
 class MatchHead(nn.Module):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-token_init = nn.initializers.truncated_normal(0.02)  # embeddings and lone tokens, as BERT and ViT have them
+small_init = nn.initializers.truncated_normal(0.02)  # of embeddings, as BERT and ViT have them, and of projections
 # Scaled by the inputs. BERT's 0.02 for every kernel suits a width of 2,500: the bridge's four products in a row would
 # start at 1/300 of their input at S = 128, and it would hardly learn.
 kernel_init = nn.initializers.lecun_normal()

@@ -46,7 +46,7 @@ class Tower(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        cfg, token = self.cfg, layers.token_init
+        cfg, token = self.cfg, layers.small_init
         patch = (cfg.patch_px, cfg.patch_px)
         self.patch = nn.Conv(cfg.width, patch, strides=patch, dtype=self.dtype, kernel_init=layers.kernel_init)
         self.class_token = self.param("class_token", token, (1, 1, cfg.width))

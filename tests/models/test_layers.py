@@ -1,0 +1,41 @@
+"""The layers that are ours and not Linen's."""
+
+from math import erf
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax.models import layers
+
+
+def drop(x, rate, seed=0, deterministic=False):
+    return layers.Dropout(rate).apply({}, x, deterministic, rngs={"dropout": jax.random.key(seed)})
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("shape", [(64, 333), (7, 5, 611)])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate, shape):
+    found = np.asarray(drop(jnp.ones(shape), rate))
+    assert set(np.unique(found)) == {np.float32(0), np.unique(found)[1]}
+    assert found.max() == pytest.approx(1 / (1 - rate), rel=1e-4)
+    spread = np.sqrt(rate * (1 - rate) / found.size)  # of a binomial share
+    assert abs((found == 0).mean() - rate) < 4 * spread
+    neighbours = (found[..., ::2][..., : shape[-1] // 2] == 0) & (found[..., 1::2] == 0)  # halves of one random word
+    assert abs(neighbours.mean() - rate**2) < 4 * rate / np.sqrt(neighbours.size)
+    assert not np.array_equal(found, drop(jnp.ones(shape), rate, seed=1))
+
+
+def test_no_dropout_is_the_identity():
+    x = jnp.arange(12.0).reshape(3, 4)
+    assert drop(x, 0.0) is x
+    assert drop(x, 0.5, deterministic=True) is x
+    assert drop(x.astype(jnp.bfloat16), 0.5).dtype == jnp.bfloat16
+
+
+def test_gelu_is_exact():
+    x = np.linspace(-6, 6, 101)
+    expected = [v * (1 + erf(v / 2**0.5)) / 2 for v in x]
+    np.testing.assert_allclose(layers.gelu(jnp.asarray(x, jnp.float32)), expected, rtol=1e-5, atol=1e-6)
+    assert layers.gelu(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
