@@ -28,10 +28,18 @@ def progress() -> Progress:
 
 @contextlib.contextmanager
 def task(bar: Progress, name: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a side task while it lasts; call the result as (what, done, total), total 0 when unknown."""
+    """Show a side task while it lasts; call the result as (what, done, total), total 0 when unknown.
+
+    Where there is no terminal, a line is printed at every quarter of a total that is known.
+    """
     row = bar.add_task(name, total=None, says="")
+    quarters: dict[str, int] = {}
 
     def report(what: str, done: int, total: int) -> None:
+        quarter = 4 * done // total if total else 0
+        if not _console.is_terminal and quarter > quarters.setdefault(what, 0):
+            quarters[what] = quarter
+            say(f"{name}: {what} {done}/{total}")
         bar.update(row, total=total or None, completed=done, says=f"{what} {done}{f'/{total}' if total else ''}")
 
     try:

@@ -77,3 +77,13 @@ def test_nothing_but_lines_where_there_is_no_terminal(shown):
     lines = shown.getvalue().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("align: step 2/2  loss 0.500  ")
+
+
+def test_without_a_terminal_a_side_task_says_a_line_a_quarter(shown):
+    with terminal.progress() as bar, terminal.task(bar, "lower states to disk") as report:
+        for done in range(1, 9):
+            report("pictures", done, 8)
+            report("unknown", done, 0)
+        report("captions", 3, 3)
+    lines = [f"lower states to disk: pictures {done}/8" for done in (2, 4, 6, 8)]
+    assert shown.getvalue().splitlines() == [*lines, "lower states to disk: captions 3/3"]

@@ -64,6 +64,8 @@ class Dropout(nn.Module):
         dropped = round(self.rate * 2**16)
         if deterministic or not dropped:
             return x
+        if dropped == 2**16:
+            return jnp.zeros_like(x)
         words = jax.random.bits(self.make_rng("dropout"), (*x.shape[:-1], (x.shape[-1] + 1) // 2), jnp.uint32)
         halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
         return jnp.where(halves >= dropped, x / (1 - dropped / 2**16), jnp.zeros_like(x))
