@@ -78,6 +78,7 @@ class Bridge:
     output_dropout: float
     logit_scale_start: float  # 1 / temperature of the contrastive softmax at start
     logit_scale_max: float
+    match_threshold_start: float  # cosine at which the match logit starts at zero: near that of true pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

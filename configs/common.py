@@ -98,6 +98,7 @@ def base() -> ml_collections.ConfigDict:
         output_dropout=0.1,
         logit_scale_start=1 / 0.07,
         logit_scale_max=100.0,
+        match_threshold_start=0.3,
     )
     config.data = dict(
         dataset="",

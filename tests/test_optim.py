@@ -14,7 +14,6 @@ import pytest
 
 from bridge_jax import config, optim, rules, step
 from bridge_jax.config import ConfigError
-from bridge_jax.models import heads
 from bridge_jax.types import Lower
 from tests import tiny
 from tools import show_params
@@ -213,7 +212,7 @@ def test_started_fused_heads_rank_as_the_towers_do():
     similarity, logit = (np.asarray(x).reshape(6, 6) for x in predict.fused(started, pairs))
     np.testing.assert_allclose(similarity, unimodal, atol=1e-4)
     np.testing.assert_array_equal(np.argsort(logit, axis=1), np.argsort(unimodal, axis=1))
-    expected = cfg.bridge.logit_scale_start * (similarity - heads.THRESHOLD_START)
+    expected = cfg.bridge.logit_scale_start * (similarity - cfg.bridge.match_threshold_start)
     np.testing.assert_allclose(logit, expected, rtol=1e-4, atol=1e-4)
     untouched = np.asarray(predict.fused(params, pairs)[0]).reshape(6, 6)
     assert np.abs(untouched - unimodal).max() > 0.1

@@ -69,7 +69,7 @@ def test_square_brackets_of_a_path_are_no_markup(shown):
 def test_nothing_but_lines_where_there_is_no_terminal(shown):
     with terminal.progress() as bar, terminal.task(bar, "evaluating") as report:
         meter = terminal.Meter(bar, "align", step=0, start=0, end=2, batch_size=4)
-        report("pairs", 3, 9)
+        report("pairs", 2, 9)
         for step in (1, 2):
             with meter.waiting():
                 pass

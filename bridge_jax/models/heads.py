@@ -9,8 +9,6 @@ from jaxtyping import Array, Float
 from bridge_jax.config import Bridge
 from bridge_jax.models import layers
 
-THRESHOLD_START = 0.3  # near the cosine of hard pairs after contrastive training; a scalar that learns fast
-
 
 class Projection(nn.Module):
     """Project pooled states linearly to the embedding and scale it to length one, in float32."""
@@ -40,7 +38,7 @@ class MatchHead(nn.Module):
     def __call__(self, text_BE: Float[Array, "B E"], image_BE: Float[Array, "B E"]) -> Float[Array, "B"]:
         cosine_B = (text_BE * image_BE).sum(axis=-1)
         scale = self.param("scale", nn.initializers.constant(self.cfg.logit_scale_start), ())
-        threshold = self.param("threshold", nn.initializers.constant(THRESHOLD_START), ())
+        threshold = self.param("threshold", nn.initializers.constant(self.cfg.match_threshold_start), ())
         joined = jnp.concatenate([text_BE, image_BE, cosine_B[:, None]], axis=-1)
         hidden = nn.relu(layers.dense(self.cfg.embed_width, jnp.float32, "hidden")(joined))
         return (

@@ -53,7 +53,7 @@ def test_match_head_starts_as_the_scaled_cosine_above_a_threshold():
     text, image = unit(4, 0), unit(4, 1)
     module = heads.MatchHead(BRIDGE)
     logits = module.apply(module.init(jax.random.key(0), text, image), text, image)
-    expected = BRIDGE.logit_scale_start * ((text * image).sum(1) - heads.THRESHOLD_START)
+    expected = BRIDGE.logit_scale_start * ((text * image).sum(1) - BRIDGE.match_threshold_start)
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
 
 
