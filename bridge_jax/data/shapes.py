@@ -91,7 +91,7 @@ class Scene:
 
 
 class Caption(NamedTuple):
-    kind: str  # "description" or "relation"
+    kind: str  # "description", "relation" or "converse"
     text: str
 
 
@@ -114,7 +114,7 @@ def place(groups: tuple[Group, Group], axis: str, generator: np.random.Generator
 
 
 def captions(scene: Scene) -> list[Caption]:
-    """Return what is true of the scene: descriptions, equal for its mirror, then relations, false of its mirror."""
+    """Return what is true of the scene: descriptions, as true of its mirror, then relations, false of its mirror."""
     return descriptions(scene.groups) + relations(scene)
 
 
@@ -132,13 +132,18 @@ def descriptions(groups: Sequence[Group]) -> list[Caption]:
 
 
 def relations(scene: Scene) -> list[Caption]:
-    """Return captions that say where the groups stand, read in both directions."""
+    """Return captions that say where the groups stand: "left of", "above", and as the converse "right of", "below".
+
+    They differ in what they ask of a model. Whether "A left of B" is true depends on who is named first and on who
+    stands left, two bits that have to be compared; with the converse beside it the word counts too, and three bits are
+    far harder to learn from few examples than two.
+    """
     first, second = (group.phrase() for group in scene.groups)
     forth, back = RELATIONS[scene.axis]
     return [
-        Caption("relation", phrasing.format(*words))
+        Caption(kind, phrasing.format(*words))
         for phrasing in reversed(_STATEMENTS)
-        for words in ((first, forth, second), (second, back, first))
+        for kind, words in (("relation", (first, forth, second)), ("converse", (second, back, first)))
     ]
 
 

@@ -110,9 +110,9 @@ def test_a_stage_draws_the_kinds_of_captions_that_it_names(cfg):
     tokenizer = text.load(cfg.data, cfg.text)
     ds = pipeline.train(cfg, stage_of(cfg, caption_kinds=("relation",)), seed_stream=STREAM)
     said = {tokenizer.decode(row) for step in range(6) for row in ds[step].ids}
-    relations = {words for pair in shapes.RELATIONS.values() for words in pair}
-    assert all(any(f" {words} " in caption for words in relations) for caption in said)
-    with pytest.raises(config.ConfigError, match=r"caption_kinds \('relations',\): .* has only \['description', 'rel"):
+    forth = [words for words, _ in shapes.RELATIONS.values()]
+    assert all(any(f" {words} " in caption for words in forth) for caption in said)
+    with pytest.raises(config.ConfigError, match=r"caption_kinds \('relations',\): .* has only \['converse', 'descr"):
         pipeline.train(cfg, stage_of(cfg, caption_kinds=("relations",)), seed_stream=STREAM)[0]
 
 

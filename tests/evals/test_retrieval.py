@@ -119,7 +119,7 @@ def test_reranking_changes_ranks(twin):
 
 def test_kinds_of_captions_are_scored_apart(metrics, twin):
     cosines, _, own = sides(twin)["text_to_image"]
-    for kind in ("description", "relation"):
+    for kind in ("description", "relation", "converse"):
         rows = np.flatnonzero(twin.kinds == kind)
         ranks = np.array([unimodal_rank(cosines[row], own[row]) for row in rows])
         assert metrics[f"unimodal/text_to_image/{kind}/r@5"] == pytest.approx(100 * np.mean(ranks <= 5))

@@ -24,7 +24,7 @@ def features() -> tfds.features.FeaturesDict:
     """Return the record that all data sets share.
 
     `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
-    `caption_kinds` says of each caption "caption" (written by people), "description" or "relation" (shapes).
+    `caption_kinds` says of each "caption" (written by people), "description", "relation" or "converse" (shapes).
     `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos.
     """
     return tfds.features.FeaturesDict(
