@@ -88,7 +88,7 @@ def test_scalars_of_the_bridge_run_at_a_rate_of_their_own(name):
     for stage_name in cfg.stage_order:
         factors = optim.lr_factors(cfg, stage_name, list(shapes))
         scalars = {p for p, leaf in shapes.items() if leaf.shape == ()}
-        assert len(scalars) == 4 * cfg.bridge.layers + 2
+        assert len(scalars) == 4 * cfg.bridge.layers + 3
         assert {factors[p] for p in scalars} == {20.0}
         assert {factors[p] for p in shapes if p.startswith(("vision/", "text/"))} == {1.0}
 
