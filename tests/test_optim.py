@@ -156,7 +156,7 @@ def test_each_group_moves_at_its_own_rate():
         factor = 20 if path.endswith("gate") else 10 if path.startswith(("bridge", "heads")) else 1
         decay = 0.5 * 2.0 if path.endswith("/kernel") or path == "text/word/embedding" else 0.0
         expected = -1e-3 * factor * (np.sign(np.asarray(grads[path])) + decay)
-        np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-8, err_msg=path)
+        np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-7, err_msg=path)
 
 
 def test_gradients_are_clipped_by_their_norm_over_all_that_trains():

@@ -110,6 +110,7 @@ def bridge_of(layers: int) -> Bridge:
         output_dropout=0.1,
         logit_scale_start=14.0,
         logit_scale_max=100.0,
+        match_threshold_start=0.3,
     )
 
 

@@ -46,7 +46,7 @@ def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_p
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     done = run(f"--workdir={workdir}", "--split=test", "--rerank", f"--json={tmp_path / 'out.json'}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("shapes/test, step 2\n")
+    assert "\nshapes/test, step 2\n" in done.stdout
     record = json.loads((tmp_path / "out.json").read_text())
     assert (record["dataset"], record["split"], record["step"], record["stage"]) == ("shapes", "test", 2, "stabilise")
     assert record["config"] == json.loads(json.dumps(as_dict(cfg)))
