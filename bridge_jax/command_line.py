@@ -41,6 +41,13 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
     app.run(guarded, flags_parser=parse_flags)
 
 
+def required(flag: flags.FlagHolder) -> str:
+    """Return the text of a flag. Raises ConfigError where it was not given."""
+    if not flag.value:
+        raise configs.ConfigError(f"--{flag.name} is missing: {flags.FLAGS[flag.name].help}")
+    return flag.value
+
+
 def define_config() -> flags.FlagHolder:
     """Define --config, and with it --config.any.key."""
     return config_flags.DEFINE_config_file("config", None, "The experiment, such as configs/shapes.py.")

@@ -110,7 +110,7 @@ def test_an_int_serves_as_float_and_a_list_as_tuple(config):
         ({"bridge.design": "crss"}, r"config\.bridge\.design: 'crss' is unknown; nearest: 'cross'"),
         ({"bridge.placement": "topp"}, r"config\.bridge\.placement: 'topp' is unknown; nearest: 'top'"),
         ({"bridge.layers": 0}, r"config\.bridge\.layers is 0; placement 'middle' needs 1 to 4"),
-        ({"bridge.layers": 5}, r"config\.bridge\.layers is 5; placement 'middle' needs 1 to 4 \(towers of 4 and 4 blocks"),
+        ({"bridge.layers": 5}, r"config\.bridge\.layers is 5; placement 'middle' needs 1 to 4 \(towers of 4 and 4"),
         ({"bridge.design": "none"}, r"config\.bridge\.layers is 2; design 'none' has none: set it to 0"),
         ({"bridge.gate_start": 1.0}, r"config\.bridge\.gate_start is 1\.0; it must lie in \(0, 1\)"),
         ({"bridge.tau_start": 0.0}, r"config\.bridge\.tau_start is 0\.0; it must be positive"),

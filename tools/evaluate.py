@@ -65,16 +65,14 @@ def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> d
 def main(argv: list[str]) -> None:
     """Print the table and write the JSON."""
     del argv
-    for name, flag in (("workdir", _WORKDIR), ("split", _SPLIT)):
-        if not flag.value:
-            raise ConfigError(f"--{name} is missing: {flags.FLAGS[name].help}")
+    workdir, split = command_line.required(_WORKDIR), command_line.required(_SPLIT)
     started = time.monotonic()
     data = {"data_dir": _DATA_DIR.value, "vocabulary": _VOCABULARY.value}
-    saves = Checkpoints(_WORKDIR.value, read_only=True)
+    saves = Checkpoints(workdir, read_only=True)
     step = choose(saves, _CHECKPOINT.value)
     given = {name: value for name, value in data.items() if value}
-    metrics, record = evaluate(saves, step, _SPLIT.value, rerank=_RERANK.value, **given)
-    terminal.recall_table(metrics, f"{record['dataset']}/{_SPLIT.value}, step {step}", time.monotonic() - started)
+    metrics, record = evaluate(saves, step, split, rerank=_RERANK.value, **given)
+    terminal.recall_table(metrics, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

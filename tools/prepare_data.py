@@ -42,17 +42,15 @@ def _sizes(builder: tfds.core.DatasetBuilder) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
-    for name, flag in (("dataset", _DATASET), ("data_dir", _DATA_DIR)):
-        if not flag.value:
-            raise ConfigError(f"--{name} is missing: {flags.FLAGS[name].help}")
-    datasets.builder_class(_DATASET.value, "--dataset")  # a misspelt name before a missing --raw_dir
-    if _DATASET.value == "shapes":
+    dataset, data_dir = command_line.required(_DATASET), command_line.required(_DATA_DIR)
+    datasets.builder_class(dataset, "--dataset")  # a misspelt name before a missing --raw_dir
+    if dataset == "shapes":
         arguments = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
     elif not _RAW_DIR.value:
-        raise ConfigError(f"--raw_dir is missing: the folder with the raw files of {_DATASET.value!r}")
+        raise ConfigError(f"--raw_dir is missing: the folder with the raw files of {dataset!r}")
     else:
         arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value}
-    print(prepare(_DATASET.value, _DATA_DIR.value, **arguments))
+    print(prepare(dataset, data_dir, **arguments))
 
 
 if __name__ == "__main__":
