@@ -31,11 +31,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.update(dataset="shapes", crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
     # The semi-hard band of the paper would never pick the mirror image, whose cosine is that of the true pair.
     config.mining.update(partners=1, margin_min=-1.0, margin_max=0.1)
-    pairs = dict(batch_size=64, group_examples=2, caption_kinds=("relation",))
+    pairs = dict(batch_size=64, group_examples=2, caption_kinds=("relation", "converse"))
     config.stages = dict(
         stabilise=common.stage(steps=300, losses=("itc",), train=common.EVERYTHING, learning_rate=1e-3),
         align=common.stage(steps=150, **pairs, top_blocks=2, cached_crops=1, learning_rate=5e-4),
-        task=common.stage(steps=250, **pairs, train=common.EVERYTHING, learning_rate=5e-4),
+        task=common.stage(steps=100, **pairs, train=common.EVERYTHING, learning_rate=3e-4),
     )
     config.stage_order = ("stabilise", "align", "task")
     config.evals.retrieval.update(select_images=0, splits=("val", "val_relations"), rerank_top_k=8)
