@@ -3,7 +3,7 @@
 # Leaves the interpreter in $python and the shell in the root of the repository.
 
 # Arrays in huge pages: the kernel otherwise hands out a step's memory 4 KB at a time, which on two cores made a step of
-# configs/flickr8k.py a third slower (2.8 s against 2.2 s). Elsewhere than on Linux it is just a name.
+# configs/flickr8k.py a quarter slower (2.8 s against 2.2 s). Elsewhere than on Linux it is just a name.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit

@@ -133,7 +133,7 @@ def test_schedule_of_short_stages_is_finite(steps, fraction, first):
 
 # A real update, against AdamW by hand. Weights of 2, gradients of one size a leaf: Adam's first step is their sign.
 FACTORS = ((".*gate", 20.0), ("(bridge|heads)/.*", 10.0), (".*", 1.0))
-STAGE = dict(steps=1000, warmup_fraction=0.0, learning_rate=1e-3, weight_decay=0.5, lr_factors=FACTORS)
+STAGE = dict(steps=1000, warmup_fraction=0.0, learning_rate=1e-3, weight_decay=0.4, lr_factors=FACTORS)
 PROBED = ("text/word/embedding", "text/block_00/mlp/up/kernel", "text/block_00/mlp/up/bias", "vision/norm/scale",
           "bridge/layer_0/image_gate", "bridge/layer_0/text_over_image/tau", "bridge/layer_0/image_to_shared/kernel",
           "bridge/layer_0/text_over_image/position_bias", "heads/log_scale", "heads/itm/scale", "heads/itm/threshold",
@@ -154,9 +154,9 @@ def test_each_group_moves_at_its_own_rate():
     updates, grads, _ = update()
     for path, moved in updates.items():
         factor = 20 if path.endswith("gate") else 10 if path.startswith(("bridge", "heads")) else 1
-        decay = 0.5 * 2.0 if path.endswith("/kernel") or path == "text/word/embedding" else 0.0
+        decay = 0.4 * 2.0 if path.endswith("/kernel") or path == "text/word/embedding" else 0.0
         expected = -1e-3 * factor * (np.sign(np.asarray(grads[path])) + decay)
-        np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-7, err_msg=path)
+        np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-8, err_msg=path)
 
 
 def test_gradients_are_clipped_by_their_norm_over_all_that_trains():
@@ -212,8 +212,8 @@ def test_started_fused_heads_rank_as_the_towers_do():
     similarity, logit = (np.asarray(x).reshape(6, 6) for x in predict.fused(started, pairs))
     np.testing.assert_allclose(similarity, unimodal, atol=1e-4)
     np.testing.assert_array_equal(np.argsort(logit, axis=1), np.argsort(unimodal, axis=1))
-    expected = cfg.bridge.logit_scale_start * (similarity - cfg.bridge.match_threshold_start)
-    np.testing.assert_allclose(logit, expected, rtol=1e-4, atol=1e-4)
+    start = cfg.bridge.logit_scale_start
+    np.testing.assert_allclose(logit + start * cfg.bridge.match_threshold_start, start * similarity, rtol=1e-4)
     untouched = np.asarray(predict.fused(params, pairs)[0]).reshape(6, 6)
     assert np.abs(untouched - unimodal).max() > 0.1
     for path, value in optim.flatten(started).items():
