@@ -156,11 +156,22 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """The devices, arranged. One of the three may be -1: whatever the others leave."""
+
+    data: int  # copies of the parameters
+    fsdp: int  # a copy's parameters and optimizer state are spread over so many devices
+    tensor: int  # a matrix product is spread over so many devices
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole experiment."""
 
     seed: int
     compute_dtype: Literal["float32", "bfloat16"]
+    mesh: Mesh
+    sharding: Rules  # pattern -> the mesh axis of each leading dimension ("": none), over every parameter
     vision: Vision
     text: Text
     bridge: Bridge

@@ -16,8 +16,8 @@ _console = Console(soft_wrap=True, highlight=False)
 
 def report(cfg: Config) -> None:
     """Print the parameter table, and per stage the batch, the FLOPs and the peak memory of the compiled step."""
-    mesh = sharding.make_mesh()
-    params = jax.eval_shape(lambda: steps.init_params(cfg))
+    mesh = sharding.make_mesh(cfg.mesh)
+    params = steps.abstract_params(cfg, mesh)
     paths = rules.paths(params)
     trains = {name: set(optim.trainable_paths(cfg, name, paths)) for name in cfg.stage_order}
     table = parameter_overview.get_parameter_overview(params, include_stats=False)

@@ -5,7 +5,8 @@ views, for every caption its tokens' states. Training then starts at the first i
 
 A cache folder is keyed by what its content depends on: the lower parameters, the preprocessing and the prepared data.
 Runs that agree on those share it. It is filled in a folder aside and renamed when complete, so a killed fill leaves
-nothing that looks whole. States are stored as float16: half the disk, a relative error of at most 2^-11.
+nothing that looks whole. States are stored as float16: half the disk, a relative error of at most 2^-11. With several
+hosts each has the whole cache, on a disk of its own or a common one.
 """
 
 import dataclasses
@@ -16,7 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from bridge_jax import forward, optim, rng
 from bridge_jax.config import Config, ConfigError, Stage
@@ -54,7 +57,7 @@ def key(cfg: Config, crops: int, params: Params) -> str:
     digest = hashlib.sha256(pipeline.fingerprint(data, data.train_split).encode())
     for path, array in sorted(optim.flatten(params).items()):
         if forward.is_lower(path, cfg):
-            digest.update(path.encode() + np.asarray(array).tobytes())
+            digest.update(path.encode() + multihost_utils.process_allgather(array, tiled=True).tobytes())
     settings = {
         "seed": cfg.seed,
         "crops": crops,
@@ -76,20 +79,25 @@ def open_or_fill(
     lower_image: Callable[[Params, np.ndarray], Any],
     lower_text: Callable[[Params, np.ndarray, np.ndarray], Any],
     progress: Callable[[str, int, int], None],
+    rows: Sequence[int] | None = None,
 ) -> LowerCache:
     """Return the cache of the training split as `stage` reads it, filled first where it does not exist.
 
+    `rows` of each batch of pictures are made by this host (None: all) and given to `lower_image`, which returns all.
     `progress(what, done, total)` is called after every batch. Raises ConfigError when a state overflows float16.
     """
     folder = Path(cfg.cache_dir) / f"{cfg.data.dataset}-{cfg.data.train_split}-{key(cfg, stage.cached_crops, params)}"
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
-    if not folder.exists():
-        aside = folder.with_name(folder.name + ".filling")
+    if not _on_every_host(folder.exists()):  # all hosts compute together, whoever has it already
+        aside = folder.with_name(f"{folder.name}.filling-{jax.process_index()}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        _fill_images(cfg, stage.cached_crops, records, aside, lambda x: lower_image(params, x), progress)
+        _fill_images(cfg, stage.cached_crops, records, aside, lambda x: lower_image(params, x), progress, rows)
         _fill_texts(cfg, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
-        aside.rename(folder)
+        try:
+            aside.rename(folder)
+        except OSError:  # another host, on the same disk, was first
+            shutil.rmtree(aside)
     image_ids, captions, first = [], [], 0
     for record in records:  # captions lie in the order of the records
         image_ids.append(record["image_id"])
@@ -111,6 +119,7 @@ def _fill_images(
     folder: Path,
     embed: Callable[[np.ndarray], Any],
     progress: Callable[[str, int, int], None],
+    rows: Sequence[int] | None,
 ) -> None:
     seed, side = rng.stream_seed(cfg.seed, "lower_cache"), cfg.vision.image_px
 
@@ -121,13 +130,13 @@ def _fill_images(
 
     total = len(records) * crops
     out = None
-    for first, views in pipeline.batched(view, total, cfg.evals.retrieval.batch_size, cfg.data.threads):
+    for first, views in pipeline.batched(view, total, cfg.evals.retrieval.batch_size, cfg.data.threads, rows):
         states = _float16(embed(np.stack(views)), "image")
         if out is None:
             out = _create(folder / IMAGE, (len(records), crops, *states.shape[1:]))
-        rows = min(len(states), total - first)
-        out.reshape(total, *states.shape[1:])[first : first + rows] = states[:rows]
-        progress("pictures", first + rows, total)
+        count = min(len(states), total - first)
+        out.reshape(total, *states.shape[1:])[first : first + count] = states[:count]
+        progress("pictures", first + count, total)
     assert out is not None
     out.flush()
 
@@ -153,6 +162,10 @@ def _fill_texts(
     assert out is not None
     out.flush()
     np.save(folder / MASK, np.concatenate(masks))
+
+
+def _on_every_host(found: bool) -> bool:
+    return bool(np.all(multihost_utils.process_allgather(np.array(found))))
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:

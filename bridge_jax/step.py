@@ -46,7 +46,13 @@ class StageStep:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Jitted inference (no dropout). Rows are whatever the caller batches."""
+    """Jitted inference (no dropout) on batches of config.evals.retrieval.batch_size.
+
+    Every host gives and gets all rows. The pictures alone are given as each host's own (`sharding.host_rows`): nothing
+    else takes time to read.
+    """
+
+    rows: Any  # int [b], those rows
 
     lower_image: Any  # params, uint8 [B,H,W,3] -> [B,P,D]
     lower_text: Any  # params, ids [B,T], mask [B,T] -> [B,T,D]
@@ -67,6 +73,13 @@ def init_params(cfg: Config) -> Params:
     return params
 
 
+def abstract_params(cfg: Config, mesh: Mesh) -> Params:
+    """Return the shapes of all parameters, each with where it lies on the mesh. Raises ConfigError."""
+    params = jax.eval_shape(lambda: init_params(cfg))
+    place = sharding.layout(cfg, params, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, place(params))
+
+
 def stage_passes(cfg: Config, stage_name: str) -> frozenset[str]:
     """Return the passes that the losses of a stage need."""
     return frozenset(p for name in cfg.stages[stage_name].losses for p in losses.bind(name, cfg.losses[name])[1])
@@ -79,7 +92,8 @@ def trains_fused(cfg: Config, stage_name: str) -> bool:
 
 def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageStep:
     """Return the jitted step of a stage that begins at global step `first_step`. Raises ConfigError."""
-    paths = rules.paths(jax.eval_shape(lambda: init_params(cfg)))
+    abstract = abstract_params(cfg, mesh)
+    paths = rules.paths(abstract)
     trainable = optim.trainable_paths(cfg, stage_name, paths)
     gradients = _gradients(cfg, stage_name, trainable)
     tx, rate = optim.optimizer(cfg, stage_name, paths), optim.schedule(cfg.stages[stage_name])
@@ -104,10 +118,11 @@ def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageSte
         metrics |= {"logit_scale": found.logit_scale, "healthy": healthy} | _bridge_metrics(state.params, found, batch)
         return jax.tree.map(partial(jnp.where, healthy), after, kept), metrics
 
-    rows, whole = sharding.over_data(mesh), sharding.replicated(mesh)
+    rows, whole = sharding.over_rows(mesh), sharding.replicated(mesh)
+    state = sharding.layout(cfg, abstract, mesh)(jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32), abstract))
     return StageStep(
-        init=jax.jit(init, out_shardings=whole),
-        train_step=jax.jit(train_step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0),
+        init=jax.jit(init, out_shardings=state),
+        train_step=jax.jit(train_step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0),
         first_bad=partial(_first_bad, gradients, trainable),
         trainable=trainable,
     )
@@ -221,19 +236,26 @@ def _entropy(weights: Array) -> Array:
     return -(weights * jnp.log(weights + 1e-9)).sum(axis=-1)
 
 
-def build_predict(cfg: Config) -> Predict:
-    """Return the jitted inference functions."""
+def build_predict(cfg: Config, mesh: Mesh) -> Predict:
+    """Return the jitted inference functions. Raises ConfigError where the batch does not divide over the mesh."""
     model = BridgeModel(cfg)
+    size = cfg.evals.retrieval.batch_size
+    sharding.check_batch(size, mesh, "config.evals.retrieval.batch_size")
 
-    def method(function: Callable[..., Any]) -> Any:
-        return jax.jit(lambda params, *args: nn.apply(function, model)({"params": params}, *args))
+    def method(function: Callable[..., Any], put: Callable[..., Any] = sharding.put_whole) -> Any:
+        def run(params: Params, *args: Any) -> Any:
+            return nn.apply(function, model)({"params": params}, *args)
+
+        jitted = jax.jit(run, out_shardings=sharding.replicated(mesh))
+        return lambda params, *args: jitted(params, *put(args, mesh))
 
     def fused(model: BridgeModel, lower: Lower) -> tuple[Array, Array]:
         found = model.fused(lower)
         return (found.text * found.image).sum(axis=-1), found.itm_logit
 
     return Predict(
-        lower_image=method(lambda m, images: m.lower_image(images)),
+        rows=sharding.host_rows(size, mesh),
+        lower_image=method(lambda m, images: m.lower_image(images), sharding.put_batch),
         lower_text=method(lambda m, ids, mask: m.lower_text(ids, mask)),
         unimodal_image=method(lambda m, lower: m.unimodal_image(lower)),
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),

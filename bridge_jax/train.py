@@ -29,7 +29,7 @@ from bridge_jax.types import Params
 
 # A run may go on under a config that differs in these: they change how long, where and how often, not what is computed.
 MAY_CHANGE = ("log_every_steps", "checkpoint", "cache_dir", "data.workers", "data.threads", "data.prefetch_batches",
-              "data.data_dir", "evals", "vision.pretrained", "text.pretrained")  # fmt: skip
+              "data.data_dir", "evals", "mesh", "sharding", "vision.pretrained", "text.pretrained")  # fmt: skip
 
 
 def run(cfg: Config, workdir: str) -> dict[str, float]:
@@ -38,7 +38,7 @@ def run(cfg: Config, workdir: str) -> dict[str, float]:
     Raises ConfigError before anything is written where the config, the data or the workdir cannot work, and
     FloatingPointError naming the step and the first bad tensor when a number is not finite.
     """
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(cfg.mesh)
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
     pipeline.open_split(cfg.data, cfg.data.train_split)
     text.load(cfg.data, cfg.text)
@@ -56,7 +56,7 @@ def run(cfg: Config, workdir: str) -> dict[str, float]:
     saves = Checkpoints(workdir, cfg.checkpoint.keep_last)
     with contextlib.closing(saves):
         step = saves.latest() or 0
-        params = _resume(cfg, saves, step, mesh) if step else jax.device_put(initial(cfg), sharding.replicated(mesh))
+        params = _resume(cfg, saves, step, mesh) if step else initial(cfg, mesh)
         # Compiled programs are kept beside the cached states, so that going on costs no second compilation.
         jax.config.update("jax_compilation_cache_dir", str(Path(cfg.cache_dir).resolve() / "xla"))
         with RunLog(workdir, resume_step=step) as log:
@@ -64,12 +64,13 @@ def run(cfg: Config, workdir: str) -> dict[str, float]:
                 if step < ends[index]:
                     params = _Stage(cfg, index, plan, mesh, saves, log).run(params, step, ends[index])
                     step = ends[index]
-            return _finish(cfg, saves, log, params, step)
+            return _finish(cfg, mesh, saves, log, params, step)
 
 
-def initial(cfg: Config) -> Params:
+def initial(cfg: Config, mesh: Mesh) -> Params:
     """Return the parameters a run starts from: random, with the pretrained towers or a whole checkpoint read in."""
-    params = jax.jit(lambda: steps.init_params(cfg))()
+    placed = jax.tree.map(lambda leaf: leaf.sharding, steps.abstract_params(cfg, mesh))
+    params = jax.jit(lambda: steps.init_params(cfg), out_shardings=placed)()
     if cfg.init_from:
         source, step = _source(cfg)
         return source.restore_params(step, params)
@@ -77,7 +78,7 @@ def initial(cfg: Config) -> Params:
         params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}
     if cfg.text.pretrained:
         params = {**params, "text": hf_import.text_params(cfg.text.pretrained, cfg.text)}
-    return params
+    return jax.device_put(params, placed)
 
 
 def _source(cfg: Config) -> tuple[Checkpoints, int]:
@@ -98,7 +99,7 @@ class _Stage:
         self.cfg, self.index, self.plan, self.mesh, self.saves, self.log = cfg, index, plan, mesh, saves, log
         self.name = cfg.stage_order[index]
         self.stage = cfg.stages[self.name]
-        self.predict = steps.build_predict(cfg)
+        self.predict = steps.build_predict(cfg, mesh)
         self.evaluator = Evaluator(cfg, self.predict, lower_frozen=self.stage.cached_crops > 0)
 
     def run(self, params: Params, step: int, end: int) -> Params:
@@ -156,14 +157,13 @@ class _Stage:
             predict = self.predict
             with terminal.task(bar, "lower states to disk") as progress:
                 make = lower_cache.open_or_fill(
-                    self.cfg, self.stage, params, predict.lower_image, predict.lower_text, progress
+                    self.cfg, self.stage, params, predict.lower_image, predict.lower_text, progress, predict.rows
                 )
         ds = pipeline.train(
             self.cfg,
             self.stage,
             seed_stream=self.name,
-            host_index=jax.process_index(),
-            host_count=jax.process_count(),
+            rows=sharding.host_rows(self.stage.batch_size, self.mesh),
             make_example=make,
         )
         return pipeline.batches(ds, step - start, self.cfg.data)
@@ -215,19 +215,16 @@ def _resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
             f"{saves.folder.parent}: the checkpoint of step {step} was made with another config "
             f"({'; '.join(changed[:3])}{more}): give that config again, or another --workdir"
         )
-    whole = sharding.replicated(mesh)
-    abstract = jax.eval_shape(lambda: steps.init_params(cfg))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract)
     logging.info("resuming at step %d", step)
-    return saves.restore_params(step, like)
+    return saves.restore_params(step, steps.abstract_params(cfg, mesh))
 
 
-def _finish(cfg: Config, saves: Checkpoints, log: RunLog, params: Params, step: int) -> dict[str, float]:
+def _finish(cfg: Config, mesh: Mesh, saves: Checkpoints, log: RunLog, params: Params, step: int) -> dict[str, float]:
     """Evaluate the best checkpoint on every split, unimodal and reranked, and print the tables."""
     best = saves.best()
     if best is not None and best != step:
         params = saves.restore_params(best, params)
-    evaluator, everything = Evaluator(cfg, steps.build_predict(cfg)), {}
+    evaluator, everything = Evaluator(cfg, steps.build_predict(cfg, mesh)), {}
     for split in cfg.evals.retrieval.splits:
         started = time.monotonic()
         with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:

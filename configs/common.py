@@ -75,6 +75,18 @@ EVERYTHING = ((".*", True),)
 SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|itm/(scale|threshold))|loss_weights/.*"
 
 
+# Megatron's way over `tensor`: the first product of a pair by columns, the second by rows, so that only the sum of the
+# second crosses devices. Over `fsdp` the other dimension of every large matrix is spread, and nothing else.
+SHARDING = (
+    (r"(vision|text|bridge)/.*/(query|key|value|up)/kernel", ("fsdp", "tensor")),
+    (r"(vision|text|bridge)/.*/(query|key|value|up)/bias", ("tensor",)),
+    (r"(vision|text|bridge)/.*/(out|down)/kernel", ("tensor", "fsdp")),
+    (r"bridge/.*/(image|text)_to_shared/kernel|heads/.*/linear/kernel", ("fsdp",)),
+    (r"bridge/.*/shared_to_(image|text)/kernel|text/word/embedding", ("", "fsdp")),
+    (r".*", ()),
+)
+
+
 def lr_factors(*, new: float, scalars: float) -> tuple:
     """Return the rate factors: `scalars` for gates and temperatures, `new` for bridge and heads, 1 for the towers."""
     return ((SCALARS, scalars), ("(bridge|heads)/.*", new), (".*", 1.0))
@@ -85,6 +97,8 @@ def base() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.compute_dtype = "float32"
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.sharding = SHARDING
     config.bridge = dict(
         design="cross",
         placement="top",

@@ -57,7 +57,7 @@ def unrelated(draw: np.random.Generator) -> Batch:
 
 
 def train(cfg):
-    plan = step.build(cfg, "train", 0, sharding.make_mesh())
+    plan = step.build(cfg, "train", 0, sharding.make_mesh(cfg.mesh))
     state, draw = plan.init(jnp.int32(0), step.init_params(cfg)), np.random.default_rng(0)
     for _ in range(STEPS):
         state, metrics = plan.train_step(state, unrelated(draw))
@@ -84,7 +84,7 @@ def test_joint_fusion_stays_at_chance():
     """Unimodal cosine, fused similarity and match logit, with each of the 64 x 64 candidates of a set really fused."""
     cfg = config("joint")
     params, metrics = train(cfg)
-    predict, found = step.build_predict(cfg), {"unimodal": 0, "similarity": 0, "itm": 0}
+    predict, found = step.build_predict(cfg, sharding.make_mesh(cfg.mesh)), {"unimodal": 0, "similarity": 0, "itm": 0}
     texts, images = np.repeat(np.arange(WAYS), WAYS), np.tile(np.arange(WAYS), WAYS)
     for batch in fresh():
         pairs = Lower(image=batch.lower_image[images], text=batch.lower_text[texts], text_mask=batch.text_mask[texts])

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import config, lower_cache, optim, rng
+from bridge_jax import config, lower_cache, optim, rng, sharding
 from bridge_jax import step as steps
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, text
@@ -26,7 +26,7 @@ def params(cfg):
 
 @pytest.fixture(scope="module")
 def predict(cfg):
-    return steps.build_predict(cfg)
+    return steps.build_predict(cfg, sharding.make_mesh(cfg.mesh))
 
 
 def quiet(what, done, total):
@@ -154,7 +154,7 @@ def test_a_killed_fill_leaves_nothing_that_opens(cfg, params, predict, tmp_path)
 
     with pytest.raises(KeyboardInterrupt):
         fill(cfg, params, predict, lower_text=killed)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".filling"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".filling-0"]
     whole = fill(cfg, params, predict)
     assert [path.suffix for path in tmp_path.iterdir()] == [""]
     assert np.isfinite(whole.text).all()

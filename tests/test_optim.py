@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from bridge_jax import config, optim, rules, step
+from bridge_jax import config, optim, rules, sharding, step
 from bridge_jax.config import ConfigError
 from bridge_jax.types import Lower
 from tests import tiny
@@ -207,7 +207,7 @@ def test_started_fused_heads_rank_as_the_towers_do():
     low = tiny.lower(cfg, started, batch)
     texts, images = np.repeat(np.arange(6), 6), np.tile(np.arange(6), 6)
     pairs = Lower(image=low.image[images], text=low.text[texts], text_mask=low.text_mask[texts])
-    predict = step.build_predict(cfg)
+    predict = step.build_predict(cfg, sharding.make_mesh(cfg.mesh))
     unimodal = predict.unimodal_text(started, low.text, low.text_mask) @ predict.unimodal_image(started, low.image).T
     similarity, logit = (np.asarray(x).reshape(6, 6) for x in predict.fused(started, pairs))
     np.testing.assert_allclose(similarity, unimodal, atol=1e-4)

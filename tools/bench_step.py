@@ -15,6 +15,7 @@ import time
 import jax
 import jax.numpy as jnp
 from absl import flags
+from jax.sharding import Mesh
 from rich.console import Console
 
 from bridge_jax import command_line, lower_cache, sharding, train
@@ -70,12 +71,12 @@ def _median_seconds(call, repeats: int) -> float:
     return statistics.median(times)
 
 
-def bench_stage(cfg: configs.Config, name: str, params, rate: float) -> None:
+def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params, rate: float) -> None:
     """Print a stage's figures."""
-    mesh, stage = sharding.make_mesh(), cfg.stages[name]
+    stage = cfg.stages[name]
     plan, make = steps.build(cfg, name, 0, mesh), None
     if stage.cached_crops:
-        predict = steps.build_predict(cfg)
+        predict = steps.build_predict(cfg, mesh)
         make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
     batches = pipeline.batches(ds, 0, cfg.data)
@@ -107,9 +108,10 @@ def main(argv: list[str]) -> None:
     cfg = command_line.read_config(_CONFIG)
     rate = matmul_rate()
     _console.print(f"float32 matrix product: {rate / 1e9:.0f} GFLOP/s")
-    params = jax.device_put(train.initial(cfg))
+    mesh = sharding.make_mesh(cfg.mesh)
+    params = train.initial(cfg, mesh)
     for name in cfg.stage_order:
-        bench_stage(cfg, name, params, rate)
+        bench_stage(cfg, name, mesh, params, rate)
     _console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -13,13 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
 from bridge_jax import command_line, sharding, terminal
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints, Meta, as_dict
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, Mesh
 from bridge_jax.evals.retrieval import Evaluator
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
@@ -48,12 +47,10 @@ def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data:
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
     if rerank and cfg.bridge.design == "none":
         raise ConfigError("--rerank: config.bridge.design is 'none', there is no bridge to rerank with")
-    whole = sharding.replicated(sharding.make_mesh())
-    abstract = jax.eval_shape(lambda: steps.init_params(cfg))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract)
-    params = saves.restore_params(step, like)
+    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine, whatever it was trained on
+    params = saves.restore_params(step, steps.abstract_params(cfg, mesh))
     with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:
-        metrics = Evaluator(cfg, steps.build_predict(cfg)).run(params, split, rerank=rerank, progress=progress)
+        metrics = Evaluator(cfg, steps.build_predict(cfg, mesh)).run(params, split, rerank=rerank, progress=progress)
     return metrics, _record(meta, cfg, split, metrics)
 
 

@@ -1,10 +1,11 @@
-"""Print what trains, how fast and what decays, a line a parameter.
+"""Print what trains, how fast, what decays and where it lies, a line a parameter.
 
     python -m tools.show_params --config=configs/shapes.py
 
-Columns: path, shape, and for each stage of the config, in its order, `frozen` or the factor on the learning rate and
-`decay` or `-`. Rules are overridden on the command line as everywhere, such as --config.stages.align.top_blocks=4.
-tests/golden/ holds the table of every config, so that a change of a rule shows all that it changes.
+Columns: path, shape, the mesh axis that each dimension is spread over (`-`: none), and for each stage of the config, in
+its order, `frozen` or the factor on the learning rate and `decay` or `-`. Rules are overridden on the command line as
+everywhere, such as --config.stages.align.top_blocks=4. tests/golden/ holds the table of every config, so that a change
+of a rule shows all that it changes.
 
 Exit code 0: the table is on standard output; 2: the config cannot work, with one line that says why.
 """
@@ -23,6 +24,8 @@ def table(cfg: configs.Config) -> str:
     paths = rules.paths(optim.unflatten(shapes))
     decayed = optim.decayed(cfg, paths)
     columns = [["path", *paths], ["shape", *(str(shapes[path].shape).replace(" ", "") for path in paths)]]
+    spread = rules.match(cfg.sharding, paths, "config.sharding")
+    columns.append(["mesh", *(",".join(axis or "-" for axis in spread[path]) or "-" for path in paths)])
     for name in cfg.stage_order:
         trainable = set(optim.trainable_paths(cfg, name, paths))
         factors = optim.lr_factors(cfg, name, paths)

@@ -145,21 +145,20 @@ class _GroupShuffle:
 
 
 class _HostRows(grain.MapDataset):
-    """The rows of every global batch that one host feeds: a contiguous block, as in a data-sharded global array."""
+    """The rows of every global batch that one host feeds (sharding.host_rows)."""
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, host_index: int, host_count: int):
+    def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
         super().__init__(parent)
-        self._batch_size, self._rows = batch_size, batch_size // host_count
-        self._first = host_index * self._rows
+        self._batch_size, self._rows = batch_size, rows
 
     def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._rows
+        return len(self._parent) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.slice(index)
-        step, row = divmod(index, self._rows)
-        return self._parent[step * self._batch_size + self._first + row]
+        step, row = divmod(index, len(self._rows))
+        return self._parent[step * self._batch_size + self._rows[row]]
 
 
 def train(
@@ -167,12 +166,13 @@ def train(
     stage: config.Stage,
     *,
     seed_stream: str,
-    host_index: int = 0,
-    host_count: int = 1,
+    rows: Sequence[int] | None = None,
     records: Sequence[Record] | None = None,
     make_example: MakeExample | None = None,
 ) -> grain.MapDataset:
-    """Return the endless training data: `ds[step]` is this host's `types.Batch` of numpy arrays, [B / host_count, ...].
+    """Return the endless training data: `ds[step]` is a `types.Batch` of numpy arrays.
+
+    `rows` are the positions within the global batch that this host reads; None: all.
 
     A pure function of (cfg.seed, seed_stream, step). Every epoch is shuffled anew, keeping runs of
     `stage.group_examples` neighbouring records together and in their order; a batch may span two epochs. The losses of
@@ -180,12 +180,9 @@ def train(
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
     returns the fields of `types.Batch` for one row and may draw from the generator, but not keep it.
-    Raises ConfigError when the batch does not divide over the hosts or the groups do not divide the split.
+    Raises ConfigError when the groups do not divide the split.
     """
-    if stage.batch_size % host_count:
-        raise config.ConfigError(
-            f"stage batch_size {stage.batch_size} is not a multiple of {host_count} hosts; choose one that is"
-        )
+    rows = range(stage.batch_size) if rows is None else [int(row) for row in rows]
     records = open_split(cfg.data, cfg.data.train_split) if records is None else records
     count, group = len(records), stage.group_examples
     if group < 1 or count % group or not count:
@@ -196,8 +193,8 @@ def train(
     shuffle_seed = rng.stream_seed(cfg.seed, f"{seed_stream}/shuffle")
     ds = grain.MapDataset.range(count).map_with_index(_GroupShuffle(count // group, group, shuffle_seed))
     ds = ds.random_map(make, seed=rng.stream_seed(cfg.seed, f"{seed_stream}/examples"))
-    ds = _HostRows(ds.repeat(), stage.batch_size, host_index, host_count)
-    return ds.batch(stage.batch_size // host_count, drop_remainder=True, batch_fn=_to_batch)
+    ds = _HostRows(ds.repeat(), stage.batch_size, rows)
+    return ds.batch(len(rows), drop_remainder=True, batch_fn=_to_batch)
 
 
 def _to_batch(examples: Sequence[Mapping[str, np.ndarray]]) -> types.Batch:
@@ -224,31 +221,43 @@ def batches(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.D
     return iter(ds_iter)
 
 
-def images(cfg: config.Config, split: str, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (images uint8 [b,H,W,3], image_ids int32 [b], valid bool [b]) in record order, decoded in threads.
+def images(
+    cfg: config.Config, split: str, batch_size: int, rows: Sequence[int] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (images uint8 [len(rows),H,W,3], image_ids int32 [b], valid bool [b]) in record order, decoded in threads.
 
+    The pictures are those at `rows` of the batch alone, which this host reads (None: all); the rest is of all rows.
     The last batch is padded to `batch_size` by repeating its last row, with `valid` False there.
     """
     records, px = open_split(cfg.data, split), cfg.vision.image_px
 
-    def view(index: int) -> tuple[np.ndarray, np.int32]:
-        record = records[index]
-        return image.eval_view(record["image"], px), np.int32(record["image_id"])
+    def view(index: int) -> np.ndarray:
+        return image.eval_view(records[index]["image"], px)
 
-    for first, rows in batched(view, len(records), batch_size, cfg.data.threads):
-        valid = np.arange(first, first + batch_size) < len(records)
-        yield np.stack([pixels for pixels, _ in rows]), np.stack([id_ for _, id_ in rows]), valid
+    for first, pixels in batched(view, len(records), batch_size, cfg.data.threads, rows):
+        every = np.arange(first, first + batch_size)
+        ids = [records[row]["image_id"] for row in np.minimum(every, len(records) - 1)]
+        yield np.stack(pixels), np.array(ids, np.int32), every < len(records)
 
 
-def batched(make: Callable[[int], Any], count: int, batch_size: int, threads: int) -> Iterator[tuple[int, list[Any]]]:
+def batched(
+    make: Callable[[int], Any], count: int, batch_size: int, threads: int, rows: Sequence[int] | None = None
+) -> Iterator[tuple[int, list[Any]]]:
     """Yield (first position, [make(first), make(first + 1), ...]) over `count` positions, made ahead in threads.
 
-    Every batch has `batch_size` rows: the last is filled up by repeating its last row.
+    Every batch has `batch_size` rows: the last is filled up by repeating its last row. Of each only `rows` are made
+    (None: all).
     """
-    ds = grain.MapDataset.range(count).map(make)
-    ds = ds.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size))
-    for index, rows in enumerate(ds.batch(batch_size, batch_fn=list)):
-        yield index * batch_size, [*rows, *[rows[-1]] * (batch_size - len(rows))]
+    rows = range(batch_size) if rows is None else rows
+
+    def made(position: int) -> Any:
+        index, row = divmod(position, len(rows))
+        return make(min(index * batch_size + int(rows[row]), count - 1))
+
+    ds = grain.MapDataset.range(math.ceil(count / batch_size) * len(rows)).map(made)
+    ds = ds.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(rows)))
+    for index, made_rows in enumerate(ds.batch(len(rows), batch_fn=list)):
+        yield index * batch_size, made_rows
 
 
 def captions(

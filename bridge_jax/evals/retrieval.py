@@ -77,7 +77,7 @@ class Evaluator:
             return Side(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
         empty, rows = np.zeros((0, 0)), []
-        for images, ids, valid in pipeline.images(self._cfg, split, size):
+        for images, ids, valid in pipeline.images(self._cfg, split, size, predict.rows):
             lower = predict.lower_image(params, images)
             embedding = np.asarray(predict.unimodal_image(params, lower))[valid]
             kept = np.asarray(lower)[valid] if keep_lower else empty

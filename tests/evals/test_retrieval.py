@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import config, optim
+from bridge_jax import config, optim, sharding
 from bridge_jax import step as steps
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.evals.retrieval import Evaluator
@@ -37,7 +37,7 @@ def params(cfg):
 
 @pytest.fixture(scope="module")
 def predict(cfg):
-    return steps.build_predict(cfg)
+    return steps.build_predict(cfg, sharding.make_mesh(cfg.mesh))
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def params(cfg):
 def workdir(cfg, params, tmp_path_factory):
     """Two checkpoints, the first with the better score."""
     folder = tmp_path_factory.mktemp("evaluate")
-    opt_state = steps.build(cfg, "stabilise", 0, sharding.make_mesh()).init(0, params).opt_state
+    opt_state = steps.build(cfg, "stabilise", 0, sharding.make_mesh(cfg.mesh)).init(0, params).opt_state
     saves = Checkpoints(folder)
     for step, rsum in ((2, 90.0), (4, 80.0)):
         saves.save(step, "stabilise", params, opt_state, cfg, {"stage_index": 0.0, SCORE: rsum})
@@ -50,7 +50,7 @@ def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_p
     record = json.loads((tmp_path / "out.json").read_text())
     assert (record["dataset"], record["split"], record["step"], record["stage"]) == ("shapes", "test", 2, "stabilise")
     assert record["config"] == json.loads(json.dumps(as_dict(cfg)))
-    expected = Evaluator(cfg, steps.build_predict(cfg)).run(params, "test", rerank=True)
+    expected = Evaluator(cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh))).run(params, "test", rerank=True)
     assert record["metrics"] == pytest.approx(expected)
     assert f"{expected['rerank/image_to_text/r@5']:.1f}" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
