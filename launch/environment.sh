@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by local.sh and test.sh: makes .venv where it is absent and installs the package with the tested versions.
-# Leaves the interpreter in $python and the shell in the root of the repository.
+# Sourced by local.sh, test.sh and tpu_worker.sh: makes .venv where it is absent and installs the package with the
+# tested versions. Leaves the interpreter in $python and the shell in the root of the repository.
 
 # Arrays in huge pages: the kernel otherwise hands out a step's memory 4 KB at a time, which on two cores made a step of
 # configs/flickr8k.py a quarter slower (2.8 s against 2.2 s). Elsewhere than on Linux it is just a name.
@@ -30,7 +30,8 @@ make_venv() {
   exit 2
 }
 
-# install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: skipped while pyproject.toml and constraints.txt are as they were.
+# install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: skipped while pyproject.toml and constraints.txt are as they
+# were.
 install_package() {
   local extra stamp want
   extra="${1//[^a-z]/}"

@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by tpu_vm.sh, which says what they mean: its flags, read into variables and checked before anything is paid for.
+# Sourced by tpu_vm.sh, which says what they mean: its flags, read into variables and checked before anything
+# is paid for.
 
 name=bridge zone="" project="" accelerator_type="" runtime="" service_account="" tier="" queued="" bucket="" data=""
 repo="" commit="" restarts=0 poll_secs=30 dry_run="" workdir="" main_flags=()
@@ -38,12 +39,15 @@ read_flags() {
         main_flags=("$@")
         break
         ;;
-      *) fail "expected a flag that the top of launch/tpu_vm.sh lists, got '$1'; flags of bridge_jax.main go after --" ;;
+      *)
+        fail "expected a flag that the top of launch/tpu_vm.sh lists, got '$1'; flags of bridge_jax.main go after --"
+        ;;
     esac
     shift
   done
   [[ "$name" =~ ^[a-z][a-z0-9-]*$ ]] || fail "expected --name of small letters, digits and hyphens, got '$name'"
-  [[ -n "$zone" ]] || fail "expected --zone=ZONE, got none; give the zone of your TPU quota, such as --zone=us-west4-a"
+  [[ -n "$zone" ]] ||
+    fail "expected --zone=ZONE, got none; give the zone of your TPU quota, such as --zone=us-west4-a"
   [[ "$poll_secs" =~ ^[0-9]+$ ]] || fail "expected --poll_secs=SECONDS, got '$poll_secs'; give a whole number"
   where=("--zone=$zone" ${project:+"--project=$project"})
 }
@@ -56,18 +60,25 @@ check_run() {
     v5p-[0-9]*) : "${runtime:=v2-alpha-tpuv5}" ;;
     v5litepod-[0-9]*) : "${runtime:=v2-alpha-tpuv5-lite}" ;;
     v4-[0-9]*) : "${runtime:=tpu-ubuntu2204-base}" ;;
-    *) fail "expected --accelerator_type=v4-N, v5litepod-N, v5p-N or v6e-N, got '$accelerator_type'; see launch/README.md" ;;
+    *)
+      fail "expected --accelerator_type=v4-N, v5litepod-N, v5p-N or v6e-N, got '$accelerator_type'; see the README"
+      ;;
   esac
   for flag in ${main_flags[@]+"${main_flags[@]}"}; do
     [[ "$flag" != --workdir=* ]] || workdir="${flag#*=}"
   done
-  [[ "$bucket" =~ ^[a-z0-9][a-z0-9._-]*$ ]] || fail "expected --bucket=NAME without gs://, got '$bucket'; a slice keeps nothing"
-  [[ "$workdir" == bucket/?* ]] || fail "expected -- --workdir=bucket/FOLDER, got '$workdir'; bucket/ is --bucket, mounted"
-  [[ -z "$data" || "$data" == gs://?* ]] || fail "expected --data=gs://BUCKET/FOLDER, got '$data'"
+  [[ "$bucket" =~ ^[a-z0-9][a-z0-9._-]*$ ]] ||
+    fail "expected --bucket=NAME without gs://, got '$bucket'; a slice keeps nothing"
+  [[ "$workdir" == bucket/?* ]] ||
+    fail "expected -- --workdir=bucket/FOLDER, got '$workdir'; bucket/ is --bucket, mounted"
+  [[ -z "$data" || "$data" == gs://?* ]] ||
+    fail "expected --data=gs://BUCKET/FOLDER, got '$data'; copy the data there first: launch/README.md"
   if [[ -n "$repo" ]]; then
-    [[ "$commit" =~ ^[0-9a-f]{40}$ ]] || fail "expected --commit=COMMIT of 40 digits with --repo, got '$commit'; see git log"
+    [[ "$commit" =~ ^[0-9a-f]{40}$ ]] ||
+      fail "expected --commit=COMMIT of 40 digits with --repo, got '$commit'; see git log"
   else
-    [[ -z "$commit" ]] || fail "expected --repo=URL with --commit, got none; without both HEAD of this repository is sent"
+    [[ -z "$commit" ]] ||
+      fail "expected --repo=URL with --commit, got none; without both HEAD of this repository is sent"
     commit="$(git rev-parse HEAD)"
     [[ -z "$(git status --porcelain --untracked-files=no)" ]] || say "note: changes that are not committed stay here"
   fi

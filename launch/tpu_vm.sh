@@ -130,7 +130,8 @@ run() {
       current="$(slice_state)"
       current="${current%% *}"
       [[ "$current" =~ ^(READY|ACTIVE)$ ]] || break
-      ((code == 255)) || fail "the run ended with code $code; its log is above and in bridge_jax/run.log on the workers" "$code"
+      ((code == 255)) ||
+        fail "the run ended with code $code; its log is above and in bridge_jax/run.log on the workers" "$code"
       say "lost the connection; following again"
     done
     ((left--)) || fail "$name is ${current:-gone}; give the same command again to go on from $workdir" "$code"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh runs on every worker, in ~/bridge_jax: tpu_worker.sh install FLAGS | start FLAGS OF main | follow | stop
-#
-#   install --bucket=BUCKET [--data=gs://BUCKET/data]
+# What tpu_vm.sh runs on every worker, in ~/bridge_jax:
+#   tpu_worker.sh install FLAGS | start FLAGS OF bridge_jax.main | follow | stop
+# with the flags of install: --bucket=BUCKET [--data=gs://BUCKET/data]
 #
 # Nothing here is lost on a worker but run.log, the output of the run: the workdir is in the bucket.
 set -euo pipefail
