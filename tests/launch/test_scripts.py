@@ -1,0 +1,72 @@
+"""What all launch scripts share, and the extras they install."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bridge_jax import run_log
+from bridge_jax.config import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(ROOT.glob("launch/*.sh"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck(script):
+    program = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run(
+        [program, "--external-sources", script.relative_to(ROOT)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_short(script):
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 200
+    assert max(len(line) for line in lines) <= 120
+
+
+def test_readme_names_every_file():
+    text = (ROOT / "launch/README.md").read_text(encoding="utf-8")
+    for path in ROOT.glob("launch/*"):
+        assert path.name == "README.md" or f"| `{path.name}` |" in text
+
+
+def test_the_commands_of_the_readme_are_accepted(machine):
+    """As a dry run, in the environment that the README sets up; a command may be continued over several lines."""
+    text = (ROOT / "launch/README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^bash launch/tpu_vm.sh \w+", text, re.MULTILINE)
+    assert {command.split()[-1] for command in commands} == {"run", "follow", "stop", "delete"}
+    exports = "\n".join(re.findall(r"^export .*", text, re.MULTILINE))
+    for line in re.findall(r"^(?:bash launch/tpu_vm|sbatch .*launch/slurm).*", text, re.MULTILINE):
+        dry = re.sub(r"^(bash launch/tpu_vm.sh \w+)|^sbatch .*launch/slurm.sh", r"\1 --dry_run", line)
+        dry = dry if dry.startswith("bash") else f"bash launch/slurm.sh{dry}"
+        done = machine.run("bash", "-euc", f"{exports}\n{dry}")
+        assert (done.returncode, done.stderr) == (0, ""), line
+    assert machine.calls == []
+
+
+def test_the_accelerator_extras_exist_in_jax():
+    """An extra that jax does not have is a warning to pip, and a run on the CPU."""
+    offered = importlib.metadata.metadata("jax").get_all("Provides-Extra")
+    for name in ("tpu", "cuda"):
+        (requirement,) = PROJECT["optional-dependencies"][name]
+        assert re.fullmatch(r"jax\[(.+)\]", requirement)[1] in offered
+
+
+def test_every_test_dependency_has_its_tested_version():
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert set(PROJECT["optional-dependencies"]["test"]) <= pinned
+
+
+def test_a_bucket_is_no_workdir():
+    """Why tpu_vm.sh and gke.yaml mount it; once this is possible, they need not."""
+    with pytest.raises(ConfigError, match="give a local or mounted folder"):
+        run_log.RunLog("gs://my-bucket/runs/coco")
