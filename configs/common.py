@@ -133,7 +133,7 @@ def base() -> ml_collections.ConfigDict:
     )
     config.mining = dict(partners=2, margin_min=0.2, margin_max=0.5)
     config.losses = dict(
-        itc=dict(weight=1.0),
+        itc=dict(weight=1.0, chunk_columns=0),
         fused_itc=dict(weight=1.0, form="joint"),
         itm=dict(weight=1.0),
         cycle=dict(weight=0.1),

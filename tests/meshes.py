@@ -1,6 +1,7 @@
-"""Three steps on meshes of many CPU devices: python tests/meshes.py OUT DATAxFSDPxTENSOR... (started by test_sharding).
+"""Programs on many CPU devices: python -m tests.meshes OUT DATAxFSDPxTENSOR... (started by test_sharding).
 
-Writes OUT/<mesh>.npz: the losses, the first step's gradients as Adam saw them, and the parameters after three steps.
+Writes OUT/<mesh>.npz: the losses, the first step's gradients as Adam saw them, and the parameters after three steps;
+and OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks.
 """
 
 import sys
@@ -12,6 +13,9 @@ import numpy as np
 
 from bridge_jax import config as configs
 from bridge_jax import optim, sharding, step
+from bridge_jax.losses import itc
+from bridge_jax.models.layers import l2_normalise
+from bridge_jax.types import Batch, Outputs
 from tests import tiny
 
 LOSSES = ("itc", "fused_itc", "itm", "cycle")  # the masked losses look at one row at a time
@@ -49,8 +53,33 @@ def run(sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
     return jax.device_get(found)
 
 
+def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
+    """Return the gradients of the contrastive loss of B pairs over all devices, and the bytes that it needs on one."""
+    mesh = sharding.make_mesh(configs.Mesh(data=-1, fsdp=1, tensor=1))
+    rows, whole = sharding.over_rows(mesh), sharding.replicated(mesh)
+
+    def value(text, image, scale, image_ids):
+        outputs = Outputs(logit_scale=scale, unimodal_text=text, unimodal_image=image)
+        return itc.loss(outputs, Batch(image_ids=image_ids, text_mask=None), columns).mean
+
+    placed = (rows, rows, whole)
+    gradients = jax.jit(jax.grad(value, (0, 1, 2)), in_shardings=(*placed, rows), out_shardings=placed)
+    draw = np.random.default_rng(0)
+    given = [l2_normalise(jnp.float32(draw.normal(size=(B, 256)))) for _ in range(2)]
+    given += [jnp.float32(50.0), jnp.int32(draw.integers(0, B // 2, B))]
+    compiled = gradients.lower(*given).compile()
+    found = {"bytes": np.array(compiled.memory_analysis().temp_size_in_bytes)}
+    if run:
+        given = jax.device_put(given, [*placed, rows])
+        found |= dict(zip(("text", "image", "scale"), jax.device_get(compiled(*given)), strict=True))
+    return {f"{columns}|{name}": value for name, value in found.items()}
+
+
 if __name__ == "__main__":
     folder, *meshes = sys.argv[1:]
+    small = contrast(0, 1024, True) | contrast(100, 1024, True)
+    large = contrast(0, 32_768, False) | contrast(1024, 32_768, False) | contrast(16, 32_768, False)
+    np.savez(Path(folder) / "contrast.npz", **{f"1024|{k}": v for k, v in small.items()}, **large)
     for mesh in meshes:
         sizes = tuple(int(size) for size in mesh.split("x"))
         np.savez(Path(folder) / f"{mesh}.npz", **{name.replace("/", "|"): v for name, v in run(sizes).items()})

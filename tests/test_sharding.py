@@ -26,7 +26,7 @@ def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles in half the time
     command = [sys.executable, "-m", "tests.meshes", str(folder), *MESHES]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"XLA_FLAGS": flags})
-    return {mesh: dict(np.load(folder / f"{mesh}.npz")) for mesh in MESHES}
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast")}
 
 
 @pytest.mark.parametrize("mesh", MESHES[1:])
@@ -43,6 +43,20 @@ def test_the_runs_learn(runs):
     assert all(found[f"0|{loss}|loss"] > 0 for loss in meshes.LOSSES)
     start = tiny.params(meshes.config())["heads"]["itm"]["hidden"]["kernel"]
     assert np.abs(found["parameter|heads|itm|hidden|kernel"] - start).max() > 1e-5
+
+
+def test_contrast_in_chunks_is_the_whole_over_devices(runs):
+    found = runs["contrast"]
+    for name in ("text", "image", "scale"):
+        expected = found[f"1024|0|{name}"]
+        assert np.linalg.norm(found[f"1024|100|{name}"] - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+def test_contrast_in_chunks_holds_few_scores(runs):
+    """32,768 pairs over 8 devices. What a chunk of 1,024 columns needs more than one of 16 are its scores."""
+    whole, some, few = (int(runs["contrast"][f"{columns}|bytes"]) for columns in (0, 1024, 16))
+    assert some - few <= 64 * 2**20
+    assert whole > 10 * some
 
 
 DEVICES = jax.devices("cpu") * 8  # what a mesh that does not work is refused for needs no device to run on

@@ -18,7 +18,14 @@ from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Batch, Lower, Outputs, Params
 from configs import common
 
-LOSSES = {"itc": {}, "fused_itc": {"form": "joint"}, "itm": {}, "cycle": {}, "mlm": {}, "mim": {"target": "pixels"}}
+LOSSES = {
+    "itc": {"chunk_columns": 0},
+    "fused_itc": {"form": "joint"},
+    "itm": {},
+    "cycle": {},
+    "mlm": {},
+    "mim": {"target": "pixels"},
+}
 
 
 def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:

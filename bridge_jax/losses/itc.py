@@ -9,10 +9,18 @@ from bridge_jax.types import Batch, Loss, Outputs
 PASSES = ("unimodal",)
 
 
-def loss(outputs: Outputs, batch: Batch) -> Loss:
-    """Contrast the embeddings that retrieval uses. Captions of one photo are positives of each other's photo."""
-    scores_BB = outputs.logit_scale * outputs.unimodal_text @ outputs.unimodal_image.T
-    return symmetric_info_nce(scores_BB, batch.image_ids)
+def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:
+    """Contrast the embeddings that retrieval uses. Captions of one photo are positives of each other's photo.
+
+    `chunk_columns` > 0 never holds more than so many columns of the B x B scores at once: the same value and gradient,
+    one more matrix product in the backward pass. 0: all at once.
+    """
+    text_BE, image_BE = outputs.logit_scale * outputs.unimodal_text, outputs.unimodal_image
+    if not chunk_columns:
+        return symmetric_info_nce(text_BE @ image_BE.T, batch.image_ids)
+    by_text_B, hit_B = _by_chunks(text_BE, image_BE, batch.image_ids, chunk_columns)
+    by_image_B, _ = _by_chunks(image_BE, text_BE, batch.image_ids, chunk_columns)
+    return _loss(by_text_B.sum(), by_image_B.sum(), hit_B)
 
 
 def symmetric_info_nce(scores_BB: Float[Array, "B B"], image_ids: Int[Array, "B"]) -> Loss:
@@ -25,9 +33,51 @@ def symmetric_info_nce(scores_BB: Float[Array, "B B"], image_ids: Int[Array, "B"
     target_BB = same_BB / same_BB.sum(axis=1, keepdims=True)
     by_text = -(target_BB * jax.nn.log_softmax(scores_BB, axis=1)).sum()
     by_image = -(target_BB * jax.nn.log_softmax(scores_BB, axis=0).T).sum()
-    hit = jnp.take_along_axis(same_BB, scores_BB.argmax(axis=1)[:, None], axis=1)
-    return Loss(
-        sum=(by_text + by_image) / 2,
-        count=jnp.asarray(scores_BB.shape[0], jnp.float32),
-        metrics={"accuracy": hit.mean()},
+    hit_B = jnp.take_along_axis(same_BB, scores_BB.argmax(axis=1)[:, None], axis=1)
+    return _loss(by_text, by_image, hit_B)
+
+
+def _loss(by_text: Array, by_image: Array, hit_B: Array) -> Loss:
+    count = jnp.asarray(hit_B.shape[0], jnp.float32)
+    return Loss(sum=(by_text + by_image) / 2, count=count, metrics={"accuracy": hit_B.mean()})
+
+
+def _by_chunks(
+    queries_BE: Float[Array, "B E"], candidates_BE: Float[Array, "B E"], ids_B: Int[Array, "B"], columns: int
+) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+    """Return each query's loss, log sum exp of its scores minus their mean over its positives, and whether it hit.
+
+    The sum of exponentials is carried over the chunks beside the greatest score so far. Every chunk is computed again
+    in the backward pass, so what is kept of it is one number a query.
+    """
+    B, E = candidates_BE.shape
+    chunks = -(-B // columns)
+    rest = chunks * columns - B
+    xs = (
+        jnp.pad(candidates_BE, ((0, rest), (0, 0))).reshape(chunks, columns, E),
+        jnp.pad(ids_B, (0, rest)).reshape(chunks, columns),
+        (jnp.arange(chunks * columns) < B).reshape(chunks, columns),
     )
+
+    def add(carry: tuple, x: tuple) -> tuple[tuple, None]:
+        top, total, positive, count, hit = carry
+        candidates_CE, ids_C, valid_C = x
+        scores_BC = jnp.where(valid_C, queries_BE @ candidates_CE.T, -jnp.inf)
+        same_BC = (ids_B[:, None] == ids_C) & valid_C
+        best_B = jax.lax.stop_gradient(scores_BC.max(axis=1))
+        best_is_same_B = jnp.take_along_axis(same_BC, scores_BC.argmax(axis=1)[:, None], axis=1)[:, 0]
+        higher_B = jnp.maximum(top, best_B)
+        total = total * jnp.exp(top - higher_B) + jnp.exp(scores_BC - higher_B[:, None]).sum(axis=1)
+        positive += jnp.where(same_BC, scores_BC, 0.0).sum(axis=1)
+        return (
+            higher_B,
+            total,
+            positive,
+            count + same_BC.sum(axis=1),
+            jnp.where(best_B > top, best_is_same_B, hit),
+        ), None
+
+    zeros = jnp.zeros(B)
+    start = (zeros - jnp.inf, zeros, zeros, zeros, zeros > 0)
+    (top, total, positive, count, hit), _ = jax.lax.scan(jax.checkpoint(add), start, xs)
+    return top + jnp.log(total) - positive / count, hit

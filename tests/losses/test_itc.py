@@ -37,7 +37,7 @@ def outputs_and_batch(scale=5.0, ids=IDS):
 @pytest.mark.parametrize("ids", [IDS, np.arange(B), np.zeros(B, int)], ids=["some alike", "all differ", "all alike"])
 def test_equals_the_loop(ids):
     outputs, batch = outputs_and_batch(ids=ids)
-    found = itc.loss(outputs, batch)
+    found = itc.loss(outputs, batch, chunk_columns=0)
     scores = 5.0 * outputs.unimodal_text @ outputs.unimodal_image.T
     assert found.count == B
     assert found.mean == pytest.approx(by_loop(np.float64(scores), ids), rel=1e-5)
@@ -63,4 +63,25 @@ def test_a_perfect_batch_costs_nothing_and_a_blind_one_log_b():
 
 def test_the_scale_multiplies_the_cosines():
     outputs, batch = outputs_and_batch(scale=0.0)
-    assert itc.loss(outputs, batch).mean == pytest.approx(by_loop(np.zeros((B, B)), IDS), rel=1e-6)
+    assert itc.loss(outputs, batch, chunk_columns=0).mean == pytest.approx(by_loop(np.zeros((B, B)), IDS), rel=1e-6)
+
+
+@pytest.mark.parametrize("ids", [IDS, np.arange(B), np.zeros(B, int)], ids=["some alike", "all differ", "all alike"])
+@pytest.mark.parametrize("chunk_columns", [1, 4, 6, 100])
+def test_chunks_are_the_whole_in_value_and_gradient(ids, chunk_columns):
+    """Uneven last chunks, one chunk for all, and a chunk larger than the batch."""
+    outputs, batch = outputs_and_batch(scale=20.0, ids=ids)
+
+    def value(embeddings, columns):
+        text, image, scale = embeddings
+        given = outputs.replace(unimodal_text=text, unimodal_image=image, logit_scale=scale)
+        found = itc.loss(given, batch, columns)
+        return found.mean, found.metrics["accuracy"]
+
+    given = (outputs.unimodal_text, outputs.unimodal_image, outputs.logit_scale)
+    (whole, accuracy), expected = jax.value_and_grad(value, has_aux=True)(given, 0)
+    (found, hits), gradient = jax.value_and_grad(value, has_aux=True)(given, chunk_columns)
+    assert float(found) == pytest.approx(float(whole), rel=1e-6)
+    assert float(hits) == float(accuracy)
+    for one, other in zip(gradient, expected, strict=True):
+        assert np.linalg.norm(one - other) <= 1e-6 * max(float(np.linalg.norm(other)), 1e-2)
