@@ -34,23 +34,23 @@ class CosineAttention(nn.Module):
         other_mask: Bool[Array, "B M"] | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B L S"], Float[Array, "B L M"]]:
-        (B, L, S), M = query_BLS.shape, other_BMS.shape[1]
+        (_, L, S), M = query_BLS.shape, other_BMS.shape[1]
 
         def split(x: jax.Array, name: str) -> jax.Array:
-            return layers.dense(S, self.dtype, name)(x).reshape(*x.shape[:2], self.heads, S // self.heads)
+            return layers.split_heads(layers.dense(S, self.dtype, name)(x), self.heads)
 
-        q_BLNK = layers.l2_normalise(split(query_BLS, "query")).astype(self.dtype)
-        k_BMNK = layers.l2_normalise(split(other_BMS, "key")).astype(self.dtype)
-        v_BMNK = split(other_BMS, "value")
+        q_BNLK = layers.l2_normalise(split(query_BLS, "query")).astype(self.dtype)
+        k_BNMK = layers.l2_normalise(split(other_BMS, "key")).astype(self.dtype)
+        v_BNMK = split(other_BMS, "value")
         tau_raw = float(np.log(np.expm1(self.tau_start)))
         tau = nn.softplus(self.param("tau", nn.initializers.constant(tau_raw), ()))
         bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L, M))
-        logits_BNLM = jnp.einsum("BLNK,BMNK->BNLM", q_BLNK, k_BMNK).astype(jnp.float32) / tau + bias_LM
+        logits_BNLM = jnp.einsum("BNLK,BNMK->BNLM", q_BNLK, k_BNMK).astype(jnp.float32) / tau + bias_LM
         mask = None if other_mask is None else other_mask[:, None, None, :]
         weights_BNLM = layers.masked_softmax(logits_BNLM, mask)
         dropped = layers.Dropout(self.dropout)(weights_BNLM, deterministic=deterministic).astype(self.dtype)
-        out_BLS = jnp.einsum("BNLM,BMNK->BLNK", dropped, v_BMNK).reshape(B, L, S)
-        return layers.dense(S, self.dtype, "out")(out_BLS), weights_BNLM.mean(axis=1)
+        out_BNLK = jnp.einsum("BNLM,BNMK->BNLK", dropped, v_BNMK)
+        return layers.dense(S, self.dtype, "out")(layers.join_heads(out_BNLK)), weights_BNLM.mean(axis=1)
 
 
 class PooledExchange(nn.Module):
