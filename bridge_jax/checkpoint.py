@@ -104,6 +104,16 @@ class Checkpoints:
         scored = {step: _quality(found) for step in self.steps() if (found := self._manager.metrics(step))}
         return max(scored, key=lambda step: (scored[step], step)) if scored else self.latest()
 
+    def choose(self, name: str) -> int:
+        """Return the step `name` (best, latest or a number) stands for. Raises ConfigError naming what there is."""
+        found = self.best() if name == "best" else self.latest() if name == "latest" else None
+        if name.isdecimal() and int(name) in self.steps():
+            found = int(name)
+        if found is None:
+            there = ", ".join(["best", "latest", *map(str, self.steps())]) if self.steps() else "none at all"
+            raise ConfigError(f"--checkpoint: no {name!r} in {self.folder}; there is {there}")
+        return found
+
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
