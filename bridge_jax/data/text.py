@@ -53,7 +53,11 @@ class Tokenizer:
     @property
     def fingerprint(self) -> str:
         """A hash of the whole tokenizer: vocabulary, normalisation, length."""
-        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the whole tokenizer, padding and truncation included, as the text of a tokenizer.json."""
+        return self._tokenizer.to_str()
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the caption without its special tokens."""

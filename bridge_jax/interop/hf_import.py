@@ -78,6 +78,18 @@ def fetch(source: str | Path) -> Path:
         raise ConfigError(f"{source}: no such folder, and the hub did not give it: {reason}") from error
 
 
+def licence(source: str | Path) -> str:
+    """Return the licence that the source's model card states, such as "apache-2.0"; empty where nothing says."""
+    try:
+        folder = Path(source).expanduser()
+        local = folder / "README.md" if folder.is_dir() else huggingface_hub.hf_hub_download(str(source), "README.md")
+        front = Path(local).read_text(encoding="utf-8").split("---")[1]
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, IndexError):
+        return ""
+    found = re.search(r"^license:\s*(\S+)", front, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def vision_params(source: str | Path, cfg: Vision) -> dict[str, Any]:
     """Return the image tower's parameters, float32 numpy, as `models.vit.Tower` nests them (see `import_vision`)."""
     return import_vision(source, cfg).params

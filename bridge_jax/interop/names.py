@@ -3,10 +3,13 @@
 Ours is a path in the whole model (`vision/block_07/attention/query/kernel`). Theirs is the name on disk, which keeps
 the form of transformers 4.x (`encoder.layer.7.attention.attention.query.weight`) whatever a newer transformers calls it
 in memory. A file may put the model's own prefix before every name (`vit.`, `dinov2.`, `bert.`): see `bare_name`.
+A whole exported model holds both towers under `vision_model.` and `text_model.` and the rest under our own paths, as
+torch writes them: see `whole`.
 """
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -44,7 +47,7 @@ class Entry:
             array = array.T
         if self.transform == "reshape":
             array = array.reshape(shape)
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
 # Rows are (ours, theirs, kind, shape of our kernel or array[, shape of theirs]). The letters of a shape are sizes:
@@ -136,6 +139,30 @@ def text(cfg: Text, model_type: str) -> tuple[Entry, ...]:
         raise ConfigError(f"config.text: no name table for model_type {model_type!r}; known: bert")
     sizes = {"D": cfg.width, "M": cfg.mlp_width, "V": cfg.vocab_size, "T": cfg.max_positions, "X": cfg.token_types}
     return tuple(_expand("text", model_type, cfg.depth, sizes))
+
+
+def vision_type(cfg: Vision) -> str:
+    """Return what Hugging Face calls this image tower: "dinov2" where it has LayerScale, else "vit"."""
+    return "dinov2" if cfg.layer_scale else "vit"
+
+
+def whole(vision_cfg: Vision, text_cfg: Text, shapes: Mapping[str, Shape]) -> tuple[Entry, ...]:
+    """Return every parameter of a model under the names of an exported folder; `shapes` are our paths and shapes.
+
+    Bridge and heads keep our paths with torch's leaf names: `bridge/layer_0/image_norm/scale` is
+    `bridge.layers.0.image_norm.weight`. What only the training objective reads (`loss_weights/`) is not in it.
+    """
+    towers = [("vision_model", vision(vision_cfg, vision_type(vision_cfg))), ("text_model", text(text_cfg, "bert"))]
+    entries = [dataclasses.replace(e, name=f"{root}.{e.name}") for root, table in towers for e in table]
+    for path, shape in shapes.items():
+        if path.startswith(("bridge/", "heads/")):
+            name = re.sub(r"layer_(\d+)", r"layers.\1", path.replace("/", "."))
+            kernel = name.endswith(".kernel")
+            if kernel or (name.endswith(".scale") and shape):  # a scale without a shape is no LayerNorm's
+                name = name.rpartition(".")[0] + ".weight"
+            transform = "transpose" if kernel else "copy"
+            entries.append(Entry(path, name, transform, shape, shape[::-1] if kernel else shape))
+    return tuple(entries)
 
 
 def bare_name(name: str, model_type: str) -> str:

@@ -1,0 +1,121 @@
+"""The model card of an exported folder, filled in from the run that made it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bridge_jax import run_log
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.config import Config
+from bridge_jax.interop import hf_import
+
+DIRECTIONS, SCORES = ("text_to_image", "image_to_text"), ("unimodal", "rerank")
+_HEAD = """\
+---
+library_name: transformers
+pipeline_tag: zero-shot-image-classification
+tags:
+- bridge
+- image-text-retrieval
+---
+"""
+_USE = """\
+```python
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=True)
+inputs = processor(images=["a.jpg", "b.jpg"], text=["a dog", "a house", "two people"])
+images = model.get_image_features(inputs["pixel_values"])  # [2,{width}], of length one
+texts = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])  # [3,{width}]
+cosines = images @ texts.T  # the order of a search
+scores = model.match(**inputs).scores  # [2,3]: the order after the bridge has looked at every pair
+```
+"""
+
+
+def card(cfg: Config, saves: Checkpoints, step: int) -> str:
+    """Return the README.md of an export: what the model is, what it was trained on, its numbers, the licences."""
+    meta = saves.meta(step)
+    vision, text, bridge = cfg.vision, cfg.text, cfg.bridge
+    towers = {"image": vision.pretrained, "text": text.pretrained}
+    return f"""{_HEAD}
+# BRIDGE, trained on {cfg.data.dataset}
+
+An image and a text tower whose hidden states meet in {bridge.layers} interaction layers (design `{bridge.design}`,
+placement `{bridge.placement}`): *Bridging Hidden States in Vision-Language Models*, arXiv 2511.11526, trained with
+bridge_jax. Pictures of {vision.image_px} x {vision.image_px} pixels, captions of at most {text.length} tokens.
+
+{_USE.format(width=bridge.embed_width)}
+## Training
+
+| | |
+| --- | --- |
+| data | {cfg.data.dataset}, split `{cfg.data.train_split}`; chosen on `{cfg.data.eval_split}` |
+| checkpoint | step {step}, stage `{meta.stage}` of {", ".join(f"`{name}`" for name in cfg.stage_order)} |
+| losses | {"; ".join(f"`{name}`: {', '.join(cfg.stages[name].losses)}" for name in cfg.stage_order)} |
+| image tower | {_tower(vision.pretrained, vision.depth, vision.width)}, patches of {vision.patch_px} pixels |
+| text tower | {_tower(text.pretrained, text.depth, text.width)} |
+| bridge | width {bridge.shared_width}, {bridge.heads} heads; embeddings of {bridge.embed_width} |
+| seed, compute type | {cfg.seed}, {cfg.compute_dtype} |
+
+The whole config is in `config.json` under `bridge_jax`; `python -m tools.import_hf` makes a checkpoint of this folder.
+
+## Numbers
+
+{_numbers(cfg, saves, step)}
+## Licence
+
+{"".join(_licence(side, source) for side, source in towers.items())}- Data: {cfg.data.dataset}, under its own terms.
+"""
+
+
+def _tower(source: str, depth: int, width: int) -> str:
+    return f"{Path(source).name or 'from random weights'}, {depth} blocks of width {width}"
+
+
+def _licence(side: str, source: str) -> str:
+    if not source:
+        return f"- The {side} tower was trained from random weights.\n"
+    name = Path(source).name if Path(source).is_dir() else source
+    found = hf_import.licence(source)
+    return f"- The {side} tower started from {name}: {found or 'its files do not say; see where it came from'}.\n"
+
+
+def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
+    log = saves.folder.parent / "metrics.jsonl"
+    entries = run_log.read(log) if log.is_file() else []
+    # The last table of a finished run is of its best checkpoint, whatever step it is logged at.
+    last = saves.latest()
+    final = [e for e in entries if e["step"] == last and any(name.startswith("final/") for name in e)]
+    held = [e for e in entries if e["step"] == step and "eval/unimodal/rsum" in e]
+    if final and step == saves.best():
+        rows = [(split, f"final/{split}/", final[-1]) for split in cfg.evals.retrieval.splits]
+    elif held:
+        rows = [(cfg.data.eval_split, "eval/", held[-1])]
+    else:
+        return "This checkpoint was not scored.\n"
+    lines = [line for split, prefix, entry in rows for line in _rows(split, prefix, entry)]
+    chosen = f"The checkpoint was chosen on `{cfg.data.eval_split}`, so its numbers there flatter it.\n"
+    return "\n".join(
+        [
+            "Recall in percent with 95 % bootstrap intervals over photos; ties count against the model.\n",
+            "| split | direction | score | R@1 [95 %] | R@5 | R@10 | median rank |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *lines,
+            "",
+            chosen if any(split == cfg.data.eval_split for split, _, _ in rows) else "",
+        ]
+    )
+
+
+def _rows(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:
+    found = []
+    for direction in DIRECTIONS:
+        for score in SCORES:
+            key = f"{prefix}{score}/{direction}/"
+            if f"{key}r@1" not in entry:
+                continue
+            one, low, high = (entry[f"{key}r@1{part}"] for part in ("", "_low", "_high"))
+            rest = f"{entry[f'{key}r@5']:.1f} | {entry[f'{key}r@10']:.1f} | {entry[f'{key}median_rank']:g}"
+            found.append(f"| {split} | {direction} | {score} | {one:.1f} [{low:.1f}, {high:.1f}] | {rest} |")
+    return found

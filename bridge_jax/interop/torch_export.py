@@ -1,0 +1,192 @@
+"""Write a trained model as a folder that Hugging Face transformers loads. PyTorch itself is not needed for it.
+
+    config.json, *.py            the model: AutoModel.from_pretrained(FOLDER, trust_remote_code=True)
+    model.safetensors            float32, under the names of `names.whole`
+    preprocessor_config.json, tokenizer.json and the two beside it: AutoProcessor
+    README.md                    the model card
+
+The Python files are those of `torch_model`, as they are. Nothing in the folder depends on the time or the place of the
+export, so exporting twice gives identical bytes.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from bridge_jax import optim
+from bridge_jax.checkpoint import Meta
+from bridge_jax.config import Config, ConfigError
+from bridge_jax.data.text import SPECIAL, Tokenizer
+from bridge_jax.interop import names
+from bridge_jax.models.bridge import meeting_blocks, mim_width
+from bridge_jax.types import Params
+
+WEIGHTS = "model.safetensors"
+MODEL_TYPE = "bridge"
+CODE = Path(__file__).parent / "torch_model"
+
+
+def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: Tokenizer, card: str) -> None:
+    """Write the folder `out`, whole or not at all. Raises ConfigError where it exists or cannot be written.
+
+    `params` are the model's (nested, any float type; stored as float32), `meta` says where they come from, `card` is
+    the text of the model card.
+    """
+    with new_folder(out) as folder:
+        flat = optim.flatten(params)
+        shapes = {path: tuple(leaf.shape) for path, leaf in flat.items()}
+        entries = names.whole(cfg.vision, cfg.text, shapes)
+        tensors = {e.name: e.to_stored(np.asarray(flat[e.path], np.float32)) for e in entries}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        _write_json(folder / "config.json", config_json(cfg, params, meta))
+        _write_json(folder / "preprocessor_config.json", _preprocessor_config(cfg))
+        special = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}  # pad_token: [PAD], ...
+        _write_json(folder / "special_tokens_map.json", special)
+        _write_json(folder / "tokenizer_config.json", _tokenizer_config(cfg) | special)
+        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        for file in sorted(CODE.glob("*_bridge*.py")):
+            shutil.copyfile(file, folder / file.name)
+
+
+def check_new(out: str | Path) -> Path:
+    """Return `out` as an absolute path. Raises ConfigError where something is there already."""
+    out = Path(out).expanduser().absolute()
+    if out.exists():
+        raise ConfigError(f"{out} exists: expected a new folder, nothing is overwritten; move it or name another")
+    return out
+
+
+@contextlib.contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """Give a folder to fill that becomes `out` in one step when all went well, and is removed otherwise.
+
+    Raises ConfigError where `out` exists or the disk refuses.
+    """
+    out = check_new(out)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        aside.rename(out)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
+    """Return the exported config.json: what PyTorch builds, and under `bridge_jax` what training needs to go on."""
+    image_after, text_after = meeting_blocks(cfg)
+    bridge = cfg.bridge
+    return {
+        "architectures": ["BridgeModel"],
+        "auto_map": {
+            "AutoConfig": "configuration_bridge.BridgeConfig",
+            "AutoModel": "modeling_bridge.BridgeModel",
+            "AutoProcessor": "processing_bridge.BridgeProcessor",
+        },
+        "model_type": MODEL_TYPE,
+        "dtype": "float32",
+        "vision_config": _vision_config(cfg),
+        "text_config": _text_config(cfg),
+        "image_size": cfg.vision.image_px,
+        "text_length": cfg.text.length,
+        "design": bridge.design,
+        "image_after": list(image_after),
+        "text_after": list(text_after),
+        "finish_before": bridge.placement == "after" or not image_after,
+        "shared_width": bridge.shared_width,
+        "bridge_heads": bridge.heads,
+        "embed_width": bridge.embed_width,
+        "interaction_attention_dropout": bridge.attention_dropout,
+        "interaction_output_dropout": bridge.output_dropout,
+        "logit_scale_max": bridge.logit_scale_max,
+        "rerank_weight": cfg.evals.retrieval.rerank_weight,
+        "mlm_head": "mlm" in params["heads"],
+        "mim_width": mim_width(cfg) if "mim" in params["heads"] else 0,
+        "bridge_jax": dataclasses.asdict(meta) | {"loss_weights": _loss_weights(params)},
+    }
+
+
+def _loss_weights(params: Params) -> dict[str, float]:
+    """Return the learned weights of the losses. A float32 survives JSON: Python writes every digit of it."""
+    return {name: float(value) for name, value in params["loss_weights"].items()} if "loss_weights" in params else {}
+
+
+def _vision_config(cfg: Config) -> dict[str, Any]:
+    """Return the image tower as a ViTConfig or Dinov2Config; its `image_size` is that of the stored position grid."""
+    vision, model_type = cfg.vision, names.vision_type(cfg.vision)
+    common = {
+        "model_type": model_type,
+        "hidden_size": vision.width,
+        "num_hidden_layers": vision.depth,
+        "num_attention_heads": vision.heads,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": vision.dropout,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": vision.norm_eps,
+        "image_size": vision.patch_px * vision.position_grid,
+        "patch_size": vision.patch_px,
+        "num_channels": 3,
+        "qkv_bias": True,
+        "use_mask_token": vision.mask_token,
+    }
+    if model_type == "vit":
+        return common | {"intermediate_size": vision.mlp_width}
+    ratio = vision.mlp_width / vision.width
+    return common | {"mlp_ratio": int(ratio) if ratio == int(ratio) else ratio, "use_swiglu_ffn": False}
+
+
+def _text_config(cfg: Config) -> dict[str, Any]:
+    """Return the text tower as a BertConfig."""
+    text = cfg.text
+    return {
+        "model_type": "bert",
+        "hidden_size": text.width,
+        "num_hidden_layers": text.depth,
+        "num_attention_heads": text.heads,
+        "intermediate_size": text.mlp_width,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": text.dropout,
+        "attention_probs_dropout_prob": text.dropout,
+        "layer_norm_eps": text.norm_eps,
+        "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.max_positions,
+        "type_vocab_size": text.token_types,
+    }
+
+
+def _preprocessor_config(cfg: Config) -> dict[str, Any]:
+    return {
+        "auto_map": {
+            "AutoImageProcessor": "processing_bridge.BridgeImageProcessor",
+            "AutoProcessor": "processing_bridge.BridgeProcessor",
+        },
+        "image_processor_type": "BridgeImageProcessor",
+        "processor_class": "BridgeProcessor",
+        "image_size": cfg.vision.image_px,
+        "image_mean": list(cfg.vision.mean),
+        "image_std": list(cfg.vision.std),
+    }
+
+
+def _tokenizer_config(cfg: Config) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is; BertTokenizer builds its own
+        "model_max_length": cfg.text.length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")

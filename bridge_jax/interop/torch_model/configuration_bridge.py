@@ -1,0 +1,56 @@
+"""What a BRIDGE model is built from: two towers in Hugging Face's own terms, and what joins them."""
+
+from transformers import PretrainedConfig
+
+
+class BridgeConfig(PretrainedConfig):
+    """The `config.json` of an exported BRIDGE model.
+
+    `vision_config` is a ViTConfig or Dinov2Config and `text_config` a BertConfig, as dicts. Interaction layer q reads
+    the image tower's states after block `image_after[q]` and the text tower's after block `text_after[q]`.
+    `bridge_jax` is what training needs to go on in JAX; PyTorch does not read it.
+    """
+
+    model_type = "bridge"
+
+    def __init__(
+        self,
+        vision_config: dict | None = None,
+        text_config: dict | None = None,
+        image_size: int = 224,  # side of the square that the model sees; the stored position grid may be another
+        text_length: int = 30,  # most tokens of a caption
+        design: str = "cross",  # none, pooled, self_cross or cross
+        image_after: list | tuple = (),
+        text_after: list | tuple = (),
+        finish_before: bool = False,  # the towers' final norm comes before the interaction (placement "after")
+        shared_width: int = 768,
+        bridge_heads: int = 12,
+        embed_width: int = 256,
+        interaction_attention_dropout: float = 0.0,
+        interaction_output_dropout: float = 0.0,
+        logit_scale_max: float = 100.0,
+        rerank_weight: float = 1.0,  # score = match logit + rerank_weight x logit scale x cosine
+        mlm_head: bool = False,
+        mim_width: int = 0,  # what the masked-image head predicts of a patch; 0: there is no such head
+        bridge_jax: dict | None = None,
+        **kwargs,
+    ):
+        self.vision_config = vision_config or {}
+        self.text_config = text_config or {}
+        self.image_size = image_size
+        self.text_length = text_length
+        self.design = design
+        self.image_after = list(image_after)
+        self.text_after = list(text_after)
+        self.finish_before = finish_before
+        self.shared_width = shared_width
+        self.bridge_heads = bridge_heads
+        self.embed_width = embed_width
+        self.interaction_attention_dropout = interaction_attention_dropout
+        self.interaction_output_dropout = interaction_output_dropout
+        self.logit_scale_max = logit_scale_max
+        self.rerank_weight = rerank_weight
+        self.mlm_head = mlm_head
+        self.mim_width = mim_width
+        self.bridge_jax = bridge_jax or {}
+        super().__init__(**kwargs)

@@ -1,0 +1,206 @@
+"""BRIDGE: an image and a text tower whose hidden states meet in a few interaction layers (arXiv 2511.11526).
+
+    get_image_features, get_text_features   embeddings of each side alone: search a gallery by dot products
+    forward                                 row i of the images fused with row i of the texts
+    match                                   every image fused with every text: rerank the best candidates
+
+Shapes: B rows, P image tokens (class token first), T text tokens, D a tower's width, S the shared width, N heads, E the
+width of an embedding. Embeddings have length one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from .configuration_bridge import BridgeConfig
+from .modeling_bridge_interaction import Interaction, normalise, pool
+from .modeling_bridge_towers import TextTower, VisionTower
+
+
+@dataclass
+class BridgeOutput(ModelOutput):
+    """What `forward` returns of B pairs."""
+
+    image_embeds: torch.Tensor | None = None  # [B,E], the pictures alone
+    text_embeds: torch.Tensor | None = None  # [B,E], the captions alone
+    fused_image_embeds: torch.Tensor | None = None  # [B,E], each after it has met its partner
+    fused_text_embeds: torch.Tensor | None = None  # [B,E]
+    match_logits: torch.Tensor | None = None  # [B], positive: the two belong together
+    image_states: torch.Tensor | None = None  # [B,P,D], finished states of the fused pass
+    text_states: torch.Tensor | None = None  # [B,T,D]
+
+
+@dataclass
+class MatchOutput(ModelOutput):
+    """What `match` returns of I images and T texts."""
+
+    logits: torch.Tensor | None = None  # [I,T], match logits of the fused pairs
+    scores: torch.Tensor | None = None  # [I,T], logits + rerank_weight x logit scale x cosine of the embeddings
+
+
+class Bridge(nn.Module):
+    """The interaction layers, one for each place where the towers meet."""
+
+    def __init__(self, config: BridgeConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(Interaction(config) for _ in config.image_after)
+
+
+class Projection(nn.Module):
+    """Pooled states to an embedding of length one."""
+
+    def __init__(self, width: int, embed_width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, embed_width)
+
+    def forward(self, pooled):
+        return normalise(self.linear(pooled.to(self.linear.weight.dtype)))
+
+
+class MatchHead(nn.Module):
+    """scale x (cosine - threshold) plus an MLP on [p_t ; p_v ; cosine]."""
+
+    def __init__(self, embed_width: int):
+        super().__init__()
+        self.scale, self.threshold = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
+        self.hidden, self.out = nn.Linear(2 * embed_width + 1, embed_width), nn.Linear(embed_width, 1)
+
+    def forward(self, text, image):
+        cosine = (text * image).sum(-1)
+        joined = torch.cat([text, image, cosine[:, None]], -1).to(self.hidden.weight.dtype)
+        return self.scale * (cosine - self.threshold) + self.out(F.relu(self.hidden(joined)))[:, 0]
+
+
+class MaskedHead(nn.Module):
+    """States to what was masked: linear, LayerNorm, GELU, linear."""
+
+    def __init__(self, width: int, target_width: int):
+        super().__init__()
+        self.hidden, self.norm, self.out = nn.Linear(width, width), nn.LayerNorm(width), nn.Linear(width, target_width)
+
+    def forward(self, states):
+        return self.out(F.gelu(self.norm(self.hidden(states))))
+
+
+class Heads(nn.Module):
+    """Four projections, the match head, the contrastive scale, and the masked heads that the checkpoint has."""
+
+    def __init__(self, config: BridgeConfig):
+        super().__init__()
+        image, text = config.vision_config["hidden_size"], config.text_config["hidden_size"]
+        self.unimodal_image, self.fused_image = (Projection(image, config.embed_width) for _ in range(2))
+        self.unimodal_text, self.fused_text = (Projection(text, config.embed_width) for _ in range(2))
+        self.itm = MatchHead(config.embed_width)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.mlm = MaskedHead(text, config.text_config["vocab_size"]) if config.mlm_head else None
+        self.mim = MaskedHead(image, config.mim_width) if config.mim_width else None
+
+
+class BridgeModel(PreTrainedModel):
+    """The whole model. `vision_model` and `text_model` carry the parameter names of ViT or DINOv2 and of BERT."""
+
+    config_class = BridgeConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: BridgeConfig):
+        super().__init__(config)
+        self.vision_model, self.text_model = VisionTower(config.vision_config), TextTower(config.text_config)
+        self.bridge = Bridge(config)
+        self.heads = Heads(config)
+        self.post_init()
+
+    def get_image_features(self, pixel_values):
+        """Embed pictures [B,3,H,W] alone: [B,E]."""
+        return self._embed_image(self._lower_image(pixel_values))
+
+    def get_text_features(self, input_ids, attention_mask=None):
+        """Embed captions [B,T] alone: [B,E]."""
+        mask = _mask(input_ids, attention_mask)
+        return self._embed_text(self._lower_text(input_ids, mask), mask)
+
+    def forward(self, pixel_values, input_ids, attention_mask=None, bool_masked_pos=None, return_dict=True):
+        """Fuse row i of the pictures with row i of the captions.
+
+        Patches where `bool_masked_pos` [B,P-1] is True are hidden. With `return_dict=False`, a tuple.
+        """
+        mask = _mask(input_ids, attention_mask)
+        image = self._lower_image(pixel_values, bool_masked_pos)
+        text = self._lower_text(input_ids, mask)
+        alone = self._embed_image(image), self._embed_text(text, mask)
+        output = BridgeOutput(*alone, *self._fused(image, text, mask))
+        return output if return_dict else output.to_tuple()
+
+    def match(self, pixel_values, input_ids, attention_mask=None, pairs_at_once: int = 128):
+        """Fuse every picture [I,3,H,W] with every caption [T,L]; what lies below the bridge runs once a side."""
+        mask = _mask(input_ids, attention_mask)
+        image, text = self._lower_image(pixel_values), self._lower_text(input_ids, mask)
+        cosines = self._embed_image(image) @ self._embed_text(text, mask).T
+        pairs = torch.cartesian_prod(torch.arange(len(image)), torch.arange(len(text))).to(image.device)
+        parts = [self._fused(image[i], text[t], mask[t])[2] for i, t in (p.T for p in pairs.split(pairs_at_once))]
+        logits = torch.cat(parts).view_as(cosines)
+        return MatchOutput(logits, logits + self.config.rerank_weight * self.logit_scale() * cosines)
+
+    def logit_scale(self):
+        """The contrastive scale: cosines times it are logits."""
+        return self.heads.log_scale.float().exp().clamp(max=self.config.logit_scale_max)
+
+    def masked_token_logits(self, pixel_values, input_ids, attention_mask=None):
+        """Predict the words behind [MASK] with the picture's help: [B,T,vocabulary]."""
+        if self.heads.mlm is None:
+            raise ValueError("this checkpoint was trained without the mlm loss and has no masked-language head")
+        return self.heads.mlm(self(pixel_values, input_ids, attention_mask).text_states)
+
+    def masked_patch_prediction(self, pixel_values, input_ids, attention_mask, bool_masked_pos):
+        """Predict what the hidden patches were with the caption's help: [B,P-1,target]."""
+        if self.heads.mim is None:
+            raise ValueError("this checkpoint was trained without the mim loss and has no masked-image head")
+        return self.heads.mim(self(pixel_values, input_ids, attention_mask, bool_masked_pos).image_states[:, 1:])
+
+    def _lower_image(self, pixel_values, bool_masked_pos=None):
+        """Run the image tower up to and with the first block that the bridge follows."""
+        side = self.config.image_size
+        if pixel_values.shape[1:] != (3, side, side):
+            raise ValueError(f"pixel_values: expected [B,3,{side},{side}], got {list(pixel_values.shape)}")
+        stop = [*self.config.image_after, self.config.vision_config["num_hidden_layers"] - 1][0] + 1
+        states = self.vision_model.blocks(self.vision_model.embed(pixel_values, bool_masked_pos), 0, stop)
+        return self.vision_model.finish(states) if self.config.finish_before else states
+
+    def _lower_text(self, input_ids, mask):
+        if input_ids.shape[1] > self.config.text_length:
+            raise ValueError(f"input_ids: at most {self.config.text_length} tokens, got {input_ids.shape[1]}")
+        stop = [*self.config.text_after, self.config.text_config["num_hidden_layers"] - 1][0] + 1
+        return self.text_model.blocks(self.text_model.embed(input_ids), mask, 0, stop)
+
+    def _embed_image(self, states):
+        if not self.config.finish_before:
+            depth = self.config.vision_config["num_hidden_layers"]
+            states = self.vision_model.finish(self.vision_model.blocks(states, self.config.image_after[0] + 1, depth))
+        return self.heads.unimodal_image(pool(states, None))
+
+    def _embed_text(self, states, mask):
+        if not self.config.finish_before:
+            depth = self.config.text_config["num_hidden_layers"]
+            states = self.text_model.blocks(states, mask, self.config.text_after[0] + 1, depth)
+        return self.heads.unimodal_text(pool(states, mask))
+
+    def _fused(self, image, text, mask):
+        """Run the upper towers with the interaction: embeddings, match logit, states."""
+        config = self.config
+        image_stops = [*config.image_after[1:], config.vision_config["num_hidden_layers"] - 1]
+        text_stops = [*config.text_after[1:], config.text_config["num_hidden_layers"] - 1]
+        for q, layer in enumerate(self.bridge.layers):
+            image, text = layer(image, text, mask)
+            image = self.vision_model.blocks(image, config.image_after[q] + 1, image_stops[q] + 1)
+            text = self.text_model.blocks(text, mask, config.text_after[q] + 1, text_stops[q] + 1)
+        if not config.finish_before:
+            image = self.vision_model.finish(image)
+        image_embeds, text_embeds = self.heads.fused_image(pool(image, None)), self.heads.fused_text(pool(text, mask))
+        return image_embeds, text_embeds, self.heads.itm(text_embeds, image_embeds), image, text
+
+
+def _mask(input_ids, attention_mask):
+    return torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()

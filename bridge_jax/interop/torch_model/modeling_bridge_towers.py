@@ -1,0 +1,252 @@
+"""The two towers, with the parameter names of Hugging Face's files: ViT or DINOv2, and BERT. No poolers.
+
+Both are three steps, so that the bridge can meet them half-way: `embed`, `blocks(start, stop)`, `finish`. States are
+[B,L,D]: B rows, L tokens (the class token first), D the tower's width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product self-attention before its output projection: [B,L,D] -> [B,L,D]."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x, mask=None):
+        """`mask` is bool [B,L]: keys where it is False are not attended to."""
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        if mask is not None:
+            mask = mask[:, None, None, :]
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout).transpose(1, 2).flatten(2)
+
+
+class Dense(nn.Module):
+    """A linear map that its files call `dense`."""
+
+    def __init__(self, into: int, out: int):
+        super().__init__()
+        self.dense = nn.Linear(into, out)
+
+    def forward(self, x):
+        return self.dense(x)
+
+
+class DenseNorm(nn.Module):
+    """norm(x + dense(y)), as BERT ends each half of a block."""
+
+    def __init__(self, into: int, out: int, eps: float, dropout: float):
+        super().__init__()
+        self.dense, self.LayerNorm, self.dropout = nn.Linear(into, out), nn.LayerNorm(out, eps), nn.Dropout(dropout)
+
+    def forward(self, y, x):
+        return self.LayerNorm(x + self.dropout(self.dense(y)))
+
+
+class LayerScale(nn.Module):
+    """Multiply by a learned vector (DINOv2)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.lambda1 = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x * self.lambda1
+
+
+class ViTAttention(nn.Module):
+    """Self-attention and its output projection."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        width = config["hidden_size"]
+        self.attention, self.output = SelfAttention(width, config["num_attention_heads"]), Dense(width, width)
+
+    def forward(self, x):
+        return self.output(self.attention(x))
+
+
+class ViTBlock(nn.Module):
+    """Pre-norm: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        width, hidden, eps = config["hidden_size"], config["intermediate_size"], config["layer_norm_eps"]
+        self.layernorm_before, self.layernorm_after = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.attention, self.intermediate, self.output = (
+            ViTAttention(config),
+            Dense(width, hidden),
+            Dense(hidden, width),
+        )
+        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+
+    def forward(self, x):
+        x = x + self.dropout(self.attention(self.layernorm_before(x)))
+        return x + self.dropout(self.output(F.gelu(self.intermediate(self.layernorm_after(x)))))
+
+
+class Dinov2Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Dinov2Block(nn.Module):
+    """As ViTBlock, each branch scaled by a learned vector."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        width, eps = config["hidden_size"], config["layer_norm_eps"]
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.attention, self.mlp = ViTAttention(config), Dinov2Mlp(width, int(width * config["mlp_ratio"]))
+        self.layer_scale1, self.layer_scale2 = LayerScale(width), LayerScale(width)
+        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+
+    def forward(self, x):
+        x = x + self.dropout(self.layer_scale1(self.attention(self.norm1(x))))
+        return x + self.dropout(self.layer_scale2(self.mlp(self.norm2(x))))
+
+
+class PatchEmbeddings(nn.Module):
+    """Cut pixels [B,3,H,W] into patches: [B,D,rows,columns]."""
+
+    def __init__(self, width: int, patch: int):
+        super().__init__()
+        self.projection = nn.Conv2d(3, width, patch, patch)
+
+    def forward(self, pixel_values):
+        return self.projection(pixel_values)
+
+
+class Encoder(nn.Module):
+    """The blocks."""
+
+    def __init__(self, block: type[nn.Module], config: dict):
+        super().__init__()
+        self.layer = nn.ModuleList(block(config) for _ in range(config["num_hidden_layers"]))
+
+    def forward(self, x, start: int, stop: int, *mask):
+        """Run blocks `start` to `stop - 1`."""
+        for block in self.layer[start:stop]:
+            x = block(x, *mask)
+        return x
+
+
+class ViTEmbeddings(nn.Module):
+    """Patches, a class token, and positions resized to the picture's grid as Hugging Face resizes them."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        width, patch = config["hidden_size"], config["patch_size"]
+        self.side = config["image_size"] // patch  # of the stored position grid
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.side**2, width))
+        self.patch_embeddings = PatchEmbeddings(width, patch)
+        if config["use_mask_token"]:
+            shape = (1, width) if config["model_type"] == "dinov2" else (1, 1, width)
+            self.mask_token = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, pixel_values, bool_masked_pos=None):
+        x = self.patch_embeddings(pixel_values)
+        grid, x = x.shape[-2:], x.flatten(2).transpose(1, 2)
+        if bool_masked_pos is not None:
+            x = torch.where(bool_masked_pos[..., None], self.mask_token.flatten(), x)
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self._positions(grid)
+
+    def _positions(self, grid):
+        if grid == (self.side, self.side):
+            return self.position_embeddings
+        classes, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
+        square = patches.transpose(1, 2).unflatten(-1, (self.side, self.side))
+        resized = F.interpolate(square.float(), size=grid, mode="bicubic", align_corners=False).to(square.dtype)
+        return torch.cat([classes, resized.flatten(2).transpose(1, 2)], 1)
+
+
+class VisionTower(nn.Module):
+    """ViT or DINOv2, by `config["model_type"]`."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        block = {"vit": ViTBlock, "dinov2": Dinov2Block}[config["model_type"]]
+        self.embeddings, self.encoder = ViTEmbeddings(config), Encoder(block, config)
+        self.layernorm = nn.LayerNorm(config["hidden_size"], config["layer_norm_eps"])
+
+    def embed(self, pixel_values, bool_masked_pos=None):
+        """Pixels [B,3,H,W], normalised; patches where `bool_masked_pos` [B,L-1] is True are hidden."""
+        return self.embeddings(pixel_values, bool_masked_pos)
+
+    def blocks(self, x, start: int, stop: int):
+        return self.encoder(x, start, stop)
+
+    def finish(self, x):
+        return self.layernorm(x)
+
+
+class BertAttention(nn.Module):
+    """Self-attention with its residual and norm."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        width, dropout = config["hidden_size"], config["hidden_dropout_prob"]
+        self.self = SelfAttention(width, config["num_attention_heads"], config["attention_probs_dropout_prob"])
+        self.output = DenseNorm(width, width, config["layer_norm_eps"], dropout)
+
+    def forward(self, x, mask):
+        return self.output(self.self(x, mask), x)
+
+
+class BertBlock(nn.Module):
+    """Post-norm: norm(x + attention(x)), then norm(x + mlp(x))."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        width, hidden, dropout = config["hidden_size"], config["intermediate_size"], config["hidden_dropout_prob"]
+        self.attention, self.intermediate = BertAttention(config), Dense(width, hidden)
+        self.output = DenseNorm(hidden, width, config["layer_norm_eps"], dropout)
+
+    def forward(self, x, mask):
+        x = self.attention(x, mask)
+        return self.output(F.gelu(self.intermediate(x)), x)
+
+
+class BertEmbeddings(nn.Module):
+    """Words, positions and the first segment, added and normalised."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        width = config["hidden_size"]
+        self.word_embeddings = nn.Embedding(config["vocab_size"], width)
+        self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
+        self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
+        self.LayerNorm = nn.LayerNorm(width, config["layer_norm_eps"])
+        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+
+    def forward(self, input_ids):
+        x = self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[1]]
+        return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))
+
+
+class TextTower(nn.Module):
+    """BERT."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.embeddings, self.encoder = BertEmbeddings(config), Encoder(BertBlock, config)
+
+    def embed(self, input_ids):
+        return self.embeddings(input_ids)
+
+    def blocks(self, x, mask, start: int, stop: int):
+        return self.encoder(x, start, stop, mask)
+
+    def finish(self, x):
+        """A post-norm tower ends normalised."""
+        return x

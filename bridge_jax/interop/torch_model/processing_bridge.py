@@ -1,0 +1,100 @@
+"""Pictures and captions to what the model reads, the same bytes and ids as in training.
+
+A picture's centre square is resized by Pillow (bicubic, antialiased). Training decodes a JPEG at a draft size, so that
+libjpeg leaves out the frequencies that the resize would drop. To get the very same bytes give a path, the file's bytes,
+or `Image.open(path)` as it is; of a picture that is decoded already, such as `Image.open(path).convert("RGB")`, the
+square is made from its full resolution.
+"""
+
+import io
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import transformers
+from PIL import Image, ImageOps
+from transformers import BatchFeature, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
+
+_ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
+
+
+class BridgeImageProcessor(BaseImageProcessor):
+    """Pictures to `pixel_values` [B,3,image_size,image_size]: bytes / 255, less the mean, over the deviation."""
+
+    model_input_names: ClassVar = ["pixel_values"]
+
+    def __init__(self, image_size=224, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), **kwargs):
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.image_mean = image_mean
+        self.image_std = image_std
+
+    def __call__(self, images, return_tensors=None, **kwargs):
+        return self.preprocess(images, return_tensors=return_tensors, **kwargs)
+
+    def preprocess(self, images, return_tensors=None, **kwargs):
+        """Take one picture or a list: paths, encoded bytes, PIL images or uint8 arrays [H,W,3]."""
+        images = images if isinstance(images, (list, tuple)) else [images]
+        pixels = np.stack([self.square(image) for image in images]).astype(np.float32) / np.float32(255)
+        pixels = (pixels - np.float32(self.image_mean)) / np.float32(self.image_std)
+        pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def square(self, image) -> np.ndarray:
+        """Return the uint8 square [image_size,image_size,3] that the model sees, before normalisation."""
+        if isinstance(image, (str, Path)):
+            image = Path(image).read_bytes()
+        if isinstance(image, Image.Image):
+            image = _encoded(image) or image
+        if isinstance(image, bytes):
+            image = Image.open(io.BytesIO(image))
+        if not isinstance(image, Image.Image):
+            image = Image.fromarray(np.asarray(image))
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION, 1) >= 5:
+            width, height = height, width
+        side = min(width, height)
+        scale = self.image_size / side
+        if scale < 1 and hasattr(image, "draft"):
+            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        x, y = image.width / width, image.height / height
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left * x, top * y, min((left + side) * x, image.width), min((top + side) * y, image.height))
+        return np.asarray(image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box))
+
+
+class BridgeProcessor(ProcessorMixin):
+    """`processor(images=..., text=...)`: pixel_values, input_ids, attention_mask."""
+
+    if int(transformers.__version__.split(".")[0]) < 5:  # later ones read the signature of __init__
+        attributes = ["image_processor", "tokenizer"]
+        image_processor_class = "AutoImageProcessor"
+        tokenizer_class = "AutoTokenizer"
+
+    def __init__(self, image_processor, tokenizer):
+        super().__init__(image_processor, tokenizer)
+
+    def __call__(self, images=None, text=None, return_tensors="pt", **kwargs):
+        """Captions are padded or cut to the length of training; `padding` and `truncation` change that."""
+        data = {}
+        if text is not None:
+            text = [text] if isinstance(text, str) else list(text)
+            data |= self.tokenizer(text, **{"padding": "max_length", "truncation": True} | kwargs)
+        if images is not None:
+            data |= self.image_processor(images)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _encoded(image: Image.Image) -> bytes | None:
+    """Return the file of a picture that was opened and not decoded yet; the caller's object stays as it is."""
+    file = getattr(image, "fp", None)
+    if file is None or not getattr(image, "tile", None):
+        return None
+    position = file.tell()
+    file.seek(0)
+    encoded = file.read()
+    file.seek(position)
+    return encoded

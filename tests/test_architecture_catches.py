@@ -1,0 +1,72 @@
+"""The checks of test_architecture.py catch what they are for, and nothing else."""
+
+import re
+
+import pytest
+
+from tests.test_architecture import (
+    floor_violations,
+    home_violations,
+    idiom_violations,
+    length_violations,
+    shipping_violations,
+)
+
+KNOWN = ["bridge_jax/models/vit.py", "bridge_jax/losses/itc.py", "bridge_jax/step.py", "bridge_jax/forward.py",
+         "bridge_jax/optim.py", "bridge_jax/config.py"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "caught"),
+    [
+        ("bridge_jax/losses/foo.py", "from bridge_jax.models import vit", "floor 1.* imports bridge_jax/models/vit.py"),
+        ("bridge_jax/losses/foo.py", "def f():\n    import bridge_jax.step", "imports bridge_jax/step.py"),
+        ("bridge_jax/forward.py", "from bridge_jax.optim import x", "imports bridge_jax/optim.py"),
+        ("bridge_jax/evals/scores/foo.py", "from bridge_jax.losses.itc import x", "of losses"),
+        ("bridge_jax/stray.py", "", "place the file"),
+        ("bridge_jax/models/deep/foo.py", "", "place the file"),
+        ("bridge_jax/losses/foo.py", "from bridge_jax.losses import itc\nfrom bridge_jax.config import Config", None),
+        ("bridge_jax/step.py", "from bridge_jax import forward, optim", None),
+    ],
+)  # fmt: skip
+def test_the_floor_check_catches(path, source, caught):
+    found = "\n".join(floor_violations(path, source, KNOWN))
+    assert re.search(caught, found) if caught else found == ""
+
+
+@pytest.mark.parametrize(
+    ("check", "source", "caught"),
+    [
+        (home_violations, "import torch", "torch is for bridge_jax/interop"),
+        (home_violations, "def f():\n    from tensorflow.io import gfile", "for nobody"),
+        (home_violations, "import tensorflow_datasets", "tensorflow_datasets is for"),
+        (home_violations, "import torchvision_is_not_torch", None),
+        (home_violations, "from PIL import Image", "PIL"),
+        (idiom_violations, "x = cfg.losses.get('itc', 1)", "hides"),
+        (idiom_violations, "getattr(config.vision, 'depth', 12)", "hides"),
+        (idiom_violations, "np.load(f, allow_pickle=True)", "runs what a file says"),
+        (idiom_violations, "table.get('a', 1), getattr(config, 'x'), config['x']", None),
+        (length_violations, "\n" * 301, "301 lines"),
+        (length_violations, "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
+        (length_violations, "def f():\n" + "    x = 1\n" * 59, None),
+    ],
+)
+def test_the_other_checks_catch(check, source, caught):
+    found = "\n".join(check("bridge_jax/losses/foo.py", source))
+    assert re.search(caught, found) if caught else found == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "caught"),
+    [
+        ("torch_model/modeling_bridge.py", "import torch\nfrom torch import nn\nfrom .other import x", None),
+        ("torch_model/modeling_bridge.py", "from bridge_jax.types import Batch", "bridge_jax.types will not be there"),
+        ("torch_model/modeling_bridge.py", "def f():\n    import jax", "jax will not be there"),
+        ("torch_export.py", "import torch", "torch is for bridge_jax/interop/torch_model"),
+        ("torch_export.py", "from .names import whole", "a relative import"),
+    ],
+)
+def test_torch_has_its_home(path, source, caught):
+    path = f"bridge_jax/interop/{path}"
+    found = "\n".join(home_violations(path, source) + shipping_violations(path, source))
+    assert re.search(caught, found) if caught else found == ""
