@@ -73,7 +73,10 @@ class Checkpoints:
         *,
         fused_trained: bool = False,
     ) -> None:
-        """Start to save; the arrays are copied before this returns. A failure of the last save is raised here."""
+        """Start to save; the arrays are copied before this returns. A failure of the last save is raised here.
+
+        Without `opt_state` (None) a run can start from the checkpoint, but not go on in the middle of its stage.
+        """
         meta = Meta(
             schema=SCHEMA,
             step=step,
@@ -82,14 +85,13 @@ class Checkpoints:
             scores=dict(scores),
             fused_trained=fused_trained,
         )
+        items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave(dataclasses.asdict(meta))}
+        if opt_state is not None:
+            items["opt_state"] = ocp.args.StandardSave(opt_state)
         with _quiet():  # Orbax warns of every save without a score
             self._manager.save(
                 step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params),
-                    opt_state=ocp.args.StandardSave(opt_state),
-                    meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
-                ),
+                args=ocp.args.Composite(**items),
                 metrics=dict(scores) or None,
                 force=True,
             )
@@ -121,18 +123,11 @@ class Checkpoints:
         """Return what the checkpoint says of itself. Raises ConfigError for another schema."""
         self._manager.wait_until_finished()
         raw = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        meta = Meta(**raw)
-        if meta.schema != SCHEMA:
-            raise ConfigError(f"{self.folder}/{step}: checkpoint schema {meta.schema}, this code reads {SCHEMA}")
-        return meta
+        return read_meta(raw, f"{self.folder}/{step}")
 
     def config(self, step: int) -> Config:
         """Return the config that the checkpoint was made with. Raises ConfigError where this code cannot read it."""
-        meta = self.meta(step)
-        try:
-            return parse(ml_collections.ConfigDict(dict(meta.config)))
-        except ConfigError as error:
-            raise ConfigError(f"{self.folder}/{step}: {error}; it was made by another version of the code") from error
+        return read_config(self.meta(step), f"{self.folder}/{step}")
 
     def restore_params(self, step: int, like: Params) -> Params:
         """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError where they do not fit."""
@@ -144,8 +139,13 @@ class Checkpoints:
 
     def _restore(self, step: int, item: str, like: Any) -> Any:
         self._manager.wait_until_finished()
-        stored = self._manager.item_metadata(step)[item]
-        _check_fit(f"{self.folder}/{step}/{item}", stored, like)
+        items = self._manager.item_metadata(step)
+        if item not in items:
+            raise ConfigError(
+                f"{self.folder}/{step} has no {item}, as imported models have none: a run cannot go on in it, but can "
+                f"start from it with --config.init_from={self.folder.parent} and a --workdir of its own"
+            )
+        _check_fit(f"{self.folder}/{step}/{item}", items[item], like)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
         return self._manager.restore(step, args=args)[item]
@@ -164,6 +164,24 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+def read_meta(raw: Mapping[str, Any], where: str) -> Meta:
+    """Return a record that was stored as JSON. Raises ConfigError, naming `where`, for another schema."""
+    if raw.get("schema") != SCHEMA:
+        raise ConfigError(f"{where}: checkpoint schema {raw.get('schema')}, this code reads {SCHEMA}")
+    try:
+        return Meta(**raw)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}; it was made by another version of the code") from error
+
+
+def read_config(meta: Meta, where: str) -> Config:
+    """Return the config of a record. Raises ConfigError, naming `where`, where this code cannot read it."""
+    try:
+        return parse(ml_collections.ConfigDict(dict(meta.config)))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}; it was made by another version of the code") from error
 
 
 def as_dict(cfg: Any) -> Any:

@@ -164,3 +164,13 @@ def test_differences_name_key_and_values(cfg):
     ]
     fewer = dataclasses.replace(cfg, losses={"itc": cfg.losses["itc"]})
     assert "losses.cycle: {'weight': 0.1} -> None" in checkpoint.differences(saved, fewer)
+
+
+def test_a_checkpoint_without_optimizer_state_is_one_to_start_from(cfg, tmp_path):
+    saves = Checkpoints(tmp_path)
+    saves.save(3, "stabilise", tree(3), None, cfg, {})
+    saves.close()
+    again = Checkpoints(tmp_path, read_only=True)
+    assert bits(again.restore_params(3, tree(0))["a"]["kernel"]) == bits(tree(3)["a"]["kernel"])
+    with pytest.raises(ConfigError, match=f"/3 has no opt_state, .* --config.init_from={tmp_path} and a --workdir"):
+        again.restore_opt_state(3, {"count": jnp.int32(0)})

@@ -10,32 +10,17 @@
 that says why; then nothing was written.
 """
 
-import dataclasses
-from pathlib import Path
-
-import jax
 from absl import flags
 
-from bridge_jax import command_line, sharding, terminal
-from bridge_jax import step as steps
+from bridge_jax import command_line, terminal
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.data import text
-from bridge_jax.interop import model_card, torch_export
+from bridge_jax.interop import torch_export
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")
 _OUT = flags.DEFINE_string("out", None, "The folder to write; it must not exist.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training found it.")
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
-
-
-def export(saves: Checkpoints, step: int, out: str, **data: str) -> int:
-    """Export one checkpoint to the folder `out` and return its parameter count. `data` replaces keys of config.data."""
-    meta, cfg = saves.meta(step), saves.config(step)
-    tokenizer = text.load(dataclasses.replace(cfg.data, **data), cfg.text)
-    params = saves.restore_params(step, steps.abstract_params(cfg, sharding.make_mesh()))
-    torch_export.write(out, cfg, params, meta, tokenizer, model_card.card(cfg, saves, step))
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def main(argv: list[str]) -> None:
@@ -46,8 +31,8 @@ def main(argv: list[str]) -> None:
     saves = Checkpoints(workdir, read_only=True)
     step = saves.choose(_CHECKPOINT.value)
     given = {"data_dir": _DATA_DIR.value, "vocabulary": _VOCABULARY.value}
-    count = export(saves, step, out, **{name: value for name, value in given.items() if value})
-    terminal.say(f"{out}: step {step} of {Path(workdir)}, {count:,} parameters")
+    count = torch_export.export(saves, step, out, **{name: value for name, value in given.items() if value})
+    terminal.say(f"{out}: step {step} of {workdir}, {count:,} parameters")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Read a Hugging Face tower, print the config section that fits it and what the import would use.
+"""Read a Hugging Face tower and print the config section that fits it, or make a checkpoint of an exported model.
 
     python -m tools.import_hf SOURCE        a folder, or a hub id such as google/vit-base-patch16-224
+    python -m tools.import_hf FOLDER --workdir=runs/back        FOLDER was written by tools.export_pytorch
 
-Exit code 0: the file imports as printed; 2: it cannot, with one line that says why.
+A run goes on from such a checkpoint with --config.init_from=runs/back. Exit code 0: the file imports as printed; 2: it
+cannot, with one line that says why.
 """
 
 import dataclasses
@@ -10,13 +12,16 @@ import math
 from typing import Any
 
 import jax
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from bridge_jax import command_line
 from bridge_jax.config import ConfigError, Text, Vision
-from bridge_jax.interop import hf_import
+from bridge_jax.interop import hf_import, torch_export, torch_import
 from configs.common import IMAGENET_MEAN, IMAGENET_STD
+
+_WORKDIR = flags.DEFINE_string("workdir", "", "The folder to write; only for a model of tools.export_pytorch.")
 
 HALF = (0.5, 0.5, 0.5)  # plain ViT: pixels to -1..1
 
@@ -25,15 +30,14 @@ def section(source: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
     """Return the config record that fits `source`, what it imports, and notes on keys the source does not settle."""
     config, _ = hf_import.load(source)
     known = (*hf_import.VISION_MODELS, *hf_import.TEXT_MODELS)
-    for key in ("model_type", "hidden_dropout_prob"):
-        if key not in config:
-            raise ConfigError(f"{source}/config.json: key {key!r} is missing; add it")
-    model_type = config["model_type"]
+    model_type = hf_import.key_of(config, "model_type", f"{source}/config.json")
     if model_type not in known:
         raise ConfigError(
-            f"{source}/config.json: model_type {model_type!r} is no tower here; known: {', '.join(known)}"
+            f"{source}/config.json: model_type {model_type!r} is no tower here; known: {', '.join(known)}, and "
+            f"{torch_export.MODEL_TYPE} as tools.export_pytorch writes it"
         )
-    values: dict[str, Any] = {"dropout": float(config["hidden_dropout_prob"]), "pretrained": source}
+    dropout = float(hf_import.key_of(config, "hidden_dropout_prob", f"{source}/config.json"))
+    values: dict[str, Any] = {"dropout": dropout, "pretrained": source}
     if model_type in hf_import.TEXT_MODELS:
         values |= hf_import.text_values(config, source)
         text = Text(**values, length=min(30, values["max_positions"]))
@@ -65,10 +69,17 @@ def _print(cfg: Vision | Text, imported: hf_import.Imported, notes: list[str]) -
 
 
 def main(argv: list[str]) -> None:
-    """Print the section and the table of `argv[1]`."""
+    """Print the section and the table of `argv[1]`, or make a checkpoint of it."""
     if len(argv) < 2:
         raise ConfigError("expected one argument: a folder or a hub id")
-    _print(*section(argv[1]))
+    source, model_type = argv[1], hf_import.model_type(argv[1])
+    if model_type == torch_export.MODEL_TYPE:
+        meta = torch_import.to_checkpoint(source, command_line.required(_WORKDIR))
+        print(f"{_WORKDIR.value}: step {meta.step} of stage {meta.stage!r}; go on with --config.init_from")
+    elif _WORKDIR.present and model_type in (*hf_import.VISION_MODELS, *hf_import.TEXT_MODELS):
+        raise ConfigError(f"--workdir: {source} is a tower, and a run reads towers itself: --config.vision.pretrained")
+    else:
+        _print(*section(source))
 
 
 if __name__ == "__main__":

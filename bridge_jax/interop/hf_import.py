@@ -78,6 +78,11 @@ def fetch(source: str | Path) -> Path:
         raise ConfigError(f"{source}: no such folder, and the hub did not give it: {reason}") from error
 
 
+def model_type(source: str | Path) -> str:
+    """Return what the config.json of a folder or hub id calls its model. Raises ConfigError where it does not say."""
+    return key_of(_json(fetch(source) / "config.json", source), "model_type", f"{source}/config.json")
+
+
 def licence(source: str | Path) -> str:
     """Return the licence that the source's model card states, such as "apache-2.0"; empty where nothing says."""
     try:
@@ -127,21 +132,21 @@ def vision_values(config: Mapping[str, Any], source: str | Path) -> dict[str, An
     file = f"{source}/config.json"
     model_type = _model_type(config, VISION_MODELS, "image", file)
     image_px, patch_px = (_square(config, key, file) for key in ("image_size", "patch_size"))
-    width = _value(config, "hidden_size", file)
+    width = key_of(config, "hidden_size", file)
     if model_type == "dinov2":
-        mlp_width = int(width * _value(config, "mlp_ratio", file))
+        mlp_width = int(width * key_of(config, "mlp_ratio", file))
     else:
-        mlp_width = _value(config, "intermediate_size", file)
+        mlp_width = key_of(config, "intermediate_size", file)
     return {
         "tower": "vit",
-        "depth": _value(config, "num_hidden_layers", file),
+        "depth": key_of(config, "num_hidden_layers", file),
         "width": width,
-        "heads": _value(config, "num_attention_heads", file),
+        "heads": key_of(config, "num_attention_heads", file),
         "mlp_width": mlp_width,
         "patch_px": patch_px,
         "position_grid": image_px // patch_px,
         "layer_scale": model_type == "dinov2",
-        "norm_eps": _value(config, "layer_norm_eps", file),
+        "norm_eps": key_of(config, "layer_norm_eps", file),
     }
 
 
@@ -151,14 +156,14 @@ def text_values(config: Mapping[str, Any], source: str | Path) -> dict[str, Any]
     _model_type(config, TEXT_MODELS, "text", file)
     return {
         "tower": "bert",
-        "depth": _value(config, "num_hidden_layers", file),
-        "width": _value(config, "hidden_size", file),
-        "heads": _value(config, "num_attention_heads", file),
-        "mlp_width": _value(config, "intermediate_size", file),
-        "vocab_size": _value(config, "vocab_size", file),
-        "max_positions": _value(config, "max_position_embeddings", file),
-        "token_types": _value(config, "type_vocab_size", file),
-        "norm_eps": _value(config, "layer_norm_eps", file),
+        "depth": key_of(config, "num_hidden_layers", file),
+        "width": key_of(config, "hidden_size", file),
+        "heads": key_of(config, "num_attention_heads", file),
+        "mlp_width": key_of(config, "intermediate_size", file),
+        "vocab_size": key_of(config, "vocab_size", file),
+        "max_positions": key_of(config, "max_position_embeddings", file),
+        "token_types": key_of(config, "type_vocab_size", file),
+        "norm_eps": key_of(config, "layer_norm_eps", file),
     }
 
 
@@ -181,7 +186,7 @@ def _compare(section: str, cfg: Vision | Text, expected: Mapping[str, Any], file
 
 
 def _model_type(config: Mapping[str, Any], known: tuple[str, ...], what: str, file: str) -> str:
-    model_type = _value(config, "model_type", file)
+    model_type = key_of(config, "model_type", file)
     if model_type not in known:
         raise ConfigError(f"{file}: model_type {model_type!r} cannot fill the {what} tower; expected {_either(known)}")
     for key, value in _REQUIRED[model_type].items():
@@ -190,14 +195,15 @@ def _model_type(config: Mapping[str, Any], known: tuple[str, ...], what: str, fi
     return model_type
 
 
-def _value(config: Mapping[str, Any], key: str, file: str) -> Any:
+def key_of(config: Mapping[str, Any], key: str, file: str) -> Any:
+    """Return a key of a config.json. Raises ConfigError, naming `file`, where it is missing."""
     if key not in config:
         raise ConfigError(f"{file}: key {key!r} is missing; add it, as the model's own documentation has it")
     return config[key]
 
 
 def _square(config: Mapping[str, Any], key: str, file: str) -> int:
-    value = _value(config, key, file)
+    value = key_of(config, key, file)
     sides = {value} if isinstance(value, int) else set(value)
     if len(sides) != 1:
         raise ConfigError(f"{file}: {key} is {value!r}; the image tower needs a square")
@@ -219,12 +225,7 @@ def _fill(
         path = entry.path.split("/", 1)[1]
         if entry.name in stored:
             name = stored.pop(entry.name)
-            if tensors[name].shape != entry.stored:
-                raise ConfigError(
-                    f"{source}: tensor {name!r} has shape {tensors[name].shape}; "
-                    f"expected {entry.stored} to fill {entry.path!r}"
-                )
-            params[path] = entry.to_ours(tensors[name])
+            params[path] = to_ours(entry, name, tensors[name], source)
             used.append(name)
         elif entry.name == _MASK_TOKEN:
             params[path] = np.zeros(entry.shape, np.float32)
@@ -232,10 +233,23 @@ def _fill(
         else:
             unfilled.append(entry.path)
     excused = [name for bare, name in stored.items() if names.excused(bare, model_type, mask_token)]
-    unused = [name for name in stored.values() if name not in excused]
+    all_used(source, [name for name in stored.values() if name not in excused], unfilled)
+    return Imported(traverse_util.unflatten_dict(params, sep="/"), tuple(used), tuple(excused), tuple(fresh))
+
+
+def to_ours(entry: names.Entry, name: str, array: np.ndarray, source: Any) -> np.ndarray:
+    """Return the tensor `name` as our parameter. Raises ConfigError where its shape is another."""
+    if array.shape != entry.stored:
+        raise ConfigError(
+            f"{source}: tensor {name!r} has shape {array.shape}; expected {entry.stored} to fill {entry.path!r}"
+        )
+    return entry.to_ours(array)
+
+
+def all_used(source: Any, unused: list[str], unfilled: list[str]) -> None:
+    """Raise ConfigError where tensors or parameters are left over."""
     if unused or unfilled:
         raise ConfigError(f"{source}: tensors nobody uses: {_list(unused)}; parameters nobody fills: {_list(unfilled)}")
-    return Imported(traverse_util.unflatten_dict(params, sep="/"), tuple(used), tuple(excused), tuple(fresh))
 
 
 def _read(file: Path, source: Any) -> dict[str, np.ndarray]:

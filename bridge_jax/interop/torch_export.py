@@ -18,20 +18,36 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from bridge_jax import optim
-from bridge_jax.checkpoint import Meta
+from bridge_jax import optim, sharding
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints, Meta
 from bridge_jax.config import Config, ConfigError
+from bridge_jax.data import text
 from bridge_jax.data.text import SPECIAL, Tokenizer
-from bridge_jax.interop import names
+from bridge_jax.interop import model_card, names
 from bridge_jax.models.bridge import meeting_blocks, mim_width
 from bridge_jax.types import Params
 
 WEIGHTS = "model.safetensors"
 MODEL_TYPE = "bridge"
 CODE = Path(__file__).parent / "torch_model"
+
+
+def export(saves: Checkpoints, step: int, out: str | Path, **data: str) -> int:
+    """Export one checkpoint to the new folder `out` and return its parameter count.
+
+    `data` replaces keys of config.data. Raises ConfigError where the checkpoint or its vocabulary cannot be read, and
+    as `write` does.
+    """
+    meta, cfg = saves.meta(step), saves.config(step)
+    tokenizer = text.load(dataclasses.replace(cfg.data, **data), cfg.text)
+    params = saves.restore_params(step, steps.abstract_params(cfg, sharding.make_mesh()))
+    write(out, cfg, params, meta, tokenizer, model_card.card(cfg, saves, step))
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: Tokenizer, card: str) -> None:
@@ -148,20 +164,20 @@ def _vision_config(cfg: Config) -> dict[str, Any]:
 
 def _text_config(cfg: Config) -> dict[str, Any]:
     """Return the text tower as a BertConfig."""
-    text = cfg.text
+    tower = cfg.text
     return {
         "model_type": "bert",
-        "hidden_size": text.width,
-        "num_hidden_layers": text.depth,
-        "num_attention_heads": text.heads,
-        "intermediate_size": text.mlp_width,
+        "hidden_size": tower.width,
+        "num_hidden_layers": tower.depth,
+        "num_attention_heads": tower.heads,
+        "intermediate_size": tower.mlp_width,
         "hidden_act": "gelu",
-        "hidden_dropout_prob": text.dropout,
-        "attention_probs_dropout_prob": text.dropout,
-        "layer_norm_eps": text.norm_eps,
-        "vocab_size": text.vocab_size,
-        "max_position_embeddings": text.max_positions,
-        "type_vocab_size": text.token_types,
+        "hidden_dropout_prob": tower.dropout,
+        "attention_probs_dropout_prob": tower.dropout,
+        "layer_norm_eps": tower.norm_eps,
+        "vocab_size": tower.vocab_size,
+        "max_position_embeddings": tower.max_positions,
+        "type_vocab_size": tower.token_types,
     }
 
 

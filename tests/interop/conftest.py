@@ -1,4 +1,4 @@
-"""Tiny Hugging Face folders written from numpy: what the import must take, and the ways in which it can be wrong."""
+"""Tiny Hugging Face folders written from numpy, with the ways in which they can be wrong; and a run, exported."""
 
 import functools
 import json
@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from bridge_jax import config
+from bridge_jax.checkpoint import SCORE, Checkpoints
 from bridge_jax.config import Text, Vision
-from bridge_jax.interop import names
+from bridge_jax.interop import names, torch_export
+from bridge_jax.run_log import RunLog
+from tests.tiny import params as random_params
 
 VISION = Vision(
     tower="vit",
@@ -98,3 +102,30 @@ def vision() -> Vision:
 @pytest.fixture
 def text() -> Text:
     return TEXT
+
+
+@pytest.fixture(scope="session")
+def run(tiny, tmp_path_factory) -> Path:
+    """A workdir with the checkpoints of steps 2 and 4, the first with the better score, and the run's log."""
+    settings = tiny()
+    settings.loss_weighting = "learnable"
+    cfg = config.parse(settings)
+    params = random_params(cfg)
+    workdir = tmp_path_factory.mktemp("export") / "run"
+    saves = Checkpoints(workdir)
+    for step, rsum in ((2, 90.0), (4, 80.0)):
+        saves.save(step, "align", params, None, cfg, {"stage_index": 1.0, SCORE: rsum}, fused_trained=True)
+    saves.close()
+    table = {"r@1": 71.42, "r@1_low": 66.9, "r@1_high": 76.0, "r@5": 90.0, "r@10": 95.0, "median_rank": 1.0}
+    with RunLog(workdir) as log:
+        log.write(2, {f"eval/unimodal/text_to_image/{name}": value / 2 for name, value in table.items()})
+        log.write(4, {f"final/val/rerank/image_to_text/{name}": value for name, value in table.items()})
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def exported(run) -> Path:
+    """The run's best checkpoint, exported."""
+    out = run.parent / "exported"
+    assert torch_export.export(Checkpoints(run, read_only=True), 2, str(out)) > 0
+    return out

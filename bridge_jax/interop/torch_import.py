@@ -1,0 +1,72 @@
+"""The way back: an exported folder becomes a checkpoint that training can go on from.
+
+Parameters return bit for bit, also after `save_pretrained` in PyTorch, so a model may be tuned there and come home.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bridge_jax import optim
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints, Meta, as_dict, read_config, read_meta
+from bridge_jax.config import Config, ConfigError
+from bridge_jax.interop import hf_import, names, torch_export
+from bridge_jax.types import Params
+
+# What of config.json says nothing about the model, or is written by transformers.
+_FREE = {"architectures", "auto_map", "dtype", "bridge_jax"}
+
+
+def read(source: str | Path) -> tuple[Meta, Config, Params]:
+    """Return what an exported folder holds: the record of its checkpoint, its config, float32 parameters.
+
+    Raises ConfigError where the folder cannot be read, was changed so that PyTorch and this code would build different
+    models, or does not hold exactly the tensors of its config.
+    """
+    config, tensors = hf_import.load(source)
+    file = f"{source}/config.json"
+    if "bridge_jax" not in config:
+        raise ConfigError(f"{file}: key 'bridge_jax' is missing: expected a folder of tools.export_pytorch")
+    record = dict(config["bridge_jax"])
+    loss_weights = record.pop("loss_weights", {})
+    meta = read_meta(record, file)
+    cfg = read_config(meta, file)
+    shapes = {path: leaf.shape for path, leaf in optim.flatten(jax.eval_shape(lambda: steps.init_params(cfg))).items()}
+    params: optim.Flat = {f"loss_weights/{name}": np.float32(value) for name, value in loss_weights.items()}
+    unfilled = [path for path in shapes if path.startswith("loss_weights/") and path not in params]
+    for entry in names.whole(cfg.vision, cfg.text, shapes):
+        if entry.name in tensors:
+            params[entry.path] = hf_import.to_ours(entry, entry.name, tensors.pop(entry.name), source)
+        else:
+            unfilled.append(entry.path)
+    hf_import.all_used(source, sorted(tensors), unfilled)
+    nested = optim.unflatten(params)
+    _compare(config, torch_export.config_json(cfg, nested, meta), file)
+    return meta, cfg, nested
+
+
+def to_checkpoint(source: str | Path, workdir: str | Path) -> Meta:
+    """Make the new folder `workdir`, whole or not at all, with one checkpoint: what config.init_from can name.
+
+    It has no optimizer state: a run that starts from it begins its stages afresh.
+    """
+    torch_export.check_new(workdir)
+    meta, cfg, params = read(source)
+    with torch_export.new_folder(workdir) as folder:
+        saves = Checkpoints(folder)
+        saves.save(meta.step, meta.stage, params, None, cfg, meta.scores, fused_trained=meta.fused_trained)
+        saves.close()
+    return meta
+
+
+def _compare(config: dict[str, Any], expected: dict[str, Any], file: str) -> None:
+    for key in sorted(expected.keys() - _FREE):
+        got = hf_import.key_of(config, key, file)
+        if got != as_dict(expected[key]):
+            raise ConfigError(
+                f"{file}: key {key!r} is {got!r}, but the config under 'bridge_jax' makes it {expected[key]!r}: "
+                "change both or neither"
+            )

@@ -1,0 +1,228 @@
+"""The exported folder: what is in it, that it stands alone, and that a failed export leaves nothing."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from bridge_jax import sharding
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.config import ConfigError
+from bridge_jax.data import image, text
+from bridge_jax.interop import hf_import, torch_export
+from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
+from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
+from bridge_jax.types import Lower
+from tests import tiny as tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+# A stranger's program: none of our code, no JAX, no network. It says what it computed as JSON.
+STRANGER = """
+import json, socket, sys
+for name in ("bridge_jax", "jax", "jaxlib", "flax", "orbax", "ml_collections"):
+    sys.modules[name] = None
+def refuse(*arguments):
+    raise OSError("no network")
+socket.socket.connect = socket.getaddrinfo = refuse
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
+folder, photo, captions = sys.argv[1], sys.argv[2], sys.argv[3:]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+assert not model.training
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+inputs = processor(images=[photo] * len(captions), text=captions)
+output = model(**inputs)
+found = {name: value.tolist() for name, value in {**inputs, **output}.items()}
+found["scores"] = model.match(**inputs).scores.tolist()
+alone = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)(photo, return_tensors="pt").pixel_values
+assert (alone == inputs["pixel_values"][:1]).all()
+ids = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)(captions, padding="max_length", truncation=True)
+assert ids["input_ids"] == found["input_ids"]
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "bridge"
+print(json.dumps(found))
+"""
+
+
+def export(*arguments):
+    command = [sys.executable, "-m", "tools.export_pytorch", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """A large JPEG that is no square, and turned by EXIF: the draft size, the crop and the orientation all matter."""
+    draw = np.random.default_rng(0)
+    coarse = Image.fromarray(draw.integers(0, 256, (9, 13, 3)).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    coarse.resize((650, 450), Image.Resampling.BICUBIC).save(tmp_path / "photo.jpg", exif=exif)
+    return tmp_path / "photo.jpg"
+
+
+def test_the_command_writes_the_same_bytes_as_before(run, exported, tmp_path):
+    done = export(f"--workdir={run}", f"--out={tmp_path / 'again'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(rf"{tmp_path / 'again'}: step 2 of {run}, [\d,]+ parameters\n", done.stdout)
+    assert contents(tmp_path / "again") == contents(exported)
+    assert contents(exported).keys() == {
+        *("config.json", "configuration_bridge.py", "modeling_bridge.py", "modeling_bridge_interaction.py"),
+        *("modeling_bridge_towers.py", "processing_bridge.py", "model.safetensors", "preprocessor_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "README.md"),
+    }
+    again = export(f"--workdir={run}", f"--out={tmp_path / 'again'}")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.startswith(f"error: {tmp_path / 'again'} exists: expected a new folder")
+    assert again.stderr.count("\n") == 1
+
+
+def test_a_stranger_without_our_code_or_network_computes_what_we_do(run, exported, photo, tmp_path):
+    captions = ["a red circle left of a blue square", "A green triangle!"]
+    clean = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-I", "-W", "error", "-c", STRANGER, str(exported), str(photo), *captions]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = {name: np.array(value) for name, value in json.loads(done.stdout).items()}
+
+    saves = Checkpoints(run, read_only=True)
+    cfg = saves.config(2)
+    params = saves.restore_params(2, steps.abstract_params(cfg, sharding.make_mesh()))
+    ids, mask = text.load(cfg.data, cfg.text).encode(captions)
+    images = np.stack([image.eval_view(photo.read_bytes(), cfg.vision.image_px)] * 2)
+
+    def compute(model):
+        lower = Lower(image=model.lower_image(images), text=model.lower_text(ids, mask), text_mask=jnp.asarray(mask))
+        return model.unimodal_image(lower.image), model.unimodal_text(lower.text, mask), model.fused(lower)
+
+    image_embeds, text_embeds, fused = tiny_model.apply(cfg, params, compute)
+    np.testing.assert_array_equal(found["input_ids"], ids)
+    np.testing.assert_array_equal(found["attention_mask"], mask)
+    for name, expected in {
+        "image_embeds": image_embeds,
+        "text_embeds": text_embeds,
+        "fused_image_embeds": fused.image,
+        "fused_text_embeds": fused.text,
+    }.items():
+        assert np.abs(found[name] - expected).max() <= 1e-5, name
+    assert np.abs(found["match_logits"] - fused.itm_logit).max() <= 1e-4
+    scale = np.exp(min(float(params["heads"]["log_scale"]), np.log(cfg.bridge.logit_scale_max)))
+    scores = fused.itm_logit + scale * (image_embeds * text_embeds).sum(axis=1)
+    assert np.abs(np.diag(found["scores"]) - scores).max() <= 1e-4
+
+
+def test_every_way_to_give_a_picture(photo):
+    square = BridgeImageProcessor(32).square
+    expected = image.eval_view(photo.read_bytes(), 32)
+    for picture in (str(photo), photo, photo.read_bytes()):
+        np.testing.assert_array_equal(square(picture), expected)
+    with Image.open(photo) as opened:
+        np.testing.assert_array_equal(square(opened), expected)
+        assert opened.size == (650, 450)  # left as it was
+        np.testing.assert_array_equal(square(opened), expected)
+        decoded = square(opened.convert("RGB"))  # from the full resolution: near, and not the same
+    assert 0 < np.abs(decoded.astype(int) - expected).mean() < 20
+    png = photo.with_suffix(".png")
+    Image.fromarray(decoded).save(png)
+    np.testing.assert_array_equal(square(decoded), image.eval_view(png.read_bytes(), 32))
+
+
+def test_towers_can_be_lifted_out(exported):
+    """Hugging Face's own classes read them from the folder and compute the same states."""
+    whole = BridgeModel.from_pretrained(exported).eval()
+    pixels, ids = torch.randn(2, 3, 32, 32), torch.randint(5, 60, (2, 9))
+    vit, report = transformers.ViTModel.from_pretrained(
+        exported, add_pooling_layer=False, key_mapping={r"^vision_model\.": ""}, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    bert, report = transformers.BertModel.from_pretrained(
+        exported, add_pooling_layer=False, key_mapping={r"^text_model\.": ""}, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    with torch.no_grad():
+        tower = whole.vision_model
+        ours = tower.finish(tower.blocks(tower.embed(pixels), 0, 2))
+        torch.testing.assert_close(vit(pixels).last_hidden_state, ours, atol=1e-5, rtol=0)
+        ours = whole.text_model.blocks(whole.text_model.embed(ids), None, 0, 2)
+        torch.testing.assert_close(bert(ids).last_hidden_state, ours, atol=1e-5, rtol=0)
+
+
+def test_dropout_runs_in_training_alone(exported):
+    model, pixels = BridgeModel.from_pretrained(exported), torch.randn(1, 3, 32, 32)
+    model.eval()
+    assert torch.equal(model.get_image_features(pixels), model.get_image_features(pixels))
+    model.train()
+    assert not torch.equal(model.get_image_features(pixels), model.get_image_features(pixels))
+
+
+def test_the_card_says_what_the_run_says(run, exported, tmp_path):
+    card = (exported / "README.md").read_text()
+    assert "| data | shapes, split `train`; chosen on `val` |" in card
+    assert "| checkpoint | step 2, stage `align` of `stabilise`, `align`, `task` |" in card
+    # The last table of a run is of its best checkpoint, although it is logged at the last step.
+    assert "| val | image_to_text | rerank | 71.4 [66.9, 76.0] | 90.0 | 95.0 | 1 |" in card
+    assert "- The image tower was trained from random weights." in card
+    torch_export.export(Checkpoints(run, read_only=True), 4, tmp_path / "last")
+    assert "This checkpoint was not scored." in (tmp_path / "last" / "README.md").read_text()
+
+
+def test_the_card_of_a_run_that_was_stopped(run, tmp_path):
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    (stopped / "checkpoints").symlink_to(run / "checkpoints")
+    held = {key.removeprefix("final/val/rerank/"): value for key, value in entries[1].items()}
+    entries[0] |= {"eval/unimodal/rsum": 90.0} | {
+        f"eval/unimodal/{key}": value for key, value in held.items() if "/" in key
+    }
+    (stopped / "metrics.jsonl").write_text(json.dumps(entries[0]) + "\n")
+    torch_export.export(Checkpoints(stopped, read_only=True), 2, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| val | text_to_image | unimodal | 35.7 [33.5, 38.0] | 45.0 | 47.5 | 0.5 |" in card
+    assert "chosen on `val`, so its numbers there flatter it" in card
+
+
+def test_the_licence_is_the_towers_own(tmp_path):
+    assert hf_import.licence(tmp_path) == ""
+    (tmp_path / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\n# A tower\nlicense: mit\n")
+    assert hf_import.licence(tmp_path) == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"vocabulary": "/no/vocab.txt"}, "no file /no/vocab.txt"),
+        ({"out": "file/out"}, "cannot be written: [Errno 20] Not a directory"),
+    ],
+)
+def test_an_export_that_fails_leaves_nothing(run, tmp_path, arguments, says):
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / arguments.pop("out", "out")
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        torch_export.export(Checkpoints(run, read_only=True), 2, out, **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_stop_in_the_middle_leaves_nothing(tmp_path):
+    def stopped():
+        with torch_export.new_folder(tmp_path / "out") as folder:
+            (folder / "half").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not list(tmp_path.iterdir())
