@@ -1,4 +1,4 @@
-"""ONE table of names, ours <-> Hugging Face, read both ways; and the layout of the BRIDGE authors' checkpoints.
+"""ONE table of names, ours <-> Hugging Face, read both ways. `names_authors` adds the BRIDGE authors' checkpoints.
 
 Ours is a path in the whole model (`vision/block_07/attention/query/kernel`). Theirs is the name on disk, which keeps
 the form of transformers 4.x (`encoder.layer.7.attention.attention.query.weight`) whatever a newer transformers calls it
@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from bridge_jax.config import Bridge, ConfigError, Text, Vision
+from bridge_jax.config import ConfigError, Text, Vision
 
 Shape = tuple[int, ...]
 Transform = Literal["copy", "transpose", "conv", "reshape"]
@@ -183,18 +183,21 @@ def excused(name: str, model_type: str, mask_token: bool) -> bool:
 
 
 def _expand(root: str, model_type: str, depth: int, sizes: dict[str, int]) -> list[Entry]:
-    entries = [e for row in _STEM[model_type] for e in _leaves(f"{root}/", "", sizes, *row)]
+    entries = [e for row in _STEM[model_type] for e in leaves(f"{root}/", "", sizes, *row)]
     for i in range(depth):
         for row in _BLOCK[model_type]:
-            entries += _leaves(f"{root}/block_{i:02d}/", f"encoder.layer.{i}.", sizes, *row)
+            entries += leaves(f"{root}/block_{i:02d}/", f"encoder.layer.{i}.", sizes, *row)
     return entries
 
 
-def _leaves(
+def leaves(
     root: str, prefix: str, sizes: dict[str, int], ours: str, theirs: str, kind: str, dims: str, stored: str = ""
 ) -> list[Entry]:
+    """Return the parameters of one row of a table, paths under `root`, names under `prefix`."""
     path, name = root + ours, prefix + theirs
     shape = _shape(dims, sizes)
+    if kind == "array":
+        return [Entry(path, name, "reshape" if stored else "copy", shape, _shape(stored or dims, sizes))]
     bias = Entry(f"{path}/bias", f"{name}.bias", "copy", shape[-1:], shape[-1:])
     match kind:
         case "linear":
@@ -206,65 +209,8 @@ def _leaves(
             return [Entry(f"{path}/scale", f"{name}.weight", "copy", shape, shape), bias]
         case "embedding":
             return [Entry(f"{path}/embedding", f"{name}.weight", "copy", shape, shape)]
-        case "array":
-            return [Entry(path, name, "reshape" if stored else "copy", shape, _shape(stored or dims, sizes))]
     raise AssertionError(f"unknown kind {kind!r} of {path}")
 
 
 def _shape(dims: str, sizes: dict[str, int]) -> Shape:
     return tuple(int(d) if d.isdigit() else sizes[d] for d in dims)
-
-
-def authors_layout(vision_cfg: Vision, text_cfg: Text, bridge_cfg: Bridge) -> dict[str, Shape]:
-    """Return name -> shape of the authors' full state dict, without the position biases (METHOD section 6).
-
-    Their biases [T,P] and [P,T] are made in the first forward pass and are not in the published counts, which this
-    layout reproduces: 236,217,670, 250,398,030 and 264,578,390 parameters at Q = 2, 4, 6 (ViT-B/16 at 224, BERT-base,
-    S 768, E 256). Both poolers are part of it. The MIM head predicts features [D_v], as their code has it: the counts
-    alone cannot tell, since the 3 x 16 x 16 pixels of a patch are 768 too.
-
-    Raises ConfigError for a tower with LayerScale: their image tower is Hugging Face's plain ViTModel.
-    """
-    D_v, D_t, S, E = vision_cfg.width, text_cfg.width, bridge_cfg.shared_width, bridge_cfg.embed_width
-    layout: dict[str, Shape] = {}
-
-    def linear(name: str, into: int, out: int) -> None:
-        layout[f"{name}.weight"], layout[f"{name}.bias"] = (out, into), (out,)
-
-    def norm(name: str, width: int) -> None:
-        layout[f"{name}.weight"] = layout[f"{name}.bias"] = (width,)
-
-    for entry in vision(dataclasses.replace(vision_cfg, mask_token=False), "vit"):
-        layout[f"vision_encoder.vit.{entry.name}"] = entry.stored
-    linear("vision_encoder.vit.pooler.dense", D_v, D_v)
-    for entry in text(text_cfg, "bert"):
-        layout[f"text_encoder.bert.{entry.name}"] = entry.stored
-    linear("text_encoder.bert.pooler.dense", D_t, D_t)
-
-    for i in range(bridge_cfg.layers):
-        layer = f"interaction_layers.{i}"
-        norm(f"{layer}.vision_norm", D_v)
-        norm(f"{layer}.text_norm", D_t)
-        linear(f"{layer}.vision_to_shared", D_v, S)
-        linear(f"{layer}.text_to_shared", D_t, S)
-        for name in ("Q_text", "K_vision_to_text", "V_vision_to_text", "O_text"):
-            linear(f"{layer}.{name}", S, S)
-        for name in ("Q_vision", "K_text_to_vision", "V_text_to_vision", "O_vision"):
-            linear(f"{layer}.{name}", S, S)
-        linear(f"{layer}.shared_to_text", S, D_t)
-        linear(f"{layer}.shared_to_vision", S, D_v)
-        for name in ("tau_text_param", "tau_vision_param", "gate_text_bias", "gate_vision_bias"):
-            layout[f"{layer}.{name}"] = ()
-
-    for name, width in (("vision_pool_proj_cross", S), ("text_pool_proj_cross", S)):
-        linear(name, width, E)
-    for name, width in (("vision_pool_proj_uni", D_v), ("text_pool_proj_uni", D_t)):
-        linear(name, width, E)
-    for name, width, target in (("mlm_head", D_t, text_cfg.vocab_size), ("mim_head", D_v, D_v)):
-        linear(f"{name}.0", width, width)
-        norm(f"{name}.1", width)
-        linear(f"{name}.3", width, target)
-    linear("itm_head.0", 2 * E + 1, E)
-    linear("itm_head.3", E, 2)
-    layout["logit_scale"] = layout["itc_alpha"] = ()
-    return layout

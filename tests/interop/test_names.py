@@ -11,7 +11,7 @@ import pytest
 
 from bridge_jax import rules
 from bridge_jax.config import Bridge, ConfigError
-from bridge_jax.interop import names
+from bridge_jax.interop import names, names_authors
 from bridge_jax.models import bert, vit
 from configs import common
 
@@ -118,7 +118,7 @@ def bridge_of(layers: int) -> Bridge:
 def test_authors_layout_has_the_published_parameter_count(vision, text, layers, count):
     vision = record(vision, common.vit("base", patch_px=16, image_px=224))
     text = record(text, common.bert("base", length=30))
-    layout = names.authors_layout(vision, text, bridge_of(layers))
+    layout = names_authors.layout(vision, text, bridge_of(layers))
     assert sum(math.prod(shape) for shape in layout.values()) == count
     last = f"interaction_layers.{layers - 1}"
     assert {name for name in layout if name.startswith(last)} == {
@@ -139,4 +139,4 @@ def test_authors_layout_has_the_published_parameter_count(vision, text, layers, 
 
 def test_authors_layout_refuses_a_dinov2_tower(vision, text):
     with refused("config.vision.layer_scale: expected False for model_type 'vit', got True"):
-        names.authors_layout(dataclasses.replace(vision, layer_scale=True), text, bridge_of(2))
+        names_authors.layout(dataclasses.replace(vision, layer_scale=True), text, bridge_of(2))
