@@ -52,7 +52,7 @@ def load(source: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     config = _json(folder / "config.json", source)
     index = folder / _INDEX
     if (folder / _WEIGHTS).is_file():
-        return config, _read(folder / _WEIGHTS, source)
+        return config, read_tensors(folder / _WEIGHTS, source)
     if index.is_file():
         return config, _read_shards(folder, _json(index, source), source)
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".h5", ".msgpack"))
@@ -252,7 +252,8 @@ def all_used(source: Any, unused: list[str], unfilled: list[str]) -> None:
         raise ConfigError(f"{source}: tensors nobody uses: {_list(unused)}; parameters nobody fills: {_list(unfilled)}")
 
 
-def _read(file: Path, source: Any) -> dict[str, np.ndarray]:
+def read_tensors(file: Path, source: Any) -> dict[str, np.ndarray]:
+    """Return the tensors of a safetensors file, half precision as float32. Raises ConfigError where it is torn."""
     try:
         with safe_open(file, framework="np") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  not a dict
@@ -268,7 +269,7 @@ def _read_shards(folder: Path, index: Mapping[str, Any], source: Any) -> dict[st
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise ConfigError(f"{source}: {_INDEX} names shards that are not there: {_list(missing)}; fetch them")
-    tensors = {name: array for shard in shards for name, array in _read(folder / shard, source).items()}
+    tensors = {name: array for shard in shards for name, array in read_tensors(folder / shard, source).items()}
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
         raise ConfigError(f"{source}: {_INDEX} names tensors that no shard holds: {_list(absent)}; fetch it again")

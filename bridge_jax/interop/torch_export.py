@@ -112,8 +112,8 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         },
         "model_type": MODEL_TYPE,
         "dtype": "float32",
-        "vision_config": _vision_config(cfg),
-        "text_config": _text_config(cfg),
+        "vision_config": vision_config(cfg),
+        "text_config": text_config(cfg),
         "image_size": cfg.vision.image_px,
         "text_length": cfg.text.length,
         "design": bridge.design,
@@ -138,7 +138,7 @@ def _loss_weights(params: Params) -> dict[str, float]:
     return {name: float(value) for name, value in params["loss_weights"].items()} if "loss_weights" in params else {}
 
 
-def _vision_config(cfg: Config) -> dict[str, Any]:
+def vision_config(cfg: Config) -> dict[str, Any]:
     """Return the image tower as a ViTConfig or Dinov2Config; its `image_size` is that of the stored position grid."""
     vision, model_type = cfg.vision, names.vision_type(cfg.vision)
     common = {
@@ -162,7 +162,7 @@ def _vision_config(cfg: Config) -> dict[str, Any]:
     return common | {"mlp_ratio": int(ratio) if ratio == int(ratio) else ratio, "use_swiglu_ffn": False}
 
 
-def _text_config(cfg: Config) -> dict[str, Any]:
+def text_config(cfg: Config) -> dict[str, Any]:
     """Return the text tower as a BertConfig."""
     tower = cfg.text
     return {
