@@ -1,13 +1,16 @@
 """Every command that the README and the configs' docstrings give, run or at least parsed.
 
 Run, shrunken: `tools.prepare_data` on hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also
---dry_run) and `tools.evaluate`. Parsed by the program's own flag definitions, with the config loaded and checked: the
-photo experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py. Checked
-against the config: `hf download` and `tools.import_hf`, which need the network. Checked for syntax: `launch/*.sh`.
+--dry_run), `tools.evaluate`, `tools.export_pytorch` and its way back, and between the two the script for PyTorch users.
+Parsed by the program's own flag definitions, with the config loaded and checked: the photo experiments'
+`bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py. Checked against the config:
+`hf download` and `tools.import_hf` of a tower, which need the network. Checked for syntax: `launch/*.sh`.
 """
 
+import ast
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -23,6 +26,7 @@ from bridge_jax.checkpoint import Checkpoints
 from configs import coco, flickr8k, flickr30k, shapes
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 CONFIGS = {"shapes": shapes, "flickr8k": flickr8k, "coco": coco, "flickr30k": flickr30k}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 PARSE = """
@@ -36,9 +40,7 @@ if hasattr(program, "_CONFIG"):
 
 
 def readme():
-    return re.findall(
-        r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    return re.findall(r"^```bash\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def docstrings():
@@ -76,7 +78,8 @@ def run(words):
 
 def test_every_command_is_of_a_kind_that_is_tested_here():
     kinds = [("bash",), ("hf", "download"), ("python", "-m", "tools.prepare_data"), ("python", "-m", "bridge_jax.main"),
-             ("python", "-m", "tools.evaluate"), ("python", "-m", "tools.import_hf")]  # fmt: skip
+             ("python", "-m", "tools.evaluate"), ("python", "-m", "tools.import_hf"),
+             ("python", "-m", "tools.export_pytorch")]  # fmt: skip
     assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []
     assert all(of(*kind) for kind in kinds)
 
@@ -97,7 +100,9 @@ def test_downloads_are_of_a_tower_that_a_config_uses(words):
     assert path in used
 
 
-@pytest.mark.parametrize("words", of("python", "-m", "tools.import_hf"), ids=name_of)
+@pytest.mark.parametrize(
+    "words", [w for w in of("python", "-m", "tools.import_hf") if not given(w, "workdir")], ids=name_of
+)
 def test_imports_are_of_a_tower_that_a_config_uses(words):
     assert len(words) == 4
     assert words[3] in {config.parse(module.get_config()).vision.pretrained for module in CONFIGS.values()}
@@ -174,3 +179,32 @@ def test_evaluation_of_shapes_runs(words, workdir, tmp_path):
 def test_dry_run_runs(words, one_stage):
     done = run([sys.executable, *words[1:3], *one_stage, "--dry_run"])
     assert "stage stabilise: trains" in done.stdout
+
+
+def test_the_way_to_pytorch_and_back(workdir, tmp_path):
+    (export,), (back,) = (
+        [words for words in of("python", "-m", tool) if given(words, "workdir")]
+        for tool in ("tools.export_pytorch", "tools.import_hf")
+    )
+    (script,) = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(script.splitlines()) < 15
+    exported = tmp_path / given(export, "out")
+    run([sys.executable, *export[1:3], f"--workdir={workdir}", f"--out={exported}"])
+
+    draw = np.random.default_rng(0)
+    for name in ("one.jpg", "two.jpg"):
+        Image.fromarray(draw.integers(0, 256, (60, 80, 3)).astype(np.uint8)).save(tmp_path / name)
+    quiet = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(" ", 1)[0] for line in lines] == ["0", "1"]
+    captions = ast.literal_eval(re.search(r"captions = (.*)", script)[1])
+    for line in lines:
+        best = ast.literal_eval(line.split(" ", 1)[1])
+        assert len(set(best)) == 3
+        assert set(best) < set(captions)
+
+    run([sys.executable, *back[1:3], str(exported), f"--workdir={tmp_path / 'back'}"])
+    assert Checkpoints(tmp_path / "back", read_only=True).best() == Checkpoints(workdir, read_only=True).best()
