@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
-from safetensors.numpy import save_file
 
 from bridge_jax import optim, sharding
 from bridge_jax import step as steps
@@ -102,10 +101,10 @@ def write(out: str | Path, cfg: Config, params: Params, fresh: Iterable[str] = (
     flat = optim.flatten(params)
     sections = cfg.vision, cfg.text, cfg.bridge
     with torch_export.new_folder(out) as folder:
+        (folder / "README.md").write_text(_README.format(fresh=", ".join(fresh) or "nothing"), encoding="utf-8")
         for file, table in ((WEIGHTS, names_authors.entries), (BIASES, names_authors.position_biases)):
             tensors = {e.name: e.to_stored(np.asarray(flat[e.path], np.float32)) for e in table(*sections)}
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-        (folder / "README.md").write_text(_README.format(fresh=", ".join(fresh) or "nothing"), encoding="utf-8")
+            torch_export.save_tensors(tensors, folder / file)
 
 
 def forward(

@@ -64,14 +64,14 @@ def load(source: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def fetch(source: str | Path) -> Path:
-    """Return the local folder of `source`; of a hub id, download JSON, safetensors and vocabulary into the cache."""
+    """Return the local folder of `source`; of a hub id, download JSON, safetensors, vocabulary and card."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
         raise ConfigError(f"{source}: no such folder, and not a hub id (expected a folder or owner/name)")
     try:
-        patterns = ["*.json", "*.safetensors", "vocab.txt"]
+        patterns = ["*.json", "*.safetensors", "vocab.txt", "README.md"]
         return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -83,13 +83,16 @@ def model_type(source: str | Path) -> str:
     return key_of(_json(fetch(source) / "config.json", source), "model_type", f"{source}/config.json")
 
 
-def licence(source: str | Path) -> str:
-    """Return the licence that the source's model card states, such as "apache-2.0"; empty where nothing says."""
+def licence(source: str) -> str:
+    """Return the licence that the source's model card states, such as "apache-2.0"; empty where nothing says.
+
+    Reads the folder, or what `fetch` left in the cache of the hub: never the network, and so always the same.
+    """
+    folder = Path(source).expanduser()
     try:
-        folder = Path(source).expanduser()
-        local = folder / "README.md" if folder.is_dir() else huggingface_hub.hf_hub_download(str(source), "README.md")
-        front = Path(local).read_text(encoding="utf-8").split("---")[1]
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, IndexError):
+        card = folder / "README.md" if folder.is_dir() else huggingface_hub.try_to_load_from_cache(source, "README.md")
+        front = Path(card).read_text(encoding="utf-8").split("---")[1] if isinstance(card, (str, Path)) else ""
+    except (HFValidationError, OSError, IndexError):
         return ""
     found = re.search(r"^license:\s*(\S+)", front, re.MULTILINE)
     return found[1] if found else ""

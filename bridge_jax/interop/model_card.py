@@ -76,9 +76,10 @@ def _tower(source: str, depth: int, width: int) -> str:
 def _licence(side: str, source: str) -> str:
     if not source:
         return f"- The {side} tower was trained from random weights.\n"
-    name = Path(source).name if Path(source).is_dir() else source
-    found = hf_import.licence(source)
-    return f"- The {side} tower started from {name}: {found or 'its files do not say; see where it came from'}.\n"
+    local = Path(source).expanduser().is_dir()
+    page = "see where it came from" if local else f"see https://huggingface.co/{source}"
+    licence = hf_import.licence(source) or f"unknown here, {page}"
+    return f"- The {side} tower started from {Path(source).name if local else source}: {licence}.\n"
 
 
 def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:

@@ -61,7 +61,7 @@ def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: T
         shapes = {path: tuple(leaf.shape) for path, leaf in flat.items()}
         entries = names.whole(cfg.vision, cfg.text, shapes)
         tensors = {e.name: e.to_stored(np.asarray(flat[e.path], np.float32)) for e in entries}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(tensors, folder / WEIGHTS)
         _write_json(folder / "config.json", config_json(cfg, params, meta))
         _write_json(folder / "preprocessor_config.json", _preprocessor_config(cfg))
         special = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}  # pad_token: [PAD], ...
@@ -97,6 +97,14 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         raise ConfigError(f"{out} cannot be written: {error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def save_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
+    """Write a safetensors file for PyTorch, readable by whom the folder's other files are."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(dict(tensors), file, metadata={"format": "pt"})
+    file.chmod(mode)  # safetensors gives it to its owner alone
 
 
 def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:

@@ -295,8 +295,5 @@ def test_the_commands_go_both_ways(tiny, tmp_path, tiny_flags):
     meta = Checkpoints(back, read_only=True).meta(1)
     assert meta.fused_trained
     done = command("tools.import_authors", out, *tiny_flags, f"--workdir={tmp_path / 'no'}")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "error: config.bridge.placement: expected 'after', as the authors' model has it, got 'middle'\n"
-    )
-    assert not (tmp_path / "no").exists()
+    assert (done.returncode, done.stdout, (tmp_path / "no").exists()) == (2, "", False)
+    assert done.stderr.startswith("error: config.bridge.placement: expected 'after'")

@@ -98,7 +98,7 @@ def test_broken_folders_are_refused(vit_folder, vision):
         hf_import.vision_params(path, vision)
 
 
-def test_hub_ids_fetch_only_json_safetensors_and_vocabulary(vit_folder, vision, monkeypatch):
+def test_hub_ids_fetch_only_json_safetensors_vocabulary_and_card(vit_folder, vision, monkeypatch):
     asked = {}
 
     def snapshot_download(repo_id, **arguments):
@@ -110,11 +110,19 @@ def test_hub_ids_fetch_only_json_safetensors_and_vocabulary(vit_folder, vision, 
     assert_filled(params, vit_folder, names.vision(vision, "vit"))
     assert asked["repo_id"] == "google/vit-tiny"
     kept = huggingface_hub.utils.filter_repo_objects(
-        ["config.json", "model.safetensors", "vocab.txt", "pytorch_model.bin", "onnx/model.json", "tf_model.h5"],
+        [
+            "config.json",
+            "model.safetensors",
+            "README.md",
+            "pytorch_model.bin",
+            "onnx/model.json",
+            "tf_model.h5",
+            "vocab.txt",
+        ],
         allow_patterns=asked["allow_patterns"],
         ignore_patterns=asked["ignore_patterns"],
     )
-    assert list(kept) == ["config.json", "model.safetensors", "vocab.txt"]
+    assert list(kept) == ["config.json", "model.safetensors", "README.md", "vocab.txt"]
 
 
 def test_what_is_neither_a_folder_nor_on_the_hub_is_refused(vision, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,6 +52,9 @@ assert (alone == inputs["pixel_values"][:1]).all()
 ids = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)(captions, padding="max_length", truncation=True)
 assert ids["input_ids"] == found["input_ids"]
 assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "bridge"
+card = open(f"{folder}/README.md").read().split("```python")[1].split("```")[0]
+exec(card.replace("FOLDER", "folder").replace('"a.jpg", "b.jpg"', "photo, photo"))
+assert scores.shape == (2, 3)
 print(json.dumps(found))
 """
 
@@ -80,6 +84,7 @@ def test_the_command_writes_the_same_bytes_as_before(run, exported, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(rf"{tmp_path / 'again'}: step 2 of {run}, [\d,]+ parameters\n", done.stdout)
     assert contents(tmp_path / "again") == contents(exported)
+    assert len({path.stat().st_mode for path in (tmp_path / "again").iterdir()}) == 1
     assert contents(exported).keys() == {
         *("config.json", "configuration_bridge.py", "modeling_bridge.py", "modeling_bridge_interaction.py"),
         *("modeling_bridge_towers.py", "processing_bridge.py", "model.safetensors", "preprocessor_config.json"),
@@ -196,10 +201,16 @@ def test_the_card_of_a_run_that_was_stopped(run, tmp_path):
     assert "chosen on `val`, so its numbers there flatter it" in card
 
 
-def test_the_licence_is_the_towers_own(tmp_path):
-    assert hf_import.licence(tmp_path) == ""
-    (tmp_path / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\n# A tower\nlicense: mit\n")
-    assert hf_import.licence(tmp_path) == "apache-2.0"
+def test_the_licence_is_the_towers_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert hf_import.licence("owner/name") == ""
+    folder = tmp_path / "models--owner--name/snapshots/0123"
+    folder.mkdir(parents=True)
+    (tmp_path / "models--owner--name/refs").mkdir()
+    (tmp_path / "models--owner--name/refs/main").write_text("0123")
+    assert hf_import.licence(str(folder)) == ""
+    (folder / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\n# A tower\nlicense: mit\n")
+    assert hf_import.licence(str(folder)) == hf_import.licence("owner/name") == "apache-2.0"
 
 
 @pytest.mark.parametrize(
