@@ -55,7 +55,7 @@ HOMES = {
     "grain": ["bridge_jax/data/pipeline.py"],
     "orbax": ["bridge_jax/checkpoint.py"],
     "tensorboardX": ["bridge_jax/run_log.py"],
-    "safetensors": ["bridge_jax/interop/*.py"],
+    "safetensors": ["bridge_jax/interop/hf_import.py", "bridge_jax/interop/torch_export.py"],
     "huggingface_hub": ["bridge_jax/interop/hf_import.py"],
     "tokenizers": ["bridge_jax/data/text.py", "bridge_jax/data/datasets/shapes.py", "tools/*.py"],
     "tensorflow_datasets": ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py", "tools/*.py"],

@@ -3,7 +3,9 @@
 The grid runs small towers with random weights; the last test the pretrained ones.
 """
 
+import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -45,17 +47,22 @@ def small(design="cross", placement="top", *, dinov2=False, **sections):
     )
 
 
-def real_pairs(shared: Path, cfg: config.Config) -> tuple[Batch, list[bytes]]:
+@functools.cache
+def real_pairs(shared: Path, image_px: int, length: int) -> tuple[Batch, list[bytes]]:
     """Return PAIRS photos of Flickr8k with a caption each, as our pipeline shows them, and the photos' files."""
     folder = shared / "data/flickr8k"
     entries = json.loads((folder / "dataset_flickr8k.json").read_text())["images"]
     entries = [entry for entry in entries if entry["split"] == "val"][:PAIRS]
     files = [(folder / "images" / entry["filename"]).read_bytes() for entry in entries]
-    tokenizer = Tokenizer(shared / "weights/minilm_l6/vocab.txt", cfg.text.length)
+    tokenizer = Tokenizer(shared / "weights/minilm_l6/vocab.txt", length)
     ids, mask = tokenizer.encode([entry["sentences"][0]["raw"] for entry in entries])
-    images = np.stack([image.eval_view(file, cfg.vision.image_px) for file in files])
+    images = np.stack([image.eval_view(file, image_px) for file in files])
     assert 0 < mask.mean() < 1
     return Batch(image_ids=np.arange(PAIRS), text_mask=mask, images=images, ids=ids), files
+
+
+def pairs_of(cfg: config.Config, shared: Path) -> tuple[Batch, list[bytes]]:
+    return real_pairs(shared, cfg.vision.image_px, cfg.text.length)
 
 
 def exported(cfg: config.Config, params, folder: Path) -> BridgeModel:
@@ -115,15 +122,15 @@ def assert_equal(cfg, params, batch, model):
 def test_every_design_and_placement_is_the_same_model(shared, tmp_path, design, placement, dinov2):
     cfg = small(design, placement, dinov2=dinov2)
     params = tiny.params(cfg)
-    assert_equal(cfg, params, real_pairs(shared, cfg)[0], exported(cfg, params, tmp_path))
+    assert_equal(cfg, params, pairs_of(cfg, shared)[0], exported(cfg, params, tmp_path))
 
 
 @pytest.fixture(scope="module")
 def with_heads(shared, tmp_path_factory):
     """A config with every head, its parameters, real pairs, and the exported model."""
-    cfg = small(stage=dict(losses=("itc", "mlm", "mim")))
+    cfg = small(stage=dict(losses=("itc", "mlm", "mim")), evals=dict(retrieval=dict(rerank_weight=0.5)))
     params = tiny.params(cfg)
-    return cfg, params, real_pairs(shared, cfg)[0], exported(cfg, params, tmp_path_factory.mktemp("with_heads"))
+    return cfg, params, pairs_of(cfg, shared)[0], exported(cfg, params, tmp_path_factory.mktemp("with_heads"))
 
 
 def test_masked_heads(with_heads):
@@ -149,7 +156,7 @@ def test_masked_heads(with_heads):
 def test_heads_that_the_checkpoint_lacks_say_so(shared, tmp_path):
     cfg = small()
     model = exported(cfg, tiny.params(cfg), tmp_path)
-    inputs = torch_inputs(cfg, real_pairs(shared, cfg)[0])
+    inputs = torch_inputs(cfg, pairs_of(cfg, shared)[0])
     with pytest.raises(ValueError, match="trained without the mlm loss"):
         model.masked_token_logits(*inputs)
     with pytest.raises(ValueError, match="trained without the mim loss"):
@@ -192,6 +199,19 @@ def test_padding_and_its_absence_change_nothing(with_heads):
         assert torch.equal(padded[name], other[name])
 
 
+def test_half_precision_is_near(with_heads):
+    cfg, _, batch, model = with_heads
+    pixels, ids, mask = torch_inputs(cfg, batch)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    with torch.no_grad():
+        expected = model(pixels, ids, mask)
+        found = half(pixels.to(torch.bfloat16), ids, mask)
+        assert half.match(pixels.to(torch.bfloat16), ids, mask).scores.shape == (PAIRS, PAIRS)
+    for name in ("image_embeds", "text_embeds", "fused_image_embeds", "fused_text_embeds"):
+        assert found[name].dtype == torch.float32
+        assert (found[name] * expected[name]).sum(1).min() > 0.99
+
+
 def test_gradients_of_the_contrastive_loss(with_heads):
     cfg, params, batch, model = with_heads
 
@@ -220,7 +240,7 @@ def test_gradients_of_the_contrastive_loss(with_heads):
 
 def test_the_processor_makes_our_pixels_bit_for_bit(shared):
     cfg = small()
-    batch, files = real_pairs(shared, cfg)
+    batch, files = pairs_of(cfg, shared)
     processor = BridgeImageProcessor(32, cfg.vision.mean, cfg.vision.std)
     assert all(np.array_equal(processor.square(file), view) for file, view in zip(files, batch.images, strict=True))
     pixels = processor(files, return_tensors="pt").pixel_values
@@ -236,4 +256,4 @@ def test_the_real_towers_on_photos_and_captions(shared, tmp_path):
         "vision": hf_import.vision_params(shared / "weights/dinov2_small", cfg.vision),
         "text": hf_import.text_params(shared / "weights/minilm_l6", cfg.text),
     }
-    assert_equal(cfg, params, real_pairs(shared, cfg)[0], exported(cfg, params, tmp_path))
+    assert_equal(cfg, params, pairs_of(cfg, shared)[0], exported(cfg, params, tmp_path))
