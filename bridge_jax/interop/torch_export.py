@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from bridge_jax import optim, sharding
@@ -103,7 +104,10 @@ def save_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
     """Write a safetensors file for PyTorch, readable by whom the folder's other files are."""
     file.touch()
     mode = file.stat().st_mode
-    save_file(dict(tensors), file, metadata={"format": "pt"})
+    try:
+        save_file(dict(tensors), file, metadata={"format": "pt"})
+    except SafetensorError as error:  # what a full disk gives
+        raise OSError(str(error)) from error
     file.chmod(mode)  # safetensors gives it to its owner alone
 
 
