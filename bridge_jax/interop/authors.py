@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from bridge_jax import optim, sharding
+from bridge_jax import optim
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import Config, ConfigError
@@ -190,7 +190,7 @@ def export(saves: Checkpoints, step: int, out: str | Path) -> list[str]:
     """Write one checkpoint of ours to the new folder `out` and return what is new in it. Raises ConfigError."""
     cfg = saves.config(step)
     check(cfg)
-    theirs, fresh = to_theirs(cfg, saves.restore_params(step, steps.abstract_params(cfg, sharding.make_mesh())))
+    theirs, fresh = to_theirs(cfg, torch_export.restore(saves, step))
     write(out, cfg, theirs, fresh)
     return fresh
 

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 from bridge_jax import optim, sharding
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints, Meta
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, Mesh
 from bridge_jax.data import text
 from bridge_jax.data.text import SPECIAL, Tokenizer
 from bridge_jax.interop import model_card, names
@@ -46,9 +46,15 @@ def export(saves: Checkpoints, step: int, out: str | Path, **data: str) -> int:
     """
     meta, cfg = saves.meta(step), saves.config(step)
     tokenizer = text.load(dataclasses.replace(cfg.data, **data), cfg.text)
-    params = saves.restore_params(step, steps.abstract_params(cfg, sharding.make_mesh()))
+    params = restore(saves, step)
     write(out, cfg, params, meta, tokenizer, model_card.card(cfg, saves, step))
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def restore(saves: Checkpoints, step: int) -> Params:
+    """Return the parameters of a checkpoint on this machine's devices, whatever it was trained on."""
+    cfg, mesh = saves.config(step), sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))
+    return saves.restore_params(step, steps.abstract_params(cfg, mesh))
 
 
 def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: Tokenizer, card: str) -> None:

@@ -15,8 +15,6 @@ import torch
 import transformers
 from PIL import Image
 
-from bridge_jax import sharding
-from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, text
@@ -106,7 +104,7 @@ def test_a_stranger_without_our_code_or_network_computes_what_we_do(run, exporte
 
     saves = Checkpoints(run, read_only=True)
     cfg = saves.config(2)
-    params = saves.restore_params(2, steps.abstract_params(cfg, sharding.make_mesh()))
+    params = torch_export.restore(saves, 2)
     ids, mask = text.load(cfg.data, cfg.text).encode(captions)
     images = np.stack([image.eval_view(photo.read_bytes(), cfg.vision.image_px)] * 2)
 

@@ -15,10 +15,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from bridge_jax import optim, sharding, train
-from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
-from bridge_jax.interop import torch_import
+from bridge_jax.interop import torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +28,7 @@ def stored(run):
     """The best checkpoint: its record, its config, its parameters, flat."""
     saves = Checkpoints(run, read_only=True)
     cfg = saves.config(2)
-    return saves.meta(2), cfg, optim.flatten(saves.restore_params(2, steps.abstract_params(cfg, sharding.make_mesh())))
+    return saves.meta(2), cfg, optim.flatten(torch_export.restore(saves, 2))
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_a_run_starts_from_what_was_imported(exported, stored, tmp_path):
     assert (saves.best(), saves.meta(2), saves.config(2)) == (2, *stored[:2])
     assert [path.name for path in tmp_path.iterdir()] == ["back"]
     cfg = dataclasses.replace(stored[1], init_from=str(tmp_path / "back"), seed=5)
-    params = train.initial(cfg)
+    params = train.initial(cfg, sharding.make_mesh(cfg.mesh))
     assert_same(params, stored[2])
 
 
