@@ -308,8 +308,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if len(value) != len(arguments):
             raise ConfigError(f"{key}: expected {len(arguments)} values, got {value!r}")
         return tuple(_convert(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
-    if hint is Any:
-        return value
+    if hint is Any:  # a rule's value; JSON has no tuples
+        return tuple(value) if isinstance(value, list) else value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

@@ -22,7 +22,7 @@ AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes that the rows of a batch are spread over
 
 
-def make_mesh(cfg: configs.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(cfg: configs.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
     """Return the mesh over all devices of all hosts, or over those given. Raises ConfigError where they do not fit."""
     devices = jax.devices() if devices is None else devices
     sizes = [cfg.data, cfg.fsdp, cfg.tensor]
@@ -97,14 +97,14 @@ def check_batch(rows: int, mesh: Mesh, key: str) -> None:
         raise ConfigError(f"{key} is {rows}; it must be a multiple of {parts} (mesh: {sizes})")
 
 
-def host_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+def host_rows(batch_size: int, mesh: Mesh) -> list[int]:
     """Return the positions in the global batch of the rows that lie on this host's devices, ascending.
 
     Hosts share rows where the `tensor` axis spans them. They need not be neighbours: on a TPU slice the devices are
     arranged by their links, not by their hosts.
     """
     slices = over_rows(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices if index is not None]))
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices if index is not None])).tolist()
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
@@ -118,7 +118,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_callback(
             (batch_size, *rows.shape[1:]),
             over_rows(mesh),
-            lambda index: rows[np.searchsorted(own, np.arange(batch_size)[index[0]])],
+            lambda index: rows[np.searchsorted(own, np.arange(batch_size)[index[:1]])],
         )
 
     return jax.tree.map(put, batch)

@@ -23,7 +23,7 @@ def cfg(tiny):
 @pytest.fixture(scope="module")
 def align(cfg):
     """The stage that trains what lies above cached states."""
-    return steps.build(cfg, "align", 4, sharding.make_mesh())
+    return steps.build(cfg, "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
         return total + 0.0 * steep(params["bridge"]["layer_0"]["image_gate"]), metrics
 
     monkeypatch.setattr(steps, "combine", combine)
-    plan = steps.build(cfg, "align", 4, sharding.make_mesh())
+    plan = steps.build(cfg, "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
     found = plan.first_bad(state_of(plan, params), batch())
     assert found == "gradient of bridge/layer_0/image_gate"
 
@@ -132,4 +132,4 @@ def test_cached_states_with_what_they_cannot_serve_are_refused(tiny, changes, sa
     with settings.unlocked():
         settings.stages.align.update(changes)
     with pytest.raises(ConfigError, match=says):
-        steps.build(config.parse(settings), "align", 4, sharding.make_mesh())
+        steps.build(config.parse(settings), "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))

@@ -182,7 +182,7 @@ def train(
     returns the fields of `types.Batch` for one row and may draw from the generator, but not keep it.
     Raises ConfigError when the groups do not divide the split.
     """
-    rows = range(stage.batch_size) if rows is None else [int(row) for row in rows]
+    rows = range(stage.batch_size) if rows is None else rows
     records = open_split(cfg.data, cfg.data.train_split) if records is None else records
     count, group = len(records), stage.group_examples
     if group < 1 or count % group or not count:
@@ -252,7 +252,7 @@ def batched(
 
     def made(position: int) -> Any:
         index, row = divmod(position, len(rows))
-        return make(min(index * batch_size + int(rows[row]), count - 1))
+        return make(min(index * batch_size + rows[row], count - 1))
 
     ds = grain.MapDataset.range(math.ceil(count / batch_size) * len(rows)).map(made)
     ds = ds.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(rows)))
