@@ -115,11 +115,11 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     def put(rows: np.ndarray) -> jax.Array:
         batch_size = len(rows) * parts // own_parts
         own = host_rows(batch_size, mesh)
-        return jax.make_array_from_callback(
-            (batch_size, *rows.shape[1:]),
-            over_rows(mesh),
-            lambda index: rows[np.searchsorted(own, np.arange(batch_size)[index[:1]])],
-        )
+
+        def part(index: Any) -> np.ndarray:
+            return rows[np.searchsorted(own, np.arange(batch_size)[index[0]])]
+
+        return jax.make_array_from_callback((batch_size, *rows.shape[1:]), over_rows(mesh), part)
 
     return jax.tree.map(put, batch)
 

@@ -56,7 +56,7 @@ def test_contrast_in_chunks_holds_few_scores(runs):
     """32,768 pairs over 8 devices. What a chunk of 1,024 columns needs more than one of 16 are its scores."""
     whole, some, few = (int(runs["contrast"][f"{columns}|bytes"]) for columns in (0, 1024, 16))
     assert some - few <= 64 * 2**20
-    assert whole > 10 * some
+    assert whole - some >= 2**30
 
 
 DEVICES = jax.devices("cpu") * 8  # what a mesh that does not work is refused for needs no device to run on
