@@ -53,7 +53,11 @@ def parameters(workdir, cfg, step):
 def logged(workdir):
     """Return (step, name) -> value of everything but the clock's."""
     entries = [
-        {(entry["step"], name): value for name, value in entry.items() if name not in OF_THE_CLOCK}
+        {
+            (entry["step"], name): value
+            for name, value in entry.items()
+            if name not in OF_THE_CLOCK and not name.startswith("goodput/")
+        }
         for entry in run_log.read(workdir / "metrics.jsonl")
     ]
     names = [key for entry in entries for key in entry if key[1] != "step"]

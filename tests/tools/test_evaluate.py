@@ -9,7 +9,8 @@ import pytest
 
 from bridge_jax import config, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import SCORE, Checkpoints, as_dict
+from bridge_jax.checkpoint import SCORE, Checkpoints
+from bridge_jax.config_json import as_dict
 from bridge_jax.evals.retrieval import Evaluator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,8 @@ def workdir(cfg, params, tmp_path_factory):
     opt_state = steps.build(cfg, "stabilise", 0, sharding.make_mesh()).init(0, params).opt_state
     saves = Checkpoints(folder)
     for step, rsum in ((2, 90.0), (4, 80.0)):
-        saves.save(step, "stabilise", params, opt_state, cfg, {"stage_index": 0.0, SCORE: rsum})
+        saves.save(step, "stabilise", params, opt_state, cfg)
+        saves.score(step, {"stage_index": 0.0, SCORE: rsum})
     saves.close()
     return folder
 
