@@ -32,6 +32,8 @@ from bridge_jax.outcome import StorageError
 from bridge_jax.types import Params
 
 FROZEN = "frozen"
+# What Orbax has to tell is told by errors of our own; its tracebacks and metadata warnings would only hide them.
+logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
 _ASIDE = ".orbax-checkpoint-tmp"  # what Orbax puts behind the name of what it is still writing
 SCORE = "unimodal_rsum"
 SCHEMA = 2
@@ -141,6 +143,16 @@ class Checkpoints:
         scored = sorted((step for step in quality if quality[step] > -math.inf), key=lambda s: (quality[s], s))
         return self._first_whole(scored[::-1]) if scored else self.latest()
 
+    def choose(self, name: str) -> int:
+        """Return the step that `best`, `latest` or a number stands for. Raises ConfigError naming what there is."""
+        found = self.best() if name == "best" else self.latest() if name == "latest" else None
+        if name.isdecimal() and int(name) in self.steps():
+            found = int(name)
+        if found is None:
+            there = ", ".join(["best", "latest", *map(str, self.steps())]) if self.steps() else "none at all"
+            raise ConfigError(f"no checkpoint {name!r} in {self.folder}; there is {there}")
+        return found
+
     def fault(self, step: int) -> str:
         """Return what is damaged in a checkpoint, or in the frozen parameters that belong to it; empty: it is whole."""
         self.wait()
@@ -200,8 +212,7 @@ class Checkpoints:
     def _start(self, folder: Path, **items: Any) -> None:
         self._saving = folder
         self._remove([folder])  # where it is there it is damaged, or the run would have gone on from it
-        with _quiet():
-            self._orbax.save(folder, args=ocp.args.Composite(**items))
+        self._orbax.save(folder, args=ocp.args.Composite(**items))
 
     def _hash(self) -> None:
         """Complete what Orbax has written aside; it renames it next. Called in its thread, on process 0 alone."""
@@ -252,23 +263,13 @@ class Checkpoints:
         except Exception as error:
             if folder is not None:
                 self._remove(self.folder.glob(f"{folder.name}{_ASIDE}*"))
-            text = " ".join(str(error).split())[:300] or type(error).__name__
+            text = " ".join(str(error).split())[:800] or type(error).__name__
             raise StorageError(f"{folder} could not be saved: {text}. Earlier checkpoints are whole") from error
 
     def _remove(self, folders: Iterable[Path]) -> None:
         if jax.process_index() == 0:
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _quality(folder: Path) -> float:

@@ -8,7 +8,6 @@ host and pid behind. A command that is refused before anything began (a wrong co
 import dataclasses
 import datetime
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -22,19 +21,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bridge_jax import manifest
+from bridge_jax import manifest, workdir_lock
 from bridge_jax.config import ConfigError
+from bridge_jax.workdir_lock import WorkdirBusyError
 
-FILE, LOCK = "outcome.json", "lock"
+FILE = "outcome.json"
 GO_ON = "start the same command again"
 
 
 class StorageError(RuntimeError):
     """What should be on disk is not, or could not be put there. The text names the path and says what to do."""
-
-
-class WorkdirBusyError(RuntimeError):
-    """Another run holds the workdir. The text says which."""
 
 
 class StoppedError(BaseException):
@@ -114,11 +110,6 @@ class Outcome:
         self._begun = self._ended = False
         self._writes, self._writing = True, threading.Lock()
 
-    def refuse_if_busy(self) -> None:
-        """Raise WorkdirBusyError where another run holds the workdir. Writes nothing."""
-        if self._lock is None and (self.folder / LOCK).exists():
-            _close(_flock(self.folder, os.O_RDONLY))
-
     def begin(self, *, writes: bool = True) -> None:
         """Take the workdir's lock and say that the run is going on. Raises WorkdirBusyError.
 
@@ -126,7 +117,7 @@ class Outcome:
         """
         self._writes = writes
         if writes:
-            self._take_lock()
+            self._lock = workdir_lock.take(self.folder)
             self._take_account()
         self._begun = True
         self.write()
@@ -176,7 +167,7 @@ class Outcome:
         self._ended = True
         try:
             if not self._begun:  # a signal or a fault before there was anything to begin with
-                self._take_lock()
+                self._lock = workdir_lock.take(self.folder)
                 self._take_account()
             self.write(cause, str(error) if error else "")
         except WorkdirBusyError:
@@ -192,21 +183,14 @@ class Outcome:
     ) -> None:
         self.end(error)
         if self._lock is not None:
-            self._lock = _close(self._lock)
+            os.close(self._lock)
+            self._lock = None
 
     def _book(self, what: str) -> str:
         now, before = time.monotonic(), self.doing
         self.secs[before] = self.secs.get(before, 0.0) + now - self._since
         self._since, self.doing = now, what
         return before
-
-    def _take_lock(self) -> None:
-        if self._lock is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _flock(self.folder, os.O_RDWR | os.O_CREAT)
-            holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": self._began})
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, holder.encode(), 0)
 
     def _take_account(self) -> None:
         """Go on with the account of the process before this one."""
@@ -232,25 +216,3 @@ class Outcome:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def _flock(folder: Path, flags: int) -> int:
-    """Return the descriptor of the locked lock file. Raises WorkdirBusyError saying who holds it."""
-    descriptor = os.open(folder / LOCK, flags, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        text = os.pread(descriptor, 1000, 0).decode(errors="replace")
-        os.close(descriptor)
-        who = "another process"
-        if text.endswith("}"):
-            holder = json.loads(text)
-            who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-        raise WorkdirBusyError(
-            f"--workdir {str(folder)!r} is in use by {who}: wait for it or end it, or give another --workdir"
-        ) from error
-    return descriptor
-
-
-def _close(descriptor: int) -> None:
-    os.close(descriptor)

@@ -12,7 +12,8 @@ would hold them up for as long as it takes. Here the C handler writes the signal
 
 After 3 nothing can be lost, so 4 and 5 may happen anywhere. Outside `busy` the main thread may do whatever leaves the
 state alone: compile, evaluate, wait for data. A second signal ends the process at once; since checkpoints are written
-aside and committed by a rename, that harms nothing either.
+aside and committed by a rename, that harms nothing either. What holds Python's interpreter lock in one long call of C
+holds up the watcher too; compiling, executing, decoding and reading files do not.
 """
 
 import faulthandler
@@ -81,15 +82,16 @@ class Stop:
             yield
             return
         self._secs = secs
-        with (self.outcome.folder / STACKS).open("a", encoding="utf-8") as self._stacks:
+        path = self.outcome.folder / STACKS
+        with path.open("a", encoding="utf-8") as self._stacks:
             self.alive()
             try:
                 yield
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 self._stacks = None
-        if not (path := self.outcome.folder / STACKS).stat().st_size:
-            path.unlink()
+                if not path.stat().st_size:
+                    path.unlink()
 
     def alive(self) -> None:
         """Tell the watchdog that a step, or a part of an evaluation, is done."""
@@ -117,11 +119,15 @@ class Stop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._wait_for_the_end()
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        signal.set_wakeup_fd(self._wakeup)
-        os.write(self._write, b"\0")  # ends the watcher, which closes the pipe
+        try:
+            self._wait_for_the_end()
+        finally:
+            for signum, handler in self._handlers.items():
+                signal.signal(signum, handler)
+            signal.set_wakeup_fd(self._wakeup)
+            os.write(self._write, b"\0")  # ends the watcher, which closes the pipe
+        if self._over is not None and error is not self._over:  # an import of C turns it into an ImportError
+            raise self._over
 
     def _wait_for_the_end(self) -> None:
         if self._asked and not self._raised:

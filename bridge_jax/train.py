@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from bridge_jax import lower_cache, optim, rules, sharding, terminal
+from bridge_jax import lower_cache, optim, rules, sharding, terminal, workdir_lock
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import SCORE, Checkpoints
 from bridge_jax.config import Config, ConfigError
@@ -28,10 +28,11 @@ from bridge_jax.config_json import differences
 from bridge_jax.data import pipeline, text
 from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.interop import hf_import
-from bridge_jax.outcome import Outcome, WorkdirBusyError
+from bridge_jax.outcome import Outcome
 from bridge_jax.run_log import RunLog
 from bridge_jax.stop import Stop
 from bridge_jax.types import Params
+from bridge_jax.workdir_lock import WorkdirBusyError
 
 # A run may go on under a config that differs in these: they change how long, where and how often, not what is computed.
 MAY_CHANGE = ("log_every_steps", "watchdog_secs", "checkpoint", "cache_dir", "data.workers", "data.threads",
@@ -48,7 +49,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     if stop is None:
         with Outcome(workdir) as outcome:
             return run(cfg, workdir, Stop(outcome))
-    stop.outcome.refuse_if_busy()
+    workdir_lock.refuse_if_taken(stop.outcome.folder)
     mesh = sharding.make_mesh()
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
     pipeline.open_split(cfg.data, cfg.data.train_split)

@@ -8,15 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import config, lower_cache, optim, run_log, train
+from bridge_jax import config, lower_cache, optim, train
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints, Meta
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline
+from tests.runs import assert_same, logged, parameters
 
 LAST = 12
-OF_THE_CLOCK = {"time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
-                "train/waiting_for_data"}  # fmt: skip
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 
 
@@ -43,26 +42,6 @@ def stop_at(monkeypatch, step, cfg):
 
     monkeypatch.setattr(pipeline, "train", named)
     monkeypatch.setattr(pipeline, "batches", batches)
-
-
-def parameters(workdir, cfg, step):
-    saves = Checkpoints(workdir, read_only=True)
-    return optim.flatten(saves.restore_params(step, jax.eval_shape(lambda: steps.init_params(cfg))))
-
-
-def logged(workdir):
-    """Return (step, name) -> value of everything but the clock's."""
-    entries = [
-        {
-            (entry["step"], name): value
-            for name, value in entry.items()
-            if name not in OF_THE_CLOCK and not name.startswith("goodput/")
-        }
-        for entry in run_log.read(workdir / "metrics.jsonl")
-    ]
-    names = [key for entry in entries for key in entry if key[1] != "step"]
-    assert len(names) == len(set(names)), "something was logged twice"
-    return {key: value for entry in entries for key, value in entry.items()}
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +83,8 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_was(whole, cfg, tmp_path, mo
             with pytest.raises(Stopped):
                 train.run(cfg, str(tmp_path))
     result = train.run(cfg, str(tmp_path))
-    expected = logged(whole[0])
-    assert logged(tmp_path).keys() == expected.keys()
-    different = {key for key, value in logged(tmp_path).items() if value != expected[key]}
-    assert not different
+    assert_same(tmp_path, whole[0])
     assert result == whole[1]
-    mine, theirs = parameters(tmp_path, cfg, LAST), parameters(whole[0], cfg, LAST)
-    for path, value in theirs.items():
-        np.testing.assert_array_equal(mine[path], value, err_msg=path)
 
 
 def test_a_finished_run_only_prints_its_table_again(whole, cfg, monkeypatch):

@@ -32,17 +32,6 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, i
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
 
 
-def choose(saves: Checkpoints, name: str) -> int:
-    """Return the step that `name` (best, latest or a number) stands for. Raises ConfigError naming what there is."""
-    found = saves.best() if name == "best" else saves.latest() if name == "latest" else None
-    if name.isdecimal() and int(name) in saves.steps():
-        found = int(name)
-    if found is None:
-        there = ", ".join(["best", "latest", *map(str, saves.steps())]) if saves.steps() else "none at all"
-        raise ConfigError(f"--checkpoint: no {name!r} in {saves.folder}; there is {there}")
-    return found
-
-
 def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data: str) -> tuple[dict[str, float], dict]:
     """Return the metrics of `split` and what they are of, as JSON can hold it. `data` replaces keys of config.data."""
     meta, cfg = saves.meta(step), saves.config(step)
@@ -70,7 +59,7 @@ def main(argv: list[str]) -> None:
     started = time.monotonic()
     data = {"data_dir": _DATA_DIR.value, "vocabulary": _VOCABULARY.value}
     saves = Checkpoints(workdir, read_only=True)
-    step = choose(saves, _CHECKPOINT.value)
+    step = saves.choose(_CHECKPOINT.value)
     given = {name: value for name, value in data.items() if value}
     metrics, record = evaluate(saves, step, split, rerank=_RERANK.value, **given)
     terminal.recall_table(metrics, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)

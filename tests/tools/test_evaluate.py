@@ -70,7 +70,7 @@ def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):
     [
         (["--workdir=/no/run", "--split=val"], "'/no/run/checkpoints' is not there"),
         (["--split=vall"], "data set 'shapes' has no split 'vall'; nearest: 'val'"),
-        (["--split=val", "--checkpoint=3"], "--checkpoint: no '3' in "),
+        (["--split=val", "--checkpoint=3"], "no checkpoint '3' in "),
         (["--split=val", "--checkpoint=newest"], "there is best, latest, 2, 4"),
         (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/1.0.0; run python -m"),
         (["--split=val", "--vocabulary=/no/vocab.txt"], "no file /no/vocab.txt"),

@@ -1,0 +1,63 @@
+"""bridge_jax.main, watched: the file of DRILL_LOG gets a line for every phase it enters and every batch it draws.
+
+The program is what users run; it is only listened to, and with DRILL_STALL=data or =save its third batch or the hashing
+of every checkpoint hangs, as on a file system that does not answer.
+"""
+
+import os
+import threading
+
+from bridge_jax import command_line, main, manifest
+from bridge_jax.outcome import Outcome
+
+LOG = open(os.environ["DRILL_LOG"], "a", encoding="utf-8", buffering=1)  # noqa: SIM115, it lasts as long as the program
+STALL = os.environ.get("DRILL_STALL", "")
+real_book, real_begin, real_write = Outcome._book, Outcome.begin, manifest.write
+
+
+def book(self, what):
+    if what != self.doing:
+        print(what, file=LOG)
+    return real_book(self, what)
+
+
+def begin(self, **keywords):
+    watch_batches()
+    print("begun", file=LOG)
+    return real_begin(self, **keywords)
+
+
+def write(folder):
+    if STALL == "save":
+        print("stalled", file=LOG)
+        threading.Event().wait()
+    return real_write(folder)
+
+
+def watch_batches():
+    from bridge_jax.data import pipeline
+
+    real_train, real_batches, stage = pipeline.train, pipeline.batches, []
+
+    def train(*arguments, **keywords):
+        stage[:] = [keywords["seed_stream"]]
+        return real_train(*arguments, **keywords)
+
+    def batches(ds, start_step, data):
+        iterator = real_batches(ds, start_step, data)
+        try:
+            for step, batch in enumerate(iterator, start_step):
+                if STALL == "data" and step == 3:
+                    print("stalled", file=LOG)
+                    threading.Event().wait()
+                print("batch", stage[0], step, *batch.image_ids, file=LOG)
+                yield batch
+        finally:
+            iterator.close()
+
+    pipeline.train, pipeline.batches = train, batches
+
+
+Outcome._book, Outcome.begin, manifest.write = book, begin, write
+print("import", file=LOG)
+command_line.run(main.main)
