@@ -12,6 +12,7 @@ newest `keep_last` are kept, and the best.
 
 import contextlib
 import dataclasses
+import logging as standard_logging
 import math
 import shutil
 import threading
@@ -34,6 +35,7 @@ from bridge_jax.types import Params
 FROZEN = "frozen"
 # What Orbax has to tell is told by errors of our own; its tracebacks and metadata warnings would only hide them.
 logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
+standard_logging.getLogger("asyncio").setLevel("CRITICAL")  # its event loops have no other user here
 _ASIDE = ".orbax-checkpoint-tmp"  # what Orbax puts behind the name of what it is still writing
 SCORE = "unimodal_rsum"
 SCHEMA = 2
@@ -126,7 +128,6 @@ class Checkpoints:
             raise StorageError(f"checkpoint {self.folder}/{step}: {error}") from error
 
     def steps(self) -> list[int]:
-        """Return the steps of all committed checkpoints, whole or damaged."""
         return manifest.committed(self.folder)
 
     def latest(self) -> int | None:
@@ -197,8 +198,7 @@ class Checkpoints:
 
     def restore_opt_state(self, step: int, like: Any) -> Any:
         """Return the optimizer's state, placed as `like` is."""
-        self.meta(step)
-        folder = self.folder / str(step)
+        folder = self.folder / str(self.meta(step).step)
         _check_fit(folder / "opt_state", self._stored(folder, "opt_state"), like)
         return self._restore(folder, "opt_state", like)
 

@@ -164,6 +164,8 @@ def idiom_violations(path, source):
             read = node.args[0]
         if read is not None and re.search(r"\b(cfg|config)(\b|_)|_(cfg|config)\b", ast.unparse(read)):
             found.append(f"{path}:{node.lineno}: {ast.unparse(node)} hides a missing key; index the config")
+        if ast.unparse(node.func) == "np.load" and not any(word.arg == "allow_pickle" for word in node.keywords):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}: say allow_pickle=False")
         if any(word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords):
             found.append(f"{path}:{node.lineno}: {ast.unparse(node)} runs what a file says")
     return found
@@ -271,6 +273,8 @@ def test_the_floor_check_catches(path, source, caught):
         (idiom_violations, "x = cfg.losses.get('itc', 1)", "hides"),
         (idiom_violations, "getattr(config.vision, 'depth', 12)", "hides"),
         (idiom_violations, "np.load(f, allow_pickle=True)", "runs what a file says"),
+        (idiom_violations, "np.load(f)", "say allow_pickle=False"),
+        (idiom_violations, "np.load(f, allow_pickle=False)", None),
         (idiom_violations, "table.get('a', 1), getattr(config, 'x'), config['x']", None),
         (length_violations, "\n" * 301, "301 lines"),
         (length_violations, "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),

@@ -1,10 +1,12 @@
 """bridge_jax.main, watched: the file of DRILL_LOG gets a line for every phase it enters and every batch it draws.
 
-The program is what users run; it is only listened to, and with DRILL_STALL=data or =save its third batch or the hashing
-of every checkpoint hangs, as on a file system that does not answer.
+The program is what users run; it is only listened to. With DRILL_STALL=data or =save the batch of a stage's step 3 or
+the hashing of every checkpoint hangs, as on a file system that does not answer; with =pickle Python reports everything
+that is unpickled.
 """
 
 import os
+import sys
 import threading
 
 from bridge_jax import command_line, main, manifest
@@ -34,6 +36,12 @@ def write(folder):
     return real_write(folder)
 
 
+def audit(event, arguments):
+    """Python itself tells of every class that is unpickled, by whomever."""
+    if event == "pickle.find_class":
+        print("unpickled", *arguments, file=LOG)
+
+
 def watch_batches():
     from bridge_jax.data import pipeline
 
@@ -59,5 +67,7 @@ def watch_batches():
 
 
 Outcome._book, Outcome.begin, manifest.write = book, begin, write
+if STALL == "pickle":
+    sys.addaudithook(audit)
 print("import", file=LOG)
 command_line.run(main.main)

@@ -17,7 +17,7 @@ CHANGED = {"stage_order": "('stabilise','align')", "stages.align.losses": "('itc
 class Run:
     """One process of a run. Its log is new; workdir and caches outlast it."""
 
-    def __init__(self, flags: list[str], workdir: Path, programs: Path, stall: str = ""):
+    def __init__(self, flags: list[str], workdir: Path, programs: Path, stall: str = "", before: tuple[str, ...] = ()):
         workdir.mkdir(exist_ok=True)
         self.workdir, number = workdir, len(list(workdir.parent.glob(f"{workdir.name}.*.log")))
         self.log = workdir.with_name(f"{workdir.name}.{number:03}.log")
@@ -30,7 +30,7 @@ class Run:
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(programs), "DRILL_LOG": str(self.log), "DRILL_STALL": stall,
         }  # fmt: skip
-        command = [sys.executable, str(Path(__file__).with_name("child.py")), *flags, f"--workdir={workdir}"]
+        command = [*before, sys.executable, str(Path(__file__).with_name("child.py")), *flags, f"--workdir={workdir}"]
         command.append(f"--config.cache_dir={cache}")
         environment["PYTHONPATH"] = str(ROOT)
         with self.said.open("w") as said:
@@ -63,9 +63,10 @@ class Run:
 
 @pytest.fixture(scope="session")
 def start(tiny_flags, tmp_path_factory) -> Callable[..., Run]:
-    """Start a process of the run: start(workdir). Programs are compiled once and read by all.
+    """Start a process of the run: start(workdir), behind the words of `before` if given.
 
-    A process killed while it writes a program into JAX's cache leaves half of it there, so the suite's own is copied.
+    Programs are compiled once and read by all. A process killed while it writes one into JAX's cache leaves half of it
+    there, so the suite's own is copied.
     """
     flags = [flag for flag in tiny_flags if flag.split("=")[0].removeprefix("--config.") not in (*CHANGED, "cache_dir")]
     flags += [f"--config.{key}={value}" for key, value in CHANGED.items()]
@@ -73,7 +74,7 @@ def start(tiny_flags, tmp_path_factory) -> Callable[..., Run]:
     folder = tmp_path_factory.mktemp("programs")
     assert Run(flags, folder / "first", suite).end() == 0
     shutil.copytree(suite, folder / "copy")
-    return lambda workdir, stall="": Run(flags, workdir, folder / "copy", stall)
+    return lambda workdir, stall="", before=(): Run(flags, workdir, folder / "copy", stall, before)
 
 
 @pytest.fixture(scope="session")
