@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import logging as standard_logging
 import math
-import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -227,7 +226,7 @@ class Checkpoints:
         best = max(reversed(kept), key=_quality, default=None)  # without scores the newest, which is kept anyway
         gone = [folder for folder in kept[: -self._keep_last] if folder != best]
         gone += [] if self.steps() else [self.folder / FROZEN]  # of a run that was killed before its first checkpoint
-        self._remove([*gone, *self.folder.glob(f"*{_ASIDE}*")])
+        self._remove([*gone, *self.folder.glob(f"*{_ASIDE}*"), *self.folder.glob(f"*{manifest.REMOVED}")])
 
     def _first_whole(self, steps: list[int]) -> int | None:
         faults = []
@@ -269,7 +268,7 @@ class Checkpoints:
     def _remove(self, folders: Iterable[Path]) -> None:
         if jax.process_index() == 0:
             for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+                manifest.remove(folder)
 
 
 def _quality(folder: Path) -> float:

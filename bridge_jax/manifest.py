@@ -8,6 +8,7 @@ scores of a checkpoint come after it and are kept in the manifest too, which car
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 FILE = "manifest.json"
 # Orbax writes these two between our manifest and its rename; they tell the time, and reading does without them.
 _LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
+REMOVED = ".removed"  # stands behind the name of a folder that is being removed
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds a folder a step
 
 
@@ -76,6 +78,15 @@ def fault(folder: Path) -> str:
 def score(folder: Path, scores: Mapping[str, float]) -> None:
     """Put scores into the manifest of a folder. Raises ValueError where it has no good one."""
     _write(folder, read(folder)["files"], dict(scores))
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder so that a kill at any moment leaves all of it under its name, or nothing."""
+    aside = folder.with_name(folder.name.removesuffix(REMOVED) + REMOVED)
+    if folder.exists() and folder != aside:
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def replace(path: Path, record: Mapping[str, Any]) -> None:

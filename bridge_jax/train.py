@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from bridge_jax import lower_cache, optim, rules, sharding, terminal, workdir_lock
+from bridge_jax import bad_step, lower_cache, optim, rules, sharding, terminal, workdir_lock
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import SCORE, Checkpoints
 from bridge_jax.config import Config, ConfigError
@@ -245,11 +245,8 @@ class _Stage:
         meter.advance(step, float(metrics["loss"]))
         self.stop.alive()
         if not metrics.pop("healthy"):
-            raise FloatingPointError(
-                f"step {step} of stage {self.name!r}: the first number that is not finite is in "
-                f"{self.plan.first_bad(state, batch)} (loss {float(metrics['loss'])}, gradient norm "
-                f"{float(metrics['grad_norm'])}); the step was not applied. Lower the learning rate or look at the data"
-            )
+            first_bad, workdir = self.plan.first_bad(state, batch), self.stop.outcome.folder
+            raise bad_step.keep(workdir, self.cfg, self.name, step, state, batch, first_bad, metrics)
         if step % self.cfg.log_every_steps == 0:
             self.log.write(step, {f"train/{name}": value for name, value in metrics.items()} | meter.rates())
 

@@ -34,6 +34,7 @@ GROUPS = {
     "run_log": (2, ["bridge_jax/run_log.py"]),
     "step": (3, ["bridge_jax/step.py"]),
     "lower_cache": (3, ["bridge_jax/lower_cache.py"]),
+    "bad_step": (4, ["bridge_jax/bad_step.py"]),
     "evals": (4, ["bridge_jax/evals/*.py"]),
     "analysis": (4, ["bridge_jax/analysis/*.py"]),
     "planner": (4, ["bridge_jax/planner.py"]),

@@ -1,5 +1,6 @@
 """The command line as a user meets it: a fault is one line on stderr and exit code 2, and nothing is touched."""
 
+import json
 import re
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def test_a_bad_number_is_exit_code_3_and_names_step_and_tensor(tiny_flags, tmp_p
     assert done.stderr.startswith("error: step ")
     assert "of stage 'stabilise': the first number that is not finite is in " in done.stderr
     assert done.stderr.count("\n") == 1
+    (left,) = tmp_path.glob("bad_step_*")
+    again = [sys.executable, "-m", "tools.replay", f"--folder={left}"]
+    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    report = json.loads((left / "report.json").read_text())
+    assert done.returncode == 3
+    assert done.stdout.startswith(f"step {report['step']} of stage 'stabilise', image ids {report['image_ids'][0]} ")
+    assert f"is in {report['first_bad']}; it was in {report['first_bad']}" in done.stderr
 
 
 def test_dry_run_shows_parameters_batches_and_costs(tiny_flags, tiny):

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import config, lower_cache, optim, train
+from bridge_jax import bad_step, config, lower_cache, optim, train
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints, Meta
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline
 from tests.runs import assert_same, logged, parameters
+from tools import replay
 
 LAST = 12
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
@@ -156,6 +157,17 @@ def test_a_bad_number_stops_the_run_and_is_never_saved(cfg, tmp_path, monkeypatc
     saves = Checkpoints(tmp_path, read_only=True)
     assert saves.latest() == 6
     assert all(np.isfinite(value).all() for value in parameters(tmp_path, cfg, 6).values())
+    assert json.loads((tmp_path / "outcome.json").read_text())["cause"] == "bad_numbers"
+
+    left = tmp_path / "bad_step_7"
+    report, batch = bad_step.read(left)[1:]
+    assert report["first_bad"] == "output unimodal_text"
+    assert report["image_ids"] == batch.image_ids.tolist()
+    assert np.isnan(batch.lower_text).all()
+    assert replay.replay(left) == "output unimodal_text"
+    arrays = {name: value for name, value in vars(batch).items() if value is not None}
+    np.savez(left / "batch.npz", **arrays | {"lower_text": np.zeros_like(batch.lower_text)})
+    assert replay.replay(left) == ""
 
 
 def test_another_config_is_refused_and_nothing_is_overwritten(whole, cfg):

@@ -60,7 +60,7 @@ def prune(saves: Checkpoints, keep_last: int) -> None:
     best = saves.best()  # raises where none is whole
     for step in saves.steps():
         if step not in whole[-keep_last:] and step != best:
-            shutil.rmtree(saves.folder / str(step))
+            manifest.remove(saves.folder / str(step))
             print(f"{step}: removed")
 
 
