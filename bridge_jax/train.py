@@ -10,6 +10,7 @@ What changes the state or reads it once more is done inside `stop.busy`; everyth
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ class _Stage:
                         pending = self._read(pending, state, meter)  # a bad number is never scored or saved
                         with meter.paused():
                             self._save(now, state)
-                        stop.keep(self.saves.wait)
+                        self._keep(self.saves.wait)
                 if due and not (now == saved and self.saves.scores(now)):
                     with meter.paused(), self.spending("evaluate"):
                         self._evaluate(state.params, now, bar)
@@ -163,7 +164,7 @@ class _Stage:
                     self._read(pending, state, meter)
                     pending = (now + 1, batch, metrics)
                     stop.outcome.step = now + 1
-                    stop.keep(partial(self._save_and_wait, now + 1, state, pending, meter))
+                    self._keep(partial(self._save_and_wait, now + 1, state, pending, meter))
         return state.params
 
     def _state(self, params: Params, step: int, start: int) -> steps.TrainState:
@@ -189,6 +190,10 @@ class _Stage:
             self.saves.save(step, self.name, state.params, state.opt_state, self.cfg, fused_trained=trained)
             self.log.write(step, self.stop.outcome.shares())
             self.stop.outcome.write()
+
+    def _keep(self, unsaved: Callable[[], None]) -> None:
+        if jax.process_count() == 1:  # hosts notice a signal at different steps, and would wait for each other for ever
+            self.stop.keep(unsaved)
 
     def _save_and_wait(self, step: int, state: steps.TrainState, pending: Any, meter: terminal.Meter) -> None:
         self._read(pending, state, meter)
