@@ -13,7 +13,8 @@ would hold them up for as long as it takes. Here the C handler writes the signal
 After 3 nothing can be lost, so 4 and 5 may happen anywhere. Outside `busy` the main thread may do whatever leaves the
 state alone: compile, evaluate, wait for data. A second signal ends the process at once; since checkpoints are written
 aside and committed by a rename, that harms nothing either. What holds Python's interpreter lock in one long call of C
-holds up the watcher too; compiling, executing, decoding and reading files do not.
+holds up the watcher too; compiling, executing, decoding and reading files do not. Before `Stop` is entered, while
+Python starts and the config is read, there is nothing to lose and signals do what they always do.
 """
 
 import faulthandler

@@ -98,10 +98,11 @@ def test_every_second_is_booked_once_and_to_what_is_innermost(tmp_path):
                 time.sleep(0.2)
             time.sleep(0.1)
         run.begin()
-    elapsed, secs = time.monotonic() - began, record(tmp_path)["secs"]
-    assert secs["train"] == pytest.approx(0.2, abs=0.05)
-    assert secs["save"] == pytest.approx(0.2, abs=0.05)
-    assert sum(secs.values()) == pytest.approx(elapsed, abs=0.05)
+        elapsed = time.monotonic() - began
+        shares = run.shares()
+    assert shares["goodput/train_secs"] >= 0.2
+    assert shares["goodput/save_secs"] >= 0.2
+    assert sum(shares.values()) == pytest.approx(elapsed, abs=0.01)
 
 
 def test_the_account_goes_on_over_restarts_and_knows_what_a_kill_cost(tmp_path):
@@ -117,9 +118,8 @@ def test_the_account_goes_on_over_restarts_and_knows_what_a_kill_cost(tmp_path):
         run.begin()
         found = record(tmp_path)
     assert (found["starts"], found["step"]) == (2, 5)
-    assert found["secs"]["train"] == pytest.approx(0.3, abs=0.1)
-    assert found["secs"]["lost"] == pytest.approx(0.4, abs=0.1)
-    assert found["secs"]["down"] == pytest.approx(0.5, abs=0.2)
+    for name, least in (("train", 0.3), ("lost", 0.4), ("down", 0.5)):
+        assert least - 0.01 <= found["secs"][name] < least + 2
     assert run.shares().keys() == {f"goodput/{name}_secs" for name in ("start", "train", "lost", "down")}
 
 

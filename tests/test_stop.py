@@ -103,7 +103,7 @@ def outcome(folder):
 def test_a_program_that_waits_is_stopped_at_once(start, tmp_path, signum, code):
     process = start("blocked")
     process.send_signal(signum)
-    found, errors = ends(process, 2)
+    found, errors = ends(process, 10)
     assert found == code
     assert errors.endswith(f"error: stopped by {signum.name}; nothing is lost, the same command goes on\n")
     assert outcome(tmp_path) == ("stopped", code)
@@ -113,7 +113,7 @@ def test_what_changes_the_state_is_let_finish_and_then_saved(start, tmp_path):
     process = start("busy")
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    assert ends(process, 2)[0] == 143
+    assert ends(process, 10)[0] == 143
     assert int((tmp_path / "saved").read_text()) == json.loads((tmp_path / "outcome.json").read_text())["step"] > 1
 
 
@@ -122,7 +122,7 @@ def test_a_second_signal_ends_at_once(start, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.stderr.readline() == "SIGTERM: stopping; once more ends at once\n"
     process.send_signal(signal.SIGTERM)
-    code, errors = ends(process, 1)
+    code, errors = ends(process, 3)
     assert (code, errors.count("\n")) == (6, 1)
     assert "ended at once by a second signal" in errors
     assert outcome(tmp_path) == ("abandoned", 6)
@@ -131,7 +131,7 @@ def test_a_second_signal_ends_at_once(start, tmp_path):
 def test_a_save_that_fails_is_what_ended_the_run(start, tmp_path):
     process = start("failing_to_save")
     process.send_signal(signal.SIGTERM)
-    code, errors = ends(process, 2)
+    code, errors = ends(process, 10)
     assert code == 5
     assert "No space left on device" in errors
     assert outcome(tmp_path) == ("storage", 5)
@@ -141,7 +141,7 @@ def test_a_save_that_fails_is_what_ended_the_run(start, tmp_path):
 def test_a_main_thread_that_does_not_end_is_ended(start, tmp_path, body):
     process = start(body)
     process.send_signal(signal.SIGTERM)
-    code, errors = ends(process, 5)
+    code, errors = ends(process, 15)
     assert code == 143
     assert "nothing is lost" in errors
     assert outcome(tmp_path) == ("stopped", 143)
@@ -159,17 +159,17 @@ def test_afterwards_signals_do_what_they_did(tmp_path):
 def test_the_watchdog_shows_where_every_thread_hangs(tmp_path):
     stop = Stop(Outcome(tmp_path))
     with stop.watchdog(0.2):
-        time.sleep(0.5)
+        time.sleep(1)
     stacks = (tmp_path / "stacks.txt").read_text()
     assert "test_the_watchdog_shows_where_every_thread_hangs" in stacks
-    assert stacks.count("Timeout (0:00:00.2") == 2
+    assert stacks.count("Timeout (0:00:00.2") >= 2
 
 
 def test_a_watchdog_that_is_fed_says_nothing_and_leaves_nothing(tmp_path):
     stop = Stop(Outcome(tmp_path))
-    with stop.watchdog(0.3):
-        for _ in range(10):
-            stop.watched(lambda *_: time.sleep(0.05))("pictures", 1, 2)
+    with stop.watchdog(1):
+        for _ in range(15):
+            stop.watched(lambda *_: time.sleep(0.1))("pictures", 1, 2)
     with stop.watchdog(0):
         stop.alive()
     assert list(tmp_path.iterdir()) == []

@@ -11,10 +11,17 @@ import threading
 
 from bridge_jax import command_line, main, manifest
 from bridge_jax.outcome import Outcome
+from bridge_jax.stop import Stop
 
 LOG = open(os.environ["DRILL_LOG"], "a", encoding="utf-8", buffering=1)  # noqa: SIM115, it lasts as long as the program
 STALL = os.environ.get("DRILL_STALL", "")
-real_book, real_begin, real_write = Outcome._book, Outcome.begin, manifest.write
+real_enter, real_book, real_begin, real_write = Stop.__enter__, Outcome._book, Outcome.begin, manifest.write
+
+
+def enter(self):
+    found = real_enter(self)
+    print("import", file=LOG)
+    return found
 
 
 def book(self, what):
@@ -66,8 +73,7 @@ def watch_batches():
     pipeline.train, pipeline.batches = train, batches
 
 
-Outcome._book, Outcome.begin, manifest.write = book, begin, write
+Stop.__enter__, Outcome._book, Outcome.begin, manifest.write = enter, book, begin, write
 if STALL == "pickle":
     sys.addaudithook(audit)
-print("import", file=LOG)
 command_line.run(main.main)
