@@ -1,4 +1,6 @@
-"""What every command of the project does alike: a fault that the user can mend is one line on stderr and exit code 2.
+"""What every command of the project does alike: a fault is one line on stderr and the exit code of its cause.
+
+Only a fault of the program itself shows a traceback. The causes are in `outcome.py`.
 
 CONFIG = command_line.define_config()
 
@@ -15,10 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bridge_jax import config as configs
-
-FAILED = 1  # exit code where a number went bad
-USER_ERROR = 2  # where the user can mend it: flags, config, data, files
-INTERRUPTED = 130  # what shells give to a program ended by Ctrl-C
+from bridge_jax import outcome
 
 
 def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
@@ -31,12 +30,13 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
                 word = argv[1 + positional]
                 raise configs.ConfigError(f"unexpected argument {word!r}: flags look like --config.seed=1")
             main(argv)
-        except configs.ConfigError as error:
-            fail(str(error), USER_ERROR)
-        except FloatingPointError as error:
-            fail(str(error), FAILED)
         except KeyboardInterrupt:
-            fail("interrupted; the same command goes on from the last checkpoint, if it makes any", INTERRUPTED)
+            fail("interrupted; the same command goes on from the last checkpoint, if it makes any", outcome.INTERRUPTED)
+        except BaseException as error:
+            cause = outcome.cause_of(error)
+            if cause is outcome.INTERNAL:  # SystemExit too
+                raise
+            fail(" ".join(str(error).split()), cause)
 
     app.run(guarded, flags_parser=parse_flags)
 
@@ -68,11 +68,11 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except OSError as error:
-        fail(f"--config: {_one_line(error)}", USER_ERROR)
+        fail(f"--config: {_one_line(error)}", outcome.USER)
     except (AttributeError, KeyError) as error:
-        fail(f"--config: not found: {_one_line(error)}", USER_ERROR)
+        fail(f"--config: not found: {_one_line(error)}", outcome.USER)
     except (flags.Error, TypeError, ValueError) as error:
-        fail(_one_line(error), USER_ERROR)
+        fail(_one_line(error), outcome.USER)
 
 
 def _one_line(error: object) -> str:
@@ -82,7 +82,7 @@ def _one_line(error: object) -> str:
     return " ".join(str(text).split()).rpartition("[Errno 2] ")[2]
 
 
-def fail(message: str, code: int) -> NoReturn:
+def fail(message: str, cause: outcome.Cause) -> NoReturn:
     """Print one line and exit."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(cause.exit_code)

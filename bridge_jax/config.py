@@ -185,6 +185,7 @@ class Config:
     evals: Evals
     checkpoint: Checkpoint
     log_every_steps: int
+    watchdog_secs: float  # no step for so long: every thread's stack goes to WORKDIR/stacks.txt; 0: off
     cache_dir: str  # where cached lower states live; keyed by weights and preprocessing, so runs may share it
     init_from: str  # a checkpoint folder whose parameters this run starts from; empty: none
 

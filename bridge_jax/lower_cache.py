@@ -104,9 +104,9 @@ def open_or_fill(
         captions.append(first + np.array(pipeline.drawn_captions(record, stage.caption_kinds)))
         first += len(record["captions"])
     return LowerCache(
-        image=np.load(folder / IMAGE, mmap_mode="r"),
-        text=np.load(folder / TEXT, mmap_mode="r"),
-        text_mask=np.load(folder / MASK),
+        image=np.load(folder / IMAGE, mmap_mode="r", allow_pickle=False),
+        text=np.load(folder / TEXT, mmap_mode="r", allow_pickle=False),
+        text_mask=np.load(folder / MASK, allow_pickle=False),
         captions=captions,
         image_ids=np.array(image_ids, np.int32),
     )

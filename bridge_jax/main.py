@@ -4,6 +4,8 @@ from absl import flags
 
 from bridge_jax import command_line
 from bridge_jax.config import ConfigError
+from bridge_jax.outcome import Outcome
+from bridge_jax.stop import Stop
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; a run found there is gone on with.")
@@ -18,9 +20,10 @@ def main(argv: list[str]) -> None:
 
         dry_run.report(cfg)
     elif _WORKDIR.value:
-        from bridge_jax import train
+        with Outcome(_WORKDIR.value) as outcome, Stop(outcome) as stop:  # before the import, which takes seconds
+            from bridge_jax import train
 
-        train.run(cfg, _WORKDIR.value)
+            train.run(cfg, _WORKDIR.value, stop)
     else:
         raise ConfigError("--workdir is missing: give the folder for checkpoints and logs")
 

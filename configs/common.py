@@ -159,6 +159,7 @@ def base() -> ml_collections.ConfigDict:
     )
     config.checkpoint = dict(every_steps=1000, keep_last=2)
     config.log_every_steps = 50
+    config.watchdog_secs = 1800.0
     config.cache_dir = "data/cache"
     config.init_from = ""
     return config

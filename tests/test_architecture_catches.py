@@ -45,6 +45,8 @@ def test_the_floor_check_catches(path, source, caught):
         (idiom_violations, "x = cfg.losses.get('itc', 1)", "hides"),
         (idiom_violations, "getattr(config.vision, 'depth', 12)", "hides"),
         (idiom_violations, "np.load(f, allow_pickle=True)", "runs what a file says"),
+        (idiom_violations, "np.load(f)", "say allow_pickle=False"),
+        (idiom_violations, "np.load(f, allow_pickle=False)", None),
         (idiom_violations, "table.get('a', 1), getattr(config, 'x'), config['x']", None),
         (length_violations, "\n" * 301, "301 lines"),
         (length_violations, "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),

@@ -1,5 +1,6 @@
 """The command line as a user meets it: a fault is one line on stderr and exit code 2, and nothing is touched."""
 
+import json
 import re
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_a_workdir_of_another_config_is_refused(tiny, tiny_flags, tmp_path):
     params = steps.init_params(cfg)
     plan = steps.build(cfg, "stabilise", 0, sharding.make_mesh(cfg.mesh))
     saves = Checkpoints(tmp_path)
-    saves.save(2, "stabilise", params, plan.init(2, params).opt_state, cfg, {})
+    saves.save(2, "stabilise", params, plan.init(2, params).opt_state, cfg)
     saves.close()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = run(*tiny_flags, "--config.seed=1", f"--workdir={tmp_path}")
@@ -88,13 +89,20 @@ def test_a_workdir_of_another_config_is_refused(tiny, tiny_flags, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_bad_number_is_exit_code_1_and_names_step_and_tensor(tiny_flags, tmp_path):
+def test_a_bad_number_is_exit_code_3_and_names_step_and_tensor(tiny_flags, tmp_path):
     rates = ["--config.stages.stabilise.learning_rate=1e38", "--config.evals.retrieval.every_steps=1000"]
     done = run(*tiny_flags, *rates, f"--workdir={tmp_path}")
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 3, done.stderr
     assert done.stderr.startswith("error: step ")
     assert "of stage 'stabilise': the first number that is not finite is in " in done.stderr
     assert done.stderr.count("\n") == 1
+    (left,) = tmp_path.glob("bad_step_*")
+    again = [sys.executable, "-m", "tools.replay", f"--folder={left}"]
+    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    report = json.loads((left / "report.json").read_text())
+    assert done.returncode == 3
+    assert done.stdout.startswith(f"step {report['step']} of stage 'stabilise', image ids {report['image_ids'][0]} ")
+    assert f"is in {report['first_bad']}; it was in {report['first_bad']}" in done.stderr
 
 
 def test_dry_run_shows_parameters_batches_and_costs(tiny_flags, tiny):

@@ -8,15 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import config, lower_cache, optim, run_log, sharding, train
+from bridge_jax import bad_step, config, lower_cache, optim, sharding, train
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints, Meta
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline
+from tests.runs import assert_same, logged, parameters
+from tools import replay
 
 LAST = 12
-OF_THE_CLOCK = {"time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
-                "train/waiting_for_data"}  # fmt: skip
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 
 
@@ -43,22 +44,6 @@ def stop_at(monkeypatch, step, cfg):
 
     monkeypatch.setattr(pipeline, "train", named)
     monkeypatch.setattr(pipeline, "batches", batches)
-
-
-def parameters(workdir, cfg, step):
-    saves = Checkpoints(workdir, read_only=True)
-    return optim.flatten(saves.restore_params(step, jax.eval_shape(lambda: steps.init_params(cfg))))
-
-
-def logged(workdir):
-    """Return (step, name) -> value of everything but the clock's."""
-    entries = [
-        {(entry["step"], name): value for name, value in entry.items() if name not in OF_THE_CLOCK}
-        for entry in run_log.read(workdir / "metrics.jsonl")
-    ]
-    names = [key for entry in entries for key in entry if key[1] != "step"]
-    assert len(names) == len(set(names)), "something was logged twice"
-    return {key: value for entry in entries for key, value in entry.items()}
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +85,8 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_was(whole, cfg, tmp_path, mo
             with pytest.raises(Stopped):
                 train.run(cfg, str(tmp_path))
     result = train.run(cfg, str(tmp_path))
-    expected = logged(whole[0])
-    assert logged(tmp_path).keys() == expected.keys()
-    different = {key for key, value in logged(tmp_path).items() if value != expected[key]}
-    assert not different
+    assert_same(tmp_path, whole[0])
     assert result == whole[1]
-    mine, theirs = parameters(tmp_path, cfg, LAST), parameters(whole[0], cfg, LAST)
-    for path, value in theirs.items():
-        np.testing.assert_array_equal(mine[path], value, err_msg=path)
 
 
 def test_a_finished_run_only_prints_its_table_again(whole, cfg, monkeypatch):
@@ -179,6 +158,17 @@ def test_a_bad_number_stops_the_run_and_is_never_saved(cfg, tmp_path, monkeypatc
     saves = Checkpoints(tmp_path, read_only=True)
     assert saves.latest() == 6
     assert all(np.isfinite(value).all() for value in parameters(tmp_path, cfg, 6).values())
+    assert json.loads((tmp_path / "outcome.json").read_text())["cause"] == "bad_numbers"
+
+    left = tmp_path / "bad_step_7"
+    report, batch = bad_step.read(left)[1:]
+    assert report["first_bad"] == "output unimodal_text"
+    assert report["image_ids"] == batch.image_ids.tolist()
+    assert np.isnan(batch.lower_text).all()
+    assert replay.replay(left) == "output unimodal_text"
+    arrays = {name: value for name, value in vars(batch).items() if value is not None}
+    np.savez(left / "batch.npz", **arrays | {"lower_text": np.zeros_like(batch.lower_text)})
+    assert replay.replay(left) == ""
 
 
 def test_another_config_is_refused_and_nothing_is_overwritten(whole, cfg):

@@ -4,7 +4,7 @@
     python -m tools.evaluate --workdir=runs/coco --checkpoint=latest --split=test --rerank --json=coco_test.json
 
 The model and all settings are those of the checkpoint's own config. Exit code 2: it cannot be done, with one line that
-says why; 1: a score is NaN.
+says why; 3: a score is NaN.
 """
 
 import dataclasses
@@ -17,8 +17,10 @@ from absl import flags
 
 from bridge_jax import command_line, sharding, terminal
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints, Meta, as_dict
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import Config, ConfigError, Mesh
+from bridge_jax.config_json import as_dict
 from bridge_jax.evals.retrieval import Evaluator
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")

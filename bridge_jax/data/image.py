@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from bridge_jax import config
 
+MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; the largest of COCO has 0.4 million
 _ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
 _SIDE_WORDS = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _FILL = (128, 128, 128)  # what RandAugment shows outside the picture
@@ -24,10 +25,16 @@ _CROP_TRIES = 10
 def fault(encoded: bytes) -> str:
     """Return what is wrong with an encoded image, or an empty string when it decodes to its end.
 
-    The smallest draft size is enough: libjpeg has to read the whole file for it.
+    The header is judged before anything is decoded: a bomb of a few kilobytes would take gigabytes. Samples of more
+    than 8 bits are a fault, since Pillow cuts them off at 255 and makes the picture white. The smallest draft size is
+    enough to decode: libjpeg has to read the whole file for it.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return f"{image.width} x {image.height} pixels, at most {MAX_PIXELS / 1e6:.0f} million are decoded"
+            if image.mode.startswith(("I", "F")):
+                return f"samples of more than 8 bits (mode {image.mode})"
             image.draft(None, (1, 1))
             image.load()
     except Exception as error:  # Pillow's plugins raise whatever their parser met
@@ -140,7 +147,10 @@ def _decode(encoded: bytes, scale: float) -> Image.Image:
     with Image.open(io.BytesIO(encoded)) as image:
         if scale < 1:
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        return ImageOps.exif_transpose(image).convert("RGB")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of the direct way
+            upright = upright.convert("RGBA")
+        return upright.convert("RGB")
 
 
 def _resize(

@@ -205,7 +205,7 @@ def to_checkpoint(source: str | Path, cfg: Config, workdir: str | Path) -> list[
     params, fresh = to_ours(cfg, theirs)
     with torch_export.new_folder(workdir) as folder:
         saves = Checkpoints(folder)
-        saves.save(1, cfg.stage_order[0], params, None, cfg, {}, fused_trained=True)
+        saves.save(1, cfg.stage_order[0], params, None, cfg, fused_trained=True)
         saves.close()
     return [*notes, f"started anew: {', '.join(fresh)}"]
 

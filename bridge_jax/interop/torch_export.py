@@ -25,7 +25,8 @@ from safetensors.numpy import save_file
 
 from bridge_jax import optim, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints, Meta
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import Config, ConfigError, Mesh
 from bridge_jax.data import text
 from bridge_jax.data.text import SPECIAL, Tokenizer

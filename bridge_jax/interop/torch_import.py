@@ -11,8 +11,10 @@ import numpy as np
 
 from bridge_jax import optim
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints, Meta, as_dict, read_config, read_meta
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import Meta, read_config, read_meta
 from bridge_jax.config import Config, ConfigError
+from bridge_jax.config_json import as_dict
 from bridge_jax.interop import hf_import, names, torch_export
 from bridge_jax.types import Params
 
@@ -57,7 +59,7 @@ def to_checkpoint(source: str | Path, workdir: str | Path) -> Meta:
     meta, cfg, params = read(source)
     with torch_export.new_folder(workdir) as folder:
         saves = Checkpoints(folder)
-        saves.save(meta.step, meta.stage, params, None, cfg, meta.scores, fused_trained=meta.fused_trained)
+        saves.save(meta.step, meta.stage, params, None, cfg, fused_trained=meta.fused_trained)
         saves.close()
     return meta
 

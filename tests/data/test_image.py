@@ -1,10 +1,12 @@
 """Oracles: Pillow's own full decode, hand-made pictures of known colours, and statistics of many draws."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from bridge_jax import config
 from bridge_jax.data import image
@@ -173,3 +175,87 @@ def test_rand_augment_grows_with_its_magnitude():
         return np.mean([np.abs(view.astype(int) - pixels).mean() for view in views])
 
     assert change(1) < change(5) < change(10)
+
+
+def noise(width, height, mode="RGB"):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def bomb(width, height):
+    """A valid PNG header that promises more than it holds."""
+    whole = encode(Image.new("1", (1, 1)))
+    ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return whole[:8] + struct.pack(">I", 13) + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + whole[33:]
+
+
+JPEG, PNG = encode(noise(64, 48), format="JPEG"), encode(noise(64, 48))
+SIXTEEN_BITS = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (48, 64)).astype(np.uint16))
+FRAMES = [noise(64, 48), smooth(64, 48)]
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"",
+        b"\x00" * 1000,
+        b"GIF89a",
+        b"<html>404 Not Found</html>",
+        b"\xff\xd8\xff",
+        JPEG[:100],
+        JPEG[: len(JPEG) // 2],
+        JPEG[:-200],
+        PNG[:30],
+        PNG[: len(PNG) // 2],
+        PNG[:2000] + bytes([PNG[2000] ^ 255]) + PNG[2001:],
+        encode(SIXTEEN_BITS),
+        encode(SIXTEEN_BITS, format="TIFF"),
+        encode(noise(8, 8).convert("F"), format="TIFF"),
+        bomb(20_000, 20_000),
+        bomb(100_000, 100_000),
+        encode(Image.new("1", (20_000, 4_001))),
+        encode(noise(8, 8), format="BMP")[:60],
+        encode(noise(64, 48), format="WEBP")[:200],
+        encode(noise(64, 48), format="GIF")[:400],
+    ],
+)
+def test_a_picture_that_cannot_be_trusted_has_a_fault(encoded):
+    assert image.fault(encoded)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        encode(noise(64, 48, "CMYK"), format="JPEG"),
+        encode(noise(64, 48, "L"), format="JPEG"),
+        encode(noise(64, 48), format="JPEG", progressive=True),
+        encode(noise(64, 48, "P")),
+        encode(noise(64, 48, "P"), transparency=3),
+        encode(noise(64, 48, "P"), transparency=b"\x00" * 200),
+        encode(noise(64, 48, "LA")),
+        encode(noise(64, 48, "RGBA")),
+        encode(noise(64, 48, "1")),
+        encode(noise(64, 48), format="GIF", save_all=True, append_images=FRAMES),
+        encode(noise(64, 48), format="WEBP", save_all=True, append_images=FRAMES),
+        encode(noise(64, 48), format="PNG", save_all=True, append_images=FRAMES),
+        encode(noise(64, 48), format="TIFF", save_all=True, append_images=FRAMES),
+        encode(noise(64, 48), format="BMP"),
+        encode(noise(64, 48), format="JPEG2000"),
+        encode(noise(1, 1)),
+        encode(noise(1, 1), format="JPEG"),
+        encode(noise(1, 300), format="JPEG"),
+        encode(noise(2000, 1)),
+        encode(Image.new("1", (20_000, 2_000))),
+    ],
+)
+def test_an_odd_picture_without_a_fault_becomes_a_view(encoded):
+    assert image.fault(encoded) == ""
+    data = data_with(randaugment_layers=2)
+    for view in (image.eval_view(encoded, 16), image.train_view(encoded, 16, data, True, np.random.default_rng(0))):
+        assert (view.shape, view.dtype) == ((16, 16, 3), np.uint8)
+
+
+def test_truncated_pictures_are_never_filled_up():
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    with pytest.raises(OSError, match="truncated"):
+        image.eval_view(JPEG[: len(JPEG) // 2], 16)

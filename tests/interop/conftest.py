@@ -114,7 +114,8 @@ def run(tiny, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("export") / "run"
     saves = Checkpoints(workdir)
     for step, rsum in ((2, 90.0), (4, 80.0)):
-        saves.save(step, "align", params, None, cfg, {"stage_index": 1.0, SCORE: rsum}, fused_trained=True)
+        saves.save(step, "align", params, None, cfg, fused_trained=True)
+        saves.score(step, {"stage_index": 1.0, SCORE: rsum})
     saves.close()
     table = {"r@1": 71.42, "r@1_low": 66.9, "r@1_high": 76.0, "r@5": 90.0, "r@10": 95.0, "median_rank": 1.0}
     with RunLog(workdir) as log:

@@ -283,7 +283,7 @@ def test_the_commands_go_both_ways(tiny, tmp_path, tiny_flags):
     settings.bridge.placement = "after"
     cfg = config.parse(settings)
     saves = Checkpoints(tmp_path / "run")
-    saves.save(5, "align", tiny_model.params(cfg), None, cfg, {})
+    saves.save(5, "align", tiny_model.params(cfg), None, cfg)
     saves.close()
     out, back = tmp_path / "theirs", tmp_path / "back"
     done = command("tools.export_pytorch", f"--workdir={tmp_path / 'run'}", "--layout=authors", f"--out={out}")

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 import transformers
 
 from bridge_jax import config, losses, optim
-from bridge_jax.checkpoint import Meta, as_dict
+from bridge_jax.checkpoint_meta import SCHEMA, Meta
 from bridge_jax.config import DESIGNS, PLACEMENTS
+from bridge_jax.config_json import as_dict
 from bridge_jax.data import image
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import hf_import, names, torch_export
@@ -67,7 +68,7 @@ def pairs_of(cfg: config.Config, shared: Path) -> tuple[Batch, list[bytes]]:
 
 def exported(cfg: config.Config, params, folder: Path) -> BridgeModel:
     """Return the model that PyTorch reads from an export of `params`."""
-    meta = Meta(schema=1, step=1, stage="train", config=as_dict(cfg), scores={})
+    meta = Meta(schema=SCHEMA, step=1, stage="train", config=as_dict(cfg))
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog"]))
     torch_export.write(folder / "model", cfg, params, meta, Tokenizer(vocabulary, cfg.text.length), "")

@@ -9,7 +9,8 @@ import pytest
 
 from bridge_jax import config, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import SCORE, Checkpoints, as_dict
+from bridge_jax.checkpoint import SCORE, Checkpoints
+from bridge_jax.config_json import as_dict
 from bridge_jax.evals.retrieval import Evaluator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,8 @@ def workdir(cfg, params, tmp_path_factory):
     opt_state = steps.build(cfg, "stabilise", 0, sharding.make_mesh(cfg.mesh)).init(0, params).opt_state
     saves = Checkpoints(folder)
     for step, rsum in ((2, 90.0), (4, 80.0)):
-        saves.save(step, "stabilise", params, opt_state, cfg, {"stage_index": 0.0, SCORE: rsum})
+        saves.save(step, "stabilise", params, opt_state, cfg)
+        saves.score(step, {"stage_index": 0.0, SCORE: rsum})
     saves.close()
     return folder
 
@@ -68,7 +70,7 @@ def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):
     [
         (["--workdir=/no/run", "--split=val"], "'/no/run/checkpoints' is not there"),
         (["--split=vall"], "data set 'shapes' has no split 'vall'; nearest: 'val'"),
-        (["--split=val", "--checkpoint=3"], "--checkpoint: no '3' in "),
+        (["--split=val", "--checkpoint=3"], "no checkpoint '3' in "),
         (["--split=val", "--checkpoint=newest"], "there is best, latest, 2, 4"),
         (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/1.0.0; run python -m"),
         (["--split=val", "--vocabulary=/no/vocab.txt"], "no file /no/vocab.txt"),

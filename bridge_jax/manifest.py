@@ -1,0 +1,113 @@
+"""Folders that can be trusted: a manifest with the size and SHA-256 of every file, written last.
+
+Hashes of files rather than of arrays: they also cover the metadata without which arrays cannot be read, they tell a
+missing, a truncated and an additional file apart, and checking them needs neither JAX nor memory for the model. The
+scores of a checkpoint come after it and are kept in the manifest too, which carries a hash of itself.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILE = "manifest.json"
+# Orbax writes these two between our manifest and its rename; they tell the time, and reading does without them.
+_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
+REMOVED = ".removed"  # stands behind the name of a folder that is being removed
+CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds a folder a step
+
+
+def committed(folder: Path) -> list[int]:
+    """Return the steps, in order, whose checkpoints in `folder` were written to their end."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def write(folder: Path) -> None:
+    """Hash every file in `folder`, make sure that they are on the disk, and write the manifest."""
+    files = {}
+    for path in _files(folder):
+        with path.open("rb") as file:
+            files[path.relative_to(folder).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            }
+            os.fsync(file.fileno())
+    _write(folder, files, {})
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the manifest: `files` and `scores`. Raises ValueError saying what is wrong with it."""
+    try:
+        manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        whole = manifest["sha256"] == _digest(manifest["files"], manifest["scores"])
+    except FileNotFoundError as error:
+        raise ValueError(f"{FILE} is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{FILE} is damaged") from error
+    if not whole:
+        raise ValueError(f"{FILE} is damaged")
+    return manifest
+
+
+def fault(folder: Path) -> str:
+    """Return what is wrong with the folder, naming the first file that differs, or an empty string."""
+    try:
+        expected = read(folder)["files"]
+    except ValueError as error:
+        return str(error)
+    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} was added"
+        size = found[name].stat().st_size
+        if size != expected[name]["bytes"]:
+            return f"{name} has {size} bytes, written were {expected[name]['bytes']}"
+        with found[name].open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected[name]["sha256"]:
+                return f"{name} has another content than was written"
+    return ""
+
+
+def score(folder: Path, scores: Mapping[str, float]) -> None:
+    """Put scores into the manifest of a folder. Raises ValueError where it has no good one."""
+    _write(folder, read(folder)["files"], dict(scores))
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder so that a kill at any moment leaves all of it under its name, or nothing."""
+    aside = folder.with_name(folder.name.removesuffix(REMOVED) + REMOVED)
+    if folder.exists() and folder != aside:
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def replace(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON so that a kill at any moment leaves the old file or the new one."""
+    fresh = path.with_name(path.name + ".tmp")
+    with fresh.open("w", encoding="utf-8") as file:
+        json.dump(record, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _write(folder: Path, files: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+    replace(folder / FILE, {"files": files, "scores": scores, "sha256": _digest(files, scores)})
+
+
+def _digest(files: Mapping[str, Any], scores: Mapping[str, float]) -> str:
+    return hashlib.sha256(json.dumps([files, scores], sort_keys=True).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    left_out = {folder / name for name in (FILE, FILE + ".tmp", *_LATER)}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path not in left_out)

@@ -1,0 +1,218 @@
+"""The last word of a run: why it ended, with which exit code, and where the seconds went.
+
+`WORKDIR/outcome.json` is replaced as a whole when a run begins (cause "running"), at every checkpoint and when it ends,
+whatever ends it. A run that could not say so, because of SIGKILL, lack of memory or power, leaves "running" with its
+host and pid behind. A command that is refused before anything began (a wrong config, a workdir in use) writes nothing.
+"""
+
+import dataclasses
+import datetime
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bridge_jax import manifest, workdir_lock
+from bridge_jax.config import ConfigError
+from bridge_jax.workdir_lock import WorkdirBusyError
+
+FILE = "outcome.json"
+GO_ON = "start the same command again"
+
+
+class StorageError(RuntimeError):
+    """What should be on disk is not, or could not be put there. The text names the path and says what to do."""
+
+
+class StoppedError(BaseException):
+    """A signal ended the run, with nothing lost. Like KeyboardInterrupt it is no Exception: nothing should catch it."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}; nothing is lost, the same command goes on")
+        self.signum = signum
+
+
+class AbandonedError(BaseException):
+    """A second signal ended the run at once."""
+
+    def __init__(self, signum: int):
+        name = signal.Signals(signum).name
+        super().__init__(f"ended at once by a second signal, {name}; the same command goes on from the last checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """Why a process ended: its name in outcome.json, the exit code, and what to do next."""
+
+    name: str
+    exit_code: int
+    next: str
+
+
+# README, "How a run ends", says the same to users; tests/test_outcome.py compares them.
+FINISHED = Cause("finished", 0, "score it with python -m tools.evaluate")
+INTERNAL = Cause("internal_error", 1, f"report it with its traceback; {GO_ON} to go on from the last checkpoint")
+USER = Cause("user_error", 2, f"mend what the message names, then {GO_ON}")
+NUMBERS = Cause("bad_numbers", 3, "lower the learning rate or look at the data; the last checkpoint is whole")
+BUSY = Cause("workdir_busy", 4, "wait for the other run or end it, or give another --workdir")
+STORAGE = Cause("storage", 5, f"make room or mend the disk, then {GO_ON}")
+ABANDONED = Cause("abandoned", 6, f"{GO_ON} to go on from the last checkpoint")
+INTERRUPTED = Cause("stopped", 128 + signal.SIGINT, GO_ON)
+TERMINATED = Cause("stopped", 128 + signal.SIGTERM, GO_ON)
+CAUSES = (FINISHED, INTERNAL, USER, NUMBERS, BUSY, STORAGE, ABANDONED, INTERRUPTED, TERMINATED)
+
+_OF_THE_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+}
+
+
+def cause_of(error: BaseException | None) -> Cause:
+    """Return why a process ended that ends by `error`."""
+    if isinstance(error, StoppedError):
+        return INTERRUPTED if error.signum == signal.SIGINT else TERMINATED
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        return STORAGE
+    kinds = {ConfigError: USER, FloatingPointError: NUMBERS, WorkdirBusyError: BUSY, StorageError: STORAGE,
+             AbandonedError: ABANDONED, KeyboardInterrupt: INTERRUPTED, type(None): FINISHED}  # fmt: skip
+    return next((cause for kind, cause in kinds.items() if isinstance(error, kind)), INTERNAL)
+
+
+class Outcome:
+    """The outcome file of a workdir, its lock, and the account of seconds; a context manager around the whole run.
+
+    Every second of the process is booked to the one thing that it was `spending` it on. The account goes on over
+    restarts, where `down` is the time between two processes and `lost` what the earlier one did after its last
+    checkpoint; only what is booked to `train` moved the training on.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        self.folder = Path(workdir)
+        self.stage, self.step, self.doing = "", 0, "start"
+        self.secs: dict[str, float] = {}
+        self._since, self._began, self._starts = time.monotonic(), _now(), 1
+        self._lock: int | None = None
+        self._begun = self._ended = False
+        self._writes, self._writing = True, threading.Lock()
+
+    def begin(self, *, writes: bool = True) -> None:
+        """Take the workdir's lock and say that the run is going on. Raises WorkdirBusyError.
+
+        `writes` is False on all hosts but the first.
+        """
+        self._writes = writes
+        if writes:
+            self._lock = workdir_lock.take(self.folder)
+            self._take_account()
+        self._begun = True
+        self.write()
+
+    @contextmanager
+    def spending(self, what: str) -> Iterator[None]:
+        """Book the seconds in here to `what`. An error leaves `doing` at what failed."""
+        before = self._book(what)
+        yield
+        self._book(before)
+
+    def shares(self) -> dict[str, float]:
+        """Return the account as the log keeps it, in seconds."""
+        self._book(self.doing)
+        return {f"goodput/{name}_secs": round(value, 3) for name, value in self.secs.items()}
+
+    def write(self, cause: Cause | None = None, message: str = "") -> None:
+        """Replace the outcome file."""
+        if not self._writes:
+            return
+        self._book(self.doing)
+        saved = manifest.committed(self.folder / manifest.CHECKPOINTS)
+        record = {
+            "cause": cause.name if cause else "running",
+            "exit_code": cause.exit_code if cause else None,
+            "message": message,
+            "next": cause.next if cause else f"if no such process runs, it was killed without notice: {GO_ON}",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "began": self._began,
+            "at": _now(),
+            "stage": self.stage,
+            "step": self.step,
+            "saved_step": saved[-1] if saved else 0,
+            "doing": self.doing,
+            "starts": self._starts,
+            "secs": {name: round(value, 3) for name, value in self.secs.items()},
+        }
+        with self._writing:
+            manifest.replace(self.folder / FILE, record)
+
+    def end(self, error: BaseException | None) -> None:
+        """Say once why the run ended. A disk that cannot take it is told on stderr."""
+        cause = cause_of(error)
+        if self._ended or (not self._begun and cause in (USER, BUSY)):
+            return
+        self._ended = True
+        try:
+            if not self._begun:  # a signal or a fault before there was anything to begin with
+                self._lock = workdir_lock.take(self.folder)
+                self._take_account()
+            self.write(cause, str(error) if error else "")
+        except WorkdirBusyError:
+            pass  # the file is the other run's
+        except OSError as failure:
+            print(f"error: {self.folder / FILE} could not be written: {failure}", file=sys.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(error)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _book(self, what: str) -> str:
+        now, before = time.monotonic(), self.doing
+        self.secs[before] = self.secs.get(before, 0.0) + now - self._since
+        self._since, self.doing = now, what
+        return before
+
+    def _take_account(self) -> None:
+        """Go on with the account of the process before this one."""
+        path = self.folder / FILE
+        if not path.exists():
+            return
+        try:
+            before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            written = datetime.datetime.fromisoformat(before["at"]).timestamp()
+            earlier = {str(name): float(value) for name, value in before["secs"].items()}
+            self._starts, step, stage = int(before["starts"]) + 1, int(before["step"]), str(before["stage"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: expected an outcome of bridge_jax ({error!r}); move the file away") from error
+        log = self.folder / "metrics.jsonl"  # its last line is the last sign of life of a killed run
+        alive = max(written, log.stat().st_mtime) if before["cause"] == "running" and log.exists() else written
+        began = datetime.datetime.fromisoformat(self._began).timestamp()
+        earlier["lost"] = earlier.get("lost", 0.0) + alive - written
+        earlier["down"] = earlier.get("down", 0.0) + max(0.0, began - alive)
+        self.secs = {name: self.secs.get(name, 0.0) + earlier.get(name, 0.0) for name in self.secs | earlier}
+        if not self.step:
+            self.step, self.stage = step, stage
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

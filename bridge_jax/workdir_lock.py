@@ -1,0 +1,62 @@
+"""The lock of a workdir, so that two runs cannot share it: an flock on `WORKDIR/lock`, which says who holds it.
+
+The system gives the lock back however its holder ends, so a file that was left behind locks nobody out.
+"""
+
+import datetime
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FILE = "lock"
+
+
+class WorkdirBusyError(RuntimeError):
+    """Another run holds the workdir. The text says which."""
+
+
+def take(folder: Path) -> int:
+    """Return the descriptor that holds the lock until it is closed. Raises WorkdirBusyError saying who has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock(folder, os.O_RDWR | os.O_CREAT)
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}).encode(), 0)
+    return descriptor
+
+
+def refuse_if_taken(folder: Path) -> None:
+    """Raise WorkdirBusyError where somebody holds the lock. Writes nothing."""
+    if (folder / FILE).exists():
+        os.close(_lock(folder, os.O_RDONLY))
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the lock for a block. Raises WorkdirBusyError."""
+    descriptor = take(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: Path, flags: int) -> int:
+    descriptor = os.open(folder / FILE, flags, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        text = os.pread(descriptor, 1000, 0).decode(errors="replace")
+        os.close(descriptor)
+        who = "another process"
+        if text.endswith("}"):  # it may not have written yet
+            holder = json.loads(text)
+            who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        raise WorkdirBusyError(
+            f"--workdir {str(folder)!r} is in use by {who}: wait for it or end it, or give another --workdir"
+        ) from error
+    return descriptor

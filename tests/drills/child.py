@@ -1,0 +1,79 @@
+"""bridge_jax.main, watched: the file of DRILL_LOG gets a line for every phase it enters and every batch it draws.
+
+The program is what users run; it is only listened to. With DRILL_STALL=data or =save the batch of a stage's step 3 or
+the hashing of every checkpoint hangs, as on a file system that does not answer; with =pickle Python reports everything
+that is unpickled.
+"""
+
+import os
+import sys
+import threading
+
+from bridge_jax import command_line, main, manifest
+from bridge_jax.outcome import Outcome
+from bridge_jax.stop import Stop
+
+LOG = open(os.environ["DRILL_LOG"], "a", encoding="utf-8", buffering=1)  # noqa: SIM115, it lasts as long as the program
+STALL = os.environ.get("DRILL_STALL", "")
+real_enter, real_book, real_begin, real_write = Stop.__enter__, Outcome._book, Outcome.begin, manifest.write
+
+
+def enter(self):
+    found = real_enter(self)
+    print("import", file=LOG)
+    return found
+
+
+def book(self, what):
+    if what != self.doing:
+        print(what, file=LOG)
+    return real_book(self, what)
+
+
+def begin(self, **keywords):
+    watch_batches()
+    print("begun", file=LOG)
+    return real_begin(self, **keywords)
+
+
+def write(folder):
+    if STALL == "save":
+        print("stalled", file=LOG)
+        threading.Event().wait()
+    return real_write(folder)
+
+
+def audit(event, arguments):
+    """Python itself tells of every class that is unpickled, by whomever."""
+    if event == "pickle.find_class":
+        print("unpickled", *arguments, file=LOG)
+
+
+def watch_batches():
+    from bridge_jax.data import pipeline
+
+    real_train, real_batches, stage = pipeline.train, pipeline.batches, []
+
+    def train(*arguments, **keywords):
+        stage[:] = [keywords["seed_stream"]]
+        return real_train(*arguments, **keywords)
+
+    def batches(ds, start_step, data):
+        iterator = real_batches(ds, start_step, data)
+        try:
+            for step, batch in enumerate(iterator, start_step):
+                if STALL == "data" and step == 3:
+                    print("stalled", file=LOG)
+                    threading.Event().wait()
+                print("batch", stage[0], step, *batch.image_ids, file=LOG)
+                yield batch
+        finally:
+            iterator.close()
+
+    pipeline.train, pipeline.batches = train, batches
+
+
+Stop.__enter__, Outcome._book, Outcome.begin, manifest.write = enter, book, begin, write
+if STALL == "pickle":
+    sys.addaudithook(audit)
+command_line.run(main.main)

@@ -1,0 +1,97 @@
+"""The run that the drills disturb: eight steps in two stages, and the same one undisturbed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHANGED = {"stage_order": "('stabilise','align')", "stages.align.losses": "('itc','fused_itc')"}
+
+
+class Run:
+    """One process of a run. Its log is new; workdir and caches outlast it."""
+
+    def __init__(self, flags: list[str], workdir: Path, programs: Path, stall: str = "", before: tuple[str, ...] = ()):
+        workdir.mkdir(exist_ok=True)
+        self.workdir, number = workdir, len(list(workdir.parent.glob(f"{workdir.name}.*.log")))
+        self.log = workdir.with_name(f"{workdir.name}.{number:03}.log")
+        self.said = self.log.with_suffix(".stderr")
+        cache = workdir.with_name(f"{workdir.name}_cache")
+        cache.mkdir(exist_ok=True)
+        if not (cache / "xla").exists():
+            (cache / "xla").symlink_to(programs)
+        self.log.touch()
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(programs), "DRILL_LOG": str(self.log), "DRILL_STALL": stall,
+        }  # fmt: skip
+        command = [*before, sys.executable, str(Path(__file__).with_name("child.py")), *flags, f"--workdir={workdir}"]
+        command.append(f"--config.cache_dir={cache}")
+        environment["PYTHONPATH"] = str(ROOT)
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+            )
+
+    def lines(self) -> list[str]:
+        """Return what the process told of itself; a killed one may have left half a line."""
+        return [line[:-1] for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def reaches(self, phase: str, times: int = 1) -> bool:
+        """Wait until the process enters a phase; return False where it ends before."""
+        while self.lines().count(phase) < times:
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def seconds_until_said(self, text: str) -> float:
+        started = time.monotonic()
+        while text not in self.said.read_text():
+            assert time.monotonic() - started < 20, self.said.read_text()
+            time.sleep(0.005)
+        return time.monotonic() - started
+
+    def end(self) -> int:
+        return self.process.wait(timeout=300)
+
+
+@pytest.fixture(scope="session")
+def start(tiny_flags, tmp_path_factory) -> Callable[..., Run]:
+    """Start a process of the run: start(workdir), behind the words of `before` if given.
+
+    Programs are compiled once and read by all. A process killed while it writes one into JAX's cache leaves half of it
+    there, so the suite's own is copied.
+    """
+    flags = [flag for flag in tiny_flags if flag.split("=")[0].removeprefix("--config.") not in (*CHANGED, "cache_dir")]
+    flags += [f"--config.{key}={value}" for key, value in CHANGED.items()]
+    suite = ROOT / ".pytest_cache" / "jax"
+    folder = tmp_path_factory.mktemp("programs")
+    assert Run(flags, folder / "first", suite).end() == 0
+    shutil.copytree(suite, folder / "copy")
+    return lambda workdir, stall="", before=(): Run(flags, workdir, folder / "copy", stall, before)
+
+
+@pytest.fixture(scope="session")
+def whole(start, tmp_path_factory) -> tuple[Run, float]:
+    """The undisturbed run, and how long it took in seconds."""
+    began = time.monotonic()
+    run = start(tmp_path_factory.mktemp("whole") / "run")
+    assert run.end() == 0, run.said.read_text()
+    return run, time.monotonic() - began
+
+
+def drawn(workdir: Path) -> dict[str, str]:
+    """Return stage and step -> the ids of the examples, drawn by all processes of a run; the same every time."""
+    found: dict[str, str] = {}
+    for log in sorted(workdir.parent.glob(f"{workdir.name}.*.log")):
+        for line in log.read_text().splitlines(keepends=True):
+            if line.startswith("batch ") and line.endswith("\n"):
+                _, stage, step, ids = line.split(" ", 3)
+                assert found.setdefault(f"{stage} {step}", ids) == ids
+    return found

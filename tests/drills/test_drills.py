@@ -1,0 +1,99 @@
+"""A run that is killed and stopped over and over ends as if it never was: parameters, log and order of examples.
+
+    DRILL_KILLS=200 DRILL_STOPS=40 python -m pytest tests/drills/test_drills.py -s
+
+is the long form. Every disturbed process is a real one, every signal a real one.
+"""
+
+import collections
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+from bridge_jax import manifest
+from tests.drills.conftest import drawn
+from tests.runs import assert_same
+
+KILLS, STOPS = int(os.environ.get("DRILL_KILLS", "12")), int(os.environ.get("DRILL_STOPS", "9"))
+WINDOWS = (  # phase, how often it is entered before the signal, spread of the signal in seconds, what hangs
+    ("import", 1, 1.5, ""),
+    ("compile", 1, 1.0, ""),
+    ("train", 2, 0.0, ""),  # right after the first compilation: the first step
+    ("data", 3, 0.1, ""),
+    ("save", 1, 0.3, ""),
+    ("evaluate", 1, 0.5, ""),
+    ("stalled", 1, 0.5, "data"),
+    ("evaluate", 3, 0.5, ""),
+    ("compile", 2, 1.0, ""),
+)
+
+
+def assert_every_checkpoint_is_whole(workdir):
+    folder = workdir / manifest.CHECKPOINTS
+    assert {step: manifest.fault(folder / str(step)) for step in manifest.committed(folder)} == dict.fromkeys(
+        manifest.committed(folder), ""
+    )
+
+
+def assert_ended_as(run, whole):
+    """Compare a finished run with the undisturbed one."""
+    assert_same(run.workdir, whole.workdir)
+    expected = drawn(whole.workdir)
+    found = drawn(run.workdir)
+    consumed = [key for key in expected if int(key.split()[1]) < 4]  # what is read ahead differs
+    assert {key: found[key] for key in consumed} == {key: expected[key] for key in consumed}
+    assert "damaged" not in run.said.read_text()
+
+
+def test_kills(start, whole, tmp_path):
+    draw, killed = random.Random(0), collections.Counter()
+    runs = 0
+    while killed.total() < KILLS:
+        workdir, finished = tmp_path / f"run{runs}", False
+        while not finished:
+            run = start(workdir)
+            try:
+                code = run.process.wait(draw.uniform(0, whole[1]) if killed.total() < KILLS else 300)
+                assert code == 0, run.said.read_text()
+                finished = True
+            except subprocess.TimeoutExpired:
+                run.process.kill()
+                run.process.wait()
+                killed[next((line for line in reversed(run.lines()) if not line.startswith("batch")), "python")] += 1
+                assert_every_checkpoint_is_whole(workdir)
+        assert_ended_as(run, whole[0])
+        runs += 1
+    print(f"{killed.total()} kills of {runs} runs: {dict(killed)}")
+
+
+def test_stops(start, whole, tmp_path):
+    draw, stopped, noticed = random.Random(1), collections.Counter(), []
+    windows, workdirs = itertools.cycle(WINDOWS), itertools.count()
+    workdir = tmp_path / f"run{next(workdirs)}"
+    while stopped.total() < STOPS:
+        phase, times, spread, stall = next(windows)
+        run = start(workdir, stall)
+        if run.reaches(phase, times):
+            time.sleep(draw.uniform(0, spread))
+        signum = signal.SIGINT if stopped.total() % 4 == 3 else signal.SIGTERM
+        run.process.send_signal(signum)
+        if run.process.poll() is None:
+            noticed.append(run.seconds_until_said("stopping; once more ends at once"))
+        code, outcome = run.end(), json.loads((workdir / "outcome.json").read_text())
+        if outcome["cause"] == "finished":
+            assert_ended_as(run, whole[0])
+            workdir = tmp_path / f"run{next(workdirs)}"
+            continue
+        assert (code, outcome["exit_code"], outcome["cause"]) == (128 + signum, 128 + signum, "stopped")
+        assert outcome["saved_step"] == outcome["step"], "more than the step in flight was lost"
+        assert_every_checkpoint_is_whole(workdir)
+        stopped[f"{phase} {times}"] += 1
+    run = start(workdir)
+    assert run.end() == 0, run.said.read_text()
+    assert_ended_as(run, whole[0])
+    print(f"{stopped.total()} stops: {dict(stopped)}; noticed after {max(noticed):.3f} s at most")
+    assert max(noticed) < 1

@@ -1,0 +1,47 @@
+"""What a run left behind, as things to compare."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bridge_jax import optim, run_log
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints
+
+OF_THE_CLOCK = ("time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
+                "train/waiting_for_data")  # fmt: skip
+
+
+def parameters(workdir: Path, cfg, step: int) -> dict[str, np.ndarray]:
+    """Return the parameters of a checkpoint by path."""
+    saves = Checkpoints(workdir, read_only=True)
+    return optim.flatten(saves.restore_params(step, jax.eval_shape(lambda: steps.init_params(cfg))))
+
+
+def logged(workdir: Path) -> dict:
+    """Return (step, name) -> value of everything but the clock's. Nothing may be logged twice."""
+    entries = [
+        {
+            (entry["step"], name): value
+            for name, value in entry.items()
+            if name not in OF_THE_CLOCK and not name.startswith("goodput/")
+        }
+        for entry in run_log.read(workdir / "metrics.jsonl")
+    ]
+    names = [key for entry in entries for key in entry if key[1] != "step"]
+    assert len(names) == len(set(names)), "something was logged twice"
+    return {key: value for entry in entries for key, value in entry.items()}
+
+
+def assert_same(workdir: Path, whole: Path) -> None:
+    """Compare parameters and log of two finished runs bit for bit."""
+    mine, expected = logged(workdir), logged(whole)
+    assert mine.keys() == expected.keys()
+    assert [key for key in expected if mine[key] != expected[key]] == []
+    saves = Checkpoints(whole, read_only=True)
+    last = saves.latest()
+    cfg = saves.config(last)
+    found = parameters(workdir, cfg, last)
+    for path, value in parameters(whole, cfg, last).items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)

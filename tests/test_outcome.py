@@ -1,0 +1,152 @@
+"""The last word of a run, the table of exit codes, the account of seconds and the lock."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bridge_jax import outcome, workdir_lock
+from bridge_jax.config import ConfigError
+from bridge_jax.outcome import AbandonedError, Outcome, StoppedError, StorageError
+from bridge_jax.workdir_lock import WorkdirBusyError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def record(folder):
+    return json.loads((folder / "outcome.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "code"),
+    [
+        (None, "finished", 0),
+        (ZeroDivisionError("x"), "internal_error", 1),
+        (FileNotFoundError(2, "x"), "internal_error", 1),
+        (ConfigError("x"), "user_error", 2),
+        (FloatingPointError("x"), "bad_numbers", 3),
+        (WorkdirBusyError("x"), "workdir_busy", 4),
+        (StorageError("x"), "storage", 5),
+        (OSError(28, "No space left on device"), "storage", 5),
+        (AbandonedError(signal.SIGTERM), "abandoned", 6),
+        (StoppedError(signal.SIGINT), "stopped", 130),
+        (KeyboardInterrupt(), "stopped", 130),
+        (StoppedError(signal.SIGTERM), "stopped", 143),
+    ],
+)
+def test_every_end_has_its_cause_and_code(error, name, code):
+    cause = outcome.cause_of(error)
+    assert (cause.name, cause.exit_code) == (name, code)
+    assert cause.next
+
+
+def test_the_readme_has_the_same_table():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.MULTILINE)
+    assert rows == [(str(cause.exit_code), cause.name) for cause in outcome.CAUSES]
+    assert len({cause.exit_code for cause in outcome.CAUSES}) == len(outcome.CAUSES)
+
+
+def test_what_is_said_when_a_run_begins_and_ends(tmp_path):
+    run = Outcome(tmp_path / "run")
+    run.begin()
+    begun = record(tmp_path / "run")
+    run.stage, run.step = "align", 7
+    (tmp_path / "run" / "checkpoints" / "6").mkdir(parents=True)
+    with pytest.raises(FloatingPointError), run, run.spending("train"):
+        raise FloatingPointError("step 8: nan")
+    assert (begun["cause"], begun["exit_code"], begun["pid"], begun["step"]) == ("running", None, os.getpid(), 0)
+    assert "killed without notice" in begun["next"]
+    ended = record(tmp_path / "run")
+    assert (ended["cause"], ended["exit_code"], ended["message"]) == ("bad_numbers", 3, "step 8: nan")
+    assert (ended["stage"], ended["step"], ended["saved_step"], ended["doing"]) == ("align", 7, 6, "train")
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("error", [ConfigError("x"), WorkdirBusyError("x")])
+def test_what_is_refused_before_it_begins_writes_nothing(tmp_path, error):
+    with pytest.raises(type(error)), Outcome(tmp_path / "run"):
+        raise error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fault_before_it_begins_is_written(tmp_path):
+    with pytest.raises(ZeroDivisionError), Outcome(tmp_path / "run"):
+        raise ZeroDivisionError
+    assert record(tmp_path / "run")["cause"] == "internal_error"
+
+
+def test_the_first_word_about_the_end_is_the_last(tmp_path):
+    with Outcome(tmp_path) as run:
+        run.begin()
+        run.end(StoppedError(signal.SIGTERM))
+    assert record(tmp_path)["cause"] == "stopped"
+
+
+def test_every_second_is_booked_once_and_to_what_is_innermost(tmp_path):
+    began = time.monotonic()
+    with Outcome(tmp_path) as run:
+        with run.spending("train"):
+            time.sleep(0.1)
+            with run.spending("save"):
+                time.sleep(0.2)
+            time.sleep(0.1)
+        run.begin()
+        elapsed = time.monotonic() - began
+        shares = run.shares()
+    assert shares["goodput/train_secs"] >= 0.2
+    assert shares["goodput/save_secs"] >= 0.2
+    assert sum(shares.values()) == pytest.approx(elapsed, abs=0.01)
+
+
+def test_the_account_goes_on_over_restarts_and_knows_what_a_kill_cost(tmp_path):
+    code = (
+        "import os, sys, time; from bridge_jax.outcome import Outcome; run = Outcome(sys.argv[1]); run.begin(); "
+        "run._book('train'); time.sleep(0.3); run.step = 5; run.write(); time.sleep(0.4); "
+        "open(sys.argv[1] + '/metrics.jsonl', 'w').close(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT).returncode == -signal.SIGKILL
+    assert record(tmp_path)["cause"] == "running"
+    time.sleep(0.5)
+    with Outcome(tmp_path) as run:
+        run.begin()
+        found = record(tmp_path)
+    assert (found["starts"], found["step"]) == (2, 5)
+    for name, least in (("train", 0.3), ("lost", 0.4), ("down", 0.5)):
+        assert least - 0.01 <= found["secs"][name] < least + 2
+    assert run.shares().keys() == {f"goodput/{name}_secs" for name in ("start", "train", "lost", "down")}
+
+
+def test_a_foreign_outcome_is_not_overwritten(tmp_path):
+    (tmp_path / "outcome.json").write_text("mine")
+    with pytest.raises(ConfigError, match=r"outcome.json: expected an outcome of bridge_jax"):
+        Outcome(tmp_path).begin()
+    assert (tmp_path / "outcome.json").read_text() == "mine"
+
+
+def test_two_processes_cannot_hold_one_workdir_and_a_killed_one_holds_nothing(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from bridge_jax import workdir_lock; "
+        "workdir_lock.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        says = rf"in use by process {holder.pid} on \S+ since \d+-\d\d-\d\dT.*: wait for it or end it, or give another"
+        for refused in (workdir_lock.take, workdir_lock.refuse_if_taken):
+            with pytest.raises(WorkdirBusyError, match=says):
+                refused(tmp_path)
+        with pytest.raises(WorkdirBusyError), Outcome(tmp_path) as run:
+            run.begin()
+        assert not (tmp_path / "outcome.json").exists()
+        holder.kill()
+        holder.wait()
+    with workdir_lock.hold(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    workdir_lock.refuse_if_taken(tmp_path)

@@ -1,0 +1,107 @@
+"""List, verify, prune and copy the checkpoints of a workdir.
+
+    python -m tools.checkpoints list --workdir=runs/shapes
+    python -m tools.checkpoints verify --workdir=runs/shapes [--step=700]
+    python -m tools.checkpoints prune --workdir=runs/shapes --keep_last=1
+    python -m tools.checkpoints copy --workdir=runs/shapes --step=best --to=runs/shapes_best
+
+`verify` reads every file and compares its SHA-256; exit code 5 if one differs, naming it. `prune` keeps the newest, the
+best and nothing damaged. `copy` makes a workdir that can be evaluated, resumed or started from.
+"""
+
+import shutil
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from bridge_jax import command_line, manifest, workdir_lock
+from bridge_jax.checkpoint import FROZEN, SCORE, Checkpoints
+from bridge_jax.config import ConfigError, nearest
+from bridge_jax.outcome import StorageError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
+_STEP = flags.DEFINE_string("step", "", "A step, or `best` or `latest`; verify takes all without it.")
+_KEEP_LAST = flags.DEFINE_integer(
+    "keep_last", 1, "How many of the newest prune keeps, besides the best.", lower_bound=1
+)
+_TO = flags.DEFINE_string("to", None, "The workdir that copy makes.")
+
+
+def show(saves: Checkpoints) -> None:
+    """Print a line for every checkpoint, damaged ones too."""
+    table = Table()
+    for column in ("step", "stage", "score", "MiB", "state"):
+        table.add_column(column)
+    best = saves.best() if any(not saves.fault(step) for step in saves.steps()) else None
+    for step in saves.steps():
+        fault = saves.fault(step)
+        size = sum(path.stat().st_size for path in (saves.folder / str(step)).rglob("*") if path.is_file())
+        scores = {} if fault else saves.scores(step)
+        cells = ["" if fault else saves.meta(step).stage, f"{scores[SCORE]:.1f}" if scores else ""]
+        state = f"damaged: {fault}" if fault else "whole, best" if step == best else "whole"
+        table.add_row(str(step), *cells, f"{size / 2**20:.1f}", state)
+    Console(soft_wrap=True).print(table)
+
+
+def verify(saves: Checkpoints, steps: list[int]) -> None:
+    """Check the hashes of `steps`. Raises StorageError naming every damaged one."""
+    faults = {step: fault for step in steps if (fault := saves.fault(step))}
+    for step in steps:
+        print(f"{step}: {faults.get(step, 'whole')}")
+    if faults:
+        raise StorageError(f"{saves.folder}: damaged are {', '.join(map(str, faults))} of {len(steps)} checkpoints")
+
+
+def prune(saves: Checkpoints, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` whole checkpoints and the best. Raises StorageError where none is whole."""
+    whole = [step for step in saves.steps() if not saves.fault(step)]
+    best = saves.best()  # raises where none is whole
+    for step in saves.steps():
+        if step not in whole[-keep_last:] and step != best:
+            manifest.remove(saves.folder / str(step))
+            print(f"{step}: removed")
+
+
+def copy(saves: Checkpoints, step: int, to: Path) -> None:
+    """Copy a whole checkpoint, and the frozen parameters that it needs, to the workdir `to`, committed last.
+
+    Raises ConfigError where the step or other frozen parameters are there already, StorageError where a copy differs.
+    """
+    target = to / manifest.CHECKPOINTS
+    folders = [FROZEN, str(step)] if saves.meta(step).frozen else [str(step)]
+    for name in folders:
+        source, aside = saves.folder / name, target / f"{name}.copying"
+        if (target / name).exists():
+            if name == FROZEN and manifest.read(target / name) == manifest.read(source):
+                continue
+            raise ConfigError(f"--to: {target / name} is there already; give another folder")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside)
+        if fault := manifest.fault(aside):
+            raise StorageError(f"{aside}: {fault}: the copy is not what was read; try again")
+        aside.rename(target / name)
+
+
+def main(argv: list[str]) -> None:
+    """Do what the word before the flags says."""
+    word, known = argv[1] if len(argv) > 1 else "", ("list", "verify", "prune", "copy")
+    if word not in known:
+        raise ConfigError(f"expected what to do before the flags, got {word!r}; {nearest(word, known)}")
+    saves = Checkpoints(command_line.required(_WORKDIR), read_only=True)
+    if word == "list":
+        show(saves)
+    elif word == "verify":
+        verify(saves, [saves.choose(_STEP.value)] if _STEP.value else saves.steps())
+    elif word == "prune":
+        with workdir_lock.hold(saves.folder.parent):
+            prune(saves, _KEEP_LAST.value)
+    else:
+        to = Path(command_line.required(_TO))
+        with workdir_lock.hold(to):
+            copy(saves, saves.choose(_STEP.value or "best"), to)
+
+
+if __name__ == "__main__":
+    command_line.run(main, positional=1)

@@ -1,0 +1,49 @@
+"""Run a step that met a number that is not finite again, alone: its state, its batch, its config.
+
+    python -m tools.replay --folder=runs/shapes/bad_step_700
+
+Prints the examples and the first bad tensor. Exit code 3 when it is bad again, 0 when every number is finite, as after
+a change of the code.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from bridge_jax import bad_step, command_line, sharding
+from bridge_jax import step as steps
+from bridge_jax.config import Mesh
+
+_FOLDER = flags.DEFINE_string("folder", None, "A folder bad_step_N that a run left in its workdir.")
+
+
+def replay(folder: Path) -> str:
+    """Return the first tensor of the step that is not finite, or an empty string."""
+    saves, report, batch = bad_step.read(folder)
+    step = report["step"] - 1
+    cfg, mesh = saves.config(step), sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine
+    plan = steps.build(cfg, report["stage"], step, mesh)
+    state = plan.init(jnp.int32(step), saves.restore_params(step, steps.abstract_params(cfg, mesh)))
+    state = dataclasses.replace(state, opt_state=saves.restore_opt_state(step, state.opt_state))
+    batch = sharding.put_batch(batch, mesh)
+    before = jax.tree.map(jnp.copy, state)
+    _, metrics = plan.train_step(state, batch)
+    return "" if metrics["healthy"] else plan.first_bad(before, batch)
+
+
+def main(argv: list[str]) -> None:
+    """Replay and say what was found."""
+    del argv
+    folder = Path(command_line.required(_FOLDER))
+    report = bad_step.read(folder)[1]
+    print(f"step {report['step']} of stage {report['stage']!r}, image ids {' '.join(map(str, report['image_ids']))}")
+    if found := replay(folder):
+        raise FloatingPointError(f"the first number that is not finite is in {found}; it was in {report['first_bad']}")
+    print(f"every number is finite now; the first that was not was in {report['first_bad']}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
