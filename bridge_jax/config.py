@@ -156,6 +156,14 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """How the towers' blocks are run; the numbers do not depend on it."""
+
+    scan: bool  # compile one block of a tower instead of all of them
+    remat: bool  # compute blocks again in the backward pass instead of keeping their insides
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
     """The devices, arranged. One of the three may be -1: whatever the others leave."""
 
@@ -170,6 +178,7 @@ class Config:
 
     seed: int
     compute_dtype: Literal["float32", "bfloat16"]
+    blocks: Blocks
     mesh: Mesh
     sharding: Rules  # pattern -> the mesh axis of each leading dimension ("": none), over every parameter
     vision: Vision

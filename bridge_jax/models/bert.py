@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bridge_jax.config import Text
+from bridge_jax.config import Blocks, Text
 from bridge_jax.models import layers
 
 
@@ -32,6 +32,7 @@ class Tower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
+    run: Blocks = Blocks(scan=False, remat=False)
 
     def setup(self):
         cfg = self.cfg
@@ -52,9 +53,7 @@ class Tower(nn.Module):
         self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], start: int, stop: int, deterministic: bool
     ) -> Float[Array, "B T D"]:
         """Run blocks `start` to `stop - 1`; padding (`mask_BT` False) is never attended to."""
-        for block in self.layers[start:stop]:
-            x_BTD = block(x_BTD, mask_BT, deterministic)
-        return x_BTD
+        return layers.run_blocks(self.run, self.layers[start:stop], x_BTD, mask_BT, deterministic)
 
     def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Return the states as they are: a post-norm tower ends normalised."""

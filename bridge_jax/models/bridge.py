@@ -49,8 +49,8 @@ class BridgeModel(nn.Module):
     def setup(self):
         cfg = self.cfg
         self.dtype = jnp.dtype(cfg.compute_dtype)
-        self.vision = tower_class(cfg.vision.tower)(cfg.vision, self.dtype)
-        self.text = tower_class(cfg.text.tower)(cfg.text, self.dtype)
+        self.vision = tower_class(cfg.vision.tower)(cfg.vision, self.dtype, cfg.blocks)
+        self.text = tower_class(cfg.text.tower)(cfg.text, self.dtype, cfg.blocks)
         self.bridge = Layers(cfg, self.dtype)
         self.heads = heads.Heads(cfg.bridge, self.dtype, cfg.text.vocab_size, mim_width(cfg))
         self.image_after, self.text_after = meeting_blocks(cfg)

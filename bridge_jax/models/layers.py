@@ -1,12 +1,15 @@
 """Layers both towers and the bridge share. float32 parameters, softmax and norms; matrix products in `dtype`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from bridge_jax.config import Blocks
 
 small_init = nn.initializers.truncated_normal(0.02)  # of embeddings, as BERT and ViT have them, and of projections
 # Scaled by the inputs. BERT's 0.02 for every kernel suits a width of 2,500: the bridge's four products in a row would
@@ -84,6 +87,33 @@ def join_heads(x_BNLK: Float[Array, "B N L K"]) -> Float[Array, "B L D"]:
     """Undo `split_heads`."""
     B, N, L, K = x_BNLK.shape
     return x_BNLK.swapaxes(1, 2).reshape(B, L, N * K)
+
+
+def run_blocks(how: Blocks, blocks: Sequence[nn.Module], states: jax.Array, *args: Any) -> jax.Array:
+    """Run equal blocks one after the other: states = block(states, *args), the last of which is `deterministic`.
+
+    The parameters are stored block by block whatever `how` says, and the numbers are the same. `scan` stacks them
+    when the program is traced and compiles one block instead of all: for a TPU v5e 4x4, 12 + 12 blocks of width 768
+    compiled in 58 s where the loop took 598 s. `remat` keeps only the states between blocks for the backward pass and
+    computes the rest again.
+    """
+    if not blocks or blocks[0].is_initializing():
+        for block in blocks:
+            states = block(states, *args)
+        return states
+    module = blocks[0].clone(parent=None, name=None)
+
+    def run(states: Any, given: tuple[Any, dict[str, jax.Array]]) -> tuple[Any, None]:
+        params, rngs = given
+        return module.apply({"params": params}, states, *args, rngs=rngs), None
+
+    run = jax.checkpoint(run, prevent_cse=not how.scan) if how.remat else run
+    given = [(b.variables["params"], {} if args[-1] else {"dropout": b.make_rng("dropout")}) for b in blocks]
+    if how.scan:
+        return jax.lax.scan(run, states, jax.tree.map(lambda *leaves: jnp.stack(leaves), *given))[0]
+    for one in given:
+        states, _ = run(states, one)
+    return states
 
 
 class SelfAttention(nn.Module):

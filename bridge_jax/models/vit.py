@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from bridge_jax.config import Vision
+from bridge_jax.config import Blocks, Vision
 from bridge_jax.models import layers
 
 
@@ -44,6 +44,7 @@ class Tower(nn.Module):
 
     cfg: Vision
     dtype: jnp.dtype
+    run: Blocks = Blocks(scan=False, remat=False)
 
     def setup(self):
         cfg, token = self.cfg, layers.small_init
@@ -74,9 +75,7 @@ class Tower(nn.Module):
 
     def blocks(self, x_BPD: Float[Array, "B P D"], start: int, stop: int, deterministic: bool) -> Float[Array, "B P D"]:
         """Run blocks `start` to `stop - 1`."""
-        for block in self.layers[start:stop]:
-            x_BPD = block(x_BPD, deterministic)
-        return x_BPD
+        return layers.run_blocks(self.run, self.layers[start:stop], x_BPD, deterministic)
 
     def finish(self, x_BPD: Float[Array, "B P D"]) -> Float[Array, "B P D"]:
         """Apply the final LayerNorm."""

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bridge_jax import forward, losses
 from bridge_jax.models import layers
+from bridge_jax.models.bridge import BridgeModel
+from tests import tiny
 
 
 def drop(x, rate, seed=0, deterministic=False):
@@ -39,3 +42,33 @@ def test_gelu_is_exact():
     expected = [v * (1 + erf(v / 2**0.5)) / 2 for v in x]
     np.testing.assert_allclose(layers.gelu(jnp.asarray(x, jnp.float32)), expected, rtol=1e-5, atol=1e-6)
     assert layers.gelu(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("remat", [False, True])
+def test_blocks_scanned_or_computed_again_give_the_same_numbers(scan, remat):
+    """Losses and gradients of the whole model, dropout on, towers of unequal depth."""
+    sections = dict(vision=dict(depth=4, dropout=0.1), text=dict(depth=3, dropout=0.1), bridge=dict(layers=1))
+    found, expected = (
+        tiny_gradients(tiny.config(stage=dict(losses=("itc", "itm")), blocks=dict(scan=s, remat=r), **sections))
+        for s, r in ((scan, remat), (False, False))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+
+
+def tiny_gradients(cfg):
+    params, batch, key = tiny.params(cfg), jax.tree.map(jnp.asarray, tiny.batch(cfg)), jax.random.key(3)
+
+    def objective(params):
+        found = forward.outputs(
+            BridgeModel(cfg),
+            params,
+            batch,
+            passes=("unimodal", "fused", "mismatched"),
+            dropout_key=key,
+            mining_key=key,
+            lower_frozen=False,
+        )
+        return sum(losses.bind(name, cfg.losses[name])[0](found, batch).mean for name in ("itc", "itm"))
+
+    return jax.jit(jax.value_and_grad(objective))(params)
