@@ -17,9 +17,9 @@ def as_dict(cfg: Any) -> Any:
     return [as_dict(value) for value in cfg] if isinstance(cfg, tuple) else cfg
 
 
-def differences(saved: Mapping[str, Any], cfg: Config) -> list[str]:
-    """Return the config keys, as `a.b.c: saved -> now`, in which a checkpoint and a config differ."""
-    now = json.loads(json.dumps(as_dict(cfg)))
+def differences(saved: Mapping[str, Any], now: Config | Mapping[str, Any]) -> list[str]:
+    """Return the config keys, as `a.b.c: saved -> now`, in which a stored config and another differ."""
+    now = json.loads(json.dumps(as_dict(now)))
 
     def walk(a: Any, b: Any, key: str) -> list[str]:
         if isinstance(a, Mapping) and isinstance(b, Mapping):

@@ -9,6 +9,14 @@ from bridge_jax.stop import Stop
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; a run found there is gone on with.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    "",
+    "HOST:PORT of process 0 of several. On a TPU slice, GKE and Slurm it is found.",
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", -1, "How many processes there are.")
+_PROCESS = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+_MEET_SECS = flags.DEFINE_float("meet_secs", 300.0, "How long the processes wait for each other at the start.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, batch, FLOPs and memory of every stage, and stop.")
 
 
@@ -20,6 +28,9 @@ def main(argv: list[str]) -> None:
 
         dry_run.report(cfg)
     elif _WORKDIR.value:
+        from bridge_jax import distributed
+
+        distributed.start(cfg, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _MEET_SECS.value)
         with Outcome(_WORKDIR.value) as outcome, Stop(outcome) as stop:  # before the import, which takes seconds
             from bridge_jax import train
 

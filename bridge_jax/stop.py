@@ -84,6 +84,7 @@ class Stop:
             return
         self._secs = secs
         path = self.outcome.folder / STACKS
+        path.parent.mkdir(parents=True, exist_ok=True)  # process 0 may not have come to it yet
         with path.open("a", encoding="utf-8") as self._stacks:
             self.alive()
             try:
@@ -91,8 +92,8 @@ class Stop:
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 self._stacks = None
-                if not path.stat().st_size:
-                    path.unlink()
+                if path.exists() and not path.stat().st_size:
+                    path.unlink(missing_ok=True)
 
     def alive(self) -> None:
         """Tell the watchdog that a step, or a part of an evaluation, is done."""

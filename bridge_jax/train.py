@@ -36,7 +36,7 @@ from bridge_jax.types import Params
 from bridge_jax.workdir_lock import WorkdirBusyError
 
 # A run may go on under a config that differs in these: they change how long, where and how often, not what is computed.
-MAY_CHANGE = ("log_every_steps", "watchdog_secs", "checkpoint", "cache_dir", "data.workers", "data.threads",
+MAY_CHANGE = ("blocks", "log_every_steps", "watchdog_secs", "checkpoint", "cache_dir", "data.workers", "data.threads",
               "data.prefetch_batches", "data.data_dir", "evals", "mesh", "sharding", "vision.pretrained",
               "text.pretrained")  # fmt: skip
 

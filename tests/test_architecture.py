@@ -40,8 +40,8 @@ GROUPS = {
     "planner": (4, ["bridge_jax/planner.py"]),
     "interop": (4, ["bridge_jax/interop/*.py"]),
     "torch_model": (0, ["bridge_jax/interop/torch_model/*.py"]),
-    "loop": (5, ["bridge_jax/train.py", "bridge_jax/main.py", "bridge_jax/command_line.py", "bridge_jax/dry_run.py",
-                 "bridge_jax/terminal.py", "tools/*.py"]),
+    "loop": (5, ["bridge_jax/train.py", "bridge_jax/main.py", "bridge_jax/distributed.py", "bridge_jax/command_line.py",
+                 "bridge_jax/dry_run.py", "bridge_jax/terminal.py", "tools/*.py"]),
 }  # fmt: skip
 
 # Dependency -> the only files that may import it. What is not named here may be imported anywhere.

@@ -1,0 +1,141 @@
+"""Several processes on this machine are one run: they meet, agree, and give what one process gives."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge_jax import config, distributed, optim, sharding
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.config import ConfigError
+from tests import runs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def address() -> str:
+    """A port of this machine that is free now."""
+    with socket.create_server(("localhost", 0)) as server:
+        return f"localhost:{server.getsockname()[1]}"
+
+
+Start = Callable[..., list[subprocess.Popen]]
+
+
+@pytest.fixture
+def start(tiny_flags, address) -> Start:
+    """Start main as the given processes of `count` on `devices` devices each, the tiny experiment with `flags`."""
+
+    def processes(workdir: Path, flags: list[list[str]], *, count: int, devices: int) -> list[subprocess.Popen]:
+        quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {quick}"}
+        found = []
+        for index, own in enumerate(flags):
+            command = [sys.executable, "-m", "bridge_jax.main", *tiny_flags, f"--workdir={workdir}", *own]
+            if count > 1:
+                command += [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={index}"]
+            found.append(
+                subprocess.Popen(
+                    command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                )
+            )
+        return found
+
+    return processes
+
+
+def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Return exit code and stderr of each."""
+    said = [process.communicate(timeout=400)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def close(found: Path, expected: Path) -> None:
+    """Compare the logs and the last parameters of two runs."""
+    mine, other = runs.logged(found), runs.logged(expected)
+    assert mine.keys() == other.keys()
+    for key, value in other.items():
+        if isinstance(value, float):
+            assert mine[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
+    last = Checkpoints(expected, read_only=True).latest()
+    one, two = (last_parameters(folder, last) for folder in (found, expected))
+    for path, value in two.items():
+        if re.fullmatch("(vision|text)/.*/key/bias", path):
+            continue  # it has no gradient but rounding, which Adam scales up to a whole step
+        np.testing.assert_allclose(one[path], value, rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+def last_parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Restore onto this process's one device, whatever saved them."""
+    saves = Checkpoints(workdir, read_only=True)
+    cfg = saves.config(step)
+    mesh = sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1))
+    return optim.flatten(saves.restore_params(step, steps.abstract_params(cfg, mesh)))
+
+
+def test_two_processes_are_one_run_and_one_goes_on_with_it(start, tmp_path):
+    """Two processes of one device against one of two; then one process goes on where two have stopped."""
+    flags = ["--config.stage_order=('stabilise',)", "--config.stages.stabilise.losses=('itc','itm')"]
+    flags += ["--config.evals.retrieval.splits=()", "--config.evals.retrieval.every_steps=100"]
+    ((code, said),) = ends(start(tmp_path / "one", [flags], count=1, devices=2))
+    assert code == 0, said
+    for code, said in ends(start(tmp_path / "two", [flags, flags], count=2, devices=1)):
+        assert code == 0, said
+    close(tmp_path / "two", tmp_path / "one")
+    saves = tmp_path / "two" / "checkpoints"
+    newest = max(int(path.name) for path in saves.iterdir() if path.name.isdigit())
+    shutil.rmtree(saves / str(newest))
+    ((code, said),) = ends(start(tmp_path / "two", [flags], count=1, devices=1))
+    assert code == 0, said
+    close(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_missing_process_is_named_by_all(start, tmp_path):
+    flags = [["--meet_secs=3"]] * 2
+    found = ends(start(tmp_path / "run", flags, count=3, devices=1))
+    for code, said in found:
+        assert code == 2
+        assert re.search(
+            r"^error: localhost:\d+: waited 3 s for 3 processes; missing: 2; here: 0 \(.*\), 1 \(.*\)\. Start",
+            said,
+            re.M,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_is_named_by_all(start, tmp_path):
+    found = ends(start(tmp_path / "run", [["--config.seed=1"], ["--config.seed=2"]], count=2, devices=1))
+    for code, said in found:
+        assert code == 2
+        assert re.search(r"^error: .*process 1 \(.*\) differs from process 0: config.seed: 1 -> 2; start", said, re.M)
+
+
+def test_a_process_without_its_first_says_so(address):
+    with pytest.raises(ConfigError, match=r"process 1 waited 0.5 s for process 0, which did not answer \(.*refused"):
+        distributed.meet(address, 2, 1, 0.5, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("localhost:1", -1, 0), "give all three, or none on a TPU slice"),
+        (("localhost", 2, 1), "'localhost'; expected HOST:PORT"),
+        (("localhost:1", 2, 2), "--process_id is 2; expected 0 to 1"),
+    ],
+)
+def test_flags_that_cannot_work(given, said, tiny):
+    with pytest.raises(ConfigError, match=said):
+        distributed.start(config.parse(tiny()), *given, 1.0)
+
+
+def test_alone_nothing_is_started(tiny):
+    distributed.start(config.parse(tiny()), "", -1, -1, 1.0)
