@@ -8,8 +8,8 @@ scene and its mirror image "A left of B" means. Both are in every batch, and the
 the mirror. The third stage opens everything at a low rate.
 
 The converse, "B right of A", is in none of these batches, and reranking turns it round: the bridge has learned to look
-at who is named first, and not at the word. Both together ask for three bits at once (word, order, side), which 1,500
-steps from the start did not learn; README, "Results", has what did.
+at who is named first, and not at the word. Both together ask for three bits at once (word, order, side): 800 steps of
+64 on equal shares stayed at chance.
 """
 
 import ml_collections
