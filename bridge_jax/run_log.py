@@ -68,6 +68,9 @@ class RunLog:
         self._board = SummaryWriter(
             str(folder / "tensorboard"), purge_step=purge_step, flush_secs=10, filename_suffix=fraction
         )
+        # Its thread dies of a full disk; then the process would wait at its end for the queue to be emptied.
+        writer: Any = self._board._get_file_writer()
+        writer.event_writer._event_queue.cancel_join_thread()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Log scalars (anything `float` accepts) at `step`. The line is on disk when this returns.
