@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bridge_jax import manifest
+from bridge_jax import atomic
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.step import TrainState
@@ -48,7 +48,7 @@ def keep(
     arrays: dict[str, Any] = {name: np.asarray(array) for name, array in fields.items() if array is not None}
     np.savez(folder / BATCH, **arrays)
     ids = np.asarray(batch.image_ids).tolist()
-    manifest.replace(
+    atomic.write_json(
         folder / REPORT, {"step": step, "stage": stage, "first_bad": first_bad, **numbers, "image_ids": ids}
     )
     return FloatingPointError(f"{text}: python -m tools.replay --folder={folder} runs it again alone")

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from bridge_jax import manifest
+from bridge_jax import atomic, manifest
 from bridge_jax.checkpoint_meta import SCHEMA, Meta, read_config, read_meta
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import as_dict
@@ -218,7 +218,7 @@ class Checkpoints:
         best = max(reversed(kept), key=_quality, default=None)  # without scores the newest, which is kept anyway
         gone = [folder for folder in kept[: -self._keep_last] if folder != best]
         gone += [] if self.steps() else [self.folder / FROZEN]  # of a run that was killed before its first checkpoint
-        self._remove([*gone, *self.folder.glob(f"*{_ASIDE}*"), *self.folder.glob(f"*{manifest.REMOVED}")])
+        self._remove([*gone, *self.folder.glob(f"*{_ASIDE}*"), *self.folder.glob(f"*{atomic.REMOVED}")])
 
     def _first_whole(self, steps: list[int]) -> int | None:
         faults = []
@@ -258,7 +258,7 @@ class Checkpoints:
     def _remove(self, folders: Iterable[Path]) -> None:
         if jax.process_index() == 0:
             for folder in folders:
-                manifest.remove(folder)
+                atomic.remove(folder)
 
 
 def _quality(folder: Path) -> float:

@@ -8,15 +8,15 @@ scores of a checkpoint come after it and are kept in the manifest too, which car
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bridge_jax import atomic
+
 FILE = "manifest.json"
 # Orbax writes these two between our manifest and its rename; they tell the time, and reading does without them.
 _LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
-REMOVED = ".removed"  # stands behind the name of a folder that is being removed
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds a folder a step
 
 
@@ -80,28 +80,8 @@ def score(folder: Path, scores: Mapping[str, float]) -> None:
     _write(folder, read(folder)["files"], dict(scores))
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder so that a kill at any moment leaves all of it under its name, or nothing."""
-    aside = folder.with_name(folder.name.removesuffix(REMOVED) + REMOVED)
-    if folder.exists() and folder != aside:
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def replace(path: Path, record: Mapping[str, Any]) -> None:
-    """Write JSON so that a kill at any moment leaves the old file or the new one."""
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
 def _write(folder: Path, files: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-    replace(folder / FILE, {"files": files, "scores": scores, "sha256": _digest(files, scores)})
+    atomic.write_json(folder / FILE, {"files": files, "scores": scores, "sha256": _digest(files, scores)})
 
 
 def _digest(files: Mapping[str, Any], scores: Mapping[str, float]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bridge_jax import manifest, workdir_lock
+from bridge_jax import atomic, manifest, workdir_lock
 from bridge_jax.config import ConfigError
 from bridge_jax.workdir_lock import WorkdirBusyError
 
@@ -157,7 +157,7 @@ class Outcome:
             "secs": {name: round(value, 3) for name, value in self.secs.items()},
         }
         with self._writing:
-            manifest.replace(self.folder / FILE, record)
+            atomic.write_json(self.folder / FILE, record)
 
     def end(self, error: BaseException | None) -> None:
         """Say once why the run ended. A disk that cannot take it is told on stderr."""

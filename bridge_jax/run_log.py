@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 
 import jax
 
+from bridge_jax import atomic
 from bridge_jax.config import ConfigError
 
 # Where torch is installed, tensorboardX imports it for a type annotation: two seconds and 180 MB in every process of a
@@ -59,7 +60,7 @@ class RunLog:
         path = folder / "metrics.jsonl"
         if resume_step is not None and path.exists():
             kept = _entries_until(path, resume_step)
-            _replace(path, kept)
+            atomic.write_text(path, "".join(_line(entry) for entry in kept))
             self._logged_at_resume = {_names(entry) for entry in kept if entry["step"] == resume_step}
         self._lines = path.open("a", encoding="utf-8")
         purge_step = None if resume_step is None else resume_step + 1
@@ -141,13 +142,3 @@ def _names(entry: Mapping[str, float]) -> frozenset[str]:
 def _line(entry: Mapping[str, float]) -> str:
     valid = {name: value if math.isfinite(value) else _NOT_JSON[str(value)] for name, value in entry.items()}
     return json.dumps(valid, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, entries: list[dict[str, float]]) -> None:
-    """Rewrite the log so that a kill at any moment leaves the old file or the new one."""
-    fresh = path.with_suffix(".jsonl.tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.writelines(_line(entry) for entry in entries)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

@@ -69,16 +69,3 @@ def test_only_numbers_are_committed_steps(tmp_path):
         (tmp_path / name).mkdir()
     assert manifest.committed(tmp_path) == [2, 10]
     assert manifest.committed(tmp_path / "nothing") == []
-
-
-def test_a_removal_that_is_cut_short_leaves_no_half_of_a_checkpoint(tmp_path, monkeypatch):
-    """Removing many files takes a while; found by the long kill drill."""
-    (tmp_path / "3" / "params").mkdir(parents=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(manifest.shutil, "rmtree", lambda *arguments, **keywords: None)
-        manifest.remove(tmp_path / "3")
-    assert manifest.committed(tmp_path) == []
-    (tmp_path / "3").mkdir()
-    manifest.remove(tmp_path / "3")
-    manifest.remove(tmp_path / "3")
-    assert list(tmp_path.iterdir()) == []

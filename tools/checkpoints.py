@@ -16,7 +16,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from bridge_jax import command_line, manifest, workdir_lock
+from bridge_jax import atomic, command_line, manifest, workdir_lock
 from bridge_jax.checkpoint import FROZEN, SCORE, Checkpoints
 from bridge_jax.config import ConfigError, nearest
 from bridge_jax.outcome import StorageError
@@ -60,7 +60,7 @@ def prune(saves: Checkpoints, keep_last: int) -> None:
     best = saves.best()  # raises where none is whole
     for step in saves.steps():
         if step not in whole[-keep_last:] and step != best:
-            manifest.remove(saves.folder / str(step))
+            atomic.remove(saves.folder / str(step))
             print(f"{step}: removed")
 
 
