@@ -26,11 +26,14 @@ _hidden = "torch" not in sys.modules
 if _hidden:
     cast(dict, sys.modules)["torch"] = None
 try:
-    from tensorboardX import SummaryWriter
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2
 finally:
     if _hidden:
         del sys.modules["torch"]
 
+_PROTO: Any = event_pb2  # its classes are made when it is imported
 _NOT_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
@@ -63,15 +66,14 @@ class RunLog:
             atomic.write_text(path, "".join(_line(entry) for entry in kept))
             self._logged_at_resume = {_names(entry) for entry in kept if entry["step"] == resume_step}
         self._lines = path.open("a", encoding="utf-8")
-        purge_step = None if resume_step is None else resume_step + 1
         # Files are named by the second and opened for writing: without a fraction a quick restart erases the last file.
         fraction = f".{time.time_ns() % 1_000_000_000:09d}"
-        self._board = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=purge_step, flush_secs=10, filename_suffix=fraction
-        )
-        # Its thread dies of a full disk; then the process would wait at its end for the queue to be emptied.
-        writer: Any = self._board._get_file_writer()
-        writer.event_writer._event_queue.cancel_join_thread()
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Not SummaryWriter: its thread dies of a full disk, and the run then waits for ever at a queue nobody empties.
+        self._board = EventsWriter(str(folder / "tensorboard" / "events"), fraction)
+        if resume_step is not None:  # what was shown from here on is shown no more
+            start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
+            self._board.write_event(_PROTO.Event(step=resume_step + 1, session_log=start))
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Log scalars (anything `float` accepts) at `step`. The line is on disk when this returns.
@@ -89,12 +91,13 @@ class RunLog:
         self._lines.write(_line({"step": int(step), "time": round(now, 3)} | values))
         self._lines.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, int(step), walltime=now)
+            self._board.write_event(_PROTO.Event(step=int(step), wall_time=now, summary=summary.scalar(name, value)))
+        self._board.flush()
 
     def text(self, tag: str, markdown: str) -> None:
         """Show a text, such as the config, under the Text tab of TensorBoard."""
         if self._board is not None:
-            self._board.add_text(tag, markdown)
+            self._board.write_event(_PROTO.Event(wall_time=time.time(), summary=summary.text(tag, markdown)))
 
     def close(self) -> None:
         """Flush and close both logs. A closed log ignores further writes."""

@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -154,3 +155,25 @@ def test_tensorflow_and_torch_stay_out(tmp_path):
     )
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
     assert ran.stdout.split() == []
+
+
+HANGING = """
+import resource, sys
+from bridge_jax.run_log import RunLog
+log = RunLog(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # as a full disk: every write fails
+for step in range(2000):
+    try:
+        log.write(step, {f"metric_{i}": 1.0 for i in range(10)})
+    except OSError:
+        log._lines = open("/dev/null", "w")
+raise SystemExit(5)
+"""
+
+
+def test_a_full_disk_does_not_keep_the_process(tmp_path):
+    """TensorBoard's thread dies of it, and what it should have written fills the pipe that leads to it."""
+    found = subprocess.run(
+        [sys.executable, "-c", HANGING, str(tmp_path)], timeout=60, capture_output=True, cwd=Path(__file__).parents[1]
+    )
+    assert found.returncode == 5
