@@ -114,6 +114,15 @@ def _source(cfg: Config) -> tuple[Checkpoints, int]:
     return source, step
 
 
+def _fused_was_trained(cfg: Config, index: int) -> bool:
+    """Return whether the fused heads were trained before stage `index`, here or in what the run started from."""
+    here = any(steps.trains_fused(cfg, name) for name in cfg.stage_order[:index])
+    if here or not cfg.init_from:
+        return here
+    source, step = _source(cfg)  # all of it is hashed before it is believed: once a stage, not at every save
+    return source.meta(step).fused_trained
+
+
 class _Stage:
     """One stage of a run: its state, its data, what it says."""
 
@@ -126,6 +135,7 @@ class _Stage:
         self.stage = cfg.stages[self.name]
         self.predict = steps.build_predict(cfg, mesh)
         self.evaluator = Evaluator(cfg, self.predict, lower_frozen=self.stage.cached_crops > 0)
+        self.fused_was_trained = _fused_was_trained(cfg, index)
 
     def run(self, params: Params, step: int, end: int) -> Params:
         """Train from `step` to `end` and return the parameters."""
@@ -173,21 +183,12 @@ class _Stage:
         if step > start:
             state = self.plan.init(jnp.int32(step), params)
             return dataclasses.replace(state, opt_state=self.saves.restore_opt_state(step, state.opt_state))
-        if steps.trains_fused(self.cfg, self.name) and not self._fused_trained(self.index):
+        if steps.trains_fused(self.cfg, self.name) and not self.fused_was_trained:
             params = optim.start_fused(self.cfg, params)
         return self.plan.init(jnp.int32(step), params)
 
-    def _fused_trained(self, index: int) -> bool:
-        """Return whether the fused heads were trained before stage `index`, here or in what the run started from."""
-        if any(steps.trains_fused(self.cfg, name) for name in self.cfg.stage_order[:index]):
-            return True
-        if not self.cfg.init_from:
-            return False
-        source, step = _source(self.cfg)
-        return source.meta(step).fused_trained
-
     def _save(self, step: int, state: steps.TrainState) -> None:
-        trained = self._fused_trained(self.index + 1)
+        trained = self.fused_was_trained or steps.trains_fused(self.cfg, self.name)
         with self.spending("save"):
             self.saves.save(step, self.name, state.params, state.opt_state, self.cfg, fused_trained=trained)
             self.log.write(step, self.stop.outcome.shares())
