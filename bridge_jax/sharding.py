@@ -5,6 +5,7 @@ the batch is spread over it too, and so are each copy's parameters and optimizer
 are used. `tensor`: both sides of a matrix product are spread over it. What crosses devices for that is left to jax.jit.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -97,14 +98,16 @@ def check_batch(rows: int, mesh: Mesh, key: str) -> None:
         raise ConfigError(f"{key} is {rows}; it must be a multiple of {parts} (mesh: {sizes})")
 
 
-def host_rows(batch_size: int, mesh: Mesh) -> list[int]:
+@functools.cache
+def host_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
     """Return the positions in the global batch of the rows that lie on this host's devices, ascending.
 
     Hosts share rows where the `tensor` axis spans them. They need not be neighbours: on a TPU slice the devices are
     arranged by their links, not by their hosts.
     """
     slices = over_rows(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices if index is not None])).tolist()
+    found = np.concatenate([np.arange(batch_size)[index] for index in slices if index is not None])
+    return tuple(np.unique(found).tolist())
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
@@ -117,7 +120,9 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
         own = host_rows(batch_size, mesh)
 
         def part(index: Any) -> np.ndarray:
-            return rows[np.searchsorted(own, np.arange(batch_size)[index[0]])]
+            first, stop, _ = index[0].indices(batch_size)
+            start = own.index(first)  # a device's rows are neighbours, and so they are among this host's
+            return rows[start : start + stop - first]
 
         return jax.make_array_from_callback((batch_size, *rows.shape[1:]), over_rows(mesh), part)
 

@@ -52,7 +52,7 @@ class Predict:
     else takes time to read.
     """
 
-    rows: list[int]  # those rows
+    rows: tuple[int, ...]  # those rows
 
     lower_image: Any  # params, uint8 [B,H,W,3] -> [B,P,D]
     lower_text: Any  # params, ids [B,T], mask [B,T] -> [B,T,D]
