@@ -64,20 +64,19 @@ def about(cfg: Config) -> dict[str, Any]:
 
 def meet(address: str, count: int, index: int, timeout_secs: float, mine: dict[str, Any]) -> None:
     """Return when all processes have met and agree. Raises ConfigError, with the same text in all of them."""
-    deadline = time.monotonic() + timeout_secs
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         raise ConfigError(f"--coordinator_address is {address!r}; expected HOST:PORT")
     if index == 0:
-        said = _wait_for_all(int(port), count, deadline, mine)
+        said = _wait_for_all(int(port), count, timeout_secs, mine)
     else:
-        said = _report(host, int(port), index, deadline, mine)
+        said = _report(host, int(port), index, timeout_secs, mine)
     if said is not None:
-        raise ConfigError(f"{address}: {said}".replace("TIMEOUT", f"{timeout_secs:g} s"))
+        raise ConfigError(f"{address}: {said}")
 
 
-def _wait_for_all(port: int, count: int, deadline: float, mine: dict[str, Any]) -> str | None:
-    met = {0: mine}
+def _wait_for_all(port: int, count: int, timeout_secs: float, mine: dict[str, Any]) -> str | None:
+    met, deadline = {0: mine}, time.monotonic() + timeout_secs
     with ExitStack() as open_sockets:
         server = open_sockets.enter_context(socket.create_server(("", port), backlog=count))
         peers = []
@@ -91,13 +90,14 @@ def _wait_for_all(port: int, count: int, deadline: float, mine: dict[str, Any]) 
                 continue
             met[found.pop("index")] = found
             peers.append(peer)
-        said = _fault(met, count)
+        said = _fault(met, count, timeout_secs)
         for peer in peers:
             peer.sendall(json.dumps(said).encode() + b"\n")
     return said
 
 
-def _report(host: str, port: int, index: int, deadline: float, mine: dict[str, Any]) -> str | None:
+def _report(host: str, port: int, index: int, timeout_secs: float, mine: dict[str, Any]) -> str | None:
+    deadline = time.monotonic() + timeout_secs
     while True:
         left = deadline - time.monotonic()
         try:
@@ -107,7 +107,8 @@ def _report(host: str, port: int, index: int, deadline: float, mine: dict[str, A
                 return json.loads(_line(peer))
         except (OSError, ValueError) as error:  # not up yet; or it went away without an answer
             if left <= 0:
-                return f"process {index} waited TIMEOUT for process 0, which did not answer ({error}); start it there"
+                waited = f"process {index} waited {timeout_secs:g} s for process 0"
+                return f"{waited}, which did not answer ({error}); start it there"
             time.sleep(_RETRY_SECS)
 
 
@@ -116,13 +117,12 @@ def _line(peer: socket.socket) -> str:
         return lines.readline()
 
 
-def _fault(met: dict[int, dict[str, Any]], count: int) -> str | None:
+def _fault(met: dict[int, dict[str, Any]], count: int, timeout_secs: float) -> str | None:
     missing = [str(i) for i in range(count) if i not in met]
     if missing:
         here = ", ".join(f"{i} ({met[i]['host']})" for i in sorted(met))
-        return (
-            f"waited TIMEOUT for {count} processes; missing: {', '.join(missing)}; here: {here}. Start the missing ones"
-        )
+        waited = f"waited {timeout_secs:g} s for {count} processes"
+        return f"{waited}; missing: {', '.join(missing)}; here: {here}. Start the missing ones"
     for index in sorted(met):
         for line in _differences(met[0], met[index]):
             return f"process {index} ({met[index]['host']}) differs from process 0: {line}; start all with the same"

@@ -96,7 +96,9 @@ def open_or_fill(
         _fill_texts(cfg, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
         try:
             aside.rename(folder)
-        except OSError:  # another host, on the same disk, was first
+        except OSError:
+            if not folder.is_dir():  # else another host, on the same disk, was first
+                raise
             shutil.rmtree(aside)
     image_ids, captions, first = [], [], 0
     for record in records:  # captions lie in the order of the records
