@@ -106,6 +106,7 @@ class Data:
 class Mining:
     """Which wrong partners are fused with each text and each image (METHOD: "semi-hard")."""
 
+    group: int  # partners come from so many neighbouring rows of the batch, best those of one device; 0: from all
     partners: int  # k for each query
     margin_min: float  # the band lies between these two below the true pair's cosine
     margin_max: float
@@ -255,15 +256,7 @@ def check(cfg: Config) -> None:
     )
     for name in cfg.stage_order:
         _require_one_of("config.stage_order", name, cfg.stages)
-        stage, key = cfg.stages[name], f"config.stages.{name}"
-        _require(stage.steps > 0, f"{key}.steps is {stage.steps}; to leave a stage out, drop it from stage_order")
-        _require(bool(stage.losses), f"{key}.losses is empty: name at least one of {', '.join(sorted(cfg.losses))}")
-        for loss in stage.losses:
-            _require_one_of(f"{key}.losses", loss, cfg.losses)
-        _require(
-            stage.group_examples > 0 and stage.batch_size % stage.group_examples == 0,
-            f"{key}.batch_size {stage.batch_size} is not a multiple of group_examples {stage.group_examples}",
-        )
+        _check_stage(cfg, name)
     _require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
     for name, arguments in cfg.losses.items():
         _require("weight" in arguments, f"config.losses.{name}.weight is missing")
@@ -271,6 +264,23 @@ def check(cfg: Config) -> None:
     _require(
         "mim" not in in_use or vision.mask_token,
         "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
+    )
+
+
+def _check_stage(cfg: Config, name: str) -> None:
+    stage, key = cfg.stages[name], f"config.stages.{name}"
+    _require(stage.steps > 0, f"{key}.steps is {stage.steps}; to leave a stage out, drop it from stage_order")
+    _require(bool(stage.losses), f"{key}.losses is empty: name at least one of {', '.join(sorted(cfg.losses))}")
+    for loss in stage.losses:
+        _require_one_of(f"{key}.losses", loss, cfg.losses)
+    _require(
+        stage.group_examples > 0 and stage.batch_size % stage.group_examples == 0,
+        f"{key}.batch_size {stage.batch_size} is not a multiple of group_examples {stage.group_examples}",
+    )
+    _require(
+        cfg.mining.group >= 0 and stage.batch_size % (cfg.mining.group or 1) == 0,
+        f"{key}.batch_size {stage.batch_size} is not a multiple of config.mining.group {cfg.mining.group}: "
+        "choose a divisor, or 0 to mine among all rows",
     )
 
 

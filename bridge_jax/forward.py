@@ -80,41 +80,64 @@ def _fused_and_mismatched(
 ) -> dict[str, Any]:
     """Fuse the B true pairs, each text with k mined images and each image with k mined texts, in one call.
 
-    Mining reads the unimodal cosines without gradient (METHOD section 5, points 1 and 12).
+    Mining reads the unimodal cosines without gradient (METHOD section 5, points 1 and 12). The partners of a row come
+    from its own group of `config.mining.group` neighbouring rows, and the C = 1 + 2k pairs of a row stay side by side:
+    where a group lies on one device, so do all the states that its pairs are made of.
     """
-    cosines_BB = found["unimodal_text"] @ found["unimodal_image"].T
-    same_BB = batch.image_ids[:, None] == batch.image_ids[None, :]
-    band = model.cfg.mining
-    text_key, image_key = jax.random.split(key)
-    pick = (band.partners, band.margin_min, band.margin_max)
-    fixed_BB = jax.lax.stop_gradient(cosines_BB)
-    images_Bk, by_text_valid = mining.semi_hard(fixed_BB, same_BB, text_key, *pick)
-    texts_Bk, by_image_valid = mining.semi_hard(fixed_BB.T, same_BB.T, image_key, *pick)
+    B, k = batch.image_ids.shape[0], model.cfg.mining.partners
+    g = model.cfg.mining.group or B
+    cosines_Ggg = jnp.einsum("GtE,GiE->Gti", _grouped(found["unimodal_text"], g), _grouped(found["unimodal_image"], g))
+    (images_Ggk, by_text_valid), (texts_Ggk, by_image_valid) = _partners(model.cfg, batch, cosines_Ggg, key)
+    own_Gg1 = jnp.broadcast_to(jnp.arange(g)[:, None], (B // g, g, 1))
+    own_Ggk = jnp.broadcast_to(own_Gg1, images_Ggk.shape)
+    image_GgC = jnp.concatenate([own_Gg1, images_Ggk, own_Ggk], axis=2)
+    text_GgC = jnp.concatenate([own_Gg1, own_Ggk, texts_Ggk], axis=2)
 
-    B, k = images_Bk.shape
-    every_B, repeated = jnp.arange(B), jnp.repeat(jnp.arange(B), k)
-    image_rows = jnp.concatenate([every_B, images_Bk.ravel(), repeated])
-    text_rows = jnp.concatenate([every_B, repeated, texts_Bk.ravel()])
-    pairs = Lower(image=lower.image[image_rows], text=lower.text[text_rows], text_mask=lower.text_mask[text_rows])
+    def take(rows: jax.Array, index_GgC: jax.Array) -> jax.Array:
+        pairs = jax.vmap(lambda rows, index: rows[index])(_grouped(rows, g), index_GgC)
+        return pairs.reshape(-1, *rows.shape[1:])
+
+    pairs = Lower(
+        image=take(lower.image, image_GgC), text=take(lower.text, text_GgC), text_mask=take(lower.text_mask, text_GgC)
+    )
     fused = model.fused(pairs, deterministic=False)
-    similarity = (fused.text * fused.image).sum(axis=-1)
-    unimodal = cosines_BB[text_rows, image_rows]
+    similarity_BC = (fused.text * fused.image).sum(axis=-1).reshape(B, -1)
+    match_BC = fused.itm_logit.reshape(B, -1)
+    unimodal_BC = jax.vmap(lambda cosines, t, i: cosines[t, i])(cosines_Ggg, text_GgC, image_GgC).reshape(B, -1)
 
-    def candidates(start: int, valid_Bk: jax.Array) -> Candidates:
-        def join(values: jax.Array) -> jax.Array:
-            return jnp.concatenate([values[:B, None], values[start : start + B * k].reshape(B, k)], axis=1)
+    def candidates(first: int, valid_Ggk: jax.Array) -> Candidates:
+        def columns(values_BC: jax.Array) -> jax.Array:
+            return jnp.concatenate([values_BC[:, :1], values_BC[:, first : first + k]], axis=1)
 
-        valid_BC = jnp.concatenate([jnp.ones((B, 1), bool), valid_Bk], axis=1)
+        valid_BC = jnp.concatenate([jnp.ones((B, 1), bool), valid_Ggk.reshape(B, k)], axis=1)
         return Candidates(
-            similarity=join(similarity), itm_logit=join(fused.itm_logit), unimodal=join(unimodal), valid=valid_BC
+            similarity=columns(similarity_BC),
+            itm_logit=columns(match_BC),
+            unimodal=columns(unimodal_BC),
+            valid=valid_BC,
         )
 
-    true_pairs: Fused = jax.tree.map(lambda x: x[:B], fused)
+    true_pairs: Fused = jax.tree.map(lambda x: x.reshape(B, 1 + 2 * k, *x.shape[1:])[:, 0], fused)
     return {
         "fused": true_pairs,
-        "by_text": candidates(B, by_text_valid),
-        "by_image": candidates(B + B * k, by_image_valid),
+        "by_text": candidates(1, by_text_valid),
+        "by_image": candidates(1 + k, by_image_valid),
     }
+
+
+def _grouped(rows: jax.Array, g: int) -> jax.Array:
+    return rows.reshape(-1, g, *rows.shape[1:])
+
+
+def _partners(cfg: Config, batch: Batch, cosines_Ggg: jax.Array, key: jax.Array) -> Any:
+    """Return the partners of every text and of every image, as rows of their group, each with whether there is one."""
+    band = (cfg.mining.partners, cfg.mining.margin_min, cfg.mining.margin_max)
+    ids_Gg = _grouped(batch.image_ids, cosines_Ggg.shape[-1])
+    same_Ggg = ids_Gg[:, :, None] == ids_Gg[:, None, :]
+    fixed_Ggg = jax.lax.stop_gradient(cosines_Ggg)
+    text_key, image_key = jax.random.split(key)
+    images = mining.semi_hard(fixed_Ggg, same_Ggg, text_key, *band)
+    return images, mining.semi_hard(fixed_Ggg.mT, same_Ggg.mT, image_key, *band)
 
 
 def _mim_target(model: BridgeModel, batch: Batch, lower: Lower) -> jax.Array:

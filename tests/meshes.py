@@ -1,9 +1,11 @@
 """Programs on many CPU devices: python -m tests.meshes OUT DATAxFSDPxTENSOR... (started by test_sharding).
 
 Writes OUT/<mesh>.npz: the losses, the first step's gradients as Adam saw them, and the parameters after three steps;
-and OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks.
+OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks; and OUT/gathered.npz: what mining
+sends between devices.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -75,10 +77,22 @@ def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
     return {f"{columns}|{name}": value for name, value in found.items()}
 
 
+def gathered(group: int) -> list[str]:
+    """Return the operations that send hidden states, [rows, tokens, width], between eight devices."""
+    cfg = tiny.config(mining=dict(group=group), stage=dict(batch_size=16, losses=LOSSES, train=TRAIN))
+    mesh = sharding.make_mesh(cfg.mesh)
+    plan = step.build(cfg, "train", 0, mesh)
+    state = jax.eval_shape(plan.init, jax.ShapeDtypeStruct((), jnp.int32), step.abstract_params(cfg, mesh))
+    program = plan.train_step.lower(state, tiny.batch(cfg, 16)).compile().as_text()
+    states = rf"\w+\[\d+,\d+,(?:{cfg.vision.width}|{cfg.text.width})\]"
+    return re.findall(rf"= {states}\S* (?:all-gather|all-to-all|collective-permute).*", program)
+
+
 if __name__ == "__main__":
     folder, *meshes = sys.argv[1:]
     small = contrast(0, 1024, True) | contrast(100, 1024, True)
     large = contrast(0, 32_768, False) | contrast(1024, 32_768, False) | contrast(16, 32_768, False)
+    np.savez(Path(folder) / "gathered.npz", **{str(group): np.array(gathered(group), str) for group in (0, 2)})
     np.savez(Path(folder) / "contrast.npz", **{f"1024|{k}": v for k, v in small.items()}, **large)
     for mesh in meshes:
         sizes = tuple(int(size) for size in mesh.split("x"))

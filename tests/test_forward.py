@@ -24,16 +24,25 @@ def losses_of(design: str) -> tuple[str, ...]:
     return tuple(name for name in tiny.LOSSES if name != "cycle" or design in ("self_cross", "cross"))
 
 
-def setup(B: int = 4, partners: int = 2, design: str = "cross", **sections):
-    cfg = tiny.config(
-        mining=dict(partners=partners), bridge=DESIGNS[design], stage=dict(losses=losses_of(design)), **sections
-    )
+def setup(B: int = 4, partners: int = 2, group: int = 0, design: str = "cross", **sections):
+    mine = dict(partners=partners, group=group)
+    cfg = tiny.config(mining=mine, bridge=DESIGNS[design], stage=dict(losses=losses_of(design)), **sections)
     return cfg, tiny.params(cfg), tiny.batch(cfg, B)
 
 
-def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners():
+def mine_by_hand(cosines, same, key, g: int, band) -> tuple[np.ndarray, np.ndarray]:
+    """Return the partners, as rows of the batch, that mining in groups of `g` neighbouring rows finds."""
+    starts = range(0, len(cosines), g)
+    blocks = [np.stack([matrix[s : s + g, s : s + g] for s in starts]) for matrix in (cosines, same)]
+    index, valid = map(np.asarray, mining.semi_hard(*blocks, key, *band))
+    rows = index + np.array(starts)[:, None, None]
+    return rows.reshape(len(cosines), -1), valid.reshape(len(cosines), -1)
+
+
+@pytest.mark.parametrize("group", [0, 2])
+def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group):
     """Every candidate against the fusion of that one pair alone; the partners against mining called by hand."""
-    cfg, params, batch = setup()
+    cfg, params, batch = setup(group=group)
     batch = dataclasses.replace(batch, image_ids=np.array([5, 6, 5, 7], np.int32))
     found = tiny.outputs(cfg, params, batch, passes=("unimodal", "fused", "mismatched"))
     low = tiny.lower(cfg, params, batch)
@@ -46,8 +55,8 @@ def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners():
     same = batch.image_ids[:, None] == batch.image_ids
     text_key, image_key = jax.random.split(jax.random.key(cfg.seed))
     band = (cfg.mining.partners, cfg.mining.margin_min, cfg.mining.margin_max)
-    images, by_text_valid = mining.semi_hard(cosines, same, text_key, *band)
-    texts, by_image_valid = mining.semi_hard(cosines.T, same, image_key, *band)
+    images, by_text_valid = mine_by_hand(cosines, same, text_key, group or 4, band)
+    texts, by_image_valid = mine_by_hand(cosines.T, same, image_key, group or 4, band)
     for candidates, partners, valid, is_text in (
         (found.by_text, images, by_text_valid, True), (found.by_image, texts, by_image_valid, False),
     ):  # fmt: skip

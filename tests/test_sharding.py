@@ -26,7 +26,7 @@ def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles in half the time
     command = [sys.executable, "-m", "tests.meshes", str(folder), *MESHES]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"XLA_FLAGS": flags})
-    return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast")}
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast", "gathered")}
 
 
 @pytest.mark.parametrize("mesh", MESHES[1:])
@@ -57,6 +57,12 @@ def test_contrast_in_chunks_holds_few_scores(runs):
     whole, some, few = (int(runs["contrast"][f"{columns}|bytes"]) for columns in (0, 1024, 16))
     assert some - few <= 64 * 2**20
     assert whole - some >= 2**30
+
+
+def test_mining_in_groups_sends_no_hidden_states(runs):
+    """Read from the compiled program; mining among all rows has to send them."""
+    assert len(runs["gathered"]["0"])
+    assert not list(runs["gathered"]["2"])
 
 
 DEVICES = jax.devices("cpu") * 8  # what a mesh that does not work is refused for needs no device to run on
