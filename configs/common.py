@@ -64,6 +64,12 @@ def bert(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(tower | changes)
 
 
+def roberta(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
+    """Return a RoBERTa: its own tokenizer.json (50,265 byte-level pieces), 512 positions behind two idle ones."""
+    changes = dict(tower="roberta", vocab_size=50265, max_positions=514, token_types=1, norm_eps=1e-5) | changes
+    return bert(size, length=length, **changes)
+
+
 def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
     """Return MiniLM-L6: a BERT of 6 blocks, width 384, 12 heads."""
     return bert("small", length=length, **(dict(depth=6, heads=12) | changes))

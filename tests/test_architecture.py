@@ -25,7 +25,7 @@ GROUPS = {
     "data": (1, ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py"]),
     "scores": (1, ["bridge_jax/evals/scores/*.py"]),
     "names": (1, ["bridge_jax/interop/__init__.py", "bridge_jax/interop/names.py",
-                  "bridge_jax/interop/names_authors.py"]),
+                  "bridge_jax/interop/names_authors.py", "bridge_jax/interop/names_towers.py"]),
     "mining": (1, ["bridge_jax/mining.py"]),
     "forward": (2, ["bridge_jax/forward.py"]),
     "optim": (2, ["bridge_jax/optim.py"]),

@@ -18,32 +18,31 @@ from rich.table import Table
 
 from bridge_jax import command_line
 from bridge_jax.config import ConfigError, Text, Vision
-from bridge_jax.interop import hf_import, torch_export, torch_import
+from bridge_jax.interop import hf_config, hf_import, torch_export, torch_import
 from configs.common import IMAGENET_MEAN, IMAGENET_STD
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The folder to write; only for a model of tools.export_pytorch.")
 
+KNOWN = (*hf_config.VISION_FAMILIES, *hf_config.TEXT_FAMILIES)
 HALF = (0.5, 0.5, 0.5)  # plain ViT: pixels to -1..1
 
 
 def section(source: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
     """Return the config record that fits `source`, what it imports, and notes on keys the source does not settle."""
     config, _ = hf_import.load(source)
-    known = (*hf_import.VISION_MODELS, *hf_import.TEXT_MODELS)
-    model_type = hf_import.key_of(config, "model_type", f"{source}/config.json")
-    if model_type not in known:
+    model_type = hf_config.key_of(config, "model_type", f"{source}/config.json")
+    if model_type not in KNOWN:
         raise ConfigError(
-            f"{source}/config.json: model_type {model_type!r} is no tower here; known: {', '.join(known)}, and "
+            f"{source}/config.json: model_type {model_type!r} is no tower here; known: {', '.join(KNOWN)}, and "
             f"{torch_export.MODEL_TYPE} as tools.export_pytorch writes it"
         )
-    dropout = float(hf_import.key_of(config, "hidden_dropout_prob", f"{source}/config.json"))
-    values: dict[str, Any] = {"dropout": dropout, "pretrained": source}
-    if model_type in hf_import.TEXT_MODELS:
-        values |= hf_import.text_values(config, source)
+    values: dict[str, Any] = {"dropout": hf_config.dropout(config, source), "pretrained": source}
+    if model_type in hf_config.TEXT_FAMILIES:
+        values |= hf_config.text_values(config, source)
         text = Text(**values, length=min(30, values["max_positions"]))
         notes = [f"length {text.length}: captions are cut to it; the paper's is 30"]
         return text, hf_import.import_text(source, text), notes
-    values |= hf_import.vision_values(config, source)
+    values |= hf_config.vision_values(config, source)
     values |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if model_type == "dinov2" else {"mean": HALF, "std": HALF}
     stated = hf_import.preprocessing(source)
     values |= stated
@@ -76,7 +75,7 @@ def main(argv: list[str]) -> None:
     if model_type == torch_export.MODEL_TYPE:
         meta = torch_import.to_checkpoint(source, command_line.required(_WORKDIR))
         print(f"{_WORKDIR.value}: step {meta.step} of stage {meta.stage!r}; go on with --config.init_from")
-    elif _WORKDIR.present and model_type in (*hf_import.VISION_MODELS, *hf_import.TEXT_MODELS):
+    elif _WORKDIR.present and model_type in KNOWN:
         raise ConfigError(f"--workdir: {source} is a tower, and a run reads towers itself: --config.vision.pretrained")
     else:
         _print(*section(source))

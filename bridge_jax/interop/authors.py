@@ -57,7 +57,9 @@ def check(cfg: Config) -> None:
     for key, got, expected in (
         ("bridge.design", cfg.bridge.design, "cross"),
         ("bridge.placement", cfg.bridge.placement, "after"),
+        ("vision.tower", cfg.vision.tower, "vit"),
         ("vision.layer_scale", cfg.vision.layer_scale, False),
+        ("text.tower", cfg.text.tower, "bert"),
     ):
         if got != expected:
             raise ConfigError(f"config.{key}: expected {expected!r}, as the authors' model has it, got {got!r}")

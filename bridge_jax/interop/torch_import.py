@@ -15,7 +15,7 @@ from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta, read_config, read_meta
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import as_dict
-from bridge_jax.interop import hf_import, names, torch_export
+from bridge_jax.interop import hf_config, hf_import, names, torch_export
 from bridge_jax.types import Params
 
 # What of config.json says nothing about the model, or is written by transformers.
@@ -66,7 +66,7 @@ def to_checkpoint(source: str | Path, workdir: str | Path) -> Meta:
 
 def _compare(config: dict[str, Any], expected: dict[str, Any], file: str) -> None:
     for key in sorted(expected.keys() - _FREE):
-        got = hf_import.key_of(config, key, file)
+        got = hf_config.key_of(config, key, file)
         if got != as_dict(expected[key]):
             raise ConfigError(
                 f"{file}: key {key!r} is {got!r}, but the config under 'bridge_jax' makes it {expected[key]!r}: "

@@ -130,7 +130,7 @@ def test_dinov2_swiglu_is_refused(vit_folder, vision):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", "roberta", "model_type 'roberta' cannot fill the text tower; expected 'bert'"),
+        ("model_type", "gpt2", "model_type 'gpt2' cannot fill the text tower; expected 'bert' or 'roberta'"),
         ("hidden_act", "relu", "hidden_act is 'relu'; the text tower is built for 'gelu' only"),
         ("is_decoder", True, "is_decoder is True; the text tower is built for False only"),
         (

@@ -1,4 +1,4 @@
-"""The two towers, with the parameter names of Hugging Face's files: ViT or DINOv2, and BERT. No poolers.
+"""The two towers, with the parameter names of Hugging Face's files: ViT or DINOv2, and BERT or RoBERTa. No poolers.
 
 Both are three steps, so that the bridge can meet them half-way: `embed`, `blocks(start, stop)`, `finish`. States are
 [B,L,D]: B rows, L tokens (the class token first), D the tower's width.
@@ -218,11 +218,12 @@ class BertBlock(nn.Module):
 
 
 class BertEmbeddings(nn.Module):
-    """Words, positions and the first segment, added and normalised."""
+    """Words, positions and the first segment, added and normalised. RoBERTa's positions start behind its padding's."""
 
     def __init__(self, config: dict):
         super().__init__()
         width = config["hidden_size"]
+        self.first = config["pad_token_id"] + 1 if config["model_type"] == "roberta" else 0
         self.word_embeddings = nn.Embedding(config["vocab_size"], width)
         self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
         self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
@@ -230,12 +231,12 @@ class BertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config["hidden_dropout_prob"])
 
     def forward(self, input_ids):
-        x = self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[1]]
+        x = self.word_embeddings(input_ids) + self.position_embeddings.weight[self.first :][: input_ids.shape[1]]
         return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))
 
 
 class TextTower(nn.Module):
-    """BERT."""
+    """BERT or RoBERTa, by `config["model_type"]`."""
 
     def __init__(self, config: dict):
         super().__init__()
