@@ -83,7 +83,7 @@ class Kind:
 
     def tower(self) -> Any:
         """Return our module."""
-        return tower_class(self.section.tower)(self.section, jnp.dtype("float32"))
+        return tower_class(self.side, self.section.tower)(self.section, jnp.dtype("float32"))
 
     def params(self, model: torch.nn.Module, folder: Path) -> dict:
         """Return the parameters of their `model` as ours, through a folder on disk."""
@@ -120,6 +120,37 @@ KINDS = {
         "RobertaModel",
         "RobertaLayer",
         dict(type_vocab_size=1, layer_norm_eps=1e-5),
+    ),
+    "clip_vision_model": Kind(
+        dataclasses.replace(VISION, tower="clip", norm_eps=1e-5),
+        "CLIPVisionConfig",
+        "CLIPVisionModel",
+        "CLIPEncoderLayer",
+    ),
+    "siglip_vision_model": Kind(
+        dataclasses.replace(VISION, tower="siglip", norm_eps=1e-6),
+        "SiglipVisionConfig",
+        "SiglipVisionModel",
+        "SiglipEncoderLayer",
+    ),
+    "dinov3_vit": Kind(
+        dataclasses.replace(VISION, tower="dinov3", layer_scale=True, mask_token=True, norm_eps=1e-5),
+        "DINOv3ViTConfig",
+        "DINOv3ViTModel",
+        "DINOv3ViTLayer",
+        dict(num_register_tokens=4),
+    ),
+    "clip_text_model": Kind(
+        dataclasses.replace(TEXT, tower="clip", token_types=0, norm_eps=1e-5),
+        "CLIPTextConfig",
+        "CLIPTextModel",
+        "CLIPEncoderLayer",
+    ),
+    "siglip_text_model": Kind(
+        dataclasses.replace(TEXT, tower="siglip", token_types=0, norm_eps=1e-6),
+        "SiglipTextConfig",
+        "SiglipTextModel",
+        "SiglipEncoderLayer",
     ),
 }
 TEXT_KINDS = [name for name, kind in KINDS.items() if kind.side == "text"]

@@ -19,17 +19,26 @@ from rich.table import Table
 from bridge_jax import command_line
 from bridge_jax.config import ConfigError, Text, Vision
 from bridge_jax.interop import hf_config, hf_import, torch_export, torch_import
-from configs.common import IMAGENET_MEAN, IMAGENET_STD
+from configs.common import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The folder to write; only for a model of tools.export_pytorch.")
 
-KNOWN = (*hf_config.VISION_FAMILIES, *hf_config.TEXT_FAMILIES)
-HALF = (0.5, 0.5, 0.5)  # plain ViT: pixels to -1..1
+KNOWN = (*hf_config.VISION_FAMILIES, *hf_config.TEXT_FAMILIES, *hf_config.PAIRS)
+HALF = (0.5, 0.5, 0.5)  # pixels to -1..1, for the ViT and SigLIP
+STATISTICS = {
+    "dinov2": (IMAGENET_MEAN, IMAGENET_STD),
+    "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD),
+    "clip_vision_model": (CLIP_MEAN, CLIP_STD),
+}
 
 
-def section(source: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
-    """Return the config record that fits `source`, what it imports, and notes on keys the source does not settle."""
+def section(source: str, side: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
+    """Return the config record that fits `source`, what it imports, and notes on keys the source does not settle.
+
+    Of a file with two towers, `side` ("vision" or "text") is read; of another it does not matter.
+    """
     config, _ = hf_import.load(source)
+    config = hf_config.of_tower(config, side, source)
     model_type = hf_config.key_of(config, "model_type", f"{source}/config.json")
     if model_type not in KNOWN:
         raise ConfigError(
@@ -43,7 +52,7 @@ def section(source: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
         notes = [f"length {text.length}: captions are cut to it; the paper's is 30"]
         return text, hf_import.import_text(source, text), notes
     values |= hf_config.vision_values(config, source)
-    values |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if model_type == "dinov2" else {"mean": HALF, "std": HALF}
+    values["mean"], values["std"] = STATISTICS.get(model_type, (HALF, HALF))
     stated = hf_import.preprocessing(source)
     values |= stated
     notes = [] if stated else [f"mean, std: usual for {model_type}; the source has no preprocessor_config.json to say"]
@@ -78,7 +87,8 @@ def main(argv: list[str]) -> None:
     elif _WORKDIR.present and model_type in KNOWN:
         raise ConfigError(f"--workdir: {source} is a tower, and a run reads towers itself: --config.vision.pretrained")
     else:
-        _print(*section(source))
+        for side in ("vision", "text") if model_type in hf_config.PAIRS else ("",):
+            _print(*section(source, side))
 
 
 if __name__ == "__main__":

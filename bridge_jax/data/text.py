@@ -23,6 +23,11 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KINDS = {
     "BERT": dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)),
     "RoBERTa": dict(pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>", mask_token="<mask>"),
+    "CLIP": dict(
+        pad_token="<|endoftext|>", unk_token="<|endoftext|>", bos_token="<|startoftext|>", eos_token="<|endoftext|>"
+    ),
+    "SigLIP": dict(pad_token="</s>", unk_token="<unk>", eos_token="</s>"),
+    "SigLIP 2": dict(pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", mask_token="<mask>"),
 }
 _FRAME = ("bos_token", "cls_token", "sep_token", "eos_token")
 
@@ -41,18 +46,27 @@ class Tokenizer:
         self._tokenizer = _read(self.path)
         self.special = _special(self._tokenizer, self.path)
         ids = {name: _id(self._tokenizer, token, self.path) for name, token in self.special.items()}
-        self.pad_id, self.unk_id, self.mask_id = ids["pad_token"], ids["unk_token"], ids["mask_token"]
+        self._ids, self.pad_id, self.unk_id = ids, ids["pad_token"], ids["unk_token"]
         self.special_ids = frozenset(ids.values())
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self._tokenizer.enable_truncation(length)
         self._tokenizer.enable_padding(length=length, pad_id=self.pad_id, pad_token=self.special["pad_token"])
 
     def encode(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
-        """Return ids and a mask that is False on padding. A caption too long keeps its first words and [SEP]."""
+        """Return ids and a mask that is False on padding. A caption too long keeps its first words and its end."""
         encodings = self._tokenizer.encode_batch(list(captions))
         ids = np.array([e.ids for e in encodings], np.int32).reshape(-1, self.length)
         mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
         return ids, mask
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for a word to predict. Raises ConfigError where the vocabulary has none."""
+        if "mask_token" not in self._ids:
+            raise config.ConfigError(
+                f"config.data.vocabulary: {self.path} has no mask token, which the mlm loss needs: leave that loss out"
+            )
+        return self._ids["mask_token"]
 
     @property
     def fingerprint(self) -> str:

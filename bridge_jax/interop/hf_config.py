@@ -28,6 +28,8 @@ class Family:
     # What the tower is built for. A file that leaves the key out means Hugging Face's default, which is this value.
     fixed: Mapping[str, Any]
     dropout: tuple[str, ...]  # keys that hold it, the first of which is read
+    left_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what a file may leave out, and mean
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of our section, where no key is theirs
 
 
 VISION_FAMILIES = {
@@ -39,6 +41,24 @@ VISION_FAMILIES = {
         ("hidden_dropout_prob",),
     ),
 }
+_PAIR_SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_PAIR_SIZES |= {"hidden_dropout_prob": 0.0}  # not a key of theirs: they drop nothing, we may
+_CLIP_SIZES = _PAIR_SIZES | {"layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32}
+_CLIP_WORDS = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "layer_norm_eps": 1e-5}
+_CLIP_WORDS |= {"vocab_size": 49408, "max_position_embeddings": 77}
+_SIGLIP_SIZES = _PAIR_SIZES | {"layer_norm_eps": 1e-6, "image_size": 224, "patch_size": 16}
+_SIGLIP_WORDS = _PAIR_SIZES | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64}
+_PLAIN_WORDS = {ours: theirs for ours, theirs in _WORDS.items() if ours != "token_types"}
+_DROPOUT, _NO_SEGMENTS = ("hidden_dropout_prob",), {"token_types": 0}
+_DINOV3 = {"hidden_act": "gelu", "num_channels": 3, "use_gated_mlp": False, "query_bias": True, "key_bias": False}
+_DINOV3 |= {"value_bias": True, "proj_bias": True, "mlp_bias": True, "num_register_tokens": 4, "rope_theta": 100.0}
+VISION_FAMILIES |= {
+    "clip_vision_model": Family("clip", _SIZES, {"hidden_act": "quick_gelu", "num_channels": 3}, _DROPOUT, _CLIP_SIZES),
+    "siglip_vision_model": Family(
+        "siglip", _SIZES, {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3}, _DROPOUT, _SIGLIP_SIZES
+    ),
+    "dinov3_vit": Family("dinov3", _SIZES, _DINOV3, _DROPOUT, {"hidden_dropout_prob": 0.0}),
+}
 TEXT_FAMILIES = {
     "bert": Family("bert", _SIZES | _WORDS, _BERT_FIXED, ("hidden_dropout_prob", "attention_probs_dropout_prob")),
     "roberta": Family(
@@ -47,7 +67,41 @@ TEXT_FAMILIES = {
         _BERT_FIXED | {"pad_token_id": 1},
         ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     ),
+    "clip_text_model": Family(
+        "clip",
+        _SIZES | _PLAIN_WORDS,
+        {"hidden_act": "quick_gelu"},
+        _DROPOUT,
+        _PAIR_SIZES | _CLIP_WORDS,
+        _NO_SEGMENTS,
+    ),
+    "siglip_text_model": Family(
+        "siglip",
+        _SIZES | _PLAIN_WORDS,
+        {"hidden_act": "gelu_pytorch_tanh"},
+        _DROPOUT,
+        _SIGLIP_WORDS,
+        _NO_SEGMENTS,
+    ),
 }
+PAIRS = {  # models of two towers, each with a config of its own inside
+    "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
+    "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
+}
+
+
+def of_tower(config: Mapping[str, Any], side: str, source: Any) -> dict[str, Any]:
+    """Return the config of one tower: `config` itself, or of a CLIP or SigLIP pair that of the `side`.
+
+    What the file may leave out is filled in with Hugging Face's defaults.
+    """
+    file = f"{source}/config.json"
+    model_type = key_of(config, "model_type", file)
+    if model_type in PAIRS:
+        model_type = PAIRS[model_type][side]
+        config = {"model_type": model_type} | dict(key_of(config, f"{side}_config", file))
+    families = VISION_FAMILIES | TEXT_FAMILIES
+    return (dict(families[model_type].left_out) if model_type in families else {}) | dict(config)
 
 
 def vision_values(config: Mapping[str, Any], source: Any) -> dict[str, Any]:
@@ -90,6 +144,8 @@ def vision_config(cfg: Config) -> dict[str, Any]:
     }
     if model_type in ("vit", "dinov2"):
         found["attention_probs_dropout_prob"] = 0.0
+    if model_type == "siglip_vision_model":
+        found["vision_use_head"] = False
     if model_type == "dinov2":
         ratio = vision.mlp_width / vision.width
         found["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
@@ -100,8 +156,7 @@ def text_config(cfg: Config) -> dict[str, Any]:
     """Return the text tower as Hugging Face's config of it."""
     model_type = names.text_type(cfg.text)
     found = _config(cfg.text, model_type, TEXT_FAMILIES[model_type])
-    del found["position_embedding_type"], found["is_decoder"]  # transformers 5 has them no more
-    return found
+    return {key: value for key, value in found.items() if key not in ("position_embedding_type", "is_decoder")}
 
 
 def key_of(config: Mapping[str, Any], key: str, file: str) -> Any:
@@ -123,7 +178,8 @@ def _family(config: Mapping[str, Any], families: Mapping[str, Family], what: str
 
 
 def _values(config: Mapping[str, Any], family: Family, file: str) -> dict[str, Any]:
-    return {"tower": family.tower} | {ours: key_of(config, theirs, file) for ours, theirs in family.keys.items()}
+    read = {ours: key_of(config, theirs, file) for ours, theirs in family.keys.items()}
+    return {"tower": family.tower} | read | dict(family.constants)
 
 
 def _config(section: Vision | Text, model_type: str, family: Family) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def import_vision(source: str | Path, cfg: Vision) -> Imported:
     Raises ConfigError naming the config key, or the tensors that do not fit.
     """
     config, tensors = load(source)
+    config = hf_config.of_tower(config, "vision", source)
     _compare("config.vision", cfg, hf_config.vision_values(config, source), f"{source}/config.json")
     _compare("config.vision", cfg, preprocessing(source), f"{source}/{_PREPROCESSOR}")
     model_type = config["model_type"]
@@ -120,6 +121,7 @@ def import_vision(source: str | Path, cfg: Vision) -> Imported:
 def import_text(source: str | Path, cfg: Text) -> Imported:
     """Read a text tower into that of `cfg`. Raises ConfigError naming the config key or the tensors that do not fit."""
     config, tensors = load(source)
+    config = hf_config.of_tower(config, "text", source)
     _compare("config.text", cfg, hf_config.text_values(config, source), f"{source}/config.json")
     return _fill(names.text(cfg, config["model_type"]), tensors, config["model_type"], False, source)
 

@@ -51,8 +51,13 @@ class Entry:
         return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
-VISION_TYPES, TEXT_TYPES = ("vit", "dinov2"), ("bert", "roberta")
-LAYER_SCALED = ("dinov2",)
+VISION_TYPES = ("vit", "dinov2", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
+TEXT_TYPES = ("bert", "roberta", "clip_text_model", "siglip_text_model")
+LAYER_SCALED = ("dinov2", "dinov3_vit")
+_MODEL_TYPES = {  # tower -> what Hugging Face calls it, where that is another name
+    "vision": {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov3": "dinov3_vit"},
+    "text": {"clip": "clip_text_model", "siglip": "siglip_text_model"},
+}
 
 
 def vision(cfg: Vision, model_type: str) -> tuple[Entry, ...]:
@@ -66,7 +71,8 @@ def vision(cfg: Vision, model_type: str) -> tuple[Entry, ...]:
             f"config.vision.layer_scale: expected {not cfg.layer_scale} for model_type {model_type!r}, "
             f"got {cfg.layer_scale}"
         )
-    sizes = {"D": cfg.width, "M": cfg.mlp_width, "p": cfg.patch_px, "P": 1 + cfg.position_grid**2}
+    positions = (model_type != "siglip_vision_model") + cfg.position_grid**2
+    sizes = {"D": cfg.width, "M": cfg.mlp_width, "p": cfg.patch_px, "P": positions, "R": 4}
     entries = _expand("vision", model_type, cfg.depth, sizes)
     return tuple(e for e in entries if cfg.mask_token or e.path != "vision/mask_token")
 
@@ -80,12 +86,14 @@ def text(cfg: Text, model_type: str) -> tuple[Entry, ...]:
 
 def vision_type(cfg: Vision) -> str:
     """Return what Hugging Face calls this image tower: a `vit` with LayerScale is a DINOv2."""
-    return "dinov2" if cfg.tower == "vit" and cfg.layer_scale else cfg.tower
+    if cfg.tower == "vit" and cfg.layer_scale:
+        return "dinov2"
+    return _MODEL_TYPES["vision"].get(cfg.tower, cfg.tower)
 
 
 def text_type(cfg: Text) -> str:
     """Return what Hugging Face calls this text tower."""
-    return cfg.tower
+    return _MODEL_TYPES["text"].get(cfg.tower, cfg.tower)
 
 
 def _require_known(side: str, model_type: str, known: tuple[str, ...]) -> None:
@@ -123,7 +131,8 @@ def bare_name(name: str, model_type: str) -> str:
     >>> bare_name("bert.encoder.layer.0.output.LayerNorm.gamma", "bert")
     'encoder.layer.0.output.LayerNorm.weight'
     """
-    name = name.removeprefix(f"{model_type}.")
+    prefix = names_towers.PREFIXES.get(model_type, model_type)
+    name = name.removeprefix(f"{prefix}.")
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{names_towers.OLD_NORM[m[1]]}", name)
 
 
@@ -136,32 +145,36 @@ def excused(name: str, model_type: str, mask_token: bool) -> bool:
 
 def _expand(root: str, model_type: str, depth: int, sizes: dict[str, int]) -> list[Entry]:
     entries = [e for row in names_towers.STEM[model_type] for e in leaves(f"{root}/", "", sizes, *row)]
+    layers = names_towers.LAYERS.get(model_type, "encoder.layer")
     for i in range(depth):
         for row in names_towers.BLOCK[model_type]:
-            entries += leaves(f"{root}/block_{i:02d}/", f"encoder.layer.{i}.", sizes, *row)
+            entries += leaves(f"{root}/block_{i:02d}/", f"{layers}.{i}.", sizes, *row)
     return entries
 
 
 def leaves(
     root: str, prefix: str, sizes: dict[str, int], ours: str, theirs: str, kind: str, dims: str, stored: str = ""
 ) -> list[Entry]:
-    """Return the parameters of one row of a table, paths under `root`, names under `prefix`."""
+    """Return the parameters of one row of a table, paths under `root`, names under `prefix`; `..._only`: no bias."""
     path, name = root + ours, prefix + theirs
     shape = _shape(dims, sizes)
     if kind == "array":
         return [Entry(path, name, "reshape" if stored else "copy", shape, _shape(stored or dims, sizes))]
     bias = Entry(f"{path}/bias", f"{name}.bias", "copy", shape[-1:], shape[-1:])
+    kind, _, only = kind.partition("_")
     match kind:
         case "linear":
-            return [Entry(f"{path}/kernel", f"{name}.weight", "transpose", shape, shape[::-1]), bias]
+            weight = Entry(f"{path}/kernel", f"{name}.weight", "transpose", shape, shape[::-1])
         case "conv":
             height, width, channels, features = shape
-            return [Entry(f"{path}/kernel", f"{name}.weight", "conv", shape, (features, channels, height, width)), bias]
+            weight = Entry(f"{path}/kernel", f"{name}.weight", "conv", shape, (features, channels, height, width))
         case "norm":
-            return [Entry(f"{path}/scale", f"{name}.weight", "copy", shape, shape), bias]
+            weight = Entry(f"{path}/scale", f"{name}.weight", "copy", shape, shape)
         case "embedding":
             return [Entry(f"{path}/embedding", f"{name}.weight", "copy", shape, shape)]
-    raise AssertionError(f"unknown kind {kind!r} of {path}")
+        case _:
+            raise AssertionError(f"unknown kind {kind!r} of {path}")
+    return [weight] if only else [weight, bias]
 
 
 def _shape(dims: str, sizes: dict[str, int]) -> Shape:

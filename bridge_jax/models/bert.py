@@ -35,6 +35,7 @@ class Tower(nn.Module):
     cfg: Text
     dtype: jnp.dtype
     run: Blocks = Blocks(scan=False, remat=False)
+    side: ClassVar[str] = "text"
     first_position: ClassVar[int] = 0
 
     def setup(self):

@@ -92,6 +92,39 @@ def test_a_roberta_vocabulary_is_cased_bytes_in_its_own_frame(tmp_path):
     assert tokenizer.decode(ids[1]) == "A dog"
 
 
+def word_json(path, words, frame):
+    """Write a tokenizer.json with one token a word, each caption in `frame`."""
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[1]))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    named = [(word, words.index(word)) for word in frame.split() if word != "$A"]
+    model.post_processor = tokenizers.processors.TemplateProcessing(single=frame, special_tokens=named)
+    model.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "frame", "ids"),
+    [
+        (["x", "<|endoftext|>", "<|startoftext|>", "dog"], "<|startoftext|> $A <|endoftext|>", [2, 3, 1, 1, 1]),
+        (["</s>", "<unk>", "<pad>", "dog"], "$A </s>", [3, 0, 0, 0, 0]),
+        # Gemma's vocabulary also holds HTML, and so RoBERTa's tokens: the frame decides.
+        (["<pad>", "<unk>", "<eos>", "dog", "<mask>", "<s>", "</s>"], "$A <eos>", [3, 2, 0, 0, 0]),
+    ],
+    ids=["clip", "siglip", "siglip2"],
+)
+def test_vocabularies_of_pairs(tmp_path, words, frame, ids):
+    tokenizer = text.Tokenizer(word_json(tmp_path / "tokenizer.json", words, frame), 5)
+    found, mask = tokenizer.encode(["dog", "dog dog dog dog dog dog"])
+    assert found[0].tolist() == ids
+    assert mask.sum(axis=1).tolist() == [2 + frame.startswith("<"), 5]  # the end is seen although it pads too
+    assert found[1, -1] == found[0, mask[0].sum() - 1]
+    if "<mask>" in words:
+        assert tokenizer.mask_id == 4
+    else:
+        with pytest.raises(ConfigError, match="has no mask token, which the mlm loss needs: leave that loss out"):
+            _ = tokenizer.mask_id
+
+
 def test_a_frame_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"does not put <s> and </s> around a caption; use a .* RoBERTa's"):
         text.Tokenizer(roberta_json(tmp_path / "tokenizer.json", frame=("</s>", "<s>")), 8)

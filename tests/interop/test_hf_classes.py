@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from bridge_jax.config import ConfigError, Text
 from bridge_jax.interop import hf_import, names
 from tests import towers
+from tools import import_hf
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -108,3 +109,42 @@ def test_our_weights_load_into_torch_and_come_back_bit_for_bit(tmp_path, name):
     assert back.keys() == {path.split("/", 1)[1] for path in ours}
     for path, array in ours.items():
         assert back[path.split("/", 1)[1]].tobytes() == array.tobytes(), path
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_pair_of_towers_fills_both_sides(tmp_path, name, capsys):
+    """As the hub has them: one file, and SigLIP's config.json leaves out what is a default."""
+    vision, text = towers.KINDS[f"{name}_vision_model"], towers.KINDS[f"{name}_text_model"]
+    prefix = {"clip": "CLIP", "siglip": "Siglip"}[name]
+    sides = {f"{kind.side}_config": kind.torch_model().config.to_dict() for kind in (vision, text)}
+    pair = getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")(**sides))
+    pair.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("layer_norm_eps", "hidden_act", "num_channels", "model_type"):
+        config["vision_config"].pop(key)
+        config["text_config"].pop(key, None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    imported = [
+        hf_import.import_vision(tmp_path, vision.section),
+        hf_import.import_text(tmp_path, text.section),
+    ]
+    stored = {key for key in pair.state_dict() if not key.endswith("position_ids")}
+    assert stored == set(imported[0].used) | set(imported[1].used) | set(imported[0].excused) & set(imported[1].excused)
+    patch = pair.vision_model.embeddings.patch_embedding.weight.detach().numpy()
+    assert np.array_equal(imported[0].params["patch"]["kernel"].transpose(3, 2, 0, 1), patch)
+    words = pair.text_model.embeddings.token_embedding.weight.detach().numpy()
+    assert np.array_equal(imported[1].params["word"]["embedding"], words)
+    import_hf.main(["import_hf", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert printed.index("vision = dict(") < printed.index("text = dict(")
+    assert printed.count(f"tower='{name}'") == 2
+
+
+def test_openclips_activation_is_refused(tmp_path):
+    kind = towers.KINDS["clip_vision_model"]
+    kind.torch_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    with pytest.raises(ConfigError, match="hidden_act is 'gelu'; the image tower is built for 'quick_gelu' only"):
+        hf_import.vision_params(tmp_path, kind.section)

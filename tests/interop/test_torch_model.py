@@ -127,7 +127,16 @@ def test_every_design_and_placement_is_the_same_model(shared, tmp_path, design, 
 
 
 @pytest.mark.parametrize("placement", ["top", "after"])
-@pytest.mark.parametrize("side", [dict(text=dict(tower="roberta", token_types=1))], ids=["roberta"])
+@pytest.mark.parametrize(
+    "side",
+    [
+        dict(text=dict(tower="roberta", token_types=1)),
+        dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
+        dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
+        dict(vision=dict(tower="dinov3", layer_scale=True)),
+    ],
+    ids=["roberta", "clip", "siglip", "dinov3"],
+)
 def test_every_tower_is_the_same_model_and_comes_back(shared, tmp_path, side, placement):
     cfg = small("cross", placement, **side)
     params = tiny.params(cfg)
