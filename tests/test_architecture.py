@@ -74,6 +74,7 @@ HOMES = {
 
 NOT_IMPORTED = {
     "array_record": "tensorflow-datasets opens the prepared files with it",
+    "flatbuffers": "jax.export writes its programs with it",
     "importlib_resources": "tensorflow-datasets reads without TensorFlow only when it is present",
 }
 NOT_DECLARED = {

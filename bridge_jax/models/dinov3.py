@@ -26,7 +26,7 @@ class Tower(vit.Tower):
     def _place(self, x_BPD: Float[Array, "B patches D"], grid: tuple[int, int]) -> Float[Array, "B P D"]:
         del grid
         prefix = jnp.concatenate([self.class_token, self.registers], axis=1).astype(self.dtype)
-        return jnp.concatenate([jnp.broadcast_to(prefix, (len(x_BPD), *prefix.shape[1:])), x_BPD], axis=1)
+        return jnp.concatenate([jnp.broadcast_to(prefix, (x_BPD.shape[0], *prefix.shape[1:])), x_BPD], axis=1)
 
     def blocks(self, x_BPD: Float[Array, "B P D"], start: int, stop: int, deterministic: bool) -> Float[Array, "B P D"]:
         """Run blocks `start` to `stop - 1`."""

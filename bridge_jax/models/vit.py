@@ -71,7 +71,7 @@ class Tower(nn.Module):
     def _place(self, x_BPD: Float[Array, "B patches D"], grid: tuple[int, int]) -> Float[Array, "B P D"]:
         """Prepend the class token and add the positions."""
         if self.prefix:
-            class_B1D = jnp.broadcast_to(self.class_token, (len(x_BPD), 1, x_BPD.shape[-1])).astype(self.dtype)
+            class_B1D = jnp.broadcast_to(self.class_token, (x_BPD.shape[0], 1, x_BPD.shape[-1])).astype(self.dtype)
             x_BPD = jnp.concatenate([class_B1D, x_BPD], axis=1)
         return x_BPD + resize_positions(self.position, grid).astype(self.dtype)
 
