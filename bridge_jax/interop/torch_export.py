@@ -28,13 +28,14 @@ from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import Config, ConfigError, Mesh
+from bridge_jax.config_json import as_dict
 from bridge_jax.data import text
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import hf_config, model_card, names
 from bridge_jax.models.bridge import meeting_blocks, mim_width
 from bridge_jax.types import Params
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, VOCABULARY = "model.safetensors", "tokenizer.json"
 MODEL_TYPE = "bridge"
 CODE = Path(__file__).parent / "torch_model"
 
@@ -74,7 +75,7 @@ def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: T
         _write_json(folder / "preprocessor_config.json", _preprocessor_config(cfg))
         _write_json(folder / "special_tokens_map.json", tokenizer.special)
         _write_json(folder / "tokenizer_config.json", _tokenizer_config(cfg) | tokenizer.special)
-        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        (folder / VOCABULARY).write_text(tokenizer.to_json(), encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
         for file in sorted(CODE.glob("*_bridge*.py")):
             shutil.copyfile(file, folder / file.name)
@@ -147,8 +148,30 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "rerank_weight": cfg.evals.retrieval.rerank_weight,
         "mlm_head": "mlm" in params["heads"],
         "mim_width": mim_width(cfg) if "mim" in params["heads"] else 0,
-        "bridge_jax": dataclasses.asdict(meta) | {"loss_weights": _loss_weights(params)},
+        "bridge_jax": dataclasses.asdict(meta)
+        | {"config": as_dict(without_places(cfg)), "frozen": "", "loss_weights": _loss_weights(params)},
     }
+
+
+def without_places(cfg: Config) -> Config:
+    """Return the config without the folders of the machine it ran on, which are nobody else's business or use.
+
+    A tower keeps its hub id, or the last part of its folder's path; the vocabulary is the one that the export holds.
+    """
+
+    def tower(source: str) -> str:
+        path = Path(source)
+        is_place = path.expanduser().is_absolute() or source.startswith(".") or len(path.parts) > 2 or path.is_dir()
+        return path.name if source and is_place else source
+
+    return dataclasses.replace(
+        cfg,
+        vision=dataclasses.replace(cfg.vision, pretrained=tower(cfg.vision.pretrained)),
+        text=dataclasses.replace(cfg.text, pretrained=tower(cfg.text.pretrained)),
+        data=dataclasses.replace(cfg.data, data_dir="", vocabulary=VOCABULARY),
+        cache_dir="",
+        init_from="",
+    )
 
 
 def _loss_weights(params: Params) -> dict[str, float]:

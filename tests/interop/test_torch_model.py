@@ -142,7 +142,7 @@ def test_every_tower_is_the_same_model_and_comes_back(shared, tmp_path, side, pl
     params = tiny.params(cfg)
     assert_equal(cfg, params, pairs_of(cfg, shared)[0], exported(cfg, params, tmp_path))
     _, back_cfg, back = torch_import.read(tmp_path / "model")
-    assert back_cfg == cfg
+    assert back_cfg == torch_export.without_places(cfg)
     back, given = optim.flatten(back), optim.flatten(params)
     assert back.keys() == given.keys()
     assert all(np.array_equal(back[path], given[path]) for path in given)
