@@ -79,7 +79,7 @@ class ImageEmbeddings(nn.Module):
         if bool_masked_pos is not None:
             x = hide_patches(x, self.mask_token, bool_masked_pos)
         if hasattr(self, "class_embedding"):
-            x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1)
+            x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], 1)
         return x + resize_positions(self.position_embedding.weight[None], grid)
 
 

@@ -67,7 +67,7 @@ class Embeddings(nn.Module):
         if bool_masked_pos is not None:
             x = hide_patches(x, self.mask_token, bool_masked_pos)
         prefix = torch.cat([self.cls_token, self.register_tokens], 1)
-        return torch.cat([prefix.expand(len(x), -1, -1), x], 1)
+        return torch.cat([prefix.expand(x.shape[0], -1, -1), x], 1)
 
 
 class Dinov3Tower(nn.Module):

@@ -173,7 +173,7 @@ class ViTEmbeddings(nn.Module):
         grid, x = x.shape[-2:], x.flatten(2).transpose(1, 2)
         if bool_masked_pos is not None:
             x = hide_patches(x, self.mask_token, bool_masked_pos)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         return x + resize_positions(self.position_embeddings, grid)
 
 
