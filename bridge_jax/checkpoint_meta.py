@@ -9,6 +9,9 @@ import ml_collections
 from bridge_jax.config import Config, ConfigError, parse
 
 SCHEMA = 2
+REFUSED = {  # older schema -> why its checkpoints are not read
+    1: "it has no hash of its files, so damage could not be told; go on with the code that wrote it, or train again",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +27,14 @@ class Meta:
 
 
 def read_meta(raw: Mapping[str, Any], where: str) -> Meta:
-    """Return a record that was stored as JSON. Raises ConfigError, naming `where`, for another schema."""
-    if raw.get("schema") != SCHEMA:
-        raise ConfigError(f"{where}: checkpoint schema {raw.get('schema')}, this code reads {SCHEMA}")
+    """Return a record that was stored as JSON. Raises ConfigError, naming `where` and the reason, for another one."""
+    schema = raw.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        reason = "newer code wrote it: update bridge_jax" if newer else "it is no checkpoint of this code"
+        if isinstance(schema, int) and schema in REFUSED:
+            reason = REFUSED[schema]
+        raise ConfigError(f"{where}: checkpoint schema {schema}, this code reads {SCHEMA}: {reason}")
     try:
         return Meta(**raw)
     except TypeError as error:

@@ -9,6 +9,7 @@ from rich.console import Console
 from bridge_jax import optim, rules, sharding
 from bridge_jax import step as steps
 from bridge_jax.config import Config
+from bridge_jax.models.bridge import tower_class
 from bridge_jax.types import Batch
 
 _console = Console(soft_wrap=True, highlight=False)
@@ -52,7 +53,8 @@ def abstract_batch(cfg: Config, stage_name: str) -> Batch:
 
     fields = {"image_ids": leaf(), "text_mask": leaf(T, dtype=np.bool_)}
     if stage.cached_crops:
-        fields["lower_image"] = leaf(1 + patches, cfg.vision.width, dtype=np.float16)
+        prefix = tower_class("vision", cfg.vision.tower).prefix
+        fields["lower_image"] = leaf(prefix + patches, cfg.vision.width, dtype=np.float16)
         fields["lower_text"] = leaf(T, cfg.text.width, dtype=np.float16)
     else:
         fields["images"] = leaf(side, side, 3, dtype=np.uint8)

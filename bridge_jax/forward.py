@@ -59,7 +59,7 @@ def outputs(
         if "masked_image" in passes:
             masked = model.lower_image(batch.images, batch.masked_patches, deterministic=lower_frozen)
             fused = model.fused(dataclasses.replace(lower, image=masked), deterministic=False)
-            found["mim_prediction"] = model.heads.mim(fused.image_states[:, 1:])
+            found["mim_prediction"] = model.heads.mim(fused.image_states[:, model.vision.prefix :])
             found["mim_target"] = _mim_target(model, batch, lower)
         return Outputs(**found)
 
@@ -142,7 +142,7 @@ def _partners(cfg: Config, batch: Batch, cosines_Ggg: jax.Array, key: jax.Array)
 
 def _mim_target(model: BridgeModel, batch: Batch, lower: Lower) -> jax.Array:
     if model.cfg.losses["mim"]["target"] == "features":
-        return jax.lax.stop_gradient(model.finish_image(lower.image))[:, 1:]
+        return jax.lax.stop_gradient(model.finish_image(lower.image))[:, model.vision.prefix :]
     return patches(normalise(batch.images, model.cfg), model.cfg.vision.patch_px)
 
 
@@ -164,4 +164,4 @@ def is_lower(path: str, cfg: Config) -> bool:
     name = rest.partition("/")[0]
     if name.startswith("block_"):
         return int(name.removeprefix("block_")) <= first[0]
-    return not (tower == "vision" and name == "norm")
+    return (tower, name) not in (("vision", "norm"), ("text", "final_norm"))

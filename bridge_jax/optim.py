@@ -59,7 +59,7 @@ def _top_blocks(cfg: Config, stage_name: str) -> tuple[tuple[str, bool], ...]:
     text = range(cfg.text.depth - stage.top_blocks, cfg.text.depth)
     return (
         ("vision/(norm|" + "|".join(f"block_{i:02d}" for i in vision) + ")/.*", True),
-        ("text/(" + "|".join(f"block_{i:02d}" for i in text) + ")/.*", True),
+        ("text/(final_norm|" + "|".join(f"block_{i:02d}" for i in text) + ")/.*", True),
     )
 
 
@@ -138,6 +138,9 @@ def _start_attention(cfg: Config, params: Params, layer: Params) -> Params:
         )
     if cfg.bridge.placement != "after":  # there the states have been through the tower's final norm
         layer["image_norm"] = jax.tree.map(jnp.copy, params["vision"]["norm"])
+        if "final_norm" in params["text"]:  # a post-norm tower has none, and its states are normalised
+            copied = jax.tree.map(jnp.copy, params["text"]["final_norm"])
+            layer["text_norm"] = {**layer["text_norm"], **copied}
     for direction in ("text_over_image", "image_over_text"):
         identity = {name: {"kernel": jnp.eye(S), "bias": jnp.zeros(S)} for name in ("query", "key")}
         if "query" in layer[direction]:  # the pooled design has none

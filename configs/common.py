@@ -13,6 +13,7 @@ SIZES = {  # depth, width, heads, mlp width
     "huge": (32, 1280, 16, 5120),
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def vit(size: str, *, patch_px: int, image_px: int, **changes) -> ml_collections.ConfigDict:
@@ -62,6 +63,12 @@ def bert(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
         pretrained="",
     )
     return ml_collections.ConfigDict(tower | changes)
+
+
+def roberta(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
+    """Return a RoBERTa: its own tokenizer.json (50,265 byte-level pieces), 512 positions behind two idle ones."""
+    changes = dict(tower="roberta", vocab_size=50265, max_positions=514, token_types=1, norm_eps=1e-5) | changes
+    return bert(size, length=length, **changes)
 
 
 def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
@@ -142,7 +149,7 @@ def base() -> ml_collections.ConfigDict:
     config.loss_weighting = "fixed"
     config.no_decay = (
         r".*/(bias|scale|position_bias|image_gate|text_gate|tau|log_scale|threshold)",
-        r"vision/(class_token|position|mask_token)|text/(position|token_type)/embedding|loss_weights/.*",
+        r"vision/(class_token|position|mask_token|registers)|text/(position|token_type)/embedding|loss_weights/.*",
     )
     config.stages = dict()
     config.stage_order = ()

@@ -25,7 +25,7 @@ GROUPS = {
     "data": (1, ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py"]),
     "scores": (1, ["bridge_jax/evals/scores/*.py"]),
     "names": (1, ["bridge_jax/interop/__init__.py", "bridge_jax/interop/names.py",
-                  "bridge_jax/interop/names_authors.py"]),
+                  "bridge_jax/interop/names_authors.py", "bridge_jax/interop/names_towers.py"]),
     "mining": (1, ["bridge_jax/mining.py"]),
     "forward": (2, ["bridge_jax/forward.py"]),
     "optim": (2, ["bridge_jax/optim.py"]),
@@ -48,8 +48,9 @@ GROUPS = {
 # Dependency -> the only files that may import it. What is not named here may be imported anywhere.
 HOMES = {
     "tensorflow": [],
-    "torch": ["bridge_jax/interop/torch_model/*.py"],
-    "transformers": ["bridge_jax/interop/torch_model/*.py"],
+    "torch": ["bridge_jax/interop/torch_model/*.py", "bridge_jax/interop/torch_onnx.py"],
+    "onnxscript": ["tools/export_onnx.py"],
+    "transformers": ["bridge_jax/interop/torch_model/*.py", "bridge_jax/interop/torch_onnx.py"],
     "pickle": [],
     "cloudpickle": [],
     "dill": [],
@@ -74,6 +75,7 @@ HOMES = {
 
 NOT_IMPORTED = {
     "array_record": "tensorflow-datasets opens the prepared files with it",
+    "flatbuffers": "jax.export writes its programs with it",
     "importlib_resources": "tensorflow-datasets reads without TensorFlow only when it is present",
 }
 NOT_DECLARED = {
@@ -85,6 +87,10 @@ MODULE_OF = {
     "orbax-checkpoint": "orbax",
     "pillow": "PIL",
     "tensorflow-datasets": "tensorflow_datasets",
+}
+EXTRAS = {  # file -> the extra of pyproject.toml that it needs
+    "bridge_jax/interop/torch_onnx.py": "onnx",
+    "tools/export_onnx.py": "onnx",
 }
 FILE_LINES, FUNCTION_LINES = 300, 60
 LONGER = {  # file or file::function -> the reason why it is longer
@@ -259,7 +265,10 @@ def test_every_dependency_is_imported_and_every_import_declared():
     declared = {re.split(r"[<>=\[; ]", line)[0] for line in project["dependencies"]}
     declared = {MODULE_OF.get(name, name) for name in declared}
     runtime = [path for path in PACKAGE if group_of(path) != "torch_model"]
-    imported = {module.split(".")[0] for path in runtime for module, _ in imports(SOURCES[path])}
+    imported = set()
+    for path in runtime:
+        extra = set(project["optional-dependencies"][EXTRAS[path]]) if path in EXTRAS else set()
+        imported |= {module.split(".")[0] for module, _ in imports(SOURCES[path])} - extra
     imported -= sys.stdlib_module_names | {"bridge_jax", "configs", "tools"}
     idle, missing = declared - imported - NOT_IMPORTED.keys(), imported - declared - NOT_DECLARED.keys()
     assert not idle, f"declared in pyproject.toml, imported nowhere: {sorted(idle)}"

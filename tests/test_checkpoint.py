@@ -162,3 +162,20 @@ def test_a_checkpoint_without_optimizer_state_is_one_to_start_from(cfg, tmp_path
     assert bits(again.restore_params(3, tree(0))["a"]["kernel"]) == bits(tree(3)["a"]["kernel"])
     with pytest.raises(ConfigError, match=f"/3 has no opt_state, .* --config.init_from={tmp_path} and a --workdir"):
         again.restore_opt_state(3, {"count": jnp.int32(0)})
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        (1, "it has no hash of its files"),
+        (99, "newer code wrote it: update"),
+        ("x", "it is no checkpoint of this code"),
+    ],
+)
+def test_another_schema_is_refused_with_the_reason(schema, reason):
+    with pytest.raises(ConfigError, match=f"runs/a: checkpoint schema {schema}, this code reads 2: {reason}"):
+        checkpoint_meta.read_meta({"schema": schema}, "runs/a")
+
+
+def test_every_older_schema_is_read_or_has_its_reason():
+    assert checkpoint_meta.REFUSED.keys() == set(range(1, checkpoint_meta.SCHEMA))

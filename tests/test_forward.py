@@ -200,10 +200,34 @@ def test_mim_targets():
     assert found.mim_prediction.shape == found.mim_target.shape
 
 
-@pytest.mark.parametrize("bridge", [dict(placement=p) for p in PLACEMENTS] + [DESIGNS["none"]], ids=str)
-def test_is_lower_is_what_the_lower_pass_reads(bridge):
+TOWERS = [
+    dict(text=dict(tower="roberta", token_types=1)),
+    dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
+    dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
+    dict(vision=dict(tower="dinov3", layer_scale=True)),
+]
+
+
+@pytest.mark.parametrize("towers", TOWERS, ids=str)
+def test_every_loss_runs_on_every_tower(towers):
+    """Also what reads the patches alone, behind none, one or five tokens: the targets of MIM."""
+    cfg = tiny.config(**towers)
+    batch = tiny.batch(cfg)
+    found = tiny.outputs(cfg, tiny.params(cfg), batch)
+    assert found.mim_prediction.shape == found.mim_target.shape == (4, 4, 48)
+    assert all(np.isfinite(value) for value in tiny.loss_values(cfg, found, batch).values())
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [dict(bridge=dict(placement=p)) for p in PLACEMENTS]
+    + [dict(bridge=DESIGNS["none"])]
+    + [towers | dict(bridge=dict(placement=p)) for towers in TOWERS for p in ("top", "after")],
+    ids=str,
+)
+def test_is_lower_is_what_the_lower_pass_reads(sections):
     """The oracle is the gradient of the lower states. A key bias has none: it shifts all logits of a softmax alike."""
-    cfg = tiny.config(bridge=bridge)
+    cfg = tiny.config(**sections)
     batch = tiny.batch(cfg)
 
     def total(flat):

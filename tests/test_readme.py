@@ -1,7 +1,8 @@
 """Every command that the README and the configs' docstrings give, run or at least parsed.
 
 Run, shrunken: `tools.prepare_data` on hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also
---dry_run), `tools.evaluate`, `tools.export_pytorch` and its way back, and between the two the script for PyTorch users.
+--dry_run), `tools.evaluate`, `tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and the way
+back, and between them the script for PyTorch users.
 Parsed by the program's own flag definitions, with the config loaded and checked: the photo experiments'
 `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py. Checked against the config:
 `hf download` and `tools.import_hf` of a tower, which need the network. Checked for syntax: `launch/*.sh`.
@@ -79,7 +80,8 @@ def run(words):
 def test_every_command_is_of_a_kind_that_is_tested_here():
     kinds = [("bash",), ("hf", "download"), ("python", "-m", "tools.prepare_data"), ("python", "-m", "bridge_jax.main"),
              ("python", "-m", "tools.evaluate"), ("python", "-m", "tools.import_hf"),
-             ("python", "-m", "tools.export_pytorch")]  # fmt: skip
+             ("python", "-m", "tools.export_pytorch"), ("python", "-m", "tools.export_stablehlo"),
+             ("python", "-m", "tools.export_onnx")]  # fmt: skip
     assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []
     assert all(of(*kind) for kind in kinds)
 
@@ -206,5 +208,14 @@ def test_the_way_to_pytorch_and_back(workdir, tmp_path):
         assert len(set(best)) == 3
         assert set(best) < set(captions)
 
+    (onnx,) = of("python", "-m", "tools.export_onnx")
+    run([sys.executable, *onnx[1:3], str(exported), f"--out={tmp_path / 'onnx'}"])
     run([sys.executable, *back[1:3], str(exported), f"--workdir={tmp_path / 'back'}"])
     assert Checkpoints(tmp_path / "back", read_only=True).best() == Checkpoints(workdir, read_only=True).best()
+
+
+def test_the_way_to_stablehlo(workdir, tmp_path):
+    (export,) = of("python", "-m", "tools.export_stablehlo")
+    served = tmp_path / given(export, "out")
+    run([sys.executable, *export[1:3], f"--workdir={workdir}", f"--out={served}"])
+    assert (served / "README.md").is_file()

@@ -18,33 +18,41 @@ from rich.table import Table
 
 from bridge_jax import command_line
 from bridge_jax.config import ConfigError, Text, Vision
-from bridge_jax.interop import hf_import, torch_export, torch_import
-from configs.common import IMAGENET_MEAN, IMAGENET_STD
+from bridge_jax.interop import hf_config, hf_import, torch_export, torch_import
+from configs.common import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The folder to write; only for a model of tools.export_pytorch.")
 
-HALF = (0.5, 0.5, 0.5)  # plain ViT: pixels to -1..1
+KNOWN = (*hf_config.VISION_FAMILIES, *hf_config.TEXT_FAMILIES, *hf_config.PAIRS)
+HALF = (0.5, 0.5, 0.5)  # pixels to -1..1, for the ViT and SigLIP
+STATISTICS = {
+    "dinov2": (IMAGENET_MEAN, IMAGENET_STD),
+    "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD),
+    "clip_vision_model": (CLIP_MEAN, CLIP_STD),
+}
 
 
-def section(source: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
-    """Return the config record that fits `source`, what it imports, and notes on keys the source does not settle."""
+def section(source: str, side: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
+    """Return the config record that fits `source`, what it imports, and notes on keys the source does not settle.
+
+    Of a file with two towers, `side` ("vision" or "text") is read; of another it does not matter.
+    """
     config, _ = hf_import.load(source)
-    known = (*hf_import.VISION_MODELS, *hf_import.TEXT_MODELS)
-    model_type = hf_import.key_of(config, "model_type", f"{source}/config.json")
-    if model_type not in known:
+    config = hf_config.of_tower(config, side, source)
+    model_type = hf_config.key_of(config, "model_type", f"{source}/config.json")
+    if model_type not in KNOWN:
         raise ConfigError(
-            f"{source}/config.json: model_type {model_type!r} is no tower here; known: {', '.join(known)}, and "
+            f"{source}/config.json: model_type {model_type!r} is no tower here; known: {', '.join(KNOWN)}, and "
             f"{torch_export.MODEL_TYPE} as tools.export_pytorch writes it"
         )
-    dropout = float(hf_import.key_of(config, "hidden_dropout_prob", f"{source}/config.json"))
-    values: dict[str, Any] = {"dropout": dropout, "pretrained": source}
-    if model_type in hf_import.TEXT_MODELS:
-        values |= hf_import.text_values(config, source)
+    values: dict[str, Any] = {"dropout": hf_config.dropout(config, source), "pretrained": source}
+    if model_type in hf_config.TEXT_FAMILIES:
+        values |= hf_config.text_values(config, source)
         text = Text(**values, length=min(30, values["max_positions"]))
         notes = [f"length {text.length}: captions are cut to it; the paper's is 30"]
         return text, hf_import.import_text(source, text), notes
-    values |= hf_import.vision_values(config, source)
-    values |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if model_type == "dinov2" else {"mean": HALF, "std": HALF}
+    values |= hf_config.vision_values(config, source)
+    values["mean"], values["std"] = STATISTICS.get(model_type, (HALF, HALF))
     stated = hf_import.preprocessing(source)
     values |= stated
     notes = [] if stated else [f"mean, std: usual for {model_type}; the source has no preprocessor_config.json to say"]
@@ -76,10 +84,11 @@ def main(argv: list[str]) -> None:
     if model_type == torch_export.MODEL_TYPE:
         meta = torch_import.to_checkpoint(source, command_line.required(_WORKDIR))
         print(f"{_WORKDIR.value}: step {meta.step} of stage {meta.stage!r}; go on with --config.init_from")
-    elif _WORKDIR.present and model_type in (*hf_import.VISION_MODELS, *hf_import.TEXT_MODELS):
+    elif _WORKDIR.present and model_type in KNOWN:
         raise ConfigError(f"--workdir: {source} is a tower, and a run reads towers itself: --config.vision.pretrained")
     else:
-        _print(*section(source))
+        for side in ("vision", "text") if model_type in hf_config.PAIRS else ("",):
+            _print(*section(source, side))
 
 
 if __name__ == "__main__":

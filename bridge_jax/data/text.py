@@ -18,37 +18,55 @@ from bridge_jax import config
 from bridge_jax.data import datasets
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# The special tokens of each kind of vocabulary, under transformers' names for them; those of _FRAME stand around a
+# caption, in the order in which they are here.
+KINDS = {
+    "BERT": dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)),
+    "RoBERTa": dict(pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>", mask_token="<mask>"),
+    "CLIP": dict(
+        pad_token="<|endoftext|>", unk_token="<|endoftext|>", bos_token="<|startoftext|>", eos_token="<|endoftext|>"
+    ),
+    "SigLIP": dict(pad_token="</s>", unk_token="<unk>", eos_token="</s>"),
+    "SigLIP 2": dict(pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", mask_token="<mask>"),
+}
+_FRAME = ("bos_token", "cls_token", "sep_token", "eos_token")
 
 
 class Tokenizer:
-    """A `vocab.txt` (lower-case BERT WordPiece) or a `tokenizer.json`, padded and cut to `length` tokens.
+    """A `vocab.txt` (lower-case BERT WordPiece) or a `tokenizer.json` of one of KINDS, padded and cut to `length`.
+
+    `special` maps transformers' names (`pad_token`, ...) to the vocabulary's special tokens.
 
     Raises ConfigError, naming the file, when it cannot be read, lacks a special token or does not frame a caption with
-    [CLS] and [SEP].
+    its kind's ([CLS] and [SEP] for BERT).
     """
 
     def __init__(self, path: str | Path, length: int):
         self.path, self.length = Path(path), length
         self._tokenizer = _read(self.path)
-        ids = [_id(self._tokenizer, token, self.path) for token in SPECIAL]
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
-        self.special_ids = frozenset(ids)
+        self.special = _special(self._tokenizer, self.path)
+        ids = {name: _id(self._tokenizer, token, self.path) for name, token in self.special.items()}
+        self._ids, self.pad_id, self.unk_id = ids, ids["pad_token"], ids["unk_token"]
+        self.special_ids = frozenset(ids.values())
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self._tokenizer.enable_truncation(length)
-        self._tokenizer.enable_padding(length=length, pad_id=self.pad_id, pad_token="[PAD]")
-        framed = self._tokenizer.encode("").ids[:2]
-        if framed != [self.cls_id, self.sep_id]:
-            raise config.ConfigError(
-                f"config.data.vocabulary: {self.path} does not put [CLS] and [SEP] around a caption; "
-                "use a tokenizer.json with BERT's post-processor, or a vocab.txt"
-            )
+        self._tokenizer.enable_padding(length=length, pad_id=self.pad_id, pad_token=self.special["pad_token"])
 
     def encode(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
-        """Return ids and a mask that is False on padding. A caption too long keeps its first words and [SEP]."""
+        """Return ids and a mask that is False on padding. A caption too long keeps its first words and its end."""
         encodings = self._tokenizer.encode_batch(list(captions))
         ids = np.array([e.ids for e in encodings], np.int32).reshape(-1, self.length)
         mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
         return ids, mask
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for a word to predict. Raises ConfigError where the vocabulary has none."""
+        if "mask_token" not in self._ids:
+            raise config.ConfigError(
+                f"config.data.vocabulary: {self.path} has no mask token, which the mlm loss needs: leave that loss out"
+            )
+        return self._ids["mask_token"]
 
     @property
     def fingerprint(self) -> str:
@@ -118,6 +136,24 @@ def _read(path: Path) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def _special(tokenizer: tokenizers.Tokenizer, path: Path) -> dict[str, str]:
+    """Return the special tokens of the kind that the vocabulary has and frames a caption with."""
+    tokenizer.no_padding()
+    framed = tokenizer.encode("").tokens
+    missing = {kind: sum(tokenizer.token_to_id(t) is None for t in names.values()) for kind, names in KINDS.items()}
+    for kind, special in KINDS.items():
+        if not missing[kind] and framed == [token for name, token in special.items() if name in _FRAME]:
+            return special
+    kind = min(missing, key=lambda kind: missing[kind])
+    for token in KINDS[kind].values():
+        _id(tokenizer, token, path)
+    frame = " and ".join(token for name, token in KINDS[kind].items() if name in _FRAME)
+    raise config.ConfigError(
+        f"config.data.vocabulary: {path} does not put {frame} around a caption; "
+        f"use a tokenizer.json with {kind}'s post-processor, or BERT's vocab.txt"
+    )
+
+
 def _frame(tokenizer: tokenizers.Tokenizer, path: Path) -> None:
     sep, cls = _id(tokenizer, "[SEP]", path), _id(tokenizer, "[CLS]", path)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
@@ -126,5 +162,5 @@ def _frame(tokenizer: tokenizers.Tokenizer, path: Path) -> None:
 def _id(tokenizer: tokenizers.Tokenizer, token: str, path: Path) -> int:
     id_ = tokenizer.token_to_id(token)
     if id_ is None:
-        raise config.ConfigError(f"config.data.vocabulary: {path} has no {token}; a BERT vocabulary has one")
+        raise config.ConfigError(f"config.data.vocabulary: {path} has no {token}; the text tower's own has one")
     return id_

@@ -57,7 +57,9 @@ def check(cfg: Config) -> None:
     for key, got, expected in (
         ("bridge.design", cfg.bridge.design, "cross"),
         ("bridge.placement", cfg.bridge.placement, "after"),
+        ("vision.tower", cfg.vision.tower, "vit"),
         ("vision.layer_scale", cfg.vision.layer_scale, False),
+        ("text.tower", cfg.text.tower, "bert"),
     ):
         if got != expected:
             raise ConfigError(f"config.{key}: expected {expected!r}, as the authors' model has it, got {got!r}")
@@ -127,9 +129,9 @@ def forward(
     def text_tower(tower: Any, ids: Array) -> Array:
         return tower.finish(tower.blocks(tower.embed(ids, True), mask, 0, cfg.text.depth, True))
 
-    tower = bridge.tower_class(cfg.vision.tower)(dataclasses.replace(cfg.vision, mask_token=False), dtype)
+    tower = bridge.tower_class("vision", cfg.vision.tower)(dataclasses.replace(cfg.vision, mask_token=False), dtype)
     image: Any = tower.apply({"params": params["vision"]}, bridge.normalise(images, cfg), method=image_tower)
-    tower = bridge.tower_class(cfg.text.tower)(cfg.text, dtype)
+    tower = bridge.tower_class("text", cfg.text.tower)(cfg.text, dtype)
     text: Any = tower.apply({"params": params["text"]}, ids, method=text_tower)
 
     def embed(name: str, states: Array) -> Any:

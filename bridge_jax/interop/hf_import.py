@@ -19,17 +19,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from bridge_jax.config import ConfigError, Text, Vision
-from bridge_jax.interop import names
+from bridge_jax.interop import hf_config, names
+from bridge_jax.interop.hf_config import key_of
 
-VISION_MODELS, TEXT_MODELS = ("vit", "dinov2"), ("bert",)
 _WEIGHTS, _INDEX, _PREPROCESSOR = "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json"
 _MASK_TOKEN = "embeddings.mask_token"
-# What the towers are built for. A file that leaves the key out means Hugging Face's default, which is this value.
-_REQUIRED = {
-    "vit": {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3},
-    "dinov2": {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "use_swiglu_ffn": False},
-    "bert": {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +93,17 @@ def licence(source: str) -> str:
 
 
 def vision_params(source: str | Path, cfg: Vision) -> dict[str, Any]:
-    """Return the image tower's parameters, float32 numpy, as `models.vit.Tower` nests them (see `import_vision`)."""
+    """Return the image tower's parameters, float32 numpy, nested as its module has them (see `import_vision`)."""
     return import_vision(source, cfg).params
 
 
 def text_params(source: str | Path, cfg: Text) -> dict[str, Any]:
-    """Return the text tower's parameters, float32 numpy, as `models.bert.Tower` nests them (see `import_text`)."""
+    """Return the text tower's parameters, float32 numpy, nested as its module has them (see `import_text`)."""
     return import_text(source, cfg).params
 
 
 def import_vision(source: str | Path, cfg: Vision) -> Imported:
-    """Read a ViT or DINOv2 into the tower of `cfg`.
+    """Read an image tower into that of `cfg`.
 
     The position grid keeps its stored resolution (`cfg.position_grid`); the tower resizes it to `cfg.image_px`. A plain
     ViT file has no mask token: with `cfg.mask_token` it starts at zero, as Hugging Face starts it.
@@ -117,57 +111,19 @@ def import_vision(source: str | Path, cfg: Vision) -> Imported:
     Raises ConfigError naming the config key, or the tensors that do not fit.
     """
     config, tensors = load(source)
-    _compare("config.vision", cfg, vision_values(config, source), f"{source}/config.json")
+    config = hf_config.of_tower(config, "vision", source)
+    _compare("config.vision", cfg, hf_config.vision_values(config, source), f"{source}/config.json")
     _compare("config.vision", cfg, preprocessing(source), f"{source}/{_PREPROCESSOR}")
     model_type = config["model_type"]
     return _fill(names.vision(cfg, model_type), tensors, model_type, cfg.mask_token, source)
 
 
 def import_text(source: str | Path, cfg: Text) -> Imported:
-    """Read a BERT into the tower of `cfg`. Raises ConfigError naming the config key, or the tensors that do not fit."""
+    """Read a text tower into that of `cfg`. Raises ConfigError naming the config key or the tensors that do not fit."""
     config, tensors = load(source)
-    _compare("config.text", cfg, text_values(config, source), f"{source}/config.json")
+    config = hf_config.of_tower(config, "text", source)
+    _compare("config.text", cfg, hf_config.text_values(config, source), f"{source}/config.json")
     return _fill(names.text(cfg, config["model_type"]), tensors, config["model_type"], False, source)
-
-
-def vision_values(config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-    """Return what a ViT's or DINOv2's config.json says of our `config.vision` keys."""
-    file = f"{source}/config.json"
-    model_type = _model_type(config, VISION_MODELS, "image", file)
-    image_px, patch_px = (_square(config, key, file) for key in ("image_size", "patch_size"))
-    width = key_of(config, "hidden_size", file)
-    if model_type == "dinov2":
-        mlp_width = int(width * key_of(config, "mlp_ratio", file))
-    else:
-        mlp_width = key_of(config, "intermediate_size", file)
-    return {
-        "tower": "vit",
-        "depth": key_of(config, "num_hidden_layers", file),
-        "width": width,
-        "heads": key_of(config, "num_attention_heads", file),
-        "mlp_width": mlp_width,
-        "patch_px": patch_px,
-        "position_grid": image_px // patch_px,
-        "layer_scale": model_type == "dinov2",
-        "norm_eps": key_of(config, "layer_norm_eps", file),
-    }
-
-
-def text_values(config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-    """Return what a BERT's config.json says of our `config.text` keys."""
-    file = f"{source}/config.json"
-    _model_type(config, TEXT_MODELS, "text", file)
-    return {
-        "tower": "bert",
-        "depth": key_of(config, "num_hidden_layers", file),
-        "width": key_of(config, "hidden_size", file),
-        "heads": key_of(config, "num_attention_heads", file),
-        "mlp_width": key_of(config, "intermediate_size", file),
-        "vocab_size": key_of(config, "vocab_size", file),
-        "max_positions": key_of(config, "max_position_embeddings", file),
-        "token_types": key_of(config, "type_vocab_size", file),
-        "norm_eps": key_of(config, "layer_norm_eps", file),
-    }
 
 
 def preprocessing(source: str | Path) -> dict[str, tuple[float, ...]]:
@@ -186,31 +142,6 @@ def _compare(section: str, cfg: Vision | Text, expected: Mapping[str, Any], file
         got = getattr(cfg, key)
         if got != value:
             raise ConfigError(f"{section}.{key}: expected {value!r} as {file} has it, got {got!r}")
-
-
-def _model_type(config: Mapping[str, Any], known: tuple[str, ...], what: str, file: str) -> str:
-    model_type = key_of(config, "model_type", file)
-    if model_type not in known:
-        raise ConfigError(f"{file}: model_type {model_type!r} cannot fill the {what} tower; expected {_either(known)}")
-    for key, value in _REQUIRED[model_type].items():
-        if key in config and config[key] != value:
-            raise ConfigError(f"{file}: {key} is {config[key]!r}; the {what} tower is built for {value!r} only")
-    return model_type
-
-
-def key_of(config: Mapping[str, Any], key: str, file: str) -> Any:
-    """Return a key of a config.json. Raises ConfigError, naming `file`, where it is missing."""
-    if key not in config:
-        raise ConfigError(f"{file}: key {key!r} is missing; add it, as the model's own documentation has it")
-    return config[key]
-
-
-def _square(config: Mapping[str, Any], key: str, file: str) -> int:
-    value = key_of(config, key, file)
-    sides = {value} if isinstance(value, int) else set(value)
-    if len(sides) != 1:
-        raise ConfigError(f"{file}: {key} is {value!r}; the image tower needs a square")
-    return sides.pop()
 
 
 def _fill(
@@ -291,7 +222,3 @@ def _json(file: Path, source: Any) -> dict[str, Any]:
 def _list(items: list[str], most: int = 8) -> str:
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more if items else "none"
-
-
-def _either(known: tuple[str, ...]) -> str:
-    return " or ".join(repr(name) for name in known)

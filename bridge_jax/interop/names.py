@@ -2,7 +2,7 @@
 
 Ours is a path in the whole model (`vision/block_07/attention/query/kernel`). Theirs is the name on disk, which keeps
 the form of transformers 4.x (`encoder.layer.7.attention.attention.query.weight`) whatever a newer transformers calls it
-in memory. A file may put the model's own prefix before every name (`vit.`, `dinov2.`, `bert.`): see `bare_name`.
+in memory. A file may put the model's own prefix before every name (`vit.`, `bert.`, ...): see `bare_name`.
 A whole exported model holds both towers under `vision_model.` and `text_model.` and the rest under our own paths, as
 torch writes them: see `whole`.
 """
@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from bridge_jax.config import ConfigError, Text, Vision
+from bridge_jax.interop import names_towers
 
 Shape = tuple[int, ...]
 Transform = Literal["copy", "transpose", "conv", "reshape"]
@@ -50,100 +51,56 @@ class Entry:
         return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
-# Rows are (ours, theirs, kind, shape of our kernel or array[, shape of theirs]). The letters of a shape are sizes:
-# D width, M mlp width, p patch side, P stored positions of the image, T those of the text, V vocabulary, X token types.
-_VIT_STEM = (
-    ("class_token", "embeddings.cls_token", "array", "11D"),
-    ("position", "embeddings.position_embeddings", "array", "1PD"),
-    ("patch", "embeddings.patch_embeddings.projection", "conv", "pp3D"),
-    ("norm", "layernorm", "norm", "D"),
-)
-_VIT_ATTENTION = (
-    ("attention/query", "attention.attention.query", "linear", "DD"),
-    ("attention/key", "attention.attention.key", "linear", "DD"),
-    ("attention/value", "attention.attention.value", "linear", "DD"),
-    ("attention/out", "attention.output.dense", "linear", "DD"),
-)
-_STEM = {
-    "vit": (*_VIT_STEM, ("mask_token", "embeddings.mask_token", "array", "11D")),
-    "dinov2": (*_VIT_STEM, ("mask_token", "embeddings.mask_token", "array", "11D", "1D")),
-    "bert": (
-        ("word", "embeddings.word_embeddings", "embedding", "VD"),
-        ("position", "embeddings.position_embeddings", "embedding", "TD"),
-        ("token_type", "embeddings.token_type_embeddings", "embedding", "XD"),
-        ("norm", "embeddings.LayerNorm", "norm", "D"),
-    ),
-}
-_BLOCK = {
-    "vit": (
-        ("attention_norm", "layernorm_before", "norm", "D"),
-        *_VIT_ATTENTION,
-        ("mlp_norm", "layernorm_after", "norm", "D"),
-        ("mlp/up", "intermediate.dense", "linear", "DM"),
-        ("mlp/down", "output.dense", "linear", "MD"),
-    ),
-    "dinov2": (
-        ("attention_norm", "norm1", "norm", "D"),
-        *_VIT_ATTENTION,
-        ("attention_scale/scale", "layer_scale1.lambda1", "array", "D"),
-        ("mlp_norm", "norm2", "norm", "D"),
-        ("mlp/up", "mlp.fc1", "linear", "DM"),
-        ("mlp/down", "mlp.fc2", "linear", "MD"),
-        ("mlp_scale/scale", "layer_scale2.lambda1", "array", "D"),
-    ),
-    "bert": (
-        ("attention/query", "attention.self.query", "linear", "DD"),
-        ("attention/key", "attention.self.key", "linear", "DD"),
-        ("attention/value", "attention.self.value", "linear", "DD"),
-        ("attention/out", "attention.output.dense", "linear", "DD"),
-        ("attention_norm", "attention.output.LayerNorm", "norm", "D"),
-        ("mlp/up", "intermediate.dense", "linear", "DM"),
-        ("mlp/down", "output.dense", "linear", "MD"),
-        ("mlp_norm", "output.LayerNorm", "norm", "D"),
-    ),
-}
-_OLD_NORM = {"gamma": "weight", "beta": "bias"}  # LayerNorm in BERT files of 2019
-# Tensors (bare names) that a file may hold and no tower has: poolers, task heads, buffers.
-_EXCUSED = {
-    "vit": (r"pooler\.dense\.(weight|bias)", r"classifier\.(weight|bias)", r"decoder\.0\.(weight|bias)"),
-    "dinov2": (r"classifier\.(weight|bias)",),
-    "bert": (
-        r"pooler\.dense\.(weight|bias)",
-        r"embeddings\.(position_ids|token_type_ids)",
-        r"cls\.(predictions|seq_relationship)\..*",
-        r"(classifier|qa_outputs)\.(weight|bias)",
-    ),
+VISION_TYPES = ("vit", "dinov2", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
+TEXT_TYPES = ("bert", "roberta", "clip_text_model", "siglip_text_model")
+LAYER_SCALED = ("dinov2", "dinov3_vit")
+_MODEL_TYPES = {  # tower -> what Hugging Face calls it, where that is another name
+    "vision": {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov3": "dinov3_vit"},
+    "text": {"clip": "clip_text_model", "siglip": "siglip_text_model"},
 }
 
 
 def vision(cfg: Vision, model_type: str) -> tuple[Entry, ...]:
-    """Return the image tower's parameters (paths `vision/...`) under the names of "vit" or "dinov2".
+    """Return the image tower's parameters (paths `vision/...`) under the names of `model_type`, one of VISION_TYPES.
 
     Raises ConfigError for another `model_type`, and where LayerScale is not what that model has.
     """
-    if model_type not in ("vit", "dinov2"):
-        raise ConfigError(f"config.vision: no name table for model_type {model_type!r}; known: dinov2, vit")
-    if cfg.layer_scale != (model_type == "dinov2"):
+    _require_known("vision", model_type, VISION_TYPES)
+    if cfg.layer_scale != (model_type in LAYER_SCALED):
         raise ConfigError(
             f"config.vision.layer_scale: expected {not cfg.layer_scale} for model_type {model_type!r}, "
             f"got {cfg.layer_scale}"
         )
-    sizes = {"D": cfg.width, "M": cfg.mlp_width, "p": cfg.patch_px, "P": 1 + cfg.position_grid**2}
+    positions = (model_type != "siglip_vision_model") + cfg.position_grid**2
+    sizes = {"D": cfg.width, "M": cfg.mlp_width, "p": cfg.patch_px, "P": positions, "R": 4}
     entries = _expand("vision", model_type, cfg.depth, sizes)
     return tuple(e for e in entries if cfg.mask_token or e.path != "vision/mask_token")
 
 
 def text(cfg: Text, model_type: str) -> tuple[Entry, ...]:
-    """Return the text tower's parameters (paths `text/...`) under the names of "bert"; else ConfigError."""
-    if model_type != "bert":
-        raise ConfigError(f"config.text: no name table for model_type {model_type!r}; known: bert")
+    """Return the text tower's parameters (paths `text/...`) under the names of `model_type`, one of TEXT_TYPES."""
+    _require_known("text", model_type, TEXT_TYPES)
     sizes = {"D": cfg.width, "M": cfg.mlp_width, "V": cfg.vocab_size, "T": cfg.max_positions, "X": cfg.token_types}
     return tuple(_expand("text", model_type, cfg.depth, sizes))
 
 
 def vision_type(cfg: Vision) -> str:
-    """Return what Hugging Face calls this image tower: "dinov2" where it has LayerScale, else "vit"."""
-    return "dinov2" if cfg.layer_scale else "vit"
+    """Return what Hugging Face calls this image tower: a `vit` with LayerScale is a DINOv2."""
+    if cfg.tower == "vit" and cfg.layer_scale:
+        return "dinov2"
+    return _MODEL_TYPES["vision"].get(cfg.tower, cfg.tower)
+
+
+def text_type(cfg: Text) -> str:
+    """Return what Hugging Face calls this text tower."""
+    return _MODEL_TYPES["text"].get(cfg.tower, cfg.tower)
+
+
+def _require_known(side: str, model_type: str, known: tuple[str, ...]) -> None:
+    if model_type not in known:
+        raise ConfigError(
+            f"config.{side}: no name table for model_type {model_type!r}; known: {', '.join(sorted(known))}"
+        )
 
 
 def whole(vision_cfg: Vision, text_cfg: Text, shapes: Mapping[str, Shape]) -> tuple[Entry, ...]:
@@ -152,7 +109,10 @@ def whole(vision_cfg: Vision, text_cfg: Text, shapes: Mapping[str, Shape]) -> tu
     Bridge and heads keep our paths with torch's leaf names: `bridge/layer_0/image_norm/scale` is
     `bridge.layers.0.image_norm.weight`. What only the training objective reads (`loss_weights/`) is not in it.
     """
-    towers = [("vision_model", vision(vision_cfg, vision_type(vision_cfg))), ("text_model", text(text_cfg, "bert"))]
+    towers = [
+        ("vision_model", vision(vision_cfg, vision_type(vision_cfg))),
+        ("text_model", text(text_cfg, text_type(text_cfg))),
+    ]
     entries = [dataclasses.replace(e, name=f"{root}.{e.name}") for root, table in towers for e in table]
     for path, shape in shapes.items():
         if path.startswith(("bridge/", "heads/")):
@@ -171,45 +131,50 @@ def bare_name(name: str, model_type: str) -> str:
     >>> bare_name("bert.encoder.layer.0.output.LayerNorm.gamma", "bert")
     'encoder.layer.0.output.LayerNorm.weight'
     """
-    name = name.removeprefix(f"{model_type}.")
-    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_OLD_NORM[m[1]]}", name)
+    prefix = names_towers.PREFIXES.get(model_type, model_type)
+    name = name.removeprefix(f"{prefix}.")
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{names_towers.OLD_NORM[m[1]]}", name)
 
 
 def excused(name: str, model_type: str, mask_token: bool) -> bool:
     """Return whether a file may hold this bare name although no parameter is filled from it."""
     if name == "embeddings.mask_token":
         return not mask_token
-    return any(re.fullmatch(pattern, name) for pattern in _EXCUSED[model_type])
+    return any(re.fullmatch(pattern, name) for pattern in names_towers.EXCUSED[model_type])
 
 
 def _expand(root: str, model_type: str, depth: int, sizes: dict[str, int]) -> list[Entry]:
-    entries = [e for row in _STEM[model_type] for e in leaves(f"{root}/", "", sizes, *row)]
+    entries = [e for row in names_towers.STEM[model_type] for e in leaves(f"{root}/", "", sizes, *row)]
+    layers = names_towers.LAYERS.get(model_type, "encoder.layer")
     for i in range(depth):
-        for row in _BLOCK[model_type]:
-            entries += leaves(f"{root}/block_{i:02d}/", f"encoder.layer.{i}.", sizes, *row)
+        for row in names_towers.BLOCK[model_type]:
+            entries += leaves(f"{root}/block_{i:02d}/", f"{layers}.{i}.", sizes, *row)
     return entries
 
 
 def leaves(
     root: str, prefix: str, sizes: dict[str, int], ours: str, theirs: str, kind: str, dims: str, stored: str = ""
 ) -> list[Entry]:
-    """Return the parameters of one row of a table, paths under `root`, names under `prefix`."""
+    """Return the parameters of one row of a table, paths under `root`, names under `prefix`; `..._only`: no bias."""
     path, name = root + ours, prefix + theirs
     shape = _shape(dims, sizes)
     if kind == "array":
         return [Entry(path, name, "reshape" if stored else "copy", shape, _shape(stored or dims, sizes))]
     bias = Entry(f"{path}/bias", f"{name}.bias", "copy", shape[-1:], shape[-1:])
+    kind, _, only = kind.partition("_")
     match kind:
         case "linear":
-            return [Entry(f"{path}/kernel", f"{name}.weight", "transpose", shape, shape[::-1]), bias]
+            weight = Entry(f"{path}/kernel", f"{name}.weight", "transpose", shape, shape[::-1])
         case "conv":
             height, width, channels, features = shape
-            return [Entry(f"{path}/kernel", f"{name}.weight", "conv", shape, (features, channels, height, width)), bias]
+            weight = Entry(f"{path}/kernel", f"{name}.weight", "conv", shape, (features, channels, height, width))
         case "norm":
-            return [Entry(f"{path}/scale", f"{name}.weight", "copy", shape, shape), bias]
+            weight = Entry(f"{path}/scale", f"{name}.weight", "copy", shape, shape)
         case "embedding":
             return [Entry(f"{path}/embedding", f"{name}.weight", "copy", shape, shape)]
-    raise AssertionError(f"unknown kind {kind!r} of {path}")
+        case _:
+            raise AssertionError(f"unknown kind {kind!r} of {path}")
+    return [weight] if only else [weight, bias]
 
 
 def _shape(dims: str, sizes: dict[str, int]) -> Shape:

@@ -28,13 +28,14 @@ from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import Config, ConfigError, Mesh
+from bridge_jax.config_json import as_dict
 from bridge_jax.data import text
-from bridge_jax.data.text import SPECIAL, Tokenizer
-from bridge_jax.interop import model_card, names
+from bridge_jax.data.text import Tokenizer
+from bridge_jax.interop import hf_config, model_card, names
 from bridge_jax.models.bridge import meeting_blocks, mim_width
 from bridge_jax.types import Params
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, VOCABULARY = "model.safetensors", "tokenizer.json"
 MODEL_TYPE = "bridge"
 CODE = Path(__file__).parent / "torch_model"
 
@@ -72,10 +73,9 @@ def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: T
         save_tensors(tensors, folder / WEIGHTS)
         _write_json(folder / "config.json", config_json(cfg, params, meta))
         _write_json(folder / "preprocessor_config.json", _preprocessor_config(cfg))
-        special = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}  # pad_token: [PAD], ...
-        _write_json(folder / "special_tokens_map.json", special)
-        _write_json(folder / "tokenizer_config.json", _tokenizer_config(cfg) | special)
-        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        _write_json(folder / "special_tokens_map.json", tokenizer.special)
+        _write_json(folder / "tokenizer_config.json", _tokenizer_config(cfg) | tokenizer.special)
+        (folder / VOCABULARY).write_text(tokenizer.to_json(), encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
         for file in sorted(CODE.glob("*_bridge*.py")):
             shutil.copyfile(file, folder / file.name)
@@ -131,8 +131,8 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         },
         "model_type": MODEL_TYPE,
         "dtype": "float32",
-        "vision_config": vision_config(cfg),
-        "text_config": text_config(cfg),
+        "vision_config": hf_config.vision_config(cfg),
+        "text_config": hf_config.text_config(cfg),
         "image_size": cfg.vision.image_px,
         "text_length": cfg.text.length,
         "design": bridge.design,
@@ -148,56 +148,35 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "rerank_weight": cfg.evals.retrieval.rerank_weight,
         "mlm_head": "mlm" in params["heads"],
         "mim_width": mim_width(cfg) if "mim" in params["heads"] else 0,
-        "bridge_jax": dataclasses.asdict(meta) | {"loss_weights": _loss_weights(params)},
+        "bridge_jax": dataclasses.asdict(meta)
+        | {"config": as_dict(without_places(cfg)), "frozen": "", "loss_weights": _loss_weights(params)},
     }
+
+
+def without_places(cfg: Config) -> Config:
+    """Return the config without the folders of the machine it ran on, which are nobody else's business or use.
+
+    A tower keeps its hub id, or the last part of its folder's path; the vocabulary is the one that the export holds.
+    """
+
+    def tower(source: str) -> str:
+        path = Path(source)
+        is_place = path.expanduser().is_absolute() or source.startswith(".") or len(path.parts) > 2 or path.is_dir()
+        return path.name if source and is_place else source
+
+    return dataclasses.replace(
+        cfg,
+        vision=dataclasses.replace(cfg.vision, pretrained=tower(cfg.vision.pretrained)),
+        text=dataclasses.replace(cfg.text, pretrained=tower(cfg.text.pretrained)),
+        data=dataclasses.replace(cfg.data, data_dir="", vocabulary=VOCABULARY),
+        cache_dir="",
+        init_from="",
+    )
 
 
 def _loss_weights(params: Params) -> dict[str, float]:
     """Return the learned weights of the losses. A float32 survives JSON: Python writes every digit of it."""
     return {name: float(value) for name, value in params["loss_weights"].items()} if "loss_weights" in params else {}
-
-
-def vision_config(cfg: Config) -> dict[str, Any]:
-    """Return the image tower as a ViTConfig or Dinov2Config; its `image_size` is that of the stored position grid."""
-    vision, model_type = cfg.vision, names.vision_type(cfg.vision)
-    common = {
-        "model_type": model_type,
-        "hidden_size": vision.width,
-        "num_hidden_layers": vision.depth,
-        "num_attention_heads": vision.heads,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": vision.dropout,
-        "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": vision.norm_eps,
-        "image_size": vision.patch_px * vision.position_grid,
-        "patch_size": vision.patch_px,
-        "num_channels": 3,
-        "qkv_bias": True,
-        "use_mask_token": vision.mask_token,
-    }
-    if model_type == "vit":
-        return common | {"intermediate_size": vision.mlp_width}
-    ratio = vision.mlp_width / vision.width
-    return common | {"mlp_ratio": int(ratio) if ratio == int(ratio) else ratio, "use_swiglu_ffn": False}
-
-
-def text_config(cfg: Config) -> dict[str, Any]:
-    """Return the text tower as a BertConfig."""
-    tower = cfg.text
-    return {
-        "model_type": "bert",
-        "hidden_size": tower.width,
-        "num_hidden_layers": tower.depth,
-        "num_attention_heads": tower.heads,
-        "intermediate_size": tower.mlp_width,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": tower.dropout,
-        "attention_probs_dropout_prob": tower.dropout,
-        "layer_norm_eps": tower.norm_eps,
-        "vocab_size": tower.vocab_size,
-        "max_position_embeddings": tower.max_positions,
-        "type_vocab_size": tower.token_types,
-    }
 
 
 def _preprocessor_config(cfg: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Parameters return bit for bit, also after `save_pretrained` in PyTorch, so a model may be tuned there and come home.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta, read_config, read_meta
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import as_dict
-from bridge_jax.interop import hf_import, names, torch_export
+from bridge_jax.interop import hf_config, hf_import, names, torch_export
 from bridge_jax.types import Params
 
 # What of config.json says nothing about the model, or is written by transformers.
@@ -24,6 +25,9 @@ _FREE = {"architectures", "auto_map", "dtype", "bridge_jax"}
 
 def read(source: str | Path) -> tuple[Meta, Config, Params]:
     """Return what an exported folder holds: the record of its checkpoint, its config, float32 parameters.
+
+    The config names no folder but the vocabulary, tokenizer.json beside the weights: what else it named was a place on
+    the machine that trained.
 
     Raises ConfigError where the folder cannot be read, was changed so that PyTorch and this code would build different
     models, or does not hold exactly the tensors of its config.
@@ -53,10 +57,13 @@ def read(source: str | Path) -> tuple[Meta, Config, Params]:
 def to_checkpoint(source: str | Path, workdir: str | Path) -> Meta:
     """Make the new folder `workdir`, whole or not at all, with one checkpoint: what config.init_from can name.
 
-    It has no optimizer state: a run that starts from it begins its stages afresh.
+    Its config.data.vocabulary is the tokenizer.json of `source`. It has no optimizer state: a run that starts from it
+    begins its stages afresh.
     """
     torch_export.check_new(workdir)
     meta, cfg, params = read(source)
+    vocabulary = (hf_import.fetch(source) / torch_export.VOCABULARY).absolute()
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, vocabulary=str(vocabulary)))
     with torch_export.new_folder(workdir) as folder:
         saves = Checkpoints(folder)
         saves.save(meta.step, meta.stage, params, None, cfg, fused_trained=meta.fused_trained)
@@ -66,7 +73,7 @@ def to_checkpoint(source: str | Path, workdir: str | Path) -> Meta:
 
 def _compare(config: dict[str, Any], expected: dict[str, Any], file: str) -> None:
     for key in sorted(expected.keys() - _FREE):
-        got = hf_import.key_of(config, key, file)
+        got = hf_config.key_of(config, key, file)
         if got != as_dict(expected[key]):
             raise ConfigError(
                 f"{file}: key {key!r} is {got!r}, but the config under 'bridge_jax' makes it {expected[key]!r}: "

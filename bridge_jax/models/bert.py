@@ -1,5 +1,7 @@
 """The text tower: BERT, post-norm, absolute positions. The pooler is not part of it."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -33,6 +35,8 @@ class Tower(nn.Module):
     cfg: Text
     dtype: jnp.dtype
     run: Blocks = Blocks(scan=False, remat=False)
+    side: ClassVar[str] = "text"
+    first_position: ClassVar[int] = 0
 
     def setup(self):
         cfg = self.cfg
@@ -46,7 +50,8 @@ class Tower(nn.Module):
 
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
         """Add word, position and first-segment embeddings, normalise."""
-        x_BTD = self.word(ids_BT) + self.position(jnp.arange(ids_BT.shape[1])) + self.token_type(jnp.zeros((), int))
+        positions_T = self.first_position + jnp.arange(ids_BT.shape[1])
+        x_BTD = self.word(ids_BT) + self.position(positions_T) + self.token_type(jnp.zeros(1, int))
         return self.embed_dropout(self.norm(x_BTD), deterministic=deterministic)
 
     def blocks(

@@ -8,6 +8,7 @@ The passes, in the order of the data:
 """
 
 import importlib
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -49,8 +50,8 @@ class BridgeModel(nn.Module):
     def setup(self):
         cfg = self.cfg
         self.dtype = jnp.dtype(cfg.compute_dtype)
-        self.vision = tower_class(cfg.vision.tower)(cfg.vision, self.dtype, cfg.blocks)
-        self.text = tower_class(cfg.text.tower)(cfg.text, self.dtype, cfg.blocks)
+        self.vision = tower_class("vision", cfg.vision.tower)(cfg.vision, self.dtype, cfg.blocks)
+        self.text = tower_class("text", cfg.text.tower)(cfg.text, self.dtype, cfg.blocks)
         self.bridge = Layers(cfg, self.dtype)
         self.heads = heads.Heads(cfg.bridge, self.dtype, cfg.text.vocab_size, mim_width(cfg))
         self.image_after, self.text_after = meeting_blocks(cfg)
@@ -94,7 +95,7 @@ class BridgeModel(nn.Module):
         return self.text.finish(self.text.blocks(lower_BTD, mask, self.text_after[0] + 1, depth, deterministic))
 
     def unimodal_image(self, lower_BPD: Float[Array, "B P D"], deterministic: bool = True) -> Float[Array, "B E"]:
-        """Embed pictures alone: mean of the finished states (class token included), projected, of length one."""
+        """Embed pictures alone: mean of the finished states of all P tokens, projected, of length one."""
         return self.heads.unimodal_image(layers.masked_mean(self.finish_image(lower_BPD, deterministic), None))
 
     def unimodal_text(
@@ -139,14 +140,14 @@ class BridgeModel(nn.Module):
         """Run every part once, so that `init` makes every parameter that the experiment uses."""
         lower = Lower(image=self.lower_image(images), text=self.lower_text(ids, mask), text_mask=mask)
         if self.cfg.vision.mask_token:
-            self.lower_image(images, jnp.zeros((images.shape[0], lower.image.shape[1] - 1), bool))
+            self.lower_image(images, jnp.zeros((len(images), lower.image.shape[1] - self.vision.prefix), bool))
         self.unimodal_image(lower.image)
         self.unimodal_text(lower.text, mask)
         fused = self.fused(lower)
         if mlm:
             self.heads.mlm(fused.text_states)
         if mim:
-            self.heads.mim(fused.image_states[:, 1:])
+            self.heads.mim(fused.image_states[:, self.vision.prefix :])
 
 
 class Layers(nn.Module):
@@ -160,12 +161,22 @@ class Layers(nn.Module):
         self.layers = [Interaction(bridge, self.dtype, name=f"layer_{q}") for q in range(bridge.layers)]
 
 
-def tower_class(module: str) -> type[nn.Module]:
-    """Return the `Tower` of bridge_jax/models/<module>.py. Raises ConfigError for an unknown one."""
+def tower_class(side: Literal["vision", "text"], module: str) -> Any:
+    """Return the tower in bridge_jax/models/<module>.py: its `Tower`, or of two its `VisionTower` or `TextTower`.
+
+    Raises ConfigError for an unknown one, and for an image tower where a text tower is wanted.
+    """
+    name = f"{side.capitalize()}Tower"
     try:
-        return importlib.import_module(f"bridge_jax.models.{module}").Tower
+        found = importlib.import_module(f"bridge_jax.models.{module}")
+        tower = found.Tower if hasattr(found, "Tower") else getattr(found, name)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"tower {module!r} is unknown: no Tower in bridge_jax/models/{module}.py") from error
+        raise ConfigError(
+            f"config.{side}.tower: {module!r} is unknown: no Tower or {name} in bridge_jax/models/{module}.py"
+        ) from error
+    if tower.side != side:
+        raise ConfigError(f"config.{side}.tower: {module!r} is no {side} tower; its Tower is for config.{tower.side}")
+    return tower
 
 
 def normalise(images: UInt8[Array, "B H W 3"], cfg: Config) -> Float[Array, "B H W 3"]:

@@ -1,4 +1,4 @@
-"""Layers both towers and the bridge share. float32 parameters, softmax and norms; matrix products in `dtype`."""
+"""Layers the towers and the bridge share. float32 parameters, softmax and norms; matrix products in `dtype`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bridge_jax.config import Blocks
+from bridge_jax.config import Blocks, Text, Vision
 
 small_init = nn.initializers.truncated_normal(0.02)  # of embeddings, as BERT and ViT have them, and of projections
 # Scaled by the inputs. BERT's 0.02 for every kernel suits a width of 2,500: the bridge's four products in a row would
@@ -17,9 +17,11 @@ small_init = nn.initializers.truncated_normal(0.02)  # of embeddings, as BERT an
 kernel_init = nn.initializers.lecun_normal()
 
 
-def dense(width: int, dtype: jnp.dtype, name: str | None = None, init: Callable = kernel_init) -> nn.Dense:
-    """Return an affine map with a bias, float32 parameters and products in `dtype`."""
-    return nn.Dense(width, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, name=name)
+def dense(
+    width: int, dtype: jnp.dtype, name: str | None = None, init: Callable = kernel_init, bias: bool = True
+) -> nn.Dense:
+    """Return an affine map, float32 parameters and products in `dtype`."""
+    return nn.Dense(width, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, use_bias=bias, name=name)
 
 
 def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
@@ -30,6 +32,16 @@ def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.Laye
 def gelu(x: jax.Array) -> jax.Array:
     """The exact GELU that ViT, DINOv2 and BERT were trained with, by erf as torch writes it; erfc costs more."""
     return x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype))) / 2
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """The GELU by tanh that SigLIP was trained with."""
+    return nn.gelu(x, approximate=True)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """The GELU by a sigmoid, x sigmoid(1.702 x), that OpenAI's CLIP was trained with."""
+    return x * nn.sigmoid(1.702 * x)
 
 
 def masked_softmax(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -116,23 +128,46 @@ def run_blocks(how: Blocks, blocks: Sequence[nn.Module], states: jax.Array, *arg
     return states
 
 
+Rotation = tuple[Float[Array, "L K"], Float[Array, "L K"]]  # cosines and sines of every token's angles
+
+
+def rotate(x_BNLK: Float[Array, "B N L K"], rotation: Rotation) -> Float[Array, "B N L K"]:
+    """Turn each pair (k, k + K/2) of a head's features by its token's angle: rotary positions, in float32."""
+    cos_LK, sin_LK = rotation
+    x = x_BNLK.astype(jnp.float32)
+    first, second = jnp.split(x, 2, axis=-1)
+    return (x * cos_LK + jnp.concatenate([-second, first], axis=-1) * sin_LK).astype(x_BNLK.dtype)
+
+
 class SelfAttention(nn.Module):
-    """Multi-head self-attention as ViT and BERT have it: scaled dot product, a bias in every projection."""
+    """Multi-head self-attention: scaled dot product, a bias in every projection but, without `key_bias`, the keys'.
+
+    `mask` is False where a key is not attended to: [B,L] for all queries alike, or [B,L,L] (query, key).
+    """
 
     heads: int
     dtype: jnp.dtype
     dropout: float = 0.0
+    key_bias: bool = True
 
     @nn.compact
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"] | None, deterministic: bool
+        self,
+        x_BLD: Float[Array, "B L D"],
+        mask: Bool[Array, "B *_ L"] | None,
+        deterministic: bool,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "B L D"]:
         D = x_BLD.shape[-1]
         q_BNLK, k_BNLK, v_BNLK = (
-            split_heads(dense(D, self.dtype, name)(x_BLD), self.heads) for name in ("query", "key", "value")
+            split_heads(dense(D, self.dtype, name, bias=name != "key" or self.key_bias)(x_BLD), self.heads)
+            for name in ("query", "key", "value")
         )
+        if rotation is not None:
+            q_BNLK, k_BNLK = rotate(q_BNLK, rotation), rotate(k_BNLK, rotation)
         logits_BNLL = jnp.einsum("BNQK,BNLK->BNQL", q_BNLK, k_BNLK) / jnp.sqrt(D // self.heads).astype(self.dtype)
-        mask = None if mask_BL is None else mask_BL[:, None, None, :]
+        if mask is not None:
+            mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
         weights_BNLL = masked_softmax(logits_BNLL, mask).astype(self.dtype)
         weights_BNLL = Dropout(self.dropout)(weights_BNLL, deterministic=deterministic)
         out_BNLK = jnp.einsum("BNQL,BNLK->BNQK", weights_BNLL, v_BNLK)
@@ -144,8 +179,45 @@ class Mlp(nn.Module):
 
     hidden: int
     dtype: jnp.dtype
+    activation: Callable = gelu
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = gelu(dense(self.hidden, self.dtype, "up")(x))
+        y = self.activation(dense(self.hidden, self.dtype, "up")(x))
         return dense(x.shape[-1], self.dtype, "down")(y)
+
+
+class LayerScale(nn.Module):
+    """Multiply by a learned vector (DINOv2)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.param("scale", nn.initializers.ones_init(), (x.shape[-1],)).astype(x.dtype)
+
+
+class PreNormBlock(nn.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; each branch scaled where `layer_scale` is on."""
+
+    cfg: Vision | Text  # heads, mlp_width, norm_eps, dropout
+    dtype: jnp.dtype
+    activation: Callable = gelu
+    layer_scale: bool = False
+    key_bias: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, "B L D"],
+        mask: Bool[Array, "B *_ L"] | None,
+        rotation: Rotation | None,
+        deterministic: bool,
+    ) -> Float[Array, "B L D"]:
+        cfg, dtype = self.cfg, self.dtype
+        attention = SelfAttention(cfg.heads, dtype, key_bias=self.key_bias, name="attention")
+        y = attention(layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BLD), mask, deterministic, rotation)
+        y = LayerScale(name="attention_scale")(y) if self.layer_scale else y
+        x_BLD = x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)
+        y = layer_norm(cfg.norm_eps, dtype, "mlp_norm")(x_BLD)
+        y = Mlp(cfg.mlp_width, dtype, self.activation, name="mlp")(y)
+        y = LayerScale(name="mlp_scale")(y) if self.layer_scale else y
+        return x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)

@@ -1,7 +1,13 @@
 """The image tower: a Vision Transformer with a class token, pre-norm blocks and a final LayerNorm.
 
-Serves Hugging Face's `vit` and, with LayerScale, `dinov2`; the plain ViT pooler is not part of it.
+Serves Hugging Face's `vit` and, with LayerScale, `dinov2`; the plain ViT pooler is not part of it. CLIP, SigLIP and
+DINOv3 change a part or two of it.
 """
+
+import functools
+import math
+from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,50 +18,41 @@ from bridge_jax.config import Blocks, Vision
 from bridge_jax.models import layers
 
 
-class LayerScale(nn.Module):
-    """Multiply by a learned vector (DINOv2)."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x * self.param("scale", nn.initializers.ones_init(), (x.shape[-1],)).astype(x.dtype)
-
-
-class Block(nn.Module):
-    """Pre-norm: `x + attention(norm(x))`, then `x + mlp(norm(x))`, each branch scaled where LayerScale is on."""
-
-    cfg: Vision
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x_BPD: Float[Array, "B P D"], deterministic: bool) -> Float[Array, "B P D"]:
-        cfg, dtype = self.cfg, self.dtype
-        y = layers.layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BPD)
-        y = layers.SelfAttention(cfg.heads, dtype, name="attention")(y, None, deterministic)
-        y = LayerScale(name="attention_scale")(y) if cfg.layer_scale else y
-        x_BPD = x_BPD + layers.Dropout(cfg.dropout)(y, deterministic=deterministic)
-        y = layers.layer_norm(cfg.norm_eps, dtype, "mlp_norm")(x_BPD)
-        y = layers.Mlp(cfg.mlp_width, dtype, name="mlp")(y)
-        y = LayerScale(name="mlp_scale")(y) if cfg.layer_scale else y
-        return x_BPD + layers.Dropout(cfg.dropout)(y, deterministic=deterministic)
-
-
 class Tower(nn.Module):
-    """`embed` -> `blocks(start, stop)` -> `finish`; states are [B,P,D] all the way, P = 1 + patches."""
+    """`embed` -> `blocks(start, stop)` -> `finish`; states are [B,P,D] all the way, P = prefix + patches."""
 
     cfg: Vision
     dtype: jnp.dtype
     run: Blocks = Blocks(scan=False, remat=False)
+    side: ClassVar[str] = "vision"
+    prefix: ClassVar[int] = 1  # tokens before the patches: the class token
+    patch_bias: ClassVar[bool] = True
+    key_bias: ClassVar[bool] = True
+    activation: ClassVar[Callable] = staticmethod(layers.gelu)
 
     def setup(self):
         cfg, token = self.cfg, layers.small_init
         patch = (cfg.patch_px, cfg.patch_px)
-        self.patch = nn.Conv(cfg.width, patch, strides=patch, dtype=self.dtype, kernel_init=layers.kernel_init)
-        self.class_token = self.param("class_token", token, (1, 1, cfg.width))
-        self.position = self.param("position", _sincos, (1, 1 + cfg.position_grid**2, cfg.width))
+        self.patch = nn.Conv(
+            cfg.width,
+            patch,
+            strides=patch,
+            dtype=self.dtype,
+            kernel_init=layers.kernel_init,
+            use_bias=self.patch_bias,
+        )
+        if self.prefix:
+            self.class_token = self.param("class_token", token, (1, 1, cfg.width))
+        self._make_positions()
         if cfg.mask_token:
             self.mask_token = self.param("mask_token", token, (1, 1, cfg.width))
-        self.layers = [Block(cfg, self.dtype, name=f"block_{i:02d}") for i in range(cfg.depth)]
+        block = functools.partial(layers.PreNormBlock, cfg, self.dtype, self.activation, cfg.layer_scale, self.key_bias)
+        self.layers = [block(name=f"block_{i:02d}") for i in range(cfg.depth)]
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
+
+    def _make_positions(self) -> None:
+        stored = min(self.prefix, 1) + self.cfg.position_grid**2
+        self.position = self.param("position", _sincos, (1, stored, self.cfg.width))
 
     def embed(
         self, pixels: Float[Array, "B H W 3"], masked: Bool[Array, "B patches"] | None = None
@@ -69,13 +66,18 @@ class Tower(nn.Module):
         x_BPD = x.reshape(B, rows * columns, D)
         if masked is not None:
             x_BPD = jnp.where(masked[..., None], self.mask_token.astype(self.dtype), x_BPD)
-        class_B1D = jnp.broadcast_to(self.class_token, (B, 1, D)).astype(self.dtype)
-        x_BPD = jnp.concatenate([class_B1D, x_BPD], axis=1)
-        return x_BPD + resize_positions(self.position, (rows, columns)).astype(self.dtype)
+        return self._place(x_BPD, (rows, columns))
+
+    def _place(self, x_BPD: Float[Array, "B patches D"], grid: tuple[int, int]) -> Float[Array, "B P D"]:
+        """Prepend the class token and add the positions."""
+        if self.prefix:
+            class_B1D = jnp.broadcast_to(self.class_token, (x_BPD.shape[0], 1, x_BPD.shape[-1])).astype(self.dtype)
+            x_BPD = jnp.concatenate([class_B1D, x_BPD], axis=1)
+        return x_BPD + resize_positions(self.position, grid).astype(self.dtype)
 
     def blocks(self, x_BPD: Float[Array, "B P D"], start: int, stop: int, deterministic: bool) -> Float[Array, "B P D"]:
         """Run blocks `start` to `stop - 1`."""
-        return layers.run_blocks(self.run, self.layers[start:stop], x_BPD, deterministic)
+        return layers.run_blocks(self.run, self.layers[start:stop], x_BPD, None, None, deterministic)
 
     def finish(self, x_BPD: Float[Array, "B P D"]) -> Float[Array, "B P D"]:
         """Apply the final LayerNorm."""
@@ -89,28 +91,29 @@ def _sincos(key: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "1 L D"
     twenty times as large. Pretrained towers overwrite it. The class token starts at zero.
     """
     del key
-    side, width = round((shape[1] - 1) ** 0.5), shape[2]
+    side, width = math.isqrt(shape[1]), shape[2]
     frequency = 10_000.0 ** -(jnp.arange(width // 4) / max(1, width // 4 - 1))
     row, column = jnp.divmod(jnp.arange(side * side), side)
     angles = [axis[:, None] * frequency for axis in (row, column)]
     table = jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)], axis=1)
-    table = jnp.pad(table, ((1, 0), (0, width - table.shape[1])))
+    table = jnp.pad(table, ((shape[1] - side * side, 0), (0, width - table.shape[1])))
     return table[None]
 
 
 def resize_positions(position: Float[Array, "1 L D"], grid: tuple[int, int]) -> Float[Array, "1 P D"]:
-    """Resize the square grid of patch positions to `grid` rows and columns; the class position is kept.
+    """Resize the square grid of patch positions to `grid` rows and columns; a class position before it is kept.
 
     Bicubic with a = -0.75 and no antialiasing, which is torch's `interpolate(mode="bicubic", antialias=False)`
     and what Hugging Face's ViT and DINOv2 do. `jax.image` uses a = -0.5 and antialiases, hence our own weights.
     """
-    side = round((position.shape[1] - 1) ** 0.5)
+    side = math.isqrt(position.shape[1])
+    prefix = position.shape[1] - side * side
     if grid == (side, side):
         return position
-    table = position[:, 1:].astype(jnp.float32).reshape(side, side, -1)
+    table = position[:, prefix:].astype(jnp.float32).reshape(side, side, -1)
     rows, columns = (_cubic_weights(side, size) for size in grid)
     table = jnp.einsum("rs,ct,std->rcd", rows, columns, table)
-    return jnp.concatenate([position[:, :1], table.reshape(1, grid[0] * grid[1], -1)], axis=1)
+    return jnp.concatenate([position[:, :prefix], table.reshape(1, grid[0] * grid[1], -1)], axis=1)
 
 
 def _cubic_weights(old: int, new: int) -> Float[Array, "new old"]:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
@@ -35,13 +36,8 @@ def test_vocab_txt_is_lower_case_word_piece_framed_and_padded(vocab_txt):
     np.testing.assert_array_equal(ids, [[2, 6, 7, 8, 9, 10, 3, 0, 0], [2, 5, 1, 3, 0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(mask.sum(axis=1), [7, 4])
     assert (ids.dtype, mask.dtype) == (np.int32, bool)
-    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (
-        0,
-        1,
-        2,
-        3,
-        4,
-    )
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id) == (0, 1, 4)
+    assert tokenizer.special_ids == {0, 1, 2, 3, 4}
     assert tokenizer.vocab_size == len(WORDS)
 
 
@@ -64,6 +60,74 @@ def test_the_towers_own_files_agree(shared):
     np.testing.assert_array_equal(one.encode(captions)[1], other.encode(captions)[1])
     np.testing.assert_array_equal(one.encode(["a dog"])[0][0, :5], [101, 1037, 3899, 102, 0])
     assert one.vocab_size == other.vocab_size == 30522
+
+
+def roberta_json(path, frame=("<s>", "</s>")):
+    """Write a byte-level BPE like RoBERTa's: pieces are made of bytes, a space belongs to the word behind it."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
+    model.train_from_iterator(["a dog", "the dog", "a dog and the dog"], trainer)
+    start, end = ((token, model.token_to_id(token)) for token in frame)
+    model.post_processor = tokenizers.processors.RobertaProcessing(end, start, add_prefix_space=False)
+    model.save(str(path))
+    return path
+
+
+def test_a_roberta_vocabulary_is_cased_bytes_in_its_own_frame(tmp_path):
+    tokenizer = text.Tokenizer(roberta_json(tmp_path / "tokenizer.json"), 9)
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id) == (1, 3, 4)
+    assert tokenizer.special_ids == {0, 1, 2, 3, 4}
+    ids, mask = tokenizer.encode(["a dog", "A dog", "é ☃ é ☃ é ☃"])
+    assert (ids[0, 0], ids[0, 3], tuple(ids[0, 4:])) == (0, 2, (1,) * 5)  # <s> a dog </s> <pad> ...
+    assert mask.sum(axis=1).tolist() == [4, 4, 9]
+    assert ids[2, -1] == 2
+    assert ids[0, 1] != ids[1, 1]
+    assert 3 not in ids
+    assert tokenizer.decode(ids[1]) == "A dog"
+
+
+def word_json(path, words, frame):
+    """Write a tokenizer.json with one token a word, each caption in `frame`."""
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[1]))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    named = [(word, words.index(word)) for word in frame.split() if word != "$A"]
+    model.post_processor = tokenizers.processors.TemplateProcessing(single=frame, special_tokens=named)
+    model.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "frame", "ids"),
+    [
+        (["x", "<|endoftext|>", "<|startoftext|>", "dog"], "<|startoftext|> $A <|endoftext|>", [2, 3, 1, 1, 1]),
+        (["</s>", "<unk>", "<pad>", "dog"], "$A </s>", [3, 0, 0, 0, 0]),
+        # Gemma's vocabulary also holds HTML, and so RoBERTa's tokens: the frame decides.
+        (["<pad>", "<unk>", "<eos>", "dog", "<mask>", "<s>", "</s>"], "$A <eos>", [3, 2, 0, 0, 0]),
+    ],
+    ids=["clip", "siglip", "siglip2"],
+)
+def test_vocabularies_of_pairs(tmp_path, words, frame, ids):
+    tokenizer = text.Tokenizer(word_json(tmp_path / "tokenizer.json", words, frame), 5)
+    found, mask = tokenizer.encode(["dog", "dog dog dog dog dog dog"])
+    assert found[0].tolist() == ids
+    assert mask.sum(axis=1).tolist() == [2 + frame.startswith("<"), 5]  # the end is seen although it pads too
+    assert found[1, -1] == found[0, mask[0].sum() - 1]
+    if "<mask>" in words:
+        assert tokenizer.mask_id == 4
+    else:
+        with pytest.raises(ConfigError, match="has no mask token, which the mlm loss needs: leave that loss out"):
+            _ = tokenizer.mask_id
+
+
+def test_a_frame_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"does not put <s> and </s> around a caption; use a .* RoBERTa's"):
+        text.Tokenizer(roberta_json(tmp_path / "tokenizer.json", frame=("</s>", "<s>")), 8)
 
 
 def test_a_trained_vocabulary_knows_its_words(tmp_path):

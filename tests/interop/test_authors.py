@@ -16,7 +16,7 @@ from torch import nn
 from bridge_jax import config, optim
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
-from bridge_jax.interop import authors, names_authors, torch_export
+from bridge_jax.interop import authors, hf_config, names_authors
 from bridge_jax.interop.torch_model.modeling_bridge_towers import Dense, TextTower, VisionTower
 from tests import tiny as tiny_model
 
@@ -71,10 +71,10 @@ class Theirs(nn.Module):
         D_v, D_t, S, E = cfg.vision.width, cfg.text.width, cfg.bridge.shared_width, cfg.bridge.embed_width
         self.depths = cfg.vision.depth, cfg.text.depth
         self.vision_encoder, self.text_encoder = nn.Module(), nn.Module()
-        vision_config = torch_export.vision_config(cfg) | {"use_mask_token": False}
+        vision_config = hf_config.vision_config(cfg) | {"use_mask_token": False}
         self.vision_encoder.vit, self.text_encoder.bert = (
             VisionTower(vision_config),
-            TextTower(torch_export.text_config(cfg)),
+            TextTower(hf_config.text_config(cfg)),
         )
         self.vision_encoder.vit.pooler, self.text_encoder.bert.pooler = Dense(D_v, D_v), Dense(D_t, D_t)
         self.interaction_layers = nn.ModuleList(Block(D_v, D_t, S, cfg.bridge.heads) for _ in range(cfg.bridge.layers))

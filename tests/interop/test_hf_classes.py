@@ -9,8 +9,10 @@ import torch
 import transformers
 from safetensors.numpy import save_file
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, Text
 from bridge_jax.interop import hf_import, names
+from tests import towers
+from tools import import_hf
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -70,31 +72,79 @@ def _leaves(tree: dict, path: str = "") -> list[tuple[str, np.ndarray]]:
     return found
 
 
-def test_a_real_roberta_is_refused(tmp_path, text):
+@pytest.mark.parametrize("head", ["RobertaModel", "RobertaForMaskedLM", "RobertaForSequenceClassification"])
+def test_roberta_classes(tmp_path, text, head):
+    count = saved(getattr(transformers, head)(transformers.RobertaConfig(**BERT)), tmp_path)
+    check(hf_import.import_text(tmp_path, dataclasses.replace(text, tower="roberta")), count)
+
+
+def test_a_bert_is_no_roberta(tmp_path, text):
     saved(transformers.RobertaModel(transformers.RobertaConfig(**BERT)), tmp_path)
-    with pytest.raises(ConfigError, match="model_type 'roberta' cannot fill the text tower; expected 'bert'"):
+    with pytest.raises(ConfigError, match=r"config.text.tower: expected 'roberta' as .* has it, got 'bert'"):
         hf_import.text_params(tmp_path, text)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pad_token_id": 0}))
+    with pytest.raises(ConfigError, match="pad_token_id is 0; the text tower is built for 1 only"):
+        hf_import.text_params(tmp_path, dataclasses.replace(text, tower="roberta"))
 
 
-@pytest.mark.parametrize("kind", ["vit", "dinov2", "bert"])
-def test_our_weights_load_into_torch_and_come_back_bit_for_bit(tmp_path, vision, text, kind):
-    cfg = dataclasses.replace(vision, layer_scale=kind == "dinov2", mask_token=kind == "dinov2", norm_eps=1e-6)
-    config_of = {"vit": transformers.ViTConfig, "dinov2": transformers.Dinov2Config, "bert": transformers.BertConfig}
-    sizes = {"vit": VIT | {"layer_norm_eps": 1e-6}, "dinov2": DINOV2, "bert": BERT}[kind]
-    model_of = {"vit": transformers.ViTModel, "dinov2": transformers.Dinov2Model, "bert": transformers.BertModel}
+@pytest.mark.parametrize("name", towers.KINDS)
+def test_our_weights_load_into_torch_and_come_back_bit_for_bit(tmp_path, name):
+    kind = towers.KINDS[name]
+    is_text = isinstance(kind.section, Text)
+    entries = names.text(kind.section, name) if is_text else names.vision(kind.section, name)
     draw = np.random.default_rng(0)
-    entries = names.text(text, kind) if kind == "bert" else names.vision(cfg, kind)
     ours = {entry.path: draw.normal(size=entry.shape).astype(np.float32) for entry in entries}
     save_file({e.name: e.to_stored(ours[e.path]) for e in entries}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(config_of[kind](**sizes).to_dict()))
+    (tmp_path / "config.json").write_text(json.dumps(kind.torch_model().config.to_dict()))
 
-    model, info = model_of[kind].from_pretrained(tmp_path, output_loading_info=True)
-    assert all(name.startswith("pooler.") for name in info["missing_keys"])
+    model_class = getattr(transformers, kind.model)
+    model, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert all(names.excused(names.bare_name(key, name), name, False) for key in info["missing_keys"])
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
     model.save_pretrained(tmp_path / "again")
-    read = hf_import.text_params if kind == "bert" else hf_import.vision_params
-    back = dict(_leaves(read(tmp_path / "again", text if kind == "bert" else cfg)))
+    read = hf_import.text_params if is_text else hf_import.vision_params
+    back = dict(_leaves(read(tmp_path / "again", kind.section)))
     assert back.keys() == {path.split("/", 1)[1] for path in ours}
     for path, array in ours.items():
         assert back[path.split("/", 1)[1]].tobytes() == array.tobytes(), path
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_pair_of_towers_fills_both_sides(tmp_path, name, capsys):
+    """As the hub has them: one file, and SigLIP's config.json leaves out what is a default."""
+    vision, text = towers.KINDS[f"{name}_vision_model"], towers.KINDS[f"{name}_text_model"]
+    prefix = {"clip": "CLIP", "siglip": "Siglip"}[name]
+    sides = {f"{kind.side}_config": kind.torch_model().config.to_dict() for kind in (vision, text)}
+    pair = getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")(**sides))
+    pair.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("layer_norm_eps", "hidden_act", "num_channels", "model_type"):
+        config["vision_config"].pop(key)
+        config["text_config"].pop(key, None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    imported = [
+        hf_import.import_vision(tmp_path, vision.section),
+        hf_import.import_text(tmp_path, text.section),
+    ]
+    stored = {key for key in pair.state_dict() if not key.endswith("position_ids")}
+    assert stored == set(imported[0].used) | set(imported[1].used) | set(imported[0].excused) & set(imported[1].excused)
+    patch = pair.vision_model.embeddings.patch_embedding.weight.detach().numpy()
+    assert np.array_equal(imported[0].params["patch"]["kernel"].transpose(3, 2, 0, 1), patch)
+    words = pair.text_model.embeddings.token_embedding.weight.detach().numpy()
+    assert np.array_equal(imported[1].params["word"]["embedding"], words)
+    import_hf.main(["import_hf", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert printed.index("vision = dict(") < printed.index("text = dict(")
+    assert printed.count(f"tower='{name}'") == 2
+
+
+def test_openclips_activation_is_refused(tmp_path):
+    kind = towers.KINDS["clip_vision_model"]
+    kind.torch_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    with pytest.raises(ConfigError, match="hidden_act is 'gelu'; the image tower is built for 'quick_gelu' only"):
+        hf_import.vision_params(tmp_path, kind.section)

@@ -42,7 +42,10 @@ def test_text_section_imports_as_printed(bert_folder, text, capsys):
 
 @pytest.mark.parametrize(
     ("model_type", "line"),
-    [("roberta", "model_type 'roberta' is no tower here; known: vit, dinov2, bert"), (None, "'model_type' is missing")],
+    [
+        ("gpt2", "model_type 'gpt2' is no tower here; known: vit, dinov2, clip_vision_model, "),
+        (None, "'model_type' is missing"),
+    ],
 )
 def test_what_cannot_be_imported_exits_2_with_one_line(bert_folder, model_type, line):
     bert_folder.config["model_type"] = model_type

@@ -84,10 +84,12 @@ def test_bare_name():
 
 
 def test_unknown_models_are_refused(vision, text):
-    with refused("config.vision: no name table for model_type 'swin'; known: dinov2, vit"):
+    with refused("config.vision: no name table for model_type 'swin'; known: clip_vision_model, dinov2, "):
         names.vision(vision, "swin")
-    with refused("config.text: no name table for model_type 'roberta'; known: bert"):
-        names.text(text, "roberta")
+    with refused(
+        "config.text: no name table for model_type 'gpt2'; known: bert, clip_text_model, roberta, siglip_text_model"
+    ):
+        names.text(text, "gpt2")
     with refused("config.vision.layer_scale: expected True for model_type 'dinov2', got False"):
         names.vision(vision, "dinov2")
 

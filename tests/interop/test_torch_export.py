@@ -1,5 +1,6 @@
 """The exported folder: what is in it, that it stands alone, and that a failed export leaves nothing."""
 
+import dataclasses
 import json
 import os
 import re
@@ -85,6 +86,7 @@ def test_the_command_writes_the_same_bytes_as_before(run, exported, tmp_path):
     assert len({path.stat().st_mode for path in (tmp_path / "again").iterdir()}) == 1
     assert contents(exported).keys() == {
         *("config.json", "configuration_bridge.py", "modeling_bridge.py", "modeling_bridge_interaction.py"),
+        *("modeling_bridge_clip.py", "modeling_bridge_dinov3.py"),
         *("modeling_bridge_towers.py", "processing_bridge.py", "model.safetensors", "preprocessor_config.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "README.md"),
     }
@@ -127,6 +129,30 @@ def test_a_stranger_without_our_code_or_network_computes_what_we_do(run, exporte
     weight = cfg.evals.retrieval.rerank_weight * scale
     scores = fused.itm_logit + weight * (image_embeds * text_embeds).sum(axis=1)
     assert np.abs(np.diag(found["scores"]) - scores).max() <= 1e-4
+
+
+def test_an_export_names_no_place_of_the_machine(run, exported):
+    cfg = Checkpoints(run, read_only=True).config(2)
+    places = {cfg.data.data_dir, cfg.cache_dir, str(run), str(run.parent), str(ROOT), str(Path.home())}
+    for name, content in contents(exported).items():
+        assert not [place for place in places if place.encode() in content], name
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        ("google/vit-base-patch16-224", "google/vit-base-patch16-224"),
+        ("/home/me/towers/vit", "vit"),
+        ("~/vit", "vit"),
+        ("../towers/vit", "vit"),
+        ("data/towers/vit", "vit"),
+        ("", ""),
+    ],
+)
+def test_a_tower_keeps_its_hub_id_or_its_name(run, source, kept):
+    cfg = Checkpoints(run, read_only=True).config(2)
+    cfg = dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, pretrained=source))
+    assert torch_export.without_places(cfg).vision.pretrained == kept
 
 
 def test_every_way_to_give_a_picture(photo):

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from bridge_jax import optim, sharding, train
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
+from bridge_jax.config_json import as_dict
 from bridge_jax.interop import torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 
@@ -25,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def stored(run):
-    """The best checkpoint: its record, its config, its parameters, flat."""
+    """The best checkpoint: its record and its config as an export holds them, its parameters, flat."""
     saves = Checkpoints(run, read_only=True)
-    cfg = saves.config(2)
-    return saves.meta(2), cfg, optim.flatten(torch_export.restore(saves, 2))
+    cfg = torch_export.without_places(saves.config(2))
+    return dataclasses.replace(saves.meta(2), config=as_dict(cfg)), cfg, optim.flatten(torch_export.restore(saves, 2))
 
 
 @pytest.fixture
@@ -84,8 +85,14 @@ def test_a_model_tuned_in_pytorch_comes_home(exported, stored, tmp_path):
 def test_a_run_starts_from_what_was_imported(exported, stored, tmp_path):
     torch_import.to_checkpoint(exported, tmp_path / "back")
     saves = Checkpoints(tmp_path / "back", read_only=True)
-    assert (saves.best(), saves.meta(2), saves.config(2)) == (2, *stored[:2])
+    data = dataclasses.replace(stored[1].data, vocabulary=str(exported / "tokenizer.json"))
+    expected = dataclasses.replace(stored[1], data=data)
+    assert (saves.best(), saves.config(2)) == (2, expected)
+    assert saves.meta(2) == dataclasses.replace(stored[0], config=as_dict(expected))
     assert [path.name for path in tmp_path.iterdir()] == ["back"]
+    torch_export.export(saves, 2, tmp_path / "again")  # it finds its vocabulary
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
     cfg = dataclasses.replace(stored[1], init_from=str(tmp_path / "back"), seed=5)
     params = train.initial(cfg, sharding.make_mesh(cfg.mesh))
     assert_same(params, stored[2])
@@ -152,7 +159,7 @@ BAD = [
     ),
     (renamed_tensor, "tensors nobody uses: heads.itm.schwelle; parameters nobody fills: heads/itm/threshold"),
     (no_record, "key 'bridge_jax' is missing: expected a folder of tools.export_pytorch"),
-    (another_schema, "config.json: checkpoint schema 99, this code reads 2"),
+    (another_schema, "config.json: checkpoint schema 99, this code reads 2: newer code wrote it: update bridge_jax"),
     (unknown_key, "config.bridge.layerz is not a config key; nearest: 'layers'; it was made by another version"),
     (another_model, "key 'bridge_heads' is 1, but the config under 'bridge_jax' makes it 2: change both or neither"),
     (no_loss_weight, "parameters nobody fills: loss_weights/itm"),

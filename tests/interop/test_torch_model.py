@@ -23,7 +23,7 @@ from bridge_jax.config import DESIGNS, PLACEMENTS
 from bridge_jax.config_json import as_dict
 from bridge_jax.data import image
 from bridge_jax.data.text import Tokenizer
-from bridge_jax.interop import hf_import, names, torch_export
+from bridge_jax.interop import hf_import, names, torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
 from bridge_jax.models.bridge import normalise
@@ -37,13 +37,13 @@ transformers.logging.disable_progress_bar()
 PAIRS = 6
 
 
-def small(design="cross", placement="top", *, dinov2=False, **sections):
+def small(design="cross", placement="top", *, vision=(), text=(), **sections):
     """Return a config of small towers: 5 and 4 blocks, 32 px in patches of 8, a stored grid of another size."""
     sections.setdefault("stage", dict(losses=("itc",)))
     return tiny.config(
         bridge=dict(design=design, placement=placement, layers=0 if design == "none" else 2),
-        vision=dict(depth=5, image_px=32, patch_px=8, position_grid=3, mlp_width=64, layer_scale=dinov2),
-        text=dict(depth=4, vocab_size=30522, length=24, max_positions=28),
+        vision=dict(depth=5, image_px=32, patch_px=8, position_grid=3, mlp_width=64) | dict(vision),
+        text=dict(depth=4, vocab_size=30522, length=24, max_positions=28) | dict(text),
         **sections,
     )
 
@@ -121,9 +121,31 @@ def assert_equal(cfg, params, batch, model):
     [("none", "top"), *((d, p) for d in DESIGNS if d != "none" for p in PLACEMENTS)],
 )
 def test_every_design_and_placement_is_the_same_model(shared, tmp_path, design, placement, dinov2):
-    cfg = small(design, placement, dinov2=dinov2)
+    cfg = small(design, placement, vision=dict(layer_scale=dinov2))
     params = tiny.params(cfg)
     assert_equal(cfg, params, pairs_of(cfg, shared)[0], exported(cfg, params, tmp_path))
+
+
+@pytest.mark.parametrize("placement", ["top", "after"])
+@pytest.mark.parametrize(
+    "side",
+    [
+        dict(text=dict(tower="roberta", token_types=1)),
+        dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
+        dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
+        dict(vision=dict(tower="dinov3", layer_scale=True)),
+    ],
+    ids=["roberta", "clip", "siglip", "dinov3"],
+)
+def test_every_tower_is_the_same_model_and_comes_back(shared, tmp_path, side, placement):
+    cfg = small("cross", placement, **side)
+    params = tiny.params(cfg)
+    assert_equal(cfg, params, pairs_of(cfg, shared)[0], exported(cfg, params, tmp_path))
+    _, back_cfg, back = torch_import.read(tmp_path / "model")
+    assert back_cfg == torch_export.without_places(cfg)
+    back, given = optim.flatten(back), optim.flatten(params)
+    assert back.keys() == given.keys()
+    assert all(np.array_equal(back[path], given[path]) for path in given)
 
 
 @pytest.fixture(scope="module")

@@ -215,10 +215,14 @@ def test_bfloat16_computes_near_float32(design):
 
 
 def test_an_unknown_tower_is_named():
-    with pytest.raises(ConfigError, match=r"tower 'resnet' is unknown: no Tower in bridge_jax/models/resnet\.py"):
-        bridge.tower_class("resnet")
-    with pytest.raises(ConfigError, match="tower 'heads' is unknown"):
-        bridge.tower_class("heads")
+    with pytest.raises(
+        ConfigError, match=r"vision.tower: 'resnet' is unknown: no Tower or VisionTower in .*/resnet\.py"
+    ):
+        bridge.tower_class("vision", "resnet")
+    with pytest.raises(ConfigError, match="'heads' is unknown"):
+        bridge.tower_class("vision", "heads")
+    with pytest.raises(ConfigError, match=r"config.text.tower: 'vit' is no text tower; its Tower is for config.vision"):
+        bridge.tower_class("text", "vit")
 
 
 def test_pixels_are_normalised_by_the_towers_own_statistics():

@@ -6,8 +6,9 @@ from transformers import PretrainedConfig
 class BridgeConfig(PretrainedConfig):
     """The `config.json` of an exported BRIDGE model.
 
-    `vision_config` is a ViTConfig or Dinov2Config and `text_config` a BertConfig, as dicts. Interaction layer q reads
-    the image tower's states after block `image_after[q]` and the text tower's after block `text_after[q]`.
+    `vision_config` and `text_config` are those of the towers in transformers (ViTConfig, BertConfig, ...), as dicts.
+    Interaction layer q reads the image tower's states after block `image_after[q]` and the text tower's after block
+    `text_after[q]`.
     `bridge_jax` is what training needs to go on in JAX; PyTorch does not read it.
     """
 

@@ -4,7 +4,7 @@
     forward                                 row i of the images fused with row i of the texts
     match                                   every image fused with every text: rerank the best candidates
 
-Shapes: B rows, P image tokens (class token first), T text tokens, D a tower's width, S the shared width, N heads, E the
+Shapes: B rows, P image tokens (the patches last), T text tokens, D a tower's width, S the shared width, N heads, E the
 width of an embedding. Embeddings have length one.
 """
 
@@ -17,8 +17,24 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from .configuration_bridge import BridgeConfig
-from .modeling_bridge_interaction import Interaction, normalise, pool
+from .modeling_bridge_clip import ClipTextTower, ClipVisionTower
+from .modeling_bridge_dinov3 import Dinov3Tower
+from .modeling_bridge_interaction import Interaction, image_prefix, normalise, pool
 from .modeling_bridge_towers import TextTower, VisionTower
+
+VISION_TOWERS = {
+    "vit": VisionTower,
+    "dinov2": VisionTower,
+    "clip_vision_model": ClipVisionTower,
+    "siglip_vision_model": ClipVisionTower,
+    "dinov3_vit": Dinov3Tower,
+}
+TEXT_TOWERS = {
+    "bert": TextTower,
+    "roberta": TextTower,
+    "clip_text_model": ClipTextTower,
+    "siglip_text_model": ClipTextTower,
+}
 
 
 @dataclass
@@ -101,14 +117,15 @@ class Heads(nn.Module):
 
 
 class BridgeModel(PreTrainedModel):
-    """The whole model. `vision_model` and `text_model` carry the parameter names of ViT or DINOv2 and of BERT."""
+    """The whole model. `vision_model` and `text_model` carry the parameter names of the towers in transformers."""
 
     config_class = BridgeConfig
     main_input_name = "pixel_values"
 
     def __init__(self, config: BridgeConfig):
         super().__init__(config)
-        self.vision_model, self.text_model = VisionTower(config.vision_config), TextTower(config.text_config)
+        self.vision_model = VISION_TOWERS[config.vision_config["model_type"]](config.vision_config)
+        self.text_model = TEXT_TOWERS[config.text_config["model_type"]](config.text_config)
         self.bridge = Bridge(config)
         self.heads = Heads(config)
         self.post_init()
@@ -125,7 +142,7 @@ class BridgeModel(PreTrainedModel):
     def forward(self, pixel_values, input_ids, attention_mask=None, bool_masked_pos=None, return_dict=True):
         """Fuse row i of the pictures with row i of the captions.
 
-        Patches where `bool_masked_pos` [B,P-1] is True are hidden. With `return_dict=False`, a tuple.
+        Patches where `bool_masked_pos` [B,patches] is True are hidden. With `return_dict=False`, a tuple.
         """
         mask = _mask(input_ids, attention_mask)
         image = self._lower_image(pixel_values, bool_masked_pos)
@@ -155,10 +172,11 @@ class BridgeModel(PreTrainedModel):
         return self.heads.mlm(self(pixel_values, input_ids, attention_mask).text_states)
 
     def masked_patch_prediction(self, pixel_values, input_ids, attention_mask, bool_masked_pos):
-        """Predict what the hidden patches were with the caption's help: [B,P-1,target]."""
+        """Predict what the hidden patches were with the caption's help: [B,patches,target]."""
         if self.heads.mim is None:
             raise ValueError("this checkpoint was trained without the mim loss and has no masked-image head")
-        return self.heads.mim(self(pixel_values, input_ids, attention_mask, bool_masked_pos).image_states[:, 1:])
+        states = self(pixel_values, input_ids, attention_mask, bool_masked_pos).image_states
+        return self.heads.mim(states[:, image_prefix(self.config.vision_config) :])
 
     def _lower_image(self, pixel_values, bool_masked_pos=None):
         """Run the image tower up to and with the first block that the bridge follows."""
@@ -173,7 +191,8 @@ class BridgeModel(PreTrainedModel):
         if input_ids.shape[1] > self.config.text_length:
             raise ValueError(f"input_ids: at most {self.config.text_length} tokens, got {input_ids.shape[1]}")
         stop = [*self.config.text_after, self.config.text_config["num_hidden_layers"] - 1][0] + 1
-        return self.text_model.blocks(self.text_model.embed(input_ids), mask, 0, stop)
+        states = self.text_model.blocks(self.text_model.embed(input_ids), mask, 0, stop)
+        return self.text_model.finish(states) if self.config.finish_before else states
 
     def _embed_image(self, states):
         if not self.config.finish_before:
@@ -184,7 +203,7 @@ class BridgeModel(PreTrainedModel):
     def _embed_text(self, states, mask):
         if not self.config.finish_before:
             depth = self.config.text_config["num_hidden_layers"]
-            states = self.text_model.blocks(states, mask, self.config.text_after[0] + 1, depth)
+            states = self.text_model.finish(self.text_model.blocks(states, mask, self.config.text_after[0] + 1, depth))
         return self.heads.unimodal_text(pool(states, mask))
 
     def _fused(self, image, text, mask):
@@ -197,7 +216,7 @@ class BridgeModel(PreTrainedModel):
             image = self.vision_model.blocks(image, config.image_after[q] + 1, image_stops[q] + 1)
             text = self.text_model.blocks(text, mask, config.text_after[q] + 1, text_stops[q] + 1)
         if not config.finish_before:
-            image = self.vision_model.finish(image)
+            image, text = self.vision_model.finish(image), self.text_model.finish(text)
         image_embeds, text_embeds = self.heads.fused_image(pool(image, None)), self.heads.fused_text(pool(text, mask))
         return image_embeds, text_embeds, self.heads.itm(text_embeds, image_embeds), image, text
 

@@ -67,6 +67,7 @@ class Interaction(nn.Module):
         width, heads, dropout = config.shared_width, config.bridge_heads, config.interaction_attention_dropout
         image, text = config.vision_config["hidden_size"], config.text_config["hidden_size"]
         patches = (config.image_size // config.vision_config["patch_size"]) ** 2
+        tokens = image_prefix(config.vision_config) + patches
         self.image_norm, self.text_norm = nn.LayerNorm(image), nn.LayerNorm(text)
         self.image_to_shared, self.text_to_shared = nn.Linear(image, width), nn.Linear(text, width)
         self.self_cross = config.design == "self_cross"
@@ -77,8 +78,8 @@ class Interaction(nn.Module):
         if config.design == "pooled":
             self.text_over_image, self.image_over_text = PooledExchange(width), PooledExchange(width)
         else:
-            self.text_over_image = CosineAttention(width, heads, config.text_length, 1 + patches, dropout)
-            self.image_over_text = CosineAttention(width, heads, 1 + patches, config.text_length, dropout)
+            self.text_over_image = CosineAttention(width, heads, config.text_length, tokens, dropout)
+            self.image_over_text = CosineAttention(width, heads, tokens, config.text_length, dropout)
         self.shared_to_image, self.shared_to_text = nn.Linear(width, image), nn.Linear(width, text)
         self.image_gate, self.text_gate = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))  # sigmoid
         self.dropout = nn.Dropout(config.interaction_output_dropout)
@@ -93,6 +94,13 @@ class Interaction(nn.Module):
         image = image + self.image_gate.sigmoid() * self.dropout(self.shared_to_image(a_v))
         text = text + self.text_gate.sigmoid() * self.dropout(self.shared_to_text(a_t))
         return image, text
+
+
+def image_prefix(config: dict) -> int:
+    """How many image tokens come before the patches: a class token and DINOv3's registers; SigLIP has none."""
+    if config["model_type"] == "siglip_vision_model":
+        return 0
+    return 1 + (config["num_register_tokens"] if config["model_type"] == "dinov3_vit" else 0)
 
 
 def normalise(x):

@@ -1,12 +1,28 @@
-"""The two towers, with the parameter names of Hugging Face's files: ViT or DINOv2, and BERT. No poolers.
+"""The two towers, with the parameter names of Hugging Face's files: ViT or DINOv2, and BERT or RoBERTa. No poolers.
 
 Both are three steps, so that the bridge can meet them half-way: `embed`, `blocks(start, stop)`, `finish`. States are
 [B,L,D]: B rows, L tokens (the class token first), D the tower's width.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+def scaled_dot_product(q, k, v, heads: int, mask, dropout: float = 0.0, rotation=None):
+    """Attend with `heads` heads over [B,L,D]; `mask` is bool [B,1,1 or L,L], `rotation` two [L,D/heads]."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    if rotation is not None:
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout).transpose(1, 2).flatten(2)
+
+
+def rotate(x, cosines, sines):
+    """Turn each pair (k, k + K/2) of a head's features [B,N,L,K] by its token's angle, in float32."""
+    first, second = x.float().chunk(2, -1)
+    return (x * cosines + torch.cat([-second, first], -1) * sines).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -19,11 +35,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x, mask=None):
         """`mask` is bool [B,L]: keys where it is False are not attended to."""
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
         if mask is not None:
             mask = mask[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout).transpose(1, 2).flatten(2)
+        return scaled_dot_product(self.query(x), self.key(x), self.value(x), self.heads, mask, dropout)
 
 
 class Dense(nn.Module):
@@ -91,12 +106,12 @@ class ViTBlock(nn.Module):
 
 
 class Dinov2Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, activation=F.gelu):
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.fc1, self.fc2, self.activation = nn.Linear(width, hidden), nn.Linear(hidden, width), activation
 
     def forward(self, x):
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class Dinov2Block(nn.Module):
@@ -146,9 +161,8 @@ class ViTEmbeddings(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         width, patch = config["hidden_size"], config["patch_size"]
-        self.side = config["image_size"] // patch  # of the stored position grid
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.side**2, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + (config["image_size"] // patch) ** 2, width))
         self.patch_embeddings = PatchEmbeddings(width, patch)
         if config["use_mask_token"]:
             shape = (1, width) if config["model_type"] == "dinov2" else (1, 1, width)
@@ -158,16 +172,25 @@ class ViTEmbeddings(nn.Module):
         x = self.patch_embeddings(pixel_values)
         grid, x = x.shape[-2:], x.flatten(2).transpose(1, 2)
         if bool_masked_pos is not None:
-            x = torch.where(bool_masked_pos[..., None], self.mask_token.flatten(), x)
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self._positions(grid)
+            x = hide_patches(x, self.mask_token, bool_masked_pos)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
+        return x + resize_positions(self.position_embeddings, grid)
 
-    def _positions(self, grid):
-        if grid == (self.side, self.side):
-            return self.position_embeddings
-        classes, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        square = patches.transpose(1, 2).unflatten(-1, (self.side, self.side))
-        resized = F.interpolate(square.float(), size=grid, mode="bicubic", align_corners=False).to(square.dtype)
-        return torch.cat([classes, resized.flatten(2).transpose(1, 2)], 1)
+
+def hide_patches(x, mask_token, bool_masked_pos):
+    """Put the mask token where `bool_masked_pos` [B,patches] is True."""
+    return torch.where(bool_masked_pos[..., None], mask_token.flatten(), x)
+
+
+def resize_positions(positions, grid):
+    """Resize the square grid of positions [1,L,D] to `grid`; a class position before it is kept."""
+    side = math.isqrt(positions.shape[1])
+    if tuple(grid) == (side, side):
+        return positions
+    classes, patches = positions.split([positions.shape[1] - side * side, side * side], 1)
+    square = patches.transpose(1, 2).unflatten(-1, (side, side))
+    resized = F.interpolate(square.float(), size=grid, mode="bicubic", align_corners=False).to(square.dtype)
+    return torch.cat([classes, resized.flatten(2).transpose(1, 2)], 1)
 
 
 class VisionTower(nn.Module):
@@ -218,11 +241,12 @@ class BertBlock(nn.Module):
 
 
 class BertEmbeddings(nn.Module):
-    """Words, positions and the first segment, added and normalised."""
+    """Words, positions and the first segment, added and normalised. RoBERTa's positions start behind its padding's."""
 
     def __init__(self, config: dict):
         super().__init__()
         width = config["hidden_size"]
+        self.first = config["pad_token_id"] + 1 if config["model_type"] == "roberta" else 0
         self.word_embeddings = nn.Embedding(config["vocab_size"], width)
         self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
         self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
@@ -230,12 +254,12 @@ class BertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config["hidden_dropout_prob"])
 
     def forward(self, input_ids):
-        x = self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[1]]
+        x = self.word_embeddings(input_ids) + self.position_embeddings.weight[self.first :][: input_ids.shape[1]]
         return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))
 
 
 class TextTower(nn.Module):
-    """BERT."""
+    """BERT or RoBERTa, by `config["model_type"]`."""
 
     def __init__(self, config: dict):
         super().__init__()

@@ -1,0 +1,196 @@
+"""A tower's Hugging Face config.json, read into our config sections and written from them: one table, both ways."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bridge_jax.config import Config, ConfigError, Text, Vision
+from bridge_jax.interop import names
+
+# Ours -> theirs. image_size, patch_size and DINOv2's mlp_ratio are no plain copies: see `vision_values`.
+_SIZES = {
+    "depth": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "norm_eps": "layer_norm_eps",
+}
+_WORDS = {"vocab_size": "vocab_size", "max_positions": "max_position_embeddings", "token_types": "type_vocab_size"}
+_BERT_FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What Hugging Face calls one `model_type`: the tower that it fills, and how its config.json says so."""
+
+    tower: str  # module of bridge_jax/models
+    keys: Mapping[str, str]  # ours -> theirs
+    # What the tower is built for. A file that leaves the key out means Hugging Face's default, which is this value.
+    fixed: Mapping[str, Any]
+    dropout: tuple[str, ...]  # keys that hold it, the first of which is read
+    left_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what a file may leave out, and mean
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of our section, where no key is theirs
+
+
+VISION_FAMILIES = {
+    "vit": Family("vit", _SIZES, {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}, ("hidden_dropout_prob",)),
+    "dinov2": Family(
+        "vit",
+        {ours: theirs for ours, theirs in _SIZES.items() if ours != "mlp_width"},
+        {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "use_swiglu_ffn": False},
+        ("hidden_dropout_prob",),
+    ),
+}
+_PAIR_SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_PAIR_SIZES |= {"hidden_dropout_prob": 0.0}  # not a key of theirs: they drop nothing, we may
+_CLIP_SIZES = _PAIR_SIZES | {"layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32}
+_CLIP_WORDS = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "layer_norm_eps": 1e-5}
+_CLIP_WORDS |= {"vocab_size": 49408, "max_position_embeddings": 77}
+_SIGLIP_SIZES = _PAIR_SIZES | {"layer_norm_eps": 1e-6, "image_size": 224, "patch_size": 16}
+_SIGLIP_WORDS = _PAIR_SIZES | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64}
+_PLAIN_WORDS = {ours: theirs for ours, theirs in _WORDS.items() if ours != "token_types"}
+_DROPOUT, _NO_SEGMENTS = ("hidden_dropout_prob",), {"token_types": 0}
+_DINOV3 = {"hidden_act": "gelu", "num_channels": 3, "use_gated_mlp": False, "query_bias": True, "key_bias": False}
+_DINOV3 |= {"value_bias": True, "proj_bias": True, "mlp_bias": True, "num_register_tokens": 4, "rope_theta": 100.0}
+VISION_FAMILIES |= {
+    "clip_vision_model": Family("clip", _SIZES, {"hidden_act": "quick_gelu", "num_channels": 3}, _DROPOUT, _CLIP_SIZES),
+    "siglip_vision_model": Family(
+        "siglip", _SIZES, {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3}, _DROPOUT, _SIGLIP_SIZES
+    ),
+    "dinov3_vit": Family("dinov3", _SIZES, _DINOV3, _DROPOUT, {"hidden_dropout_prob": 0.0}),
+}
+TEXT_FAMILIES = {
+    "bert": Family("bert", _SIZES | _WORDS, _BERT_FIXED, ("hidden_dropout_prob", "attention_probs_dropout_prob")),
+    "roberta": Family(
+        "roberta",
+        _SIZES | _WORDS,
+        _BERT_FIXED | {"pad_token_id": 1},
+        ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    ),
+    "clip_text_model": Family(
+        "clip",
+        _SIZES | _PLAIN_WORDS,
+        {"hidden_act": "quick_gelu"},
+        _DROPOUT,
+        _PAIR_SIZES | _CLIP_WORDS,
+        _NO_SEGMENTS,
+    ),
+    "siglip_text_model": Family(
+        "siglip",
+        _SIZES | _PLAIN_WORDS,
+        {"hidden_act": "gelu_pytorch_tanh"},
+        _DROPOUT,
+        _SIGLIP_WORDS,
+        _NO_SEGMENTS,
+    ),
+}
+PAIRS = {  # models of two towers, each with a config of its own inside
+    "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
+    "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
+}
+
+
+def of_tower(config: Mapping[str, Any], side: str, source: Any) -> dict[str, Any]:
+    """Return the config of one tower: `config` itself, or of a CLIP or SigLIP pair that of the `side`.
+
+    What the file may leave out is filled in with Hugging Face's defaults.
+    """
+    file = f"{source}/config.json"
+    model_type = key_of(config, "model_type", file)
+    if model_type in PAIRS:
+        model_type = PAIRS[model_type][side]
+        config = {"model_type": model_type} | dict(key_of(config, f"{side}_config", file))
+    families = VISION_FAMILIES | TEXT_FAMILIES
+    return (dict(families[model_type].left_out) if model_type in families else {}) | dict(config)
+
+
+def vision_values(config: Mapping[str, Any], source: Any) -> dict[str, Any]:
+    """Return what the config.json of an image tower says of our `config.vision` keys.
+
+    Raises ConfigError naming a key that is missing or that the tower is not built for.
+    """
+    file = f"{source}/config.json"
+    model_type, family = _family(config, VISION_FAMILIES, "image", file)
+    image_px, patch_px = (_square(config, key, file) for key in ("image_size", "patch_size"))
+    values = _values(config, family, file)
+    if model_type == "dinov2":
+        values["mlp_width"] = int(values["width"] * key_of(config, "mlp_ratio", file))
+    return values | {
+        "patch_px": patch_px,
+        "position_grid": image_px // patch_px,
+        "layer_scale": model_type in names.LAYER_SCALED,
+    }
+
+
+def text_values(config: Mapping[str, Any], source: Any) -> dict[str, Any]:
+    """Return what the config.json of a text tower says of our `config.text` keys; raises as `vision_values` does."""
+    file = f"{source}/config.json"
+    return _values(config, _family(config, TEXT_FAMILIES, "text", file)[1], file)
+
+
+def dropout(config: Mapping[str, Any], source: Any) -> float:
+    """Return the dropout of a tower's config.json."""
+    family = (VISION_FAMILIES | TEXT_FAMILIES)[config["model_type"]]
+    return float(key_of(config, family.dropout[0], f"{source}/config.json"))
+
+
+def vision_config(cfg: Config) -> dict[str, Any]:
+    """Return the image tower as Hugging Face's config of it; its `image_size` is that of the stored position grid."""
+    vision, model_type = cfg.vision, names.vision_type(cfg.vision)
+    found = _config(vision, model_type, VISION_FAMILIES[model_type]) | {
+        "image_size": vision.patch_px * vision.position_grid,
+        "patch_size": vision.patch_px,
+        "use_mask_token": vision.mask_token,
+    }
+    if model_type in ("vit", "dinov2"):
+        found["attention_probs_dropout_prob"] = 0.0
+    if model_type == "siglip_vision_model":
+        found["vision_use_head"] = False
+    if model_type == "dinov2":
+        ratio = vision.mlp_width / vision.width
+        found["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
+    return found
+
+
+def text_config(cfg: Config) -> dict[str, Any]:
+    """Return the text tower as Hugging Face's config of it."""
+    model_type = names.text_type(cfg.text)
+    found = _config(cfg.text, model_type, TEXT_FAMILIES[model_type])
+    return {key: value for key, value in found.items() if key not in ("position_embedding_type", "is_decoder")}
+
+
+def key_of(config: Mapping[str, Any], key: str, file: str) -> Any:
+    """Return a key of a config.json. Raises ConfigError, naming `file`, where it is missing."""
+    if key not in config:
+        raise ConfigError(f"{file}: key {key!r} is missing; add it, as the model's own documentation has it")
+    return config[key]
+
+
+def _family(config: Mapping[str, Any], families: Mapping[str, Family], what: str, file: str) -> tuple[str, Family]:
+    model_type = key_of(config, "model_type", file)
+    if model_type not in families:
+        known = " or ".join(repr(name) for name in families)
+        raise ConfigError(f"{file}: model_type {model_type!r} cannot fill the {what} tower; expected {known}")
+    for key, value in families[model_type].fixed.items():
+        if key in config and config[key] != value:
+            raise ConfigError(f"{file}: {key} is {config[key]!r}; the {what} tower is built for {value!r} only")
+    return model_type, families[model_type]
+
+
+def _values(config: Mapping[str, Any], family: Family, file: str) -> dict[str, Any]:
+    read = {ours: key_of(config, theirs, file) for ours, theirs in family.keys.items()}
+    return {"tower": family.tower} | read | dict(family.constants)
+
+
+def _config(section: Vision | Text, model_type: str, family: Family) -> dict[str, Any]:
+    sizes = {theirs: getattr(section, ours) for ours, theirs in family.keys.items()}
+    rates = dict.fromkeys(family.dropout, section.dropout)
+    return {"model_type": model_type} | sizes | dict(family.fixed) | rates
+
+
+def _square(config: Mapping[str, Any], key: str, file: str) -> int:
+    value = key_of(config, key, file)
+    sides = {value} if isinstance(value, int) else set(value)
+    if len(sides) != 1:
+        raise ConfigError(f"{file}: {key} is {value!r}; the image tower needs a square")
+    return sides.pop()

@@ -1,0 +1,72 @@
+"""CLIP's towers: a ViT with a norm before its blocks, and a causal pre-norm text Transformer. Both with quick GELU.
+
+The projections are not part of them. CLIP pools its class token and the end of the caption; here all real tokens are
+averaged, as for every tower, and the heads learn to read that.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bridge_jax.config import Blocks, Text
+from bridge_jax.models import layers, vit
+
+
+class VisionTower(vit.Tower):
+    """A ViT whose tokens are normalised before the first block and whose patches have no bias.
+
+    Hugging Face's `last_hidden_state` lacks the final norm, which it gives the class token alone; `finish` gives it to
+    all tokens.
+    """
+
+    patch_bias: ClassVar[bool] = False
+    activation: ClassVar[Callable] = staticmethod(layers.quick_gelu)
+
+    def setup(self):
+        super().setup()
+        self.embed_norm = layers.layer_norm(self.cfg.norm_eps, self.dtype)
+
+    def _place(self, x_BPD: Float[Array, "B patches D"], grid: tuple[int, int]) -> Float[Array, "B P D"]:
+        return self.embed_norm(super()._place(x_BPD, grid))
+
+
+class TextTower(nn.Module):
+    """`embed` -> `blocks(start, stop)` -> `finish`; states are [B,T,D] all the way."""
+
+    cfg: Text
+    dtype: jnp.dtype
+    run: Blocks = Blocks(scan=False, remat=False)
+    side: ClassVar[str] = "text"
+    causal: ClassVar[bool] = True
+    activation: ClassVar[Callable] = staticmethod(layers.quick_gelu)
+
+    def setup(self):
+        cfg = self.cfg
+        table = {"features": cfg.width, "embedding_init": layers.small_init, "dtype": self.dtype}
+        self.word = nn.Embed(cfg.vocab_size, **table)
+        self.position = nn.Embed(cfg.max_positions, **table)
+        self.layers = [
+            layers.PreNormBlock(cfg, self.dtype, self.activation, name=f"block_{i:02d}") for i in range(cfg.depth)
+        ]
+        self.final_norm = layers.layer_norm(cfg.norm_eps, self.dtype)
+
+    def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
+        """Add word and position embeddings."""
+        del deterministic  # nothing is dropped here
+        return self.word(ids_BT) + self.position(jnp.arange(ids_BT.shape[1]))
+
+    def blocks(
+        self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], start: int, stop: int, deterministic: bool
+    ) -> Float[Array, "B T D"]:
+        """Run blocks `start` to `stop - 1`; padding is never attended to, nor what follows where `causal`."""
+        mask = jnp.asarray(mask_BT)
+        if self.causal:
+            mask = mask[:, None, :] & jnp.tri(mask.shape[1], dtype=bool)
+        return layers.run_blocks(self.run, self.layers[start:stop], x_BTD, mask, None, deterministic)
+
+    def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Apply the final LayerNorm."""
+        return self.final_norm(x_BTD)

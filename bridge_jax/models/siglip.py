@@ -1,0 +1,24 @@
+"""SigLIP's and SigLIP 2's towers, of those with a fixed resolution: GELU by tanh, no class token, no causal mask.
+
+Their pooling heads are not part of them: P is the number of patches, and all of them are averaged. They were trained on
+captions of 64 tokens that see their own padding; here padding is masked, as for every tower, so it changes nothing.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from bridge_jax.models import clip, layers, vit
+
+
+class VisionTower(vit.Tower):
+    """A ViT without a class token."""
+
+    prefix: ClassVar[int] = 0
+    activation: ClassVar[Callable] = staticmethod(layers.gelu_tanh)
+
+
+class TextTower(clip.TextTower):
+    """CLIP's text Transformer with attention both ways."""
+
+    causal: ClassVar[bool] = False
+    activation: ClassVar[Callable] = staticmethod(layers.gelu_tanh)
