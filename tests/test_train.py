@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import bad_step, config, lower_cache, optim, sharding, train
+from bridge_jax import bad_step, config, lower_cache, optim, origin, sharding, train
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta
@@ -184,13 +184,13 @@ def test_another_config_is_refused_and_nothing_is_overwritten(whole, cfg):
 def test_init_from_starts_from_the_best_parameters_of_another_run(whole, cfg):
     source = Checkpoints(whole[0], read_only=True)
     params = optim.flatten(
-        train.initial(dataclasses.replace(cfg, init_from=str(whole[0])), sharding.make_mesh(cfg.mesh))
+        origin.initial(dataclasses.replace(cfg, init_from=str(whole[0])), sharding.make_mesh(cfg.mesh))
     )
     best = parameters(whole[0], cfg, source.best())
     for path, value in best.items():
         np.testing.assert_array_equal(params[path], value, err_msg=path)
     with pytest.raises(ConfigError, match="is not there"):
-        train.initial(dataclasses.replace(cfg, init_from=str(whole[0] / "nothing")), sharding.make_mesh(cfg.mesh))
+        origin.initial(dataclasses.replace(cfg, init_from=str(whole[0] / "nothing")), sharding.make_mesh(cfg.mesh))
 
 
 def test_a_checkpoint_says_what_it_is(whole, cfg):

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from bridge_jax import optim, sharding, train
+from bridge_jax import optim, origin, sharding
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.interop import torch_export, torch_import
@@ -87,7 +87,7 @@ def test_a_run_starts_from_what_was_imported(exported, stored, tmp_path):
     assert (saves.best(), saves.meta(2), saves.config(2)) == (2, *stored[:2])
     assert [path.name for path in tmp_path.iterdir()] == ["back"]
     cfg = dataclasses.replace(stored[1], init_from=str(tmp_path / "back"), seed=5)
-    params = train.initial(cfg, sharding.make_mesh(cfg.mesh))
+    params = origin.initial(cfg, sharding.make_mesh(cfg.mesh))
     assert_same(params, stored[2])
 
 
