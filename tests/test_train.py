@@ -1,6 +1,5 @@
 """The loop end to end on a small shapes set; a run that was stopped is compared with one that never was."""
 
-import contextlib
 import dataclasses
 import json
 
@@ -13,37 +12,11 @@ from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import ConfigError
-from bridge_jax.data import pipeline
-from tests.runs import assert_same, logged, parameters
+from tests.runs import Stopped, assert_same, logged, parameters, stop_at
 from tools import replay
 
 LAST = 12
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
-
-
-class Stopped(Exception):
-    """What stands for a kill."""
-
-
-def stop_at(monkeypatch, step, cfg):
-    """Let the data raise where the batch of global step `step` (counted from 0) is drawn."""
-    ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order])
-    real, drawing = pipeline.batches, {}
-    real_train = pipeline.train
-
-    def named(*arguments, **keywords):
-        drawing["start"] = int(ends[cfg.stage_order.index(keywords["seed_stream"])]) - 4
-        return real_train(*arguments, **keywords)
-
-    def batches(ds, start_step, data):
-        with contextlib.closing(real(ds, start_step, data)) as source:
-            for now, batch in enumerate(source, drawing["start"] + start_step):
-                if now == step:
-                    raise Stopped
-                yield batch
-
-    monkeypatch.setattr(pipeline, "train", named)
-    monkeypatch.setattr(pipeline, "batches", batches)
 
 
 @pytest.fixture(scope="module")

@@ -115,17 +115,18 @@ ODD_CAPTIONS = {
 BROKEN, ODD = {**BROKEN_PICTURES, **BROKEN_CAPTIONS}, {**ODD_PICTURES, **ODD_CAPTIONS}
 
 
-def raw_folder(folder: Path, good: int, names: dict[str, bytes]) -> Path:
-    """Write `good` photos and those of `names`, as Flickr8k lies on disk: in train, but one good one in val."""
+def raw_folder(folder: Path, good: int, names: dict[str, bytes], held_out: int = 1) -> Path:
+    """Write `good` photos and those of `names` for train, and `held_out` good ones for val, as Flickr8k has them."""
     (folder / "images").mkdir(parents=True)
     entries = []
-    for name in ["held_out.jpg", *(f"good_{i}.jpg" for i in range(good)), *names]:
+    good_names = [*(f"held_out_{i}.jpg" for i in range(held_out)), *(f"good_{i}.jpg" for i in range(good))]
+    for name in [*good_names, *names]:
         of_captions = name.startswith("caption")
         encoded = encode(picture(seed=len(entries)), "JPEG") if of_captions or name not in names else names[name]
         (folder / "images" / name).write_bytes(encoded)
         # what JSON cannot hold arrives as what a careless reader makes of it
         caption = names[name].decode(errors="surrogateescape") if of_captions else "a red dog"
-        split = "val" if name == "held_out.jpg" else "train"
+        split = "val" if name.startswith("held_out") else "train"
         entries.append({"filename": name, "imgid": len(entries), "split": split, "sentences": [{"raw": caption}]})
     (folder / "dataset_flickr8k.json").write_text(json.dumps({"images": entries}))
     return folder
