@@ -138,8 +138,16 @@ def _to_batch(examples: Sequence[Mapping[str, np.ndarray]]) -> types.Batch:
 def batches(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.DatasetIterator:
     """Return an iterator over `ds[start_step], ds[start_step + 1], ...`, read ahead.
 
+    Close it with `.close()` where worker processes are used.
+    """
+    return iter(read_ahead(ds, start_step, data))
+
+
+def read_ahead(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.IterDataset:
+    """Return `ds[start_step], ds[start_step + 1], ...`, read ahead.
+
     Threads (`data.threads`, each on a batch of its own) or, with `data.workers`, that many processes with those threads
-    each. The order never depends on either. Close it with `.close()` where worker processes are used.
+    each. The order never depends on either.
     """
     ahead = max(1, data.prefetch_batches)
     options = grain.ReadOptions(num_threads=min(data.threads, ahead), prefetch_buffer_size=ahead)
@@ -152,7 +160,7 @@ def batches(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.D
                 num_workers=data.workers, per_worker_buffer_size=math.ceil(ahead / data.workers)
             )
         )
-    return iter(ds_iter)
+    return ds_iter
 
 
 def images(
