@@ -1,4 +1,4 @@
-"""What a step with a number that is not finite leaves behind: enough to run it again alone (tools/replay).
+"""What a bad step leaves behind, whose numbers are not finite or whose loss is a spike: enough to run it again alone.
 
 WORKDIR/bad_step_7/checkpoints/6    the state that the step began with
                   /batch.npz        its batch
@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from bridge_jax import atomic
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import BadSteps, Config, ConfigError
 from bridge_jax.step import TrainState
 from bridge_jax.types import Batch
 
@@ -26,32 +27,51 @@ BATCH, REPORT = "batch.npz", "report.json"
 
 def keep(
     workdir: Path, cfg: Config, stage: str, step: int, state: TrainState, batch: Batch, first_bad: str, metrics: Mapping
-) -> FloatingPointError:
-    """Write the folder and return the error that names it. On several hosts, which hold a part each, only the error.
+) -> str:
+    """Write the folder, all hosts together, and return a line that names it, the step and what was bad.
 
     `state` is the one that `step` (counted from 1) began with, since it was not applied.
     """
     numbers = {name: str(float(metrics[name])) for name in ("loss", "grad_norm")}  # JSON has no NaN
-    text = (
-        f"step {step} of stage {stage!r}: the first number that is not finite is in {first_bad} (loss "
-        f"{numbers['loss']}, gradient norm {numbers['grad_norm']}); the step was not applied. Lower the learning rate "
-        "or look at the data"
-    )
-    if jax.process_count() > 1:
-        return FloatingPointError(text)
     folder = workdir / f"bad_step_{step}"
-    shutil.rmtree(folder, ignore_errors=True)
+    if jax.process_index() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    multihost_utils.sync_global_devices("bad_step")
     saves = Checkpoints(folder)
     saves.save(step - 1, stage, state.params, state.opt_state, cfg)
     saves.close()
     fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    arrays: dict[str, Any] = {name: np.asarray(array) for name, array in fields.items() if array is not None}
-    np.savez(folder / BATCH, **arrays)
-    ids = np.asarray(batch.image_ids).tolist()
-    atomic.write_json(
-        folder / REPORT, {"step": step, "stage": stage, "first_bad": first_bad, **numbers, "image_ids": ids}
+    gathered = multihost_utils.process_allgather({k: v for k, v in fields.items() if v is not None}, tiled=True)
+    arrays: dict[str, Any] = {name: np.asarray(array) for name, array in gathered.items()}
+    ids = arrays["image_ids"].tolist()
+    if jax.process_index() == 0:
+        np.savez(folder / BATCH, **arrays)
+        report = {"step": step, "stage": stage, "first_bad": first_bad, **numbers, "image_ids": ids}
+        atomic.write_json(folder / REPORT, report)
+    return (
+        f"step {step} of stage {stage!r}: the first bad number is in {first_bad} (loss {numbers['loss']}, gradient "
+        f"norm {numbers['grad_norm']}); the step was not applied: python -m tools.replay --folder={folder} runs it "
+        "again alone"
     )
-    return FloatingPointError(f"{text}: python -m tools.replay --folder={folder} runs it again alone")
+
+
+def check_budget(workdir: Path, settings: BadSteps, step: int, line: str) -> None:
+    """Raise FloatingPointError, beginning with `line`, where the run may not leave out the bad `step` and go on.
+
+    What was left out are the folders in the workdir, of this step and of earlier ones: a run that was stopped meets
+    the later ones again.
+    """
+    if settings.action == "stop":
+        raise FloatingPointError(
+            f"{line}. Lower the learning rate, look at the data, or set config.bad_steps.action=skip"
+        )
+    reports = (path.parent.name.removeprefix("bad_step_") for path in workdir.glob(f"bad_step_*/{REPORT}"))
+    left_out = sum(int(number) <= step for number in reports)
+    if left_out > settings.budget:
+        raise FloatingPointError(
+            f"{line}. {left_out} bad steps are more than config.bad_steps.budget, {settings.budget}: lower the "
+            "learning rate or look at the data"
+        )
 
 
 def read(folder: Path) -> tuple[Checkpoints, dict[str, Any], Batch]:

@@ -100,6 +100,7 @@ class Data:
     workers: int  # processes that decode; 0: threads of this one
     threads: int
     prefetch_batches: int
+    broken_limit: float  # share of the training records that may be broken, and are replaced, before the run stops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,16 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BadSteps:
+    """What becomes of a step with a number that is not finite or with a loss that is a spike. It is never applied."""
+
+    action: Literal["stop", "skip"]
+    budget: int  # steps that a run may skip before it stops
+    spike_sigma: float  # a loss so many standard deviations above the mean of the window is a spike; 0: none is
+    spike_window: int  # steps, of the same stage, before it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
     """How the towers' blocks are run; the numbers do not depend on it."""
 
@@ -194,6 +205,7 @@ class Config:
     stage_order: tuple[str, ...]
     evals: Evals
     checkpoint: Checkpoint
+    bad_steps: BadSteps
     log_every_steps: int
     watchdog_secs: float  # no step for so long: every thread's stack goes to WORKDIR/stacks.txt; 0: off
     cache_dir: str  # where cached lower states live; keyed by weights and preprocessing, so runs may share it
@@ -216,6 +228,7 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
 
 def check(cfg: Config) -> None:
     """Raise ConfigError where values cannot work together."""
+    _check_limits(cfg)
     vision, text, bridge = cfg.vision, cfg.text, cfg.bridge
     for name, width, heads in (
         ("vision", vision.width, vision.heads),
@@ -282,6 +295,17 @@ def _check_stage(cfg: Config, name: str) -> None:
         f"{key}.batch_size {stage.batch_size} is not a multiple of config.mining.group {cfg.mining.group}: "
         "choose a divisor, or 0 to mine among all rows",
     )
+
+
+def _check_limits(cfg: Config) -> None:
+    limit, bad = cfg.data.broken_limit, cfg.bad_steps
+    _require(0 <= limit <= 1, f"config.data.broken_limit is {limit}; it is a share, 0 to 1")
+    for key, value, least in (
+        ("budget", bad.budget, 0),
+        ("spike_sigma", bad.spike_sigma, 0),
+        ("spike_window", bad.spike_window, 2),
+    ):
+        _require(value >= least, f"config.bad_steps.{key} is {value}; it must be {least} or more")
 
 
 def _require(condition: bool, message: str) -> None:

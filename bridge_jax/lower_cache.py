@@ -24,9 +24,11 @@ from jax.experimental import multihost_utils
 from bridge_jax import forward, optim, rng
 from bridge_jax.config import Config, ConfigError, Stage
 from bridge_jax.data import image, pipeline, text
+from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
+from bridge_jax.data.records import drawn_captions, fingerprint, readable
 from bridge_jax.types import Params
 
-IMAGE, TEXT, MASK = "image.npy", "text.npy", "text_mask.npy"
+IMAGE, TEXT, MASK, BROKEN = "image.npy", "text.npy", "text_mask.npy", "broken.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +39,25 @@ class LowerCache:
     text: np.ndarray  # float16 [captions, T, D]
     text_mask: np.ndarray  # bool [captions, T]
     captions: Sequence[np.ndarray]  # photos x the rows of its captions that the stage draws from
+    first: np.ndarray  # int64 [photos], the row of its first caption
     image_ids: np.ndarray  # int32 [photos]
+    broken: np.ndarray  # bool [photos], whose states are not there
+    faults: Mapping[int, str]  # row of a caption that cannot be used -> why
 
-    def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return the fields of `types.Batch` for a photo: one of its crops and one of its captions, at random."""
-        caption = generator.choice(self.captions[index])
+    def __call__(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
+        """Return the fields of `types.Batch` for a photo: one of its crops and one of its captions, at random.
+
+        Raises BrokenError for a photo that could not be read when the cache was filled.
+        """
+        if self.broken[index]:
+            raise BrokenError("its picture cannot be read")
+        first = self.first[index]
+        drawn = self.captions[index] - first
+        chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator)
+        caption = first + chosen
         crop = int(generator.integers(self.image.shape[1]))
         return {
+            REFUSED: refused,
             "image_ids": self.image_ids[index],
             "text_mask": self.text_mask[caption],
             "lower_image": self.image[index, crop],
@@ -54,7 +68,7 @@ class LowerCache:
 def key(cfg: Config, crops: int, params: Params) -> str:
     """Return the hash of all that the cached states depend on."""
     data = cfg.data
-    digest = hashlib.sha256(pipeline.fingerprint(data, data.train_split).encode())
+    digest = hashlib.sha256(fingerprint(data, data.train_split).encode())
     for path, array in sorted(optim.flatten(params).items()):
         if forward.is_lower(path, cfg):
             digest.update(path.encode() + multihost_utils.process_allgather(array, tiled=True).tobytes())
@@ -100,17 +114,24 @@ def open_or_fill(
             if not folder.is_dir():  # else another host, on the same disk, was first
                 raise
             shutil.rmtree(aside)
-    image_ids, captions, first = [], [], 0
-    for record in records:  # captions lie in the order of the records
-        image_ids.append(record["image_id"])
-        captions.append(first + np.array(pipeline.drawn_captions(record, stage.caption_kinds)))
-        first += len(record["captions"])
+    image_ids, captions, firsts, faults, first = [], [], [], {}, 0
+    for record in readable(records):  # captions lie in the order of the records
+        said = record["captions"] if record else ()
+        image_ids.append(record["image_id"] if record else -1)
+        captions.append(first + np.array(drawn_captions(record, stage.caption_kinds) if record else (), np.int64))
+        firsts.append(first)
+        faults |= {first + i: found for i, caption in enumerate(said) if (found := text.fault(caption))}
+        first += len(said)
+    marks = folder / BROKEN  # a cache of before it was written has none
     return LowerCache(
         image=np.load(folder / IMAGE, mmap_mode="r", allow_pickle=False),
         text=np.load(folder / TEXT, mmap_mode="r", allow_pickle=False),
         text_mask=np.load(folder / MASK, allow_pickle=False),
         captions=captions,
+        first=np.array(firsts),
         image_ids=np.array(image_ids, np.int32),
+        broken=np.load(marks, allow_pickle=False) if marks.exists() else np.zeros(len(records), bool),
+        faults=faults,
     )
 
 
@@ -124,11 +145,17 @@ def _fill_images(
     rows: Sequence[int] | None,
 ) -> None:
     seed, side = rng.stream_seed(cfg.seed, "lower_cache"), cfg.vision.image_px
+    broken = np.zeros(len(records), bool)
 
     def view(position: int) -> np.ndarray:
-        record, generator = records[position // crops], np.random.default_rng((seed, position))
-        flip = image.may_flip(record["captions"])
-        return image.train_view(record["image"], side, cfg.data, flip, generator)
+        generator = np.random.default_rng((seed, position))
+        try:
+            record = records[position // crops]
+            flip = image.may_flip(record["captions"])
+            return image.train_view(record["image"], side, cfg.data, flip, generator)
+        except BrokenError:
+            broken[position // crops] = True
+            return np.zeros((side, side, 3), np.uint8)  # whose states are never read
 
     total = len(records) * crops
     out = None
@@ -141,6 +168,7 @@ def _fill_images(
         progress("pictures", first + count, total)
     assert out is not None
     out.flush()
+    np.save(folder / BROKEN, multihost_utils.process_allgather(broken).reshape(-1, len(records)).any(axis=0))
 
 
 def _fill_texts(
@@ -150,9 +178,9 @@ def _fill_texts(
     embed: Callable[[np.ndarray, np.ndarray], Any],
     progress: Callable[[str, int, int], None],
 ) -> None:
-    total, out, masks = sum(len(record["captions"]) for record in records), None, []
+    total, out, masks = sum(len(record["captions"]) for record in readable(records) if record), None, []
     size = cfg.evals.retrieval.batch_size
-    for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size)):
+    for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size, skip=True)):
         first = index * size
         states = _float16(embed(ids, mask), "text")
         if out is None:

@@ -4,7 +4,7 @@ Parameters travel flat here, path -> array, so that gradients and optimizer stat
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -81,10 +81,11 @@ def decayed(cfg: Config, paths: Iterable[str]) -> Mapping[str, bool]:
     return {path: not spared for path, spared in rules.any_of(cfg.no_decay, paths, "config.no_decay").items()}
 
 
-def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.GradientTransformation:
+def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.GradientTransformationExtraArgs:
     """Return AdamW over a flat dict of the stage's trainable parameters.
 
     Gradients are clipped by their global norm over all that trains, before anything else. `paths` are all parameters.
+    `update` takes the loss of the step, which is remembered where spikes are looked for.
     """
     stage, paths = cfg.stages[stage_name], list(paths)
     factors, decay, rate = lr_factors(cfg, stage_name, paths), decayed(cfg, paths), schedule(stage)
@@ -96,13 +97,45 @@ def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.Gradi
         del params
         return {path: update * factors[path] for path, update in updates.items()}
 
-    return optax.chain(
+    watched = [_watch_losses(cfg.bad_steps.spike_window)] if cfg.bad_steps.spike_sigma else []
+    chained = optax.chain(
         optax.clip_by_global_norm(stage.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-8),
         optax.add_decayed_weights(stage.weight_decay, mask=decays),
         optax.stateless(by_group),
         optax.scale_by_learning_rate(rate),
+        *watched,
     )
+    return optax.with_extra_args_support(chained)
+
+
+class Losses(NamedTuple):
+    """The losses of the last applied steps of a stage, as a part of the optimizer's state and so of checkpoints."""
+
+    count: jax.Array  # int32 scalar
+    window: jax.Array  # float32 [spike_window], the oldest is overwritten
+
+
+def _watch_losses(window: int) -> optax.GradientTransformationExtraArgs:
+    def init(params: Any) -> Losses:
+        del params
+        return Losses(jnp.zeros((), jnp.int32), jnp.zeros(window, jnp.float32))
+
+    def update(updates: Any, state: Any, params: Any = None, **given: Any) -> Any:
+        del params
+        loss = given["loss"]
+        return updates, Losses(state.count + 1, state.window.at[state.count % window].set(loss))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def spike_above(cfg: Config, opt_state: Any) -> jax.Array:
+    """Return the loss above which a step is a spike: mean + spike_sigma x deviation of a full window, else infinity."""
+    if not cfg.bad_steps.spike_sigma:
+        return jnp.array(jnp.inf)
+    count, window = opt_state[-1]
+    limit = window.mean() + cfg.bad_steps.spike_sigma * window.std()
+    return jnp.where(count >= window.size, limit, jnp.inf)
 
 
 def start_fused(cfg: Config, params: Params) -> Params:

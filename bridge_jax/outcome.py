@@ -34,10 +34,16 @@ class StorageError(RuntimeError):
 
 
 class StoppedError(BaseException):
-    """A signal ended the run, with nothing lost. Like KeyboardInterrupt it is no Exception: nothing should catch it."""
+    """A signal ended the run; nothing is lost but what `lost` explains.
 
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; nothing is lost, the same command goes on")
+    Like KeyboardInterrupt it is no Exception: nothing should catch it.
+    """
+
+    def __init__(self, signum: int, lost: str = ""):
+        goes_on = f"{lost}, so the same command goes on from the last checkpoint"
+        if not lost:
+            goes_on = "nothing is lost, the same command goes on"
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {goes_on}")
         self.signum = signum
 
 

@@ -24,8 +24,9 @@ FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image"}
 class TrainState:
     """All that a step changes. `step` counts over all stages; the optimizer is the present stage's.
 
-    `healthy` turns False at the first step with a number that is not finite. That step and all after it change nothing,
-    so the state that the loop finds, one step late, is the one that the bad step began with.
+    `healthy` turns False at the first step with a number that is not finite or a loss that is a spike. That step and
+    all after it change nothing, so the state that the loop finds, one step late, is the one that the bad step began
+    with.
     """
 
     step: Array  # int32 scalar
@@ -107,9 +108,10 @@ def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageSte
         live, frozen = optim.split(state.params, trainable)
         (total, (metrics, found)), grads = gradients(live, frozen, batch, state.step)
         norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, live)
+        updates, opt_state = tx.update(grads, state.opt_state, live, loss=total)
         moved: Any = optax.apply_updates(live, updates)
         healthy = state.healthy & jnp.isfinite(total) & jnp.isfinite(norm)
+        healthy &= total <= optim.spike_above(cfg, state.opt_state)
         after = TrainState(
             step=state.step + 1, healthy=healthy, params=optim.unflatten({**frozen, **moved}), opt_state=opt_state
         )
@@ -123,7 +125,7 @@ def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageSte
     return StageStep(
         init=jax.jit(init, out_shardings=state),
         train_step=jax.jit(train_step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0),
-        first_bad=partial(_first_bad, gradients, trainable),
+        first_bad=partial(_first_bad, cfg, jax.jit(gradients), trainable),
         trainable=trainable,
     )
 
@@ -165,14 +167,16 @@ def _gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> Call
     return jax.value_and_grad(objective, has_aux=True)
 
 
-def _first_bad(gradients: Callable[..., Any], trainable: tuple[str, ...], state: TrainState, batch: Batch) -> str:
+def _first_bad(
+    cfg: Config, gradients: Callable[..., Any], trainable: tuple[str, ...], state: TrainState, batch: Batch
+) -> str:
     """Run the step's forward and backward pass again and name the first tensor that is not finite.
 
     Parameters first, then the passes, the losses, the gradients. A program of its own: flags of every tensor inside
     the step tripled its compile time (67 s against 21 s for configs/shapes.py on two cores).
     """
     live, frozen = optim.split(state.params, trainable)
-    (_, (metrics, found)), grads = jax.jit(gradients)(live, frozen, batch, state.step)
+    (total, (metrics, found)), grads = gradients(live, frozen, batch, state.step)
     leaves = jax.tree_util.tree_flatten_with_path(found)[0]
     named = [(f"parameter {path}", array) for path, array in {**frozen, **live}.items()]
     named += [(f"output {rules.path_of(keys)}", leaf) for keys, leaf in leaves]
@@ -180,7 +184,10 @@ def _first_bad(gradients: Callable[..., Any], trainable: tuple[str, ...], state:
         (f"loss {name.removesuffix('/loss')}", value) for name, value in metrics.items() if name.endswith("/loss")
     ]
     named += [(f"gradient of {path}", array) for path, array in grads.items()]
-    return next((name for name, array in named if not jnp.isfinite(array).all()), "the norm of the gradients")
+    if bad := next((name for name, array in named if not jnp.isfinite(array).all()), ""):
+        return bad
+    limit = float(optim.spike_above(cfg, state.opt_state))
+    return f"the loss, a spike above {limit:.4g}" if float(total) > limit else "the norm of the gradients"
 
 
 def combine(

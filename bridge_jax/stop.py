@@ -12,7 +12,9 @@ would hold them up for as long as it takes. Here the C handler writes the signal
 
 After 3 nothing can be lost, so 4 and 5 may happen anywhere. Outside `busy` the main thread may do whatever leaves the
 state alone: compile, evaluate, wait for data. A second signal ends the process at once; since checkpoints are written
-aside and committed by a rename, that harms nothing either. What holds Python's interpreter lock in one long call of C
+aside and committed by a rename, that harms nothing either. Several hosts (`together`) notice a signal at different
+steps and can only save the same one: before 1 the ender waits until the loop has told the others (`asked`) and all
+have come to the step at which they do (`agree`). What holds Python's interpreter lock in one long call of C
 holds up the watcher too; compiling, executing, decoding and reading files do not. Before `Stop` is entered, while
 Python starts and the config is read, there is nothing to lose and signals do what they always do.
 """
@@ -33,6 +35,7 @@ from bridge_jax.outcome import AbandonedError, Outcome, StoppedError, cause_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _UNWIND_SECS = 3.0
+_TOGETHER_SECS = 20.0  # a preempted host is given 30
 _ABANDON_SECS = 0.5  # for the outcome file of a process that shall end at once
 STACKS = "stacks.txt"
 
@@ -48,6 +51,9 @@ class Stop:
         self._unsaved: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._asked = 0  # the signal
+        self.together = False  # with other hosts
+        self._agreed, self._alive = threading.Event(), 0.0
+        self._closed = False  # the run has ended before the hosts could agree
         self._over: BaseException | None = None  # with what the main thread shall end
         self._raised = False
         self._stacks: IO[str] | None = None
@@ -55,9 +61,26 @@ class Stop:
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Change the training state, which nobody else may look at meanwhile. The main thread alone calls this."""
-        self._wait_for_the_end()
+        self.wait_for_the_end()
         with self._lock:
             yield
+
+    @property
+    def asked(self) -> int:
+        """The signal that this host has got, to be told to the others; 0: none."""
+        return self._asked
+
+    def agree(self, signum: int) -> None:
+        """End together with the other hosts, which do the same at the same step. Inside `busy`, before saving."""
+        first, self._asked = not self._asked, self._asked or signum
+        self._agreed.set()
+        if first:
+            threading.Thread(target=self._end, name="stop_ender", daemon=True).start()
+
+    def wait_for_the_end(self) -> None:
+        """Do not go on where the run is being ended. On the main thread."""
+        if self._asked and not self._raised and (self._agreed.is_set() or not self.together):
+            threading.Event().wait()  # until the ender has done its work and the handler raises StoppedError here
 
     def keep(self, unsaved: Callable[[], None] | None) -> None:
         """Say, inside `busy`, how to save what memory holds and the disk does not."""
@@ -97,6 +120,7 @@ class Stop:
 
     def alive(self) -> None:
         """Tell the watchdog that a step, or a part of an evaluation, is done."""
+        self._alive = time.monotonic()
         if self._stacks is not None:
             faulthandler.dump_traceback_later(self._secs, repeat=True, file=self._stacks)
 
@@ -122,7 +146,10 @@ class Stop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._wait_for_the_end()
+            if self.together and self._asked:
+                with self._lock:  # for ever where the ender has it: it raises StoppedError here
+                    self._closed = True
+            self.wait_for_the_end()
         finally:
             for signum, handler in self._handlers.items():
                 signal.signal(signum, handler)
@@ -130,10 +157,6 @@ class Stop:
             os.write(self._write, b"\0")  # ends the watcher, which closes the pipe
         if self._over is not None and error is not self._over:  # an import of C turns it into an ImportError
             raise self._over
-
-    def _wait_for_the_end(self) -> None:
-        if self._asked and not self._raised:
-            threading.Event().wait()  # until the ender has done its work and the handler raises StoppedError here
 
     def _handle(self, signum: int, frame: object) -> None:
         if self._over is not None and not self._raised:
@@ -153,8 +176,12 @@ class Stop:
         os.close(self._write)
 
     def _end(self) -> None:
-        self._lock.acquire()  # for good
         over: BaseException = StoppedError(self._asked)
+        if self.together and not self._wait_for_the_others():
+            over = StoppedError(self._asked, f"no step ended within {_TOGETHER_SECS:g} s")
+        self._lock.acquire()  # for good
+        if self._closed:
+            return
         try:
             if self._unsaved is not None:
                 self._unsaved()
@@ -166,6 +193,14 @@ class Stop:
         time.sleep(_UNWIND_SECS)
         print(f"error: {over}", file=sys.stderr, flush=True)
         _exit(cause_of(over).exit_code)
+
+    def _wait_for_the_others(self) -> bool:
+        """Wait for the step at which all hosts stop; return False where steps stand still, as in a long evaluation."""
+        self._alive = time.monotonic()
+        while time.monotonic() - self._alive < _TOGETHER_SECS:
+            if self._agreed.wait(0.1):
+                return True
+        return False
 
     def _abandon(self, signum: int) -> None:
         error = AbandonedError(signum)

@@ -10,7 +10,6 @@ What changes the state or reads it once more is done inside `stop.busy`; everyth
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
-from bridge_jax import bad_step, lower_cache, optim, rules, sharding, terminal, workdir_lock
+from bridge_jax import bad_step, lower_cache, optim, origin, sharding, terminal, workdir_lock
 from bridge_jax import step as steps
+from bridge_jax.broken_log import BrokenLog
 from bridge_jax.checkpoint import SCORE, Checkpoints
 from bridge_jax.config import Config, ConfigError
-from bridge_jax.config_json import differences
 from bridge_jax.data import pipeline, text
 from bridge_jax.evals.retrieval import Evaluator
-from bridge_jax.interop import hf_import
 from bridge_jax.outcome import Outcome
 from bridge_jax.run_log import RunLog
 from bridge_jax.stop import Stop
-from bridge_jax.types import Params
+from bridge_jax.types import Batch, Params
 from bridge_jax.workdir_lock import WorkdirBusyError
-
-# A run may go on under a config that differs in these: they change how long, where and how often, not what is computed.
-MAY_CHANGE = ("blocks", "log_every_steps", "watchdog_secs", "checkpoint", "cache_dir", "data.workers", "data.threads",
-              "data.prefetch_batches", "data.data_dir", "evals", "mesh", "sharding", "vision.pretrained",
-              "text.pretrained")  # fmt: skip
 
 
 def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]:
@@ -54,7 +46,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     workdir_lock.refuse_if_taken(stop.outcome.folder)
     mesh = sharding.make_mesh(cfg.mesh)
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
-    pipeline.open_split(cfg.data, cfg.data.train_split)
+    records = pipeline.open_split(cfg.data, cfg.data.train_split)
     text.load(cfg.data, cfg.text)
     for split in (cfg.data.eval_split, *cfg.evals.retrieval.splits):
         photos, folds = len(pipeline.open_split(cfg.data, split)), cfg.evals.retrieval.folds
@@ -67,75 +59,47 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         steps.build(cfg, name, end - cfg.stages[name].steps, mesh)
         for name, end in zip(cfg.stage_order, ends, strict=True)
     ]
-    saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=_frozen_towers(cfg, plans))
+    saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=origin.frozen_towers(cfg, plans))
     with contextlib.closing(saves):
         step = saves.latest() or 0
-        params = _resume(cfg, saves, step, mesh) if step else initial(cfg, mesh)
+        params = origin.resume(cfg, saves, step, mesh) if step else origin.initial(cfg, mesh)
         # Compiled programs are kept beside the cached states, so that going on costs no second compilation.
         jax.config.update("jax_compilation_cache_dir", str(Path(cfg.cache_dir).resolve() / "xla"))
+        stop.together = jax.process_count() > 1
         stop.outcome.begin(writes=jax.process_index() == 0)
         if (saves.latest() or 0) != step:
             raise WorkdirBusyError(f"--workdir {workdir!r}: another run has just saved there; start again")
+        broken = BrokenLog(stop.outcome.folder, step, records, cfg.data.broken_limit)
         with RunLog(workdir, resume_step=step) as log, stop.watchdog(cfg.watchdog_secs):
             for index, (plan, end) in enumerate(zip(plans, ends, strict=True)):
                 if step < end or (step == end and not saves.scores(step)):  # killed before its last state was scored
-                    params = _Stage(cfg, index, plan, mesh, saves, log, stop).run(params, step, end)
+                    params = _Stage(cfg, index, plan, mesh, saves, log, stop, broken).run(params, step, end)
                     step = end
             return _finish(cfg, mesh, saves, log, params, step, stop)
-
-
-def _frozen_towers(cfg: Config, plans: list[steps.StageStep]) -> set[str]:
-    """Return the paths of the towers' parameters that no stage trains."""
-    trained = {path for plan in plans for path in plan.trainable}
-    paths = rules.paths(jax.eval_shape(lambda: steps.init_params(cfg)))
-    return {path for path in paths if path.startswith(("vision/", "text/"))} - trained
-
-
-def initial(cfg: Config, mesh: Mesh) -> Params:
-    """Return the parameters a run starts from: random, with the pretrained towers or a whole checkpoint read in."""
-    placed = jax.tree.map(lambda leaf: leaf.sharding, steps.abstract_params(cfg, mesh))
-    params = jax.jit(lambda: steps.init_params(cfg), out_shardings=placed)()
-    if cfg.init_from:
-        source, step = _source(cfg)
-        return source.restore_params(step, params)
-    if cfg.vision.pretrained:
-        params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}
-    if cfg.text.pretrained:
-        params = {**params, "text": hf_import.text_params(cfg.text.pretrained, cfg.text)}
-    return jax.device_put(params, placed)
-
-
-def _source(cfg: Config) -> tuple[Checkpoints, int]:
-    """Return where `init_from` points, and its best step. Raises ConfigError where there is none."""
-    source = Checkpoints(cfg.init_from, read_only=True)
-    step = source.best()
-    if step is None:
-        raise ConfigError(f"config.init_from: no checkpoint in {str(source.folder)!r}")
-    return source, step
-
-
-def _fused_was_trained(cfg: Config, index: int) -> bool:
-    """Return whether the fused heads were trained before stage `index`, here or in what the run started from."""
-    here = any(steps.trains_fused(cfg, name) for name in cfg.stage_order[:index])
-    if here or not cfg.init_from:
-        return here
-    source, step = _source(cfg)  # all of it is hashed before it is believed: once a stage, not at every save
-    return source.meta(step).fused_trained
 
 
 class _Stage:
     """One stage of a run: its state, its data, what it says."""
 
     def __init__(
-        self, cfg: Config, index: int, plan: steps.StageStep, mesh: Mesh, saves: Checkpoints, log: RunLog, stop: Stop
+        self,
+        cfg: Config,
+        index: int,
+        plan: steps.StageStep,
+        mesh: Mesh,
+        saves: Checkpoints,
+        log: RunLog,
+        stop: Stop,
+        broken: BrokenLog,
     ) -> None:
         self.cfg, self.index, self.plan, self.mesh, self.saves, self.log = cfg, index, plan, mesh, saves, log
-        self.stop, self.spending = stop, stop.outcome.spending
+        self.stop, self.spending, self.broken = stop, stop.outcome.spending, broken
+        self.asked = 0  # the signal that one of the hosts has got, as all know by now
         self.name = cfg.stage_order[index]
         self.stage = cfg.stages[self.name]
         self.predict = steps.build_predict(cfg, mesh)
         self.evaluator = Evaluator(cfg, self.predict, lower_frozen=self.stage.cached_crops > 0)
-        self.fused_was_trained = _fused_was_trained(cfg, index)
+        self.fused_was_trained = origin.fused_was_trained(cfg, index)
 
     def run(self, params: Params, step: int, end: int) -> Params:
         """Train from `step` to `end` and return the parameters."""
@@ -155,28 +119,35 @@ class _Stage:
                 due = self._due(now, start, end)
                 if now not in (start, saved) and (due or now % self.cfg.checkpoint.every_steps == 0):
                     with stop.busy():
-                        pending = self._read(pending, state, meter)  # a bad number is never scored or saved
+                        state, pending = self._read(pending, state, meter), None  # none with a bad number is saved
                         with meter.paused():
                             self._save(now, state)
-                        self._keep(self.saves.wait)
+                        stop.keep(self.saves.wait)
+                if self.asked:
+                    self._leave(now, state, pending, meter)
                 if due and not (now == saved and self.saves.scores(now)):
                     with meter.paused(), self.spending("evaluate"):
                         self._evaluate(state.params, now, bar)
                 if now == end:
                     break
                 with meter.waiting(), self.spending("data"):
-                    batch = sharding.put_batch(next(batches), self.mesh)
+                    drawn = next(batches)
+                    batch = sharding.put_batch(dataclasses.replace(drawn, broken=None), self.mesh)
                 if train_step is None:
                     with self.spending("compile"):
                         train_step = self.plan.train_step.lower(state, batch).compile()
                 with stop.busy():
                     stop.keep(None)
                     self.saves.check()
-                    state, metrics = train_step(state, batch)
-                    self._read(pending, state, meter)
-                    pending = (now + 1, batch, metrics)
+                    after, metrics = train_step(state, batch)
+                    state = self._read(pending, after, meter)
+                    if state is not after:  # the step before was bad, so this one has changed nothing
+                        state, metrics = train_step(state, batch)
+                    told = sharding.tell_all(drawn.broken, stop.asked, metrics["healthy"], self.mesh)
+                    pending = _Pending(now + 1, batch, metrics, told)
                     stop.outcome.step = now + 1
-                    self._keep(partial(self._save_and_wait, now + 1, state, pending, meter))
+                    if jax.process_count() == 1:  # else all have to save the same step
+                        stop.keep(partial(self._save_and_wait, now + 1, state, pending, meter))
         return state.params
 
     def _state(self, params: Params, step: int, start: int) -> steps.TrainState:
@@ -194,13 +165,17 @@ class _Stage:
             self.log.write(step, self.stop.outcome.shares())
             self.stop.outcome.write()
 
-    def _keep(self, unsaved: Callable[[], None]) -> None:
-        if jax.process_count() == 1:  # hosts notice a signal at different steps, and would wait for each other for ever
-            self.stop.keep(unsaved)
+    def _leave(self, step: int, state: steps.TrainState, pending: "_Pending | None", meter: terminal.Meter) -> None:
+        """End the run because a host was asked to, as all hosts do at this step."""
+        with self.stop.busy():
+            self.stop.agree(self.asked)
+            if pending is not None:
+                self._save_and_wait(step, state, pending, meter)
+            self.stop.keep(self.saves.wait)
+        self.stop.wait_for_the_end()
 
-    def _save_and_wait(self, step: int, state: steps.TrainState, pending: Any, meter: terminal.Meter) -> None:
-        self._read(pending, state, meter)
-        self._save(step, state)
+    def _save_and_wait(self, step: int, state: steps.TrainState, pending: "_Pending", meter: terminal.Meter) -> None:
+        self._save(step, self._read(pending, state, meter))
         self.saves.wait()
 
     def _data(self, params: Params, step: int, start: int, bar: terminal.Progress) -> Any:
@@ -243,36 +218,45 @@ class _Stage:
         with self.stop.busy():
             self.saves.score(step, {"stage_index": float(self.index), SCORE: metrics["unimodal/rsum"]})
 
-    def _read(self, pending: Any, state: steps.TrainState, meter: terminal.Meter) -> None:
-        """Log the metrics of a step that has been computed by now. Raises FloatingPointError on a bad number."""
+    def _read(self, pending: "_Pending | None", state: steps.TrainState, meter: terminal.Meter) -> steps.TrainState:
+        """Log what a step computed and met. Return the state to go on with: `state`, unless the step was bad.
+
+        Then `state` is the one that it began with, and what is returned has left it out. Raises FloatingPointError
+        where it may not be left out, and ConfigError where too much of the data is broken.
+        """
         if pending is None:
-            return
-        step, batch, metrics = pending
-        metrics = jax.device_get(metrics)
+            return state
+        step, metrics = pending.step, jax.device_get(pending.metrics)
+        broken, asked = jax.device_get(pending.told)
+        self.asked = self.asked or int(asked)
+        for line in self.broken.take(step, self.name, broken):
+            terminal.say(f"step {step}: another example in place of {line}")
         meter.advance(step, float(metrics["loss"]))
         self.stop.alive()
         if not metrics.pop("healthy"):
-            first_bad, workdir = self.plan.first_bad(state, batch), self.stop.outcome.folder
-            raise bad_step.keep(workdir, self.cfg, self.name, step, state, batch, first_bad, metrics)
-        if step % self.cfg.log_every_steps == 0:
-            self.log.write(step, {f"train/{name}": value for name, value in metrics.items()} | meter.rates())
+            first_bad, workdir = self.plan.first_bad(state, pending.batch), self.stop.outcome.folder
+            line = bad_step.keep(workdir, self.cfg, self.name, step, state, pending.batch, first_bad, metrics)
+            bad_step.check_budget(workdir, self.cfg.bad_steps, step, line)
+            terminal.say(line)
+            metrics = {"skipped": 1.0}
+            whole = sharding.replicated(self.mesh)
+            onward = dict(step=jax.device_put(np.int32(step), whole), healthy=jax.device_put(np.bool_(True), whole))
+            state = dataclasses.replace(state, **onward)
+        elif step % self.cfg.log_every_steps:
+            return state
+        rates = meter.rates() | {"train/broken_data": float(self.broken.count)}
+        self.log.write(step, {f"train/{name}": value for name, value in metrics.items()} | rates)
+        return state
 
 
-def _resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
-    """Return the parameters of the newest checkpoint. Raises ConfigError when the config computes something else."""
-    changed = [
-        line
-        for line in differences(saves.meta(step).config, cfg)
-        if not any(line.startswith((f"{key}:", f"{key}.")) for key in MAY_CHANGE)
-    ]
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise ConfigError(
-            f"{saves.folder.parent}: the checkpoint of step {step} was made with another config "
-            f"({'; '.join(changed[:3])}{more}): give that config again, or another --workdir"
-        )
-    logging.info("resuming at step %d", step)
-    return saves.restore_params(step, steps.abstract_params(cfg, mesh))
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A step that was dispatched and not read yet."""
+
+    step: int  # counted from 1
+    batch: Batch
+    metrics: Any
+    told: Any  # what all hosts told: the broken records of the batch, the signal that one of them has got
 
 
 def _finish(

@@ -22,7 +22,10 @@ Params = Any  # a nested dict of arrays
 
 @struct.dataclass
 class Batch:
-    """What the data pipeline yields for a step. Leaves are [B, ...]; a part that no loss asks for is None."""
+    """What the data pipeline yields for a step. Leaves are [B, ...]; a part that no loss asks for is None.
+
+    `broken` is for the loop, which takes it out.
+    """
 
     image_ids: Array  # int32 [B]; captions of one photo share it
     text_mask: Array  # bool [B,T]; False on padding
@@ -33,6 +36,7 @@ class Batch:
     masked_ids: Array = None  # int32 [B,T], ids with tokens masked for MLM
     masked_text: Array = None  # bool [B,T], the positions MLM predicts
     masked_patches: Array = None  # bool [B,P-1], the patches MIM predicts (no class token)
+    broken: Array = None  # int32 [B,2], the record that was drawn for the row in vain and its caption (broken.py)
 
 
 @struct.dataclass

@@ -138,6 +138,7 @@ def base() -> ml_collections.ConfigDict:
         workers=0,
         threads=16,
         prefetch_batches=4,
+        broken_limit=0.01,
     )
     config.mining = dict(group=0, partners=2, margin_min=0.2, margin_max=0.5)
     config.losses = dict(
@@ -166,6 +167,7 @@ def base() -> ml_collections.ConfigDict:
         )
     )
     config.checkpoint = dict(every_steps=1000, keep_last=2)
+    config.bad_steps = dict(action="stop", budget=10, spike_sigma=0.0, spike_window=128)
     config.log_every_steps = 50
     config.watchdog_secs = 1800.0
     config.cache_dir = "data/cache"

@@ -1,5 +1,6 @@
 """What a run left behind, as things to compare."""
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from bridge_jax import optim, run_log
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.data import pipeline
 
 OF_THE_CLOCK = ("time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
                 "train/waiting_for_data")  # fmt: skip
@@ -45,3 +47,30 @@ def assert_same(workdir: Path, whole: Path) -> None:
     found = parameters(workdir, cfg, last)
     for path, value in parameters(whole, cfg, last).items():
         np.testing.assert_array_equal(found[path], value, err_msg=path)
+
+
+class Stopped(Exception):
+    """What stands for a kill."""
+
+
+def stop_at(monkeypatch, step, cfg):
+    """Let the data raise where the batch of global step `step` (counted from 0) is drawn."""
+    ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order])
+    real, drawing = pipeline.batches, {}
+    real_train = pipeline.train
+
+    def named(*arguments, **keywords):
+        drawing["start"] = (
+            int(ends[cfg.stage_order.index(keywords["seed_stream"])]) - cfg.stages[keywords["seed_stream"]].steps
+        )
+        return real_train(*arguments, **keywords)
+
+    def batches(ds, start_step, data):
+        with contextlib.closing(real(ds, start_step, data)) as source:
+            for now, batch in enumerate(source, drawing["start"] + start_step):
+                if now == step:
+                    raise Stopped
+                yield batch
+
+    monkeypatch.setattr(pipeline, "train", named)
+    monkeypatch.setattr(pipeline, "batches", batches)

@@ -33,6 +33,7 @@ GROUPS = {
     "checkpoint": (2, ["bridge_jax/checkpoint.py"]),
     "checkpoint_meta": (1, ["bridge_jax/checkpoint_meta.py"]),
     "run_log": (2, ["bridge_jax/run_log.py"]),
+    "broken_log": (2, ["bridge_jax/broken_log.py"]),
     "step": (3, ["bridge_jax/step.py"]),
     "lower_cache": (3, ["bridge_jax/lower_cache.py"]),
     "bad_step": (4, ["bridge_jax/bad_step.py"]),
@@ -41,8 +42,8 @@ GROUPS = {
     "planner": (4, ["bridge_jax/planner.py"]),
     "interop": (4, ["bridge_jax/interop/*.py"]),
     "torch_model": (0, ["bridge_jax/interop/torch_model/*.py"]),
-    "loop": (5, ["bridge_jax/train.py", "bridge_jax/main.py", "bridge_jax/distributed.py", "bridge_jax/command_line.py",
-                 "bridge_jax/dry_run.py", "bridge_jax/terminal.py", "tools/*.py"]),
+    "loop": (5, ["bridge_jax/train.py", "bridge_jax/origin.py", "bridge_jax/main.py", "bridge_jax/distributed.py",
+                 "bridge_jax/command_line.py", "bridge_jax/dry_run.py", "bridge_jax/terminal.py", "tools/*.py"]),
 }  # fmt: skip
 
 # Dependency -> the only files that may import it. What is not named here may be imported anywhere.

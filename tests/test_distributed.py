@@ -1,11 +1,13 @@
 """Several processes on this machine are one run: they meet, agree, and give what one process gives."""
 
+import json
 import os
 import re
-import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from bridge_jax.config import ConfigError
 from tests import runs
 
 ROOT = Path(__file__).resolve().parents[1]
+MAIN = ("-m", "bridge_jax.main")
+SLOW = ("-m", "tests.drills.child")  # the same, and half a second a batch
 
 
-@pytest.fixture
-def address() -> str:
+def free_address() -> str:
     """A port of this machine that is free now."""
     with socket.create_server(("localhost", 0)) as server:
         return f"localhost:{server.getsockname()[1]}"
@@ -31,16 +34,21 @@ def address() -> str:
 Start = Callable[..., list[subprocess.Popen]]
 
 
-@pytest.fixture
-def start(tiny_flags, address) -> Start:
+@pytest.fixture(scope="module")
+def start(tiny_flags) -> Start:
     """Start main as the given processes of `count` on `devices` devices each, the tiny experiment with `flags`."""
 
-    def processes(workdir: Path, flags: list[list[str]], *, count: int, devices: int) -> list[subprocess.Popen]:
+    def processes(
+        workdir: Path, flags: list[list[str]], *, count: int, devices: int, program: tuple[str, ...] = MAIN
+    ) -> list[subprocess.Popen]:
         quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
         environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {quick}"}
-        found = []
+        environment |= {"DRILL_LOG": os.devnull, "DRILL_STALL": "slow"}
+        found, address = [], free_address()
         for index, own in enumerate(flags):
-            command = [sys.executable, "-m", "bridge_jax.main", *tiny_flags, f"--workdir={workdir}", *own]
+            given = {flag.split("=")[0] for flag in own}  # a tuple that is given twice is one longer tuple
+            kept = [flag for flag in tiny_flags if flag.split("=")[0] not in given]
+            command = [sys.executable, *program, *kept, f"--workdir={workdir}", *own]
             if count > 1:
                 command += [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={index}"]
             found.append(
@@ -82,21 +90,58 @@ def last_parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return optim.flatten(saves.restore_params(step, steps.abstract_params(cfg, mesh)))
 
 
-def test_two_processes_are_one_run_and_one_goes_on_with_it(start, tmp_path):
-    """Two processes of one device against one of two; then one process goes on where two have stopped."""
-    flags = ["--config.stage_order=('stabilise',)", "--config.stages.stabilise.losses=('itc','itm')"]
-    flags += ["--config.evals.retrieval.splits=()", "--config.evals.retrieval.every_steps=100"]
-    ((code, said),) = ends(start(tmp_path / "one", [flags], count=1, devices=2))
+def stop_at(processes: list[subprocess.Popen], workdir: Path, step: int, signum: int) -> list[tuple[int, str]]:
+    """Send a signal to the last of the processes when a step was logged, and return what `ends` does."""
+    log = workdir / "metrics.jsonl"
+    while not (
+        log.exists() and log.read_text().rpartition("\n")[0].rpartition("\n")[2].startswith(f'{{"step": {step},')
+    ):
+        assert all(process.poll() is None for process in processes), ends(processes)
+        time.sleep(0.02)
+    processes[-1].send_signal(signum)
+    return ends(processes)
+
+
+FLAGS = ["--config.stage_order=('stabilise',)", "--config.stages.stabilise.losses=('itc','itm')"]
+FLAGS += ["--config.evals.retrieval.splits=()", "--config.evals.retrieval.every_steps=100"]
+FLAGS += ["--config.checkpoint.every_steps=100", "--config.stages.stabilise.steps=10"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory) -> Path:
+    """The workdir of one process of two devices."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    ((code, said),) = ends(start(workdir, [FLAGS], count=1, devices=2))
     assert code == 0, said
-    for code, said in ends(start(tmp_path / "two", [flags, flags], count=2, devices=1)):
-        assert code == 0, said
-    close(tmp_path / "two", tmp_path / "one")
-    saves = tmp_path / "two" / "checkpoints"
-    newest = max(int(path.name) for path in saves.iterdir() if path.name.isdigit())
-    shutil.rmtree(saves / str(newest))
-    ((code, said),) = ends(start(tmp_path / "two", [flags], count=1, devices=1))
+    return workdir
+
+
+def test_two_processes_are_one_run_and_runs_go_on_with_one_then_two_then_one(start, undisturbed, tmp_path):
+    """Of two processes only one gets the signal, and both stop."""
+    workdir = tmp_path / "run"
+    for count, step, signum in ((1, 2, signal.SIGTERM), (2, 5, signal.SIGINT)):
+        running = start(workdir, [FLAGS] * count, count=count, devices=1, program=SLOW)
+        for code, said in stop_at(running, workdir, step, signum):
+            assert code == 128 + signum, said
+            assert f"error: stopped by {signum.name}; nothing is lost" in said
+        outcome = json.loads((workdir / "outcome.json").read_text())
+        assert (outcome["cause"], outcome["exit_code"]) == ("stopped", 128 + signum)
+        assert step <= outcome["saved_step"] == outcome["step"] <= step + 3  # to tell the others takes a step or two
+    ((code, said),) = ends(start(workdir, [FLAGS], count=1, devices=1))
     assert code == 0, said
-    close(tmp_path / "two", tmp_path / "one")
+    close(workdir, undisturbed)
+
+
+def test_a_run_goes_on_on_one_then_eight_then_two_devices(start, undisturbed, tmp_path):
+    """And from copies of the parameters to spread ones."""
+    workdir = tmp_path / "run"
+    for devices, step, mesh in ((1, 2, "data=1"), (8, 5, "fsdp=4")):
+        running = start(workdir, [[*FLAGS, f"--config.mesh.{mesh}"]], count=1, devices=devices, program=SLOW)
+        ((code, said),) = stop_at(running, workdir, step, signal.SIGTERM)
+        assert code == 143, said
+    ((code, said),) = ends(start(workdir, [[*FLAGS, "--config.mesh.fsdp=2"]], count=1, devices=2))
+    assert code == 0, said
+    close(workdir, undisturbed)
 
 
 def test_a_missing_process_is_named_by_all(start, tmp_path):
@@ -119,9 +164,9 @@ def test_another_config_is_named_by_all(start, tmp_path):
         assert re.search(r"^error: .*process 1 \(.*\) differs from process 0: config.seed: 1 -> 2; start", said, re.M)
 
 
-def test_a_process_without_its_first_says_so(address):
+def test_a_process_without_its_first_says_so():
     with pytest.raises(ConfigError, match=r"process 1 waited 0.5 s for process 0, which did not answer \(.*refused"):
-        distributed.meet(address, 2, 1, 0.5, {})
+        distributed.meet(free_address(), 2, 1, 0.5, {})
 
 
 @pytest.mark.parametrize(

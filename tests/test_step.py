@@ -133,3 +133,27 @@ def test_cached_states_with_what_they_cannot_serve_are_refused(tiny, changes, sa
         settings.stages.align.update(changes)
     with pytest.raises(ConfigError, match=says):
         steps.build(config.parse(settings), "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
+
+
+def test_a_spike_is_a_bad_step_and_only_applied_losses_are_remembered(cfg, params):
+    watching = dataclasses.replace(cfg.bad_steps, spike_sigma=3.0, spike_window=4)
+    mesh = sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1))
+    plan = steps.build(dataclasses.replace(cfg, bad_steps=watching), "align", 4, mesh)
+
+    def after(count, window):
+        state = state_of(plan, params)
+        seen = optim.Losses(jnp.int32(count), jnp.asarray(window, jnp.float32))
+        state = dataclasses.replace(state, opt_state=(*state.opt_state[:-1], seen))
+        begun = jax.tree.map(jnp.copy, state)
+        return begun, *plan.train_step(state, batch())
+
+    _, state, metrics = after(3, [0.1, 0.2, 0.1, 0.0])  # not full
+    assert metrics["healthy"]
+    loss = float(metrics["loss"])
+    np.testing.assert_allclose(state.opt_state[-1].window, [0.1, 0.2, 0.1, loss], rtol=1e-6)
+    begun, state, metrics = after(4, [0.1, 0.2, 0.1, 0.2])  # 0.15 + 3 x 0.05
+    assert not metrics["healthy"]
+    assert bits(dataclasses.replace(begun, healthy=np.array(False))) == bits(state)
+    assert plan.first_bad(begun, batch()) == "the loss, a spike above 0.3"
+    _, state, metrics = after(4, [loss - 1, loss + 1, loss - 1, loss + 1])
+    assert metrics["healthy"]

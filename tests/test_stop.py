@@ -58,6 +58,43 @@ BODIES = {
             say('ready')
             threading.Event().wait()
 """,
+    "alone": """
+        from bridge_jax import stop as module
+        module._TOGETHER_SECS = 1.0
+        with stop.keeping():
+            stop.together = True
+            for step in range(4):
+                with stop.busy():
+                    stop.alive()
+                if not step: say('ready')
+                time.sleep(0.5)
+            threading.Event().wait()
+""",
+    "together": """
+        with stop.keeping():
+            stop.together = True
+            say('ready')
+            while not stop.asked:
+                time.sleep(0.01)
+            with stop.busy():
+                stop.agree(stop.asked)
+                time.sleep(0.5)
+                (folder / 'saved').touch()
+            stop.wait_for_the_end()
+""",
+    "told_by_another": """
+        with stop.keeping():
+            stop.together = True
+            say('ready')
+            with stop.busy():
+                stop.agree(15)
+            stop.wait_for_the_end()
+""",
+    "over_before_all_knew": """
+        stop.together = True
+        say('ready')
+        time.sleep(1)
+""",
     "swallowing": """
         while True:
             try:
@@ -145,6 +182,37 @@ def test_a_main_thread_that_does_not_end_is_ended(start, tmp_path, body):
     assert code == 143
     assert "nothing is lost" in errors
     assert outcome(tmp_path) == ("stopped", 143)
+
+
+def test_several_hosts_stop_where_all_are(start, tmp_path):
+    process = start("together")
+    process.send_signal(signal.SIGINT)
+    assert ends(process, 10)[0] == 130
+    assert (tmp_path / "saved").exists()
+    assert outcome(tmp_path) == ("stopped", 130)
+
+
+def test_a_host_that_got_no_signal_stops_with_the_others(start, tmp_path):
+    code, errors = ends(start("told_by_another"), 10)
+    assert code == 143
+    assert errors == "error: stopped by SIGTERM; nothing is lost, the same command goes on\n"
+    assert outcome(tmp_path) == ("stopped", 143)
+
+
+def test_where_no_step_comes_a_host_stops_alone_and_says_what_it_costs(start, tmp_path):
+    process = start("alone")
+    process.send_signal(signal.SIGTERM)
+    code, errors = ends(process, 10)
+    assert code == 143
+    assert "no step ended within 1 s, so the same command goes on from the last checkpoint" in errors
+    assert outcome(tmp_path) == ("stopped", 143)
+
+
+def test_a_run_that_is_over_before_the_hosts_agree_has_finished(start, tmp_path):
+    process = start("over_before_all_knew")
+    process.send_signal(signal.SIGTERM)
+    assert ends(process, 10)[0] == 0
+    assert outcome(tmp_path) == ("finished", 0)
 
 
 def test_afterwards_signals_do_what_they_did(tmp_path):

@@ -1,6 +1,5 @@
 """The loop end to end on a small shapes set; a run that was stopped is compared with one that never was."""
 
-import contextlib
 import dataclasses
 import json
 
@@ -8,42 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import bad_step, config, lower_cache, optim, sharding, train
+from bridge_jax import bad_step, config, lower_cache, optim, origin, sharding, train
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import ConfigError
-from bridge_jax.data import pipeline
-from tests.runs import assert_same, logged, parameters
+from tests.runs import Stopped, assert_same, logged, parameters, stop_at
 from tools import replay
 
 LAST = 12
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
-
-
-class Stopped(Exception):
-    """What stands for a kill."""
-
-
-def stop_at(monkeypatch, step, cfg):
-    """Let the data raise where the batch of global step `step` (counted from 0) is drawn."""
-    ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order])
-    real, drawing = pipeline.batches, {}
-    real_train = pipeline.train
-
-    def named(*arguments, **keywords):
-        drawing["start"] = int(ends[cfg.stage_order.index(keywords["seed_stream"])]) - 4
-        return real_train(*arguments, **keywords)
-
-    def batches(ds, start_step, data):
-        with contextlib.closing(real(ds, start_step, data)) as source:
-            for now, batch in enumerate(source, drawing["start"] + start_step):
-                if now == step:
-                    raise Stopped
-                yield batch
-
-    monkeypatch.setattr(pipeline, "train", named)
-    monkeypatch.setattr(pipeline, "batches", batches)
 
 
 @pytest.fixture(scope="module")
@@ -184,13 +157,13 @@ def test_another_config_is_refused_and_nothing_is_overwritten(whole, cfg):
 def test_init_from_starts_from_the_best_parameters_of_another_run(whole, cfg):
     source = Checkpoints(whole[0], read_only=True)
     params = optim.flatten(
-        train.initial(dataclasses.replace(cfg, init_from=str(whole[0])), sharding.make_mesh(cfg.mesh))
+        origin.initial(dataclasses.replace(cfg, init_from=str(whole[0])), sharding.make_mesh(cfg.mesh))
     )
     best = parameters(whole[0], cfg, source.best())
     for path, value in best.items():
         np.testing.assert_array_equal(params[path], value, err_msg=path)
     with pytest.raises(ConfigError, match="is not there"):
-        train.initial(dataclasses.replace(cfg, init_from=str(whole[0] / "nothing")), sharding.make_mesh(cfg.mesh))
+        origin.initial(dataclasses.replace(cfg, init_from=str(whole[0] / "nothing")), sharding.make_mesh(cfg.mesh))
 
 
 def test_a_checkpoint_says_what_it_is(whole, cfg):

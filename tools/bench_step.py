@@ -18,7 +18,7 @@ from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 
-from bridge_jax import command_line, lower_cache, sharding, train
+from bridge_jax import command_line, lower_cache, origin, sharding
 from bridge_jax import config as configs
 from bridge_jax import step as steps
 from bridge_jax.data import pipeline
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
     rate = matmul_rate()
     _console.print(f"float32 matrix product: {rate / 1e9:.0f} GFLOP/s")
     mesh = sharding.make_mesh(cfg.mesh)
-    params = train.initial(cfg, mesh)
+    params = origin.initial(cfg, mesh)
     for name in cfg.stage_order:
         bench_stage(cfg, name, mesh, params, rate)
     _console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

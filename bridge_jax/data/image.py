@@ -1,19 +1,22 @@
 """From the bytes of an image file to the uint8 square that a tower sees. Normalisation happens inside the model.
 
 JPEGs are decoded at a draft size: libjpeg leaves out the frequencies that the resize would drop, and the picture keeps
-at least the resolution that the view needs. EXIF orientation is respected. A truncated file is an error, never grey.
+at least the resolution that the view needs. EXIF orientation is respected. What cannot be decoded to its end, or should
+not be, is a BrokenError, never grey.
 """
 
+import contextlib
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageOps
 
 from bridge_jax import config
+from bridge_jax.data.broken import BrokenError
 
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; the largest of COCO has 0.4 million
 _ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
@@ -25,25 +28,44 @@ _CROP_TRIES = 10
 def fault(encoded: bytes) -> str:
     """Return what is wrong with an encoded image, or an empty string when it decodes to its end.
 
+    The smallest draft size is enough to decode: libjpeg has to read the whole file for it.
+    """
+    try:
+        with _opened(encoded) as image:
+            image.getexif()
+            image.draft(None, (1, 1))
+            image.load()
+    except BrokenError as error:
+        return str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    """Open an encoded image. Raises BrokenError for what its header says, and for whatever is met inside the block.
+
     The header is judged before anything is decoded: a bomb of a few kilobytes would take gigabytes. Samples of more
-    than 8 bits are a fault, since Pillow cuts them off at 255 and makes the picture white. The smallest draft size is
-    enough to decode: libjpeg has to read the whole file for it.
+    than 8 bits are a fault, since Pillow cuts them off at 255 and makes the picture white.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.width * image.height > MAX_PIXELS:
-                return f"{image.width} x {image.height} pixels, at most {MAX_PIXELS / 1e6:.0f} million are decoded"
+                most = f"at most {MAX_PIXELS / 1e6:.0f} million are decoded"
+                raise BrokenError(f"{image.width} x {image.height} pixels, {most}")
             if image.mode.startswith(("I", "F")):
-                return f"samples of more than 8 bits (mode {image.mode})"
-            image.draft(None, (1, 1))
-            image.load()
+                raise BrokenError(f"samples of more than 8 bits (mode {image.mode})")
+            yield image
+    except (BrokenError, MemoryError):  # a machine without memory says nothing about the picture
+        raise
     except Exception as error:  # Pillow's plugins raise whatever their parser met
-        return str(error) or type(error).__name__
-    return ""
+        raise BrokenError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def eval_view(encoded: bytes, image_px: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the centre square: the short side resized to `image_px` (bicubic, antialiased), then a centre crop."""
+    """Return the centre square: the short side resized to `image_px` (bicubic, antialiased), then a centre crop.
+
+    Raises BrokenError.
+    """
     width, height = size(encoded)
     side = min(width, height)
     image = _decode(encoded, image_px / side)
@@ -56,7 +78,7 @@ def train_view(
     """Return a random view: RandomResizedCrop, a mirror half of the time where `may_flip`, RandAugment.
 
     A pure function of the arguments and the generator's state. The flip draws a number even where it is not allowed, so
-    that a caption never changes what else happens to its photo.
+    that a caption never changes what else happens to its photo. Raises BrokenError.
     """
     width, height = size(encoded)
     box = random_crop(width, height, data.crop_area, data.crop_ratio, generator)
@@ -76,7 +98,7 @@ def may_flip(captions: Sequence[str]) -> bool:
 
 def size(encoded: bytes) -> tuple[int, int]:
     """Return width and height as shown (EXIF orientation applied), from the header alone."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _opened(encoded) as image:
         width, height = image.size
         turned = image.getexif().get(_ORIENTATION, 1) >= 5
     return (height, width) if turned else (width, height)
@@ -144,7 +166,7 @@ _OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (  # the 
 
 def _decode(encoded: bytes, scale: float) -> Image.Image:
     """Return the upright RGB picture at `scale` or more of its resolution (JPEG; other formats come in full)."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _opened(encoded) as image:
         if scale < 1:
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
         upright = ImageOps.exif_transpose(image)

@@ -2,97 +2,26 @@
 
     position n -> record of that position -> example (decode, augment, tokenise, mask) -> this host's rows -> batch
 
+A record that cannot be used is replaced by another, a function of seed and position too (`broken.py`).
+
 The random operations come first, keyed by the global position; the host's share is cut out after them. One, two and
 four hosts therefore see the same examples, equally augmented, in the same global order. grain lives here alone.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import flags
 
 from bridge_jax import config, rng, types
-from bridge_jax.data import datasets, image, masking, text
+from bridge_jax.data import image, masking, text
+from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
+from bridge_jax.data.records import Record, drawn_captions, open_split, readable
 
-Record = Mapping[str, Any]
 MakeExample = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
-_HASHED_BYTES = 1 << 16  # read from each end of a shard for the fingerprint
-
-
-class Split(Sequence[Record]):
-    """The records of one prepared split, by index: image bytes, python strings and ints. Thread-safe and picklable."""
-
-    def __init__(self, source: Sequence[Mapping[str, Any]]):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        raw = self._source[int(index)]
-        record: dict[str, Any] = {"image": raw["image"], "image_id": int(raw["image_id"])}
-        for name in ("filename", "scene"):
-            record[name] = raw[name].decode()
-        for name in ("captions", "caption_kinds", "wrong_captions"):
-            record[name] = [caption.decode() for caption in raw[name]]
-        return record
-
-
-def open_split(data: config.Data, split: str) -> Split:
-    """Return the records of `split` in the order they were prepared.
-
-    Raises ConfigError when the data set is not prepared (naming the command to run) or has no such split.
-    """
-    builder: Any = _builder(data, split)  # tfds hides the signature of as_data_source behind a decorator
-    return Split(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
-
-
-def fingerprint(data: config.Data, split: str) -> str:
-    """Return a hash of the prepared split: version, shard names, sizes and both ends of every shard.
-
-    Cheap on a large set (128 KB are read from each shard), equal wherever the same files lie, and different when the
-    data set was prepared anew with other images or captions.
-    """
-    builder = _builder(data, split)
-    digest = hashlib.sha256(f"{data.dataset}/{split}/{builder.version}".encode())
-    for path in builder.info.splits[split].filepaths:
-        size = path.stat().length
-        digest.update(f"{path.name}/{size}".encode())
-        with path.open("rb") as shard:
-            digest.update(shard.read(_HASHED_BYTES))
-            shard.seek(max(0, size - _HASHED_BYTES))
-            digest.update(shard.read(_HASHED_BYTES))
-    return digest.hexdigest()
-
-
-def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
-    builder = tfds.builder_from_directory(datasets.prepared_folder(data))
-    if split not in builder.info.splits:
-        raise config.ConfigError(
-            f"config.data: data set {data.dataset!r} has no split {split!r}; "
-            f"{config.nearest(split, builder.info.splits)}"
-        )
-    return builder
-
-
-def drawn_captions(record: Record, kinds: Sequence[str]) -> list[int]:
-    """Return which captions of a record a stage draws from: those of `kinds`, or all where it is empty.
-
-    Raises ConfigError for a record that has none.
-    """
-    found = [i for i, kind in enumerate(record["caption_kinds"]) if not kinds or kind in kinds]
-    if not found:
-        raise config.ConfigError(
-            f"stage caption_kinds {tuple(kinds)}: {record['filename']} has only {sorted(set(record['caption_kinds']))}"
-        )
-    return found
 
 
 class Examples:
@@ -110,13 +39,17 @@ class Examples:
         self._mlm, self._mim = "mlm" in stage.losses, "mim" in stage.losses
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return the fields of `types.Batch` for one row."""
+        """Return the fields of `types.Batch` for one row. Raises BrokenError."""
         record = self._records[index]
-        caption = record["captions"][generator.choice(drawn_captions(record, self._kinds))]
-        (ids,), (mask,) = self._tokenizer.encode([caption])
+        captions = record["captions"]
+        chosen, refused = draw_caption(
+            drawn_captions(record, self._kinds), lambda caption: text.fault(captions[caption]), generator
+        )
+        (ids,), (mask,) = self._tokenizer.encode([captions[chosen]])
         # a photo is flipped only if none of its captions minds, so that one rule serves live and cached crops
-        flip = image.may_flip(record["captions"])
+        flip = image.may_flip(captions)
         example = {
+            REFUSED: refused,
             "image_ids": np.int32(record["image_id"]),
             "images": image.train_view(record["image"], self._image_px, self._data, flip, generator),
             "ids": ids,
@@ -179,7 +112,8 @@ def train(
     the stage decide whether tokens ("mlm") and patches ("mim") are masked.
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
-    returns the fields of `types.Batch` for one row and may draw from the generator, but not keep it.
+    returns the fields of `types.Batch` for one row or raises BrokenError, and may draw from the generator, but not keep
+    it.
     Raises ConfigError when the groups do not divide the split.
     """
     rows = range(stage.batch_size) if rows is None else rows
@@ -192,7 +126,7 @@ def train(
     make = Examples(cfg, stage, records) if make_example is None else make_example
     shuffle_seed = rng.stream_seed(cfg.seed, f"{seed_stream}/shuffle")
     ds = grain.MapDataset.range(count).map_with_index(_GroupShuffle(count // group, group, shuffle_seed))
-    ds = ds.random_map(make, seed=rng.stream_seed(cfg.seed, f"{seed_stream}/examples"))
+    ds = ds.random_map(Replacing(make, count), seed=rng.stream_seed(cfg.seed, f"{seed_stream}/examples"))
     ds = _HostRows(ds.repeat(), stage.batch_size, rows)
     return ds.batch(len(rows), drop_remainder=True, batch_fn=_to_batch)
 
@@ -204,8 +138,16 @@ def _to_batch(examples: Sequence[Mapping[str, np.ndarray]]) -> types.Batch:
 def batches(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.DatasetIterator:
     """Return an iterator over `ds[start_step], ds[start_step + 1], ...`, read ahead.
 
+    Close it with `.close()` where worker processes are used.
+    """
+    return iter(read_ahead(ds, start_step, data))
+
+
+def read_ahead(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.IterDataset:
+    """Return `ds[start_step], ds[start_step + 1], ...`, read ahead.
+
     Threads (`data.threads`, each on a batch of its own) or, with `data.workers`, that many processes with those threads
-    each. The order never depends on either. Close it with `.close()` where worker processes are used.
+    each. The order never depends on either.
     """
     ahead = max(1, data.prefetch_batches)
     options = grain.ReadOptions(num_threads=min(data.threads, ahead), prefetch_buffer_size=ahead)
@@ -218,7 +160,7 @@ def batches(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.D
                 num_workers=data.workers, per_worker_buffer_size=math.ceil(ahead / data.workers)
             )
         )
-    return iter(ds_iter)
+    return ds_iter
 
 
 def images(
@@ -227,12 +169,19 @@ def images(
     """Yield (images uint8 [len(rows),H,W,3], image_ids int32 [b], valid bool [b]) in record order, decoded in threads.
 
     The pictures are those at `rows` of the batch alone, which this host reads (None: all); the rest is of all rows.
-    The last batch is padded to `batch_size` by repeating its last row, with `valid` False there.
+    The last batch is padded to `batch_size` by repeating its last row, with `valid` False there. Raises BrokenError.
     """
     records, px = open_split(cfg.data, split), cfg.vision.image_px
 
     def view(index: int) -> np.ndarray:
-        return image.eval_view(records[index]["image"], px)
+        record = records[index]
+        try:
+            return image.eval_view(record["image"], px)
+        except BrokenError as error:
+            raise BrokenError(
+                f"picture {record['filename']} of split {split!r}: {error}; recall is of all pictures or none: prepare "
+                f"{cfg.data.dataset!r} anew"
+            ) from error
 
     for first, pixels in batched(view, len(records), batch_size, cfg.data.threads, rows):
         every = np.arange(first, first + batch_size)
@@ -261,16 +210,17 @@ def batched(
 
 
 def captions(
-    cfg: config.Config, split: str, batch_size: int
+    cfg: config.Config, split: str, batch_size: int, *, skip: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[str], np.ndarray]]:
     """Yield (ids int32 [b,T], mask bool [b,T], image_ids int32 [b], kinds, valid bool [b]) of every caption.
 
     In record order, and within a record in its own. The last batch is padded to `batch_size` by repeating its last
-    row, with `valid` False there.
+    row, with `valid` False there. A damaged record raises BrokenError, or is left out with `skip`.
     """
     tokenizer = text.load(cfg.data, cfg.text)
     rows: list[tuple[str, int, str]] = []
-    for record in open_split(cfg.data, split):
+    records = open_split(cfg.data, split)
+    for record in (record for record in (readable(records) if skip else records) if record):
         pairs = zip(record["captions"], record["caption_kinds"], strict=True)
         rows += [(caption, record["image_id"], kind) for caption, kind in pairs]
     for start in range(0, len(rows), batch_size):

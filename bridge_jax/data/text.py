@@ -6,6 +6,7 @@
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,25 @@ KINDS = {
     "SigLIP 2": dict(pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", mask_token="<mask>"),
 }
 _FRAME = ("bos_token", "cls_token", "sep_token", "eos_token")
+MAX_CHARACTERS = 10_000  # of a caption; what is longer is some other text
+_SPACES = "\t\n\r"  # control characters that people do type
+
+
+def fault(caption: str) -> str:
+    """Return what is wrong with a caption, or an empty string. Bytes that are no UTF-8 are U+FFFD or surrogates here.
+
+    A caption is empty, too, where it holds only what a tokenizer drops: spaces, control and zero-width characters.
+    """
+    if len(caption) > MAX_CHARACTERS:
+        return f"a caption of {len(caption)} characters, at most {MAX_CHARACTERS} are read"
+    kinds = {character: unicodedata.category(character) for character in set(caption)}
+    if "\ufffd" in kinds or "Cs" in kinds.values():
+        return "a caption that is not UTF-8"
+    if odd := sorted(c for c, kind in kinds.items() if kind == "Cc" and c not in _SPACES):
+        return f"a caption with the control character U+{ord(odd[0]):04X}"
+    if all(kind[0] == "C" or character.isspace() for character, kind in kinds.items()):
+        return "an empty caption"
+    return ""
 
 
 class Tokenizer:

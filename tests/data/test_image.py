@@ -10,6 +10,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from bridge_jax import config
 from bridge_jax.data import image
+from bridge_jax.data.broken import BrokenError
 from configs import shapes as shapes_config
 
 
@@ -87,7 +88,7 @@ def test_a_broken_file_is_an_error_and_a_fault():
     assert image.fault(encoded) == ""
     for broken in (encoded[: len(encoded) // 2], b"", b"no picture at all", encode(smooth(400, 300))[:-2000]):
         assert image.fault(broken)
-        with pytest.raises(OSError):  # noqa: PT011  Pillow's own words
+        with pytest.raises(BrokenError):
             image.eval_view(broken, 32)
 
 
@@ -257,5 +258,5 @@ def test_an_odd_picture_without_a_fault_becomes_a_view(encoded):
 
 def test_truncated_pictures_are_never_filled_up():
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
-    with pytest.raises(OSError, match="truncated"):
+    with pytest.raises(BrokenError, match="truncated"):
         image.eval_view(JPEG[: len(JPEG) // 2], 16)

@@ -9,6 +9,7 @@ import pytest
 from bridge_jax import config
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, shapes, text
+from bridge_jax.data.records import fingerprint
 from configs import shapes as shapes_config
 from tools import prepare_data
 
@@ -185,12 +186,12 @@ def test_captions_come_in_record_order_and_padded(cfg):
 
 
 def test_the_fingerprint_follows_the_content(cfg, tmp_path):
-    marks = {split: pipeline.fingerprint(cfg.data, split) for split in ("train", "val")}
+    marks = {split: fingerprint(cfg.data, split) for split in ("train", "val")}
     assert marks["train"] != marks["val"]
     for seed, same in ((0, True), (1, False)):
         prepare_data.prepare("shapes", str(tmp_path / str(seed)), num_train=NUM_TRAIN, seed=seed)
         again = with_data(cfg, data_dir=str(tmp_path / str(seed)))
-        assert (pipeline.fingerprint(again.data, "train") == marks["train"]) is same
+        assert (fingerprint(again.data, "train") == marks["train"]) is same
 
 
 def test_what_cannot_work_is_one_clear_line(cfg, tmp_path):

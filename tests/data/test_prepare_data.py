@@ -132,7 +132,6 @@ def test_a_prepared_set_is_never_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([entry(0, captions=("a dog", "  "))], r"image 0.jpg \(images\[0\]\) has an empty caption"),
         ([entry(0), entry(1, captions=())], r"image 1.jpg \(images\[1\]\) has no caption"),
         ([entry(0, split="dev")], "image 0.jpg is in split 'dev'; known: train"),
         ([entry(3), entry(3)], "image id 3 is used 2 times"),

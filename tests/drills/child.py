@@ -1,14 +1,15 @@
 """bridge_jax.main, watched: the file of DRILL_LOG gets a line for every phase it enters and every batch it draws.
 
 The program is what users run; it is only listened to. With DRILL_STALL=data or =save the batch of a stage's step 3 or
-the hashing of every checkpoint hangs, as on a file system that does not answer; with =pickle Python reports everything
-that is unpickled.
+the hashing of every checkpoint hangs, as on a file system that does not answer; with =slow both take half a second
+longer; with =pickle Python reports everything that is unpickled.
 """
 
 import os
 import pickle
 import sys
 import threading
+import time
 from pathlib import Path
 
 from bridge_jax import command_line, main, manifest
@@ -17,6 +18,7 @@ from bridge_jax.stop import Stop
 
 LOG = open(os.environ["DRILL_LOG"], "a", encoding="utf-8", buffering=1)  # noqa: SIM115, it lasts as long as the program
 STALL = os.environ.get("DRILL_STALL", "")
+SLOW_SECS = 0.5
 real_enter, real_book, real_begin, real_write = Stop.__enter__, Outcome._book, Outcome.begin, manifest.write
 
 
@@ -42,6 +44,8 @@ def write(folder):
     if STALL == "save":
         print("stalled", file=LOG)
         threading.Event().wait()
+    if STALL == "slow":
+        time.sleep(SLOW_SECS)
     return real_write(folder)
 
 
@@ -67,6 +71,8 @@ def watch_batches():
                 if STALL == "data" and step == 3:
                     print("stalled", file=LOG)
                     threading.Event().wait()
+                if STALL == "slow":
+                    time.sleep(SLOW_SECS)
                 print("batch", stage[0], step, *batch.image_ids, file=LOG)
                 yield batch
         finally:

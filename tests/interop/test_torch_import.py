@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from bridge_jax import optim, sharding, train
+from bridge_jax import optim, origin, sharding
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.config_json import as_dict
@@ -94,7 +94,7 @@ def test_a_run_starts_from_what_was_imported(exported, stored, tmp_path):
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
     cfg = dataclasses.replace(stored[1], init_from=str(tmp_path / "back"), seed=5)
-    params = train.initial(cfg, sharding.make_mesh(cfg.mesh))
+    params = origin.initial(cfg, sharding.make_mesh(cfg.mesh))
     assert_same(params, stored[2])
 
 

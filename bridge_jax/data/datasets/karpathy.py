@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, image
+from bridge_jax.data import datasets, image, text
 
 SPLITS = {
     "train": "train",
@@ -25,12 +25,12 @@ SPLITS = {
     "val": "val",
     "test": "test",
 }  # COCO: restval joins train, as everywhere
-BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops
+BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops; one of n captions is 1/n of its image
 _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
 
 class Photo(NamedTuple):
-    """One image of the JSON: its file, its id and its captions (stripped, never empty)."""
+    """One image of the JSON: its file, its id and its captions (stripped)."""
 
     path: Path
     image_id: int
@@ -41,7 +41,7 @@ def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]
     """Return split -> photos in the order of the file.
 
     An image lies in the first of `image_dirs` that exists, under `filepath/` where the JSON has one. Raises ConfigError
-    for a missing file or folder, a JSON of another kind, an unknown split, an image without captions or an empty one.
+    for a missing file or folder, a JSON of another kind, an unknown split or an image without captions.
     """
     if not annotations.is_file():
         raise ConfigError(f"--raw_dir: no {annotations.name} in {annotations.parent}; put Karpathy's split file there")
@@ -65,10 +65,10 @@ def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]
             raise ConfigError(
                 f"{annotations}: image {photo.path.name} is in split {split!r}; known: {', '.join(SPLITS)}"
             )
-        if not photo.captions or not all(photo.captions):
+        if not photo.captions:
             raise ConfigError(
-                f"{annotations}: image {photo.path.name} (images[{position}]) has "
-                f"{'an empty caption' if photo.captions else 'no caption'}; write one or delete the image from the file"
+                f"{annotations}: image {photo.path.name} (images[{position}]) has no caption; write one or delete the "
+                "image from the file"
             )
         photos[SPLITS[split]].append(photo)
     _check(photos, annotations)
@@ -115,6 +115,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._total = sum(len(split) for split in self._photos.values())
         self._workers = workers
         self._broken: list[str] = []
+        self._share = 0.0  # of them, in images
         super().__init__(**arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -130,7 +131,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         super()._download_and_prepare(*arguments, **keywords)
         if self._broken:  # data_path is still the temporary folder, renamed when everything went well
             (Path(self.data_path) / datasets.SKIPPED).write_text("\n".join(self._broken) + "\n", encoding="utf-8")
-            logging.warning("%d of %d images skipped, listed in %s", len(self._broken), self._total, datasets.SKIPPED)
+            logging.warning("%d pictures or captions skipped, listed in %s", len(self._broken), datasets.SKIPPED)
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
         shards = {}
@@ -151,14 +152,22 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 pending.extend((p, pool.submit(_read_image, p.path)) for p in itertools.islice(rest, 1))
                 encoded, fault = future.result()
                 if fault:
-                    self._skip(photo, fault)
-                else:
-                    yield photo.image_id, _record(photo, encoded)
+                    self._skip(photo, fault, 1.0)
+                elif captions := self._usable(photo):
+                    yield photo.image_id, _record(photo, captions, encoded)
 
-    def _skip(self, photo: Photo, fault: str) -> None:
+    def _usable(self, photo: Photo) -> tuple[str, ...]:
+        faults = [text.fault(caption) for caption in photo.captions]
+        for number, fault in enumerate(faults, 1):
+            if fault:
+                self._skip(photo, f"{fault} (the {number}. of {len(faults)})", 1 / len(faults))
+        return tuple(caption for caption, fault in zip(photo.captions, faults, strict=True) if not fault)
+
+    def _skip(self, photo: Photo, fault: str, share: float) -> None:
         self._broken.append(f"{photo.path}: {fault}")
+        self._share += share
         logging.warning("skipped %s", self._broken[-1])
-        if len(self._broken) > BROKEN_LIMIT * self._total:
+        if self._share > BROKEN_LIMIT * self._total:
             raise ConfigError(
                 f"--raw_dir: more than {BROKEN_LIMIT:.0%} of {self._total} images are broken "
                 f"({len(self._broken)} so far, the last: {self._broken[-1]}); fetch them again"
@@ -174,13 +183,13 @@ def _read_image(path: Path) -> tuple[bytes, str]:
     return encoded, image.fault(encoded)
 
 
-def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
+def _record(photo: Photo, captions: tuple[str, ...], encoded: bytes) -> dict[str, Any]:
     return {
         "image": encoded,
         "image_id": photo.image_id,
         "filename": photo.path.name,
-        "captions": photo.captions,
-        "caption_kinds": ("caption",) * len(photo.captions),
+        "captions": captions,
+        "caption_kinds": ("caption",) * len(captions),
         "wrong_captions": (),
         "scene": "",
     }

@@ -1,0 +1,117 @@
+"""The records of a prepared data set, read by index."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from bridge_jax import config
+from bridge_jax.data import datasets, image, text
+from bridge_jax.data.broken import BrokenError
+
+Record = Mapping[str, Any]
+_HASHED_BYTES = 1 << 16  # read from each end of a shard for the fingerprint
+
+
+class Split(Sequence[Record]):
+    """The records of one prepared split, by index: image bytes, python strings and ints. Thread-safe and picklable.
+
+    A record whose bytes are not what was written raises BrokenError. A byte that is not UTF-8 becomes U+FFFD.
+    """
+
+    def __init__(self, source: Sequence[Mapping[str, Any]]):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        try:
+            raw = self._source[int(index)]
+        except RuntimeError as error:  # array_record hashes every record
+            if "Corrupted" not in str(error):
+                raise
+            raise BrokenError(f"a damaged record: {' '.join(str(error).split())}") from error
+        record: dict[str, Any] = {"image": raw["image"], "image_id": int(raw["image_id"])}
+        for name in ("filename", "scene"):
+            record[name] = raw[name].decode(errors="replace")
+        for name in ("captions", "caption_kinds", "wrong_captions"):
+            record[name] = [caption.decode(errors="replace") for caption in raw[name]]
+        return record
+
+
+def readable(records: Sequence[Record]) -> Iterator[Record | None]:
+    """Yield every record in order, None in place of a damaged one."""
+    for index in range(len(records)):
+        try:
+            yield records[index]
+        except BrokenError:
+            yield None
+
+
+def open_split(data: config.Data, split: str) -> Split:
+    """Return the records of `split` in the order they were prepared.
+
+    Raises ConfigError when the data set is not prepared (naming the command to run) or has no such split.
+    """
+    builder: Any = _builder(data, split)  # tfds hides the signature of as_data_source behind a decorator
+    return Split(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
+
+
+def fingerprint(data: config.Data, split: str) -> str:
+    """Return a hash of the prepared split: version, shard names, sizes and both ends of every shard.
+
+    Cheap on a large set (128 KB are read from each shard), equal wherever the same files lie, and different when the
+    data set was prepared anew with other images or captions.
+    """
+    builder = _builder(data, split)
+    digest = hashlib.sha256(f"{data.dataset}/{split}/{builder.version}".encode())
+    for path in builder.info.splits[split].filepaths:
+        size = path.stat().length
+        digest.update(f"{path.name}/{size}".encode())
+        with path.open("rb") as shard:
+            digest.update(shard.read(_HASHED_BYTES))
+            shard.seek(max(0, size - _HASHED_BYTES))
+            digest.update(shard.read(_HASHED_BYTES))
+    return digest.hexdigest()
+
+
+def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
+    builder = tfds.builder_from_directory(datasets.prepared_folder(data))
+    if split not in builder.info.splits:
+        raise config.ConfigError(
+            f"config.data: data set {data.dataset!r} has no split {split!r}; "
+            f"{config.nearest(split, builder.info.splits)}"
+        )
+    return builder
+
+
+def drawn_captions(record: Record, kinds: Sequence[str]) -> list[int]:
+    """Return which captions of a record a stage draws from: those of `kinds`, or all where it is empty.
+
+    Raises ConfigError for a record that has none.
+    """
+    found = [i for i, kind in enumerate(record["caption_kinds"]) if not kinds or kind in kinds]
+    if not found:
+        raise config.ConfigError(
+            f"stage caption_kinds {tuple(kinds)}: {record['filename']} has only {sorted(set(record['caption_kinds']))}"
+        )
+    return found
+
+
+def broken_part(records: Sequence[Record], index: int, caption: int) -> tuple[str, str, float]:
+    """Return file name, fault and share of the record for what could not be used of it: a caption, or -1 for the rest.
+
+    A caption is its share of the record's captions, the picture is all of it.
+    """
+    try:
+        record = records[index]
+    except BrokenError as error:
+        return f"record {index}", str(error), 1.0
+    if caption < 0:
+        return record["filename"], image.fault(record["image"]) or "its picture cannot be read", 1.0
+    said = record["captions"]
+    return record["filename"], f"{text.fault(said[caption])} (the {caption + 1}. of {len(said)})", 1 / len(said)

@@ -1,0 +1,66 @@
+"""grain's own check on every pipeline of configs/: an iterator restored anywhere goes on with the same elements."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from grain.experimental import LimitIterDataset, assert_equal_output_after_checkpoint
+
+from bridge_jax import config, lower_cache
+from bridge_jax.data import datasets, pipeline
+from tests.data import bad_inputs
+
+CONFIGS = sorted(
+    path.stem
+    for path in (Path(__file__).resolve().parents[2] / "configs").glob("*.py")
+    if path.stem not in ("__init__", "common")
+)
+PIPELINES = [
+    (name, stage) for name in CONFIGS for stage in importlib.import_module(f"configs.{name}").get_config().stage_order
+]
+PHOTOS, BATCH, STEPS = 24, 8, 4  # the last batches are of the second epoch
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Records as every set of photos has them, some of them broken. COCO's and Flickr30k's own are not here."""
+    folder = tmp_path_factory.mktemp("photos")
+    names = {name: bad_inputs.BROKEN[name] for name in ("truncated_half.jpg", "caption_latin1.jpg")}
+    bad_inputs.prepare_unchecked(folder / "data", bad_inputs.raw_folder(folder / "raw", PHOTOS - len(names), names))
+    settings = importlib.import_module("configs.flickr8k").get_config()
+    settings.data.data_dir = str(folder / "data")
+    return pipeline.open_split(config.parse(settings).data, "train")
+
+
+def cached(crops: int, length: int) -> lower_cache.LowerCache:
+    """A cache of random states; its tenth photo is broken."""
+    draw = np.random.default_rng(0)
+    return lower_cache.LowerCache(
+        image=draw.normal(size=(PHOTOS, crops, 3, 4)).astype(np.float16),
+        text=draw.normal(size=(2 * PHOTOS, length, 4)).astype(np.float16),
+        text_mask=np.ones((2 * PHOTOS, length), bool),
+        captions=np.arange(2 * PHOTOS).reshape(PHOTOS, 2),
+        first=2 * np.arange(PHOTOS),
+        image_ids=np.arange(PHOTOS, dtype=np.int32),
+        broken=np.arange(PHOTOS) == 9,
+        faults={7: "an empty caption"},
+    )
+
+
+@pytest.mark.parametrize(("name", "stage_name"), PIPELINES)
+def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes):
+    settings = importlib.import_module(f"configs.{name}").get_config()
+    settings.data.vocabulary = str(next(small_shapes.rglob(datasets.VOCABULARY)))
+    # Every iterator starts its processes, which takes seconds; flickr30k reads as coco does.
+    settings.data.update(data_dir=str(small_shapes), workers=int(name == "coco"), threads=2)
+    cfg = config.parse(settings)
+    stage = dataclasses.replace(cfg.stages[stage_name], batch_size=BATCH)
+    records = pipeline.open_split(cfg.data, "train") if cfg.data.dataset == "shapes" else photos
+    make = cached(stage.cached_crops, cfg.text.length) if stage.cached_crops else None
+    if make is not None:
+        records = photos  # of the length of the cache
+    ds = pipeline.train(cfg, stage, seed_stream=stage_name, records=records, make_example=make)
+    ahead = pipeline.read_ahead(ds, 1, cfg.data).map(vars)  # NumPy compares dictionaries, not our records
+    assert_equal_output_after_checkpoint(LimitIterDataset(ahead, 2 if cfg.data.workers else STEPS))

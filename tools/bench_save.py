@@ -1,0 +1,136 @@
+"""Benchmark what nothing lost costs: python -m tools.bench_save --config=configs/shapes.py --stage=stabilise
+
+Prints, on this machine: how long a step takes in a bare loop that draws, steps and nothing else; what the loop of
+training adds to it (locks, metrics, log, what broke, hosts); how long a save holds the loop; and how much longer a run
+takes that saves once, where on a CPU hashing and writing take part of the processor that computes. Rounds of the three
+loops alternate, and medians are compared. Run it with nothing else on the machine, on the disk that you save to.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from rich.console import Console
+
+from bridge_jax import broken_log, command_line, lower_cache, origin, run_log, sharding, stop, train
+from bridge_jax import config as configs
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.data import pipeline
+from bridge_jax.outcome import Outcome
+
+_CONFIG = command_line.define_config()
+_STAGE = flags.DEFINE_string("stage", None, "The stage whose step is timed.")
+_STEPS = flags.DEFINE_integer("steps", 40, "Steps of a round.", lower_bound=4)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each loop.", lower_bound=1)
+_FOLDER = flags.DEFINE_string("folder", None, "Where the run that is timed saves; a temporary one without it.")
+_NEVER = 10**9
+_console = Console(soft_wrap=True, highlight=False)
+
+
+class _Unscored(train._Stage):
+    """The loop as it is, without an evaluation."""
+
+    def _due(self, step: int, start: int, end: int) -> bool:
+        return False
+
+
+def bare_loop(cfg: configs.Config, name: str, count: int) -> Callable[[], float]:
+    """Return what times `count` steps: draw, put, step."""
+    mesh, stage = sharding.make_mesh(cfg.mesh), cfg.stages[name]
+    plan, params, make = steps.build(cfg, name, 0, mesh), origin.initial(cfg, mesh), None
+    if stage.cached_crops:
+        predict = steps.build_predict(cfg, mesh)
+        make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
+    ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
+
+    def run() -> float:
+        state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
+        batches, before, started = pipeline.batches(ds, 0, cfg.data), None, time.perf_counter()
+        for batch in itertools.islice(batches, count):
+            state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))
+            jax.block_until_ready(before)  # no deeper a queue than training has
+            before = metrics
+        jax.block_until_ready(state)
+        seconds = time.perf_counter() - started
+        batches.close()
+        return seconds
+
+    return run
+
+
+def real_loop(
+    cfg: configs.Config, name: str, count: int, saves: bool, folder: Path, blocked: list[float]
+) -> Callable[[], float]:
+    """Return what times `count` steps of training, of which the middle one is saved if `saves`.
+
+    How long the loop stood in a save is added to `blocked`.
+    """
+    every = count // 2 + 1 if saves else _NEVER  # once
+    cfg = dataclasses.replace(
+        cfg,
+        stages={**cfg.stages, name: dataclasses.replace(cfg.stages[name], steps=count)},
+        stage_order=(name,),
+        checkpoint=configs.Checkpoint(every_steps=every, keep_last=1),
+    )
+    mesh = sharding.make_mesh(cfg.mesh)
+    plan, params = steps.build(cfg, name, 0, mesh), origin.initial(cfg, mesh)
+    records = pipeline.open_split(cfg.data, cfg.data.train_split)
+
+    def run() -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as workdir, Outcome(workdir) as outcome:
+            outcome.begin()
+            checkpoints = Checkpoints(workdir, 1, frozen=origin.frozen_towers(cfg, [plan]))
+            broken = broken_log.BrokenLog(Path(workdir), 0, records, cfg.data.broken_limit)
+            with run_log.RunLog(workdir, resume_step=0) as log:
+                loop = _Unscored(cfg, 0, plan, mesh, checkpoints, log, stop.Stop(outcome), broken)
+                started, spent = time.perf_counter(), dict(outcome.secs)
+                jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, count))
+                seconds = time.perf_counter() - started
+                compiling = outcome.secs["compile"] - spent.get("compile", 0.0)
+                blocked.append(outcome.secs.get("save", 0.0))
+                checkpoints.close()
+        return seconds - compiling
+
+    return run
+
+
+def main(argv: list[str]) -> None:
+    """Time the three loops in turn and print what they say of each other."""
+    del argv
+    cfg, name, count = command_line.read_config(_CONFIG), command_line.required(_STAGE), _STEPS.value
+    if name not in cfg.stages:
+        raise configs.ConfigError(f"--stage: {name!r} is unknown; {configs.nearest(name, cfg.stages)}")
+    folder = Path(_FOLDER.value or tempfile.gettempdir())
+    blocked: list[float] = []
+    loops = {
+        "bare": bare_loop(cfg, name, count),
+        "training": real_loop(cfg, name, count, False, folder, []),
+        "saving": real_loop(cfg, name, count, True, folder, blocked),
+    }
+    times: dict[str, list[float]] = {what: [] for what in loops}
+    for number in range(_ROUNDS.value + 1):
+        for what, loop in loops.items():
+            seconds = loop()
+            if number:  # the first round compiles and warms caches
+                times[what].append(seconds)
+    bare, training, saving = (statistics.median(times[what]) for what in loops)
+    spread = max((max(found) - min(found)) / statistics.median(found) for found in times.values())
+    step, stall = training / count, saving - training
+    _console.print(f"a step of {name}: {1000 * bare / count:.1f} ms bare, {1000 * step:.1f} ms in training")
+    _console.print(f"exactness costs {100 * (training - bare) / bare:+.1f} % of throughput")
+    held = statistics.median(blocked[1:])
+    _console.print(f"a save holds the loop for {1000 * held:.0f} ms = {held / step:.2f} steps")
+    _console.print(f"a run with one save takes {1000 * stall:.0f} ms = {stall / step:.2f} steps longer")
+    _console.print(f"medians of {_ROUNDS.value} rounds of {count} steps, which differ by {100 * spread:.0f} %")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
