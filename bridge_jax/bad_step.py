@@ -66,7 +66,8 @@ def check_budget(workdir: Path, settings: BadSteps, step: int, line: str) -> Non
             f"{line}. Lower the learning rate, look at the data, or set config.bad_steps.action=skip"
         )
     reports = (path.parent.name.removeprefix("bad_step_") for path in workdir.glob(f"bad_step_*/{REPORT}"))
-    left_out = sum(int(number) <= step for number in reports)
+    # Process 0 has written its report; another may be here before that and would count one less.
+    left_out = int(multihost_utils.broadcast_one_to_all(np.int32(sum(int(number) <= step for number in reports))))
     if left_out > settings.budget:
         raise FloatingPointError(
             f"{line}. {left_out} bad steps are more than config.bad_steps.budget, {settings.budget}: lower the "

@@ -36,7 +36,8 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
             cause = outcome.cause_of(error)
             if cause is outcome.INTERNAL:  # SystemExit too
                 raise
-            fail(" ".join(str(error).split()), cause)
+            print(outcome.told(error), file=sys.stderr)
+            sys.exit(cause.exit_code)
 
     app.run(guarded, flags_parser=parse_flags)
 

@@ -10,6 +10,7 @@ import datetime
 import errno
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -39,11 +40,12 @@ class StoppedError(BaseException):
     Like KeyboardInterrupt it is no Exception: nothing should catch it.
     """
 
-    def __init__(self, signum: int, lost: str = ""):
+    def __init__(self, signum: int, step: int = 0, lost: str = ""):
         goes_on = f"{lost}, so the same command goes on from the last checkpoint"
         if not lost:
             goes_on = "nothing is lost, the same command goes on"
-        super().__init__(f"stopped by {signal.Signals(signum).name}; {goes_on}")
+        after = f" after step {step}" if step else ""
+        super().__init__(f"stopped by {signal.Signals(signum).name}{after}; {goes_on}")
         self.signum = signum
 
 
@@ -99,6 +101,12 @@ def cause_of(error: BaseException | None) -> Cause:
     return next((cause for kind, cause in kinds.items() if isinstance(error, kind)), INTERNAL)
 
 
+def told(error: BaseException) -> str:
+    """Return the line of stderr that ends a run. That it was stopped, as was asked, is no error."""
+    line = " ".join(str(error).split())
+    return line if isinstance(error, StoppedError) else f"error: {line}"
+
+
 class Outcome:
     """The outcome file of a workdir, its lock, and the account of seconds; a context manager around the whole run.
 
@@ -150,6 +158,7 @@ class Outcome:
             "cause": cause.name if cause else "running",
             "exit_code": cause.exit_code if cause else None,
             "message": message,
+            "command": shlex.join(sys.orig_argv),
             "next": cause.next if cause else f"if no such process runs, it was killed without notice: {GO_ON}",
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -160,6 +169,7 @@ class Outcome:
             "saved_step": saved[-1] if saved else 0,
             "doing": self.doing,
             "starts": self._starts,
+            "goodput": round(self.secs.get("train", 0.0) / max(sum(self.secs.values()), 1e-9), 3),
             "secs": {name: round(value, 3) for name, value in self.secs.items()},
         }
         with self._writing:

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Self
 
-from bridge_jax.outcome import AbandonedError, Outcome, StoppedError, cause_of
+from bridge_jax.outcome import AbandonedError, Outcome, StoppedError, cause_of, told
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _UNWIND_SECS = 3.0
@@ -176,12 +176,12 @@ class Stop:
         os.close(self._write)
 
     def _end(self) -> None:
-        over: BaseException = StoppedError(self._asked)
-        if self.together and not self._wait_for_the_others():
-            over = StoppedError(self._asked, f"no step ended within {_TOGETHER_SECS:g} s")
+        alone = self.together and not self._wait_for_the_others()
         self._lock.acquire()  # for good
         if self._closed:
             return
+        lost = f"no step ended within {_TOGETHER_SECS:g} s" if alone else ""
+        over: BaseException = StoppedError(self._asked, self.outcome.step, lost)
         try:
             if self._unsaved is not None:
                 self._unsaved()
@@ -191,7 +191,7 @@ class Stop:
         self._over = over
         signal.pthread_kill(self._main, self._asked)
         time.sleep(_UNWIND_SECS)
-        print(f"error: {over}", file=sys.stderr, flush=True)
+        print(told(over), file=sys.stderr, flush=True)
         _exit(cause_of(over).exit_code)
 
     def _wait_for_the_others(self) -> bool:

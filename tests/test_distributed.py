@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge_jax import config, distributed, optim, sharding
+from bridge_jax import bad_step, config, distributed, optim, sharding
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
@@ -123,7 +124,7 @@ def test_two_processes_are_one_run_and_runs_go_on_with_one_then_two_then_one(sta
         running = start(workdir, [FLAGS] * count, count=count, devices=1, program=SLOW)
         for code, said in stop_at(running, workdir, step, signum):
             assert code == 128 + signum, said
-            assert f"error: stopped by {signum.name}; nothing is lost" in said
+            assert re.search(rf"^stopped by {signum.name} after step \d; nothing is lost", said, re.M)
         outcome = json.loads((workdir / "outcome.json").read_text())
         assert (outcome["cause"], outcome["exit_code"]) == ("stopped", 128 + signum)
         assert step <= outcome["saved_step"] == outcome["step"] <= step + 3  # to tell the others takes a step or two
@@ -142,6 +143,27 @@ def test_a_run_goes_on_on_one_then_eight_then_two_devices(start, undisturbed, tm
     ((code, said),) = ends(start(workdir, [[*FLAGS, "--config.mesh.fsdp=2"]], count=1, devices=2))
     assert code == 0, said
     close(workdir, undisturbed)
+
+
+def test_two_processes_leave_a_bad_step_and_broken_data_behind_together(start, small_shapes, tmp_path):
+    """The rate is infinite and the records of one process's rows are broken, which both come to know."""
+    shutil.copytree(small_shapes, tmp_path / "data")
+    shard = next((tmp_path / "data" / "shapes" / "1.0.0").glob("*train*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 8] ^= 8
+    shard.write_bytes(content)
+    flags = [*FLAGS, "--config.stages.stabilise.learning_rate=1e38", f"--config.data.data_dir={tmp_path / 'data'}"]
+    flags += ["--config.bad_steps.action=skip", "--config.bad_steps.budget=1", "--config.data.broken_limit=0.5"]
+    workdir = tmp_path / "run"
+    for code, said in ends(start(workdir, [flags] * 2, count=2, devices=1)):
+        assert code == 3, said
+        assert re.search("^error: step 4 of stage 'stabilise': .* 2 bad steps are more than .*budget, 1: ", said, re.M)
+    saves, report, batch = bad_step.read(workdir / "bad_step_3")
+    assert saves.latest() == 2
+    assert report["image_ids"] == batch.image_ids.tolist()
+    assert batch.images.shape[0] == len(report["image_ids"]) == 8
+    (line,) = (workdir / "broken_data.jsonl").read_text().splitlines()
+    assert re.fullmatch(r"record \d+", json.loads(line)["file"])
 
 
 def test_a_missing_process_is_named_by_all(start, tmp_path):

@@ -94,7 +94,7 @@ def test_a_bad_number_is_exit_code_3_and_names_step_and_tensor(tiny_flags, tmp_p
     done = run(*tiny_flags, *rates, f"--workdir={tmp_path}")
     assert done.returncode == 3, done.stderr
     assert done.stderr.startswith("error: step ")
-    assert "of stage 'stabilise': the first number that is not finite is in " in done.stderr
+    assert "of stage 'stabilise': the first bad number is in " in done.stderr
     assert done.stderr.count("\n") == 1
     (left,) = tmp_path.glob("bad_step_*")
     again = [sys.executable, "-m", "tools.replay", f"--folder={left}"]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def test_what_is_said_when_a_run_begins_and_ends(tmp_path):
     run.begin()
     begun = record(tmp_path / "run")
     run.stage, run.step = "align", 7
+    run.secs |= {"train": 30.0, "compile": 10.0}
     (tmp_path / "run" / "checkpoints" / "6").mkdir(parents=True)
     with pytest.raises(FloatingPointError), run, run.spending("train"):
         raise FloatingPointError("step 8: nan")
@@ -66,6 +68,8 @@ def test_what_is_said_when_a_run_begins_and_ends(tmp_path):
     ended = record(tmp_path / "run")
     assert (ended["cause"], ended["exit_code"], ended["message"]) == ("bad_numbers", 3, "step 8: nan")
     assert (ended["stage"], ended["step"], ended["saved_step"], ended["doing"]) == ("align", 7, 6, "train")
+    assert ended["goodput"] == pytest.approx(0.75, abs=0.02)
+    assert shlex.split(ended["command"]) == sys.orig_argv
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 

@@ -142,7 +142,7 @@ def test_a_program_that_waits_is_stopped_at_once(start, tmp_path, signum, code):
     process.send_signal(signum)
     found, errors = ends(process, 10)
     assert found == code
-    assert errors.endswith(f"error: stopped by {signum.name}; nothing is lost, the same command goes on\n")
+    assert errors.endswith(f"\nstopped by {signum.name}; nothing is lost, the same command goes on\n")
     assert outcome(tmp_path) == ("stopped", code)
 
 
@@ -195,7 +195,7 @@ def test_several_hosts_stop_where_all_are(start, tmp_path):
 def test_a_host_that_got_no_signal_stops_with_the_others(start, tmp_path):
     code, errors = ends(start("told_by_another"), 10)
     assert code == 143
-    assert errors == "error: stopped by SIGTERM; nothing is lost, the same command goes on\n"
+    assert errors == "stopped by SIGTERM; nothing is lost, the same command goes on\n"
     assert outcome(tmp_path) == ("stopped", 143)
 
 

@@ -9,6 +9,7 @@
 best and nothing damaged. `copy` makes a workdir that can be evaluated, resumed or started from.
 """
 
+import datetime
 import shutil
 from pathlib import Path
 
@@ -31,18 +32,28 @@ _TO = flags.DEFINE_string("to", None, "The workdir that copy makes.")
 
 def show(saves: Checkpoints) -> None:
     """Print a line for every checkpoint, damaged ones too."""
-    table = Table()
-    for column in ("step", "stage", "score", "MiB", "state"):
+    table, faults = Table(), []
+    for column in ("step", "stage", "score", "MiB", "state", "saved"):
         table.add_column(column)
     best = saves.best() if any(not saves.fault(step) for step in saves.steps()) else None
     for step in saves.steps():
         fault = saves.fault(step)
-        size = sum(path.stat().st_size for path in (saves.folder / str(step)).rglob("*") if path.is_file())
         scores = {} if fault else saves.scores(step)
         cells = ["" if fault else saves.meta(step).stage, f"{scores[SCORE]:.1f}" if scores else ""]
-        state = f"damaged: {fault}" if fault else "whole, best" if step == best else "whole"
-        table.add_row(str(step), *cells, f"{size / 2**20:.1f}", state)
-    Console(soft_wrap=True).print(table)
+        state = "damaged" if fault else "whole, best" if step == best else "whole"
+        faults += [f"{step} is damaged: {fault}"] if fault else []
+        saved = datetime.datetime.fromtimestamp((saves.folder / str(step) / "params").stat().st_mtime)
+        table.add_row(str(step), *cells, f"{_mib(saves.folder / str(step)):.1f}", state, f"{saved:%Y-%m-%d %H:%M}")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    for line in faults:
+        console.print(line)
+    if (saves.folder / FROZEN).is_dir():
+        console.print(f"and {_mib(saves.folder / FROZEN):.1f} MiB of frozen parameters, which all of them share")
+
+
+def _mib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
 def verify(saves: Checkpoints, steps: list[int]) -> None:

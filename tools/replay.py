@@ -1,4 +1,4 @@
-"""Run a step that met a number that is not finite again, alone: its state, its batch, its config.
+"""Run a bad step again, alone: its state, its batch, its config.
 
     python -m tools.replay --folder=runs/shapes/bad_step_700
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     report = bad_step.read(folder)[1]
     print(f"step {report['step']} of stage {report['stage']!r}, image ids {' '.join(map(str, report['image_ids']))}")
     if found := replay(folder):
-        raise FloatingPointError(f"the first number that is not finite is in {found}; it was in {report['first_bad']}")
+        raise FloatingPointError(f"the first bad number is in {found}; it was in {report['first_bad']}")
     print(f"every number is finite now; the first that was not was in {report['first_bad']}")
 
 

@@ -61,6 +61,20 @@ def test_a_read_only_disk_is_one_clear_line(start, on_a_disk, tmp_path):
     assert "Traceback" not in run.said.read_text()
 
 
+def test_a_slow_disk_costs_time_and_nothing_else(start, whole, tmp_path):
+    """Reading a batch and writing a checkpoint take half a second longer each; the stop comes while a save is slow."""
+    workdir = tmp_path / "run"
+    run = start(workdir, "slow")
+    assert run.reaches("save")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 143, run.said.read_text()
+    found = json.loads((workdir / "outcome.json").read_text())
+    assert found["saved_step"] == found["step"] > 0
+    run = start(workdir, "slow")
+    assert run.end() == 0, run.said.read_text()
+    assert_same(workdir, whole[0].workdir)
+
+
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_a_damaged_newest_checkpoint_is_named_and_made_again(start, whole, tmp_path, damage):
     workdir = tmp_path / "run"

@@ -1,6 +1,7 @@
 """tools/checkpoints.py on real checkpoints, a process each, as users do."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,8 +43,10 @@ def test_list_shows_every_checkpoint(workdir):
     assert [(row[0], row[1], row[2]) for row in rows] == [
         ("1", "stabilise", "90.0"), ("2", "stabilise", "80.0"), ("3", "", ""), ("4", "stabilise", "")
     ]  # fmt: skip
-    assert [row[4] for row in rows if row[0] != "3"] == ["whole, best", "whole", "whole"]
-    assert rows[2][4].startswith("damaged: opt_state/")
+    assert [row[4] for row in rows] == ["whole, best", "whole", "damaged", "whole"]
+    assert re.search(r"^3 is damaged: opt_state/\S+ is missing$", done.stdout, re.M)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row[5]) for row in rows)
+    assert re.search(r"^and 0.0 MiB of frozen parameters, which all of them share$", done.stdout, re.M)
 
 
 def test_verify_names_what_is_damaged(workdir):
