@@ -127,6 +127,7 @@ class Stage:
     learning_rate: float
     lr_factors: Rules  # pattern -> factor, over every parameter
     warmup_fraction: float
+    optimizer: Literal["adamw", "adafactor"]
     weight_decay: float
     clip_norm: float
     cached_crops: int  # > 0: read the lower states of this many fixed crops a photo from disk instead of running them

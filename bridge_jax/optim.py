@@ -82,7 +82,11 @@ def decayed(cfg: Config, paths: Iterable[str]) -> Mapping[str, bool]:
 
 
 def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.GradientTransformationExtraArgs:
-    """Return AdamW over a flat dict of the stage's trainable parameters.
+    """Return the stage's optimizer over a flat dict of its trainable parameters.
+
+    adamw      two moments, float32: twice the memory of what trains.
+    adafactor  of a matrix the sums of its squared gradients over rows and over columns, and no first moment: next to
+               nothing (Shazeer and Stern 2018, without its relative steps: the rate is the stage's, as AdamW's).
 
     Gradients are clipped by their global norm over all that trains, before anything else. `paths` are all parameters.
     `update` takes the loss of the step, which is remembered where spikes are looked for.
@@ -100,13 +104,19 @@ def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.Gradi
     watched = [_watch_losses(cfg.bad_steps.spike_window)] if cfg.bad_steps.spike_sigma else []
     chained = optax.chain(
         optax.clip_by_global_norm(stage.clip_norm),
-        optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-8),
+        _SCALED[stage.optimizer](),
         optax.add_decayed_weights(stage.weight_decay, mask=decays),
         optax.stateless(by_group),
         optax.scale_by_learning_rate(rate),
         *watched,
     )
     return optax.with_extra_args_support(chained)
+
+
+_SCALED = {
+    "adamw": lambda: optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-8),
+    "adafactor": lambda: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+}
 
 
 class Losses(NamedTuple):

@@ -188,6 +188,7 @@ def stage(**changes) -> ml_collections.ConfigDict:
         learning_rate=1e-4,
         lr_factors=lr_factors(new=1.0, scalars=20.0),
         warmup_fraction=0.05,
+        optimizer="adamw",
         weight_decay=0.05,
         clip_norm=1.0,
         cached_crops=0,
