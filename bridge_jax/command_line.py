@@ -80,6 +80,10 @@ def _one_line(error: object) -> str:
     while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    if "Traceback" in str(text):  # of a config file; ml_collections gives it as a text
+        *above, text = str(text).strip().splitlines()
+        where = [line.strip() for line in above if line.strip().startswith("File ")]
+        text = f"{text} ({where[-1]})" if where else text
     return " ".join(str(text).split()).rpartition("[Errno 2] ")[2]
 
 

@@ -8,6 +8,9 @@
 `DIR` holds `train2014/`, `val2014/` and Karpathy's `dataset_coco.json`. The checkpoint is chosen on `val`; the table at
 the end is of `test`, 5,000 photos at once ("5K") and as the mean over five folds of 1,000 ("1K").
 
+`configs/coco.py:size=large` is ViT-L/16 and BERT-large, `configs/coco.py:size=huge` ViT-H/14 and RoBERTa-large, whose
+vocabulary is its `tokenizer.json`. `--config.mesh.fsdp=8` spreads them over 8 devices.
+
 A stage's `learning_rate` is the towers' rate; "new parameters 10x lr" multiplies it for everything that is not
 pretrained, in every stage: bridge and heads run at 1e-3, 5e-4 and 1e-4 while the open tower blocks run at 5e-5 and 1e-5
 (in `stabilise` none is open). The authors' code sets that factor up and then overwrites it in every epoch, so what they
@@ -49,15 +52,42 @@ def stages(photos: int) -> dict[str, ml_collections.ConfigDict]:
     )
 
 
-def get_config() -> ml_collections.ConfigDict:
+def sizes() -> dict[str, tuple]:
+    """Return the image tower, the text tower, its vocabulary and the bridge of every size (METHOD section 3)."""
+    return {
+        "base": (
+            common.vit("base", patch_px=16, image_px=224, pretrained="google/vit-base-patch16-224-in21k"),
+            common.bert("base", length=30, pretrained="google-bert/bert-base-uncased"),
+            "data/bert-base-uncased/vocab.txt",
+            dict(layers=6, shared_width=768, heads=12, embed_width=256),
+        ),
+        "large": (
+            common.vit("large", patch_px=16, image_px=224, pretrained="google/vit-large-patch16-224-in21k"),
+            common.bert("large", length=30, pretrained="google-bert/bert-large-uncased"),
+            "data/bert-large-uncased/vocab.txt",
+            dict(layers=4, shared_width=1024, heads=16, embed_width=384),
+        ),
+        "huge": (
+            common.vit("huge", patch_px=14, image_px=224, pretrained="google/vit-huge-patch14-224-in21k"),
+            common.roberta("large", length=30, pretrained="FacebookAI/roberta-large"),
+            "data/roberta-large/tokenizer.json",
+            dict(layers=6, shared_width=1280, heads=20, embed_width=512),
+        ),
+    }
+
+
+def get_config(size: str = "size=base") -> ml_collections.ConfigDict:
+    """Return the experiment at "size=base", "size=large" or "size=huge"."""
+    known, name = sizes(), size.removeprefix("size=")
+    if name not in known:
+        raise ValueError(f"configs/coco.py:{size}: expected size= and one of {', '.join(known)}")
     config = common.base()
     config.compute_dtype = "bfloat16"
-    config.vision = common.vit("base", patch_px=16, image_px=224, pretrained="google/vit-base-patch16-224-in21k")
-    config.text = common.bert("base", length=30, pretrained="google-bert/bert-base-uncased")
-    config.bridge.update(layers=6, shared_width=768, heads=12, embed_width=256)
-    config.data.update(
-        dataset="coco", vocabulary="data/bert-base-uncased/vocab.txt", crop_area=(0.9, 1.0), flip=True, workers=8
-    )
+    config.vision, config.text, vocabulary, bridge = known[name]
+    config.bridge.update(bridge)
+    config.data.update(dataset="coco", vocabulary=vocabulary, crop_area=(0.9, 1.0), flip=True, workers=8)
+    if name != "base":  # one block of each tower is compiled, and computed again in the backward pass
+        config.blocks = dict(scan=True, remat=True)
     config.stages = stages(TRAIN_PHOTOS)
     config.stage_order = ("stabilise", "align", "task")
     config.evals.retrieval.update(splits=("test",), folds=5)

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from bridge_jax import config, run_log
+from bridge_jax import config, optim, run_log, sharding, step
 from configs import coco, flickr30k
 from tools import prepare_data
 
@@ -35,6 +36,30 @@ def test_the_stages_are_the_papers():
     smaller = config.parse(flickr30k.get_config())
     assert [smaller.stages[name].steps for name in smaller.stage_order] == [1133, 3398, 2266]
     assert smaller.bridge == cfg.bridge
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"),
+    [
+        ("large", 303 + 334),  # Hugging Face's counts of both towers without poolers
+        ("huge", 631 + 354),
+    ],
+)
+def test_larger_sizes(size, millions):
+    """Towers of the sizes that they are published in, every rule alive, fsdp over 8 devices."""
+    cfg = config.parse(coco.get_config(f"size={size}"))
+    mesh = jax.sharding.AbstractMesh((1, 8, 1), sharding.AXES)
+    params = jax.eval_shape(lambda: step.init_params(cfg))
+    sharding.layout(cfg, params, mesh)(params)
+    towers = sum(leaf.size for path, leaf in optim.flatten(params).items() if path.startswith(("vision/", "text/")))
+    assert round(towers / 1e6) == millions
+    for name in cfg.stage_order:
+        assert optim.trainable_paths(cfg, name, optim.flatten(params))
+
+
+def test_an_unknown_size_is_one_clear_line():
+    with pytest.raises(ValueError, match=r"configs/coco.py:size=giant: expected size= and one of base, large, huge"):
+        coco.get_config("size=giant")
 
 
 @pytest.fixture(scope="module")

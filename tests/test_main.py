@@ -27,6 +27,7 @@ def run(*arguments):
         ([], "--config is missing: give an experiment"),
         (["--config=configs/nothere.py"], "No such file or directory: 'configs/nothere.py'"),
         (["--config=configs/nothere.py", "--config.seed=1"], "No such file or directory: 'configs/nothere.py'"),
+        (["--config=configs/coco.py:size=giant"], "expected size= and one of base, large, huge (File "),
         ([SHAPES], "--workdir is missing"),
         ([SHAPES, "--workdir="], "--workdir is missing"),
         ([SHAPES, "--config.sed=1"], "'sed' Did you mean \"seed\""),
