@@ -246,7 +246,10 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _told(self, folder: Path | None) -> Iterator[None]:
-        """Turn whatever goes wrong with a save into a StorageError, and give back the space that it took."""
+        """Turn whatever goes wrong with a save into a StorageError, and give back the space that it took.
+
+        Orbax's other writers cannot be waited for then: what they still write, the next save removes (`_clean`).
+        """
         try:
             yield
         except Exception as error:
