@@ -32,56 +32,78 @@ class Family:
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of our section, where no key is theirs
 
 
+_NO_DROPOUT = {"hidden_dropout_prob": 0.0}  # not a key of theirs: they drop nothing, we may
+_PAIR = _NO_DROPOUT | {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+_DROPOUT, _BERT_DROPOUT = ("hidden_dropout_prob",), ("hidden_dropout_prob", "attention_probs_dropout_prob")
+_PLAIN_WORDS = {ours: theirs for ours, theirs in _WORDS.items() if ours != "token_types"}
+_VIT_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}
+
 VISION_FAMILIES = {
-    "vit": Family("vit", _SIZES, {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}, ("hidden_dropout_prob",)),
+    "vit": Family("vit", _SIZES, _VIT_FIXED, _DROPOUT),
     "dinov2": Family(
         "vit",
         {ours: theirs for ours, theirs in _SIZES.items() if ours != "mlp_width"},
-        {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "use_swiglu_ffn": False},
-        ("hidden_dropout_prob",),
+        _VIT_FIXED | {"use_swiglu_ffn": False},
+        _DROPOUT,
     ),
-}
-_PAIR_SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-_PAIR_SIZES |= {"hidden_dropout_prob": 0.0}  # not a key of theirs: they drop nothing, we may
-_CLIP_SIZES = _PAIR_SIZES | {"layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32}
-_CLIP_WORDS = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "layer_norm_eps": 1e-5}
-_CLIP_WORDS |= {"vocab_size": 49408, "max_position_embeddings": 77}
-_SIGLIP_SIZES = _PAIR_SIZES | {"layer_norm_eps": 1e-6, "image_size": 224, "patch_size": 16}
-_SIGLIP_WORDS = _PAIR_SIZES | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64}
-_PLAIN_WORDS = {ours: theirs for ours, theirs in _WORDS.items() if ours != "token_types"}
-_DROPOUT, _NO_SEGMENTS = ("hidden_dropout_prob",), {"token_types": 0}
-_DINOV3 = {"hidden_act": "gelu", "num_channels": 3, "use_gated_mlp": False, "query_bias": True, "key_bias": False}
-_DINOV3 |= {"value_bias": True, "proj_bias": True, "mlp_bias": True, "num_register_tokens": 4, "rope_theta": 100.0}
-VISION_FAMILIES |= {
-    "clip_vision_model": Family("clip", _SIZES, {"hidden_act": "quick_gelu", "num_channels": 3}, _DROPOUT, _CLIP_SIZES),
+    "clip_vision_model": Family(
+        "clip",
+        _SIZES,
+        {"hidden_act": "quick_gelu", "num_channels": 3},
+        _DROPOUT,
+        left_out=_PAIR | {"layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32},
+    ),
     "siglip_vision_model": Family(
-        "siglip", _SIZES, {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3}, _DROPOUT, _SIGLIP_SIZES
+        "siglip",
+        _SIZES,
+        {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3},
+        _DROPOUT,
+        left_out=_PAIR | {"layer_norm_eps": 1e-6, "image_size": 224, "patch_size": 16},
     ),
-    "dinov3_vit": Family("dinov3", _SIZES, _DINOV3, _DROPOUT, {"hidden_dropout_prob": 0.0}),
+    "dinov3_vit": Family(
+        "dinov3",
+        _SIZES,
+        {
+            "hidden_act": "gelu",
+            "num_channels": 3,
+            "use_gated_mlp": False,
+            "query_bias": True,
+            "key_bias": False,
+            "value_bias": True,
+            "proj_bias": True,
+            "mlp_bias": True,
+            "num_register_tokens": 4,
+            "rope_theta": 100.0,
+        },
+        _DROPOUT,
+        left_out=_NO_DROPOUT,
+    ),
 }
 TEXT_FAMILIES = {
-    "bert": Family("bert", _SIZES | _WORDS, _BERT_FIXED, ("hidden_dropout_prob", "attention_probs_dropout_prob")),
-    "roberta": Family(
-        "roberta",
-        _SIZES | _WORDS,
-        _BERT_FIXED | {"pad_token_id": 1},
-        ("hidden_dropout_prob", "attention_probs_dropout_prob"),
-    ),
+    "bert": Family("bert", _SIZES | _WORDS, _BERT_FIXED, _BERT_DROPOUT),
+    "roberta": Family("roberta", _SIZES | _WORDS, _BERT_FIXED | {"pad_token_id": 1}, _BERT_DROPOUT),
     "clip_text_model": Family(
         "clip",
         _SIZES | _PLAIN_WORDS,
         {"hidden_act": "quick_gelu"},
         _DROPOUT,
-        _PAIR_SIZES | _CLIP_WORDS,
-        _NO_SEGMENTS,
+        left_out=_PAIR
+        | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "layer_norm_eps": 1e-5}
+        | {"vocab_size": 49408, "max_position_embeddings": 77},
+        constants={"token_types": 0},
     ),
     "siglip_text_model": Family(
         "siglip",
         _SIZES | _PLAIN_WORDS,
         {"hidden_act": "gelu_pytorch_tanh"},
         _DROPOUT,
-        _SIGLIP_WORDS,
-        _NO_SEGMENTS,
+        left_out=_PAIR | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64},
+        constants={"token_types": 0},
     ),
 }
 PAIRS = {  # models of two towers, each with a config of its own inside
