@@ -172,8 +172,8 @@ class BadSteps:
 class Blocks:
     """How the towers' blocks are run; the numbers do not depend on it."""
 
-    scan: bool  # compile one block of a tower instead of all of them
-    remat: bool  # compute blocks again in the backward pass instead of keeping their insides
+    scan: bool  # compile one of equal blocks, and of equal bridged segments, instead of all of them
+    remat: Literal["none", "dots", "full"]  # what the backward pass computes again: nothing, all but products, all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,7 @@ def get_config(size: str = "size=base") -> ml_collections.ConfigDict:
     config.bridge.update(bridge)
     config.data.update(dataset="coco", vocabulary=vocabulary, crop_area=(0.9, 1.0), flip=True, workers=8)
     if name != "base":  # one block of each tower is compiled, and computed again in the backward pass
-        config.blocks = dict(scan=True, remat=True)
+        config.blocks = dict(scan=True, remat="full")
     config.stages = stages(TRAIN_PHOTOS)
     config.stage_order = ("stabilise", "align", "task")
     config.evals.retrieval.update(splits=("test",), folds=5)

@@ -34,7 +34,7 @@ class Tower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    run: Blocks = Blocks(scan=False, remat=False)
+    run: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "text"
     first_position: ClassVar[int] = 0
 

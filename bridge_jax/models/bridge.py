@@ -7,7 +7,9 @@ The passes, in the order of the data:
     fused     lower -> embeddings, match logit, states and attention of a pair that was really fused
 """
 
+import dataclasses
 import importlib
+import itertools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -15,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Blocks, Config, ConfigError
 from bridge_jax.models import heads, layers
 from bridge_jax.models.interaction import Interaction
 from bridge_jax.types import Fused, Lower
@@ -110,18 +112,11 @@ class BridgeModel(nn.Module):
         The embeddings pool the *updated* states; the authors pool the last block's input, which leaves that block
         without gradient (METHOD section 5, point 3).
         """
-        image, text, mask = lower.image, lower.text, lower.text_mask
-        text_over_image, image_over_text = [], []
-        image_stops, text_stops = self.image_after[1:], self.text_after[1:]
-        for q, layer in enumerate(self.bridge.layers):
-            image, text, attention_t, attention_v = layer(image, text, mask, deterministic)
-            if attention_t is not None:
-                text_over_image.append(attention_t)
-                image_over_text.append(attention_v)
-            image_stop = image_stops[q] + 1 if q < len(image_stops) else self.cfg.vision.depth
-            text_stop = text_stops[q] + 1 if q < len(text_stops) else self.cfg.text.depth
-            image = self.vision.blocks(image, self.image_after[q] + 1, image_stop, deterministic)
-            text = self.text.blocks(text, mask, self.text_after[q] + 1, text_stop, deterministic)
+        states, mask, attention = (lower.image, lower.text), lower.text_mask, []
+        for _, equal in itertools.groupby(range(len(self.bridge.layers)), self._blocks_after):
+            states, found = self._segments(tuple(equal), states, mask, deterministic)
+            attention += found
+        image, text = states
         if not self.finish_below:
             image, text = self.vision.finish(image), self.text.finish(text)
         image_BE = self.heads.fused_image(layers.masked_mean(image, None))
@@ -132,9 +127,58 @@ class BridgeModel(nn.Module):
             itm_logit=self.heads.itm(text_BE, image_BE),
             image_states=image,
             text_states=text,
-            text_over_image=tuple(text_over_image),
-            image_over_text=tuple(image_over_text),
+            text_over_image=tuple(a_t for a_t, _ in attention if a_t is not None),
+            image_over_text=tuple(a_v for _, a_v in attention if a_v is not None),
         )
+
+    def segment(
+        self, q: int, states: tuple[jax.Array, jax.Array], mask: Bool[Array, "B T"], deterministic: bool
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, jax.Array | None]]:
+        """Run interaction layer q and the tower blocks up to the next one; return the states and its attention."""
+        image, text, *attention = self.bridge.layers[q](*states, mask, deterministic)
+        images, texts = self._blocks_after(q)
+        start, text_start = self.image_after[q] + 1, self.text_after[q] + 1
+        image = self.vision.blocks(image, start, start + images, deterministic)
+        text = self.text.blocks(text, mask, text_start, text_start + texts, deterministic)
+        return (image, text), tuple(attention)
+
+    def _blocks_after(self, q: int) -> tuple[int, int]:
+        """Return how many image and text blocks follow interaction layer q before the next, or before the end."""
+        image_stops = (*self.image_after[1:], self.cfg.vision.depth - 1)
+        text_stops = (*self.text_after[1:], self.cfg.text.depth - 1)
+        return image_stops[q] - self.image_after[q], text_stops[q] - self.text_after[q]
+
+    def _segments(
+        self, equal: tuple[int, ...], states: tuple[jax.Array, jax.Array], mask: jax.Array, deterministic: bool
+    ) -> tuple[tuple[jax.Array, jax.Array], list[Any]]:
+        """Run segments of equal make, each as the first of them with its own parameters (`layers.run_equal`)."""
+        if self.is_initializing():
+            attention = []
+            for q in equal:
+                states, found = self.segment(q, states, mask, deterministic)
+                attention.append(found)
+            return states, attention
+        how, first = self.cfg.blocks, equal[0]
+        plain = dataclasses.replace(self.cfg, blocks=Blocks(scan=False, remat="none"))
+        model = BridgeModel(plain, parent=None)
+        params = self.variables["params"]
+        images, texts = self._blocks_after(first)
+
+        def run(states: Any, given: tuple[Any, Any]) -> Any:
+            own, rngs = given
+            merged = {**params, **{tower: {**params[tower], **own[tower]} for tower in own}}
+            return model.apply({"params": merged}, first, states, mask, deterministic, method="segment", rngs=rngs)
+
+        given = []
+        for q in equal:
+            own = {"bridge": {f"layer_{first}": params["bridge"][f"layer_{q}"]}}
+            for tower, after, count in (("vision", self.image_after, images), ("text", self.text_after, texts)):
+                own[tower] = {
+                    f"block_{after[first] + 1 + i:02d}": params[tower][f"block_{after[q] + 1 + i:02d}"]
+                    for i in range(count)
+                }
+            given.append((own, layers.dropout_key(self.bridge.layers[q], deterministic)))
+        return layers.run_equal(how, run, states, given)
 
     def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, mlm: bool, mim: bool) -> None:
         """Run every part once, so that `init` makes every parameter that the experiment uses."""

@@ -38,7 +38,7 @@ class TextTower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    run: Blocks = Blocks(scan=False, remat=False)
+    run: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "text"
     causal: ClassVar[bool] = True
     activation: ClassVar[Callable] = staticmethod(layers.quick_gelu)

@@ -23,7 +23,7 @@ class Tower(nn.Module):
 
     cfg: Vision
     dtype: jnp.dtype
-    run: Blocks = Blocks(scan=False, remat=False)
+    run: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "vision"
     prefix: ClassVar[int] = 1  # tokens before the patches: the class token
     patch_bias: ClassVar[bool] = True

@@ -44,14 +44,18 @@ def test_gelu_is_exact():
     assert layers.gelu(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("remat", [False, True])
-def test_blocks_scanned_or_computed_again_give_the_same_numbers(scan, remat):
-    """Losses and gradients of the whole model, dropout on, towers of unequal depth."""
-    sections = dict(vision=dict(depth=4, dropout=0.1), text=dict(depth=3, dropout=0.1), bridge=dict(layers=1))
+TOP, AFTER = dict(layers=3), dict(layers=2, placement="after")
+
+
+@pytest.mark.parametrize(
+    ("scan", "remat", "bridge"), [(True, "none", TOP), (False, "dots", TOP), (True, "full", TOP), (True, "full", AFTER)]
+)
+def test_blocks_scanned_or_computed_again_give_the_same_numbers(scan, remat, bridge):
+    """Losses and gradients of the whole model, dropout on, towers of unequal depth; of 3 layers, 2 segments are equal."""
+    sections = dict(vision=dict(depth=4, dropout=0.1), text=dict(depth=3, dropout=0.1), bridge=bridge)
     found, expected = (
         tiny_gradients(tiny.config(stage=dict(losses=("itc", "itm")), blocks=dict(scan=s, remat=r), **sections))
-        for s, r in ((scan, remat), (False, False))
+        for s, r in ((scan, remat), (False, "none"))
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
