@@ -39,7 +39,7 @@ GROUPS = {
     "bad_step": (4, ["bridge_jax/bad_step.py"]),
     "evals": (4, ["bridge_jax/evals/*.py"]),
     "analysis": (4, ["bridge_jax/analysis/*.py"]),
-    "planner": (4, ["bridge_jax/planner.py"]),
+    "planner": (4, ["bridge_jax/planner.py", "bridge_jax/hlo.py", "bridge_jax/flops.py", "bridge_jax/chips.py"]),
     "interop": (4, ["bridge_jax/interop/*.py"]),
     "torch_model": (0, ["bridge_jax/interop/torch_model/*.py"]),
     "loop": (5, ["bridge_jax/train.py", "bridge_jax/origin.py", "bridge_jax/main.py", "bridge_jax/distributed.py",

@@ -135,12 +135,12 @@ class BridgeModel(nn.Module):
         self, q: int, states: tuple[jax.Array, jax.Array], mask: Bool[Array, "B T"], deterministic: bool
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, jax.Array | None]]:
         """Run interaction layer q and the tower blocks up to the next one; return the states and its attention."""
-        image, text, *attention = self.bridge.layers[q](*states, mask, deterministic)
+        image, text, over_image, over_text = self.bridge.layers[q](*states, mask, deterministic)
         images, texts = self._blocks_after(q)
         start, text_start = self.image_after[q] + 1, self.text_after[q] + 1
         image = self.vision.blocks(image, start, start + images, deterministic)
         text = self.text.blocks(text, mask, text_start, text_start + texts, deterministic)
-        return (image, text), tuple(attention)
+        return (image, text), (over_image, over_text)
 
     def _blocks_after(self, q: int) -> tuple[int, int]:
         """Return how many image and text blocks follow interaction layer q before the next, or before the end."""

@@ -36,12 +36,10 @@ class CosineAttention(nn.Module):
     ) -> tuple[Float[Array, "B L S"], Float[Array, "B L M"]]:
         (_, L, S), M = query_BLS.shape, other_BMS.shape[1]
 
-        def split(x: jax.Array, name: str) -> jax.Array:
-            return layers.split_heads(layers.dense(S, self.dtype, name)(x), self.heads)
-
-        q_BNLK = layers.l2_normalise(split(query_BLS, "query")).astype(self.dtype)
-        k_BNMK = layers.l2_normalise(split(other_BMS, "key")).astype(self.dtype)
-        v_BNMK = split(other_BMS, "value")
+        query, key, value = (layers.Projection((S, S), name=name) for name in ("query", "key", "value"))
+        (q_BNLK,) = layers.project(query_BLS, self.heads, query)
+        k_BNMK, v_BNMK = layers.project(other_BMS, self.heads, key, value)
+        q_BNLK, k_BNMK = (layers.l2_normalise(x).astype(self.dtype) for x in (q_BNLK, k_BNMK))
         tau_raw = float(np.log(np.expm1(self.tau_start)))
         tau = nn.softplus(self.param("tau", nn.initializers.constant(tau_raw), ()))
         bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L, M))

@@ -51,7 +51,7 @@ TOP, AFTER = dict(layers=3), dict(layers=2, placement="after")
     ("scan", "remat", "bridge"), [(True, "none", TOP), (False, "dots", TOP), (True, "full", TOP), (True, "full", AFTER)]
 )
 def test_blocks_scanned_or_computed_again_give_the_same_numbers(scan, remat, bridge):
-    """Losses and gradients of the whole model, dropout on, towers of unequal depth; of 3 layers, 2 segments are equal."""
+    """Losses and gradients of the whole model, dropout on, unequal towers. Of 3 layers 2 segments are equal."""
     sections = dict(vision=dict(depth=4, dropout=0.1), text=dict(depth=3, dropout=0.1), bridge=bridge)
     found, expected = (
         tiny_gradients(tiny.config(stage=dict(losses=("itc", "itm")), blocks=dict(scan=s, remat=r), **sections))

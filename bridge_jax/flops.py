@@ -1,0 +1,35 @@
+"""FLOPs that a program asks for, read from its jaxpr before any compiler has seen it."""
+
+import math
+from typing import Any
+
+import jax
+
+
+def flops_of(function: Any, *arguments: Any) -> float:
+    """Return the FLOPs of all matrix products and convolutions in a function's program, over the whole batch.
+
+    What a loop repeats counts as often as it runs, and so does what a rematerialised program computes again.
+    """
+    return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _jaxpr_flops(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                if hasattr(inner, "eqns"):
+                    total += times * _jaxpr_flops(inner)
+                elif hasattr(inner, "jaxpr"):
+                    total += times * _jaxpr_flops(inner.jaxpr)
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            out_features = equation.params["dimension_numbers"].rhs_spec[0]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out_features]
+    return total
