@@ -28,15 +28,16 @@ _FIT = flags.DEFINE_bool("fit", False, "Find the most pairs a chip that fit. Com
 _JSON = flags.DEFINE_string("json", "", "Write the plans to this file.")
 _HTML = flags.DEFINE_string("html", "", "Write what is printed to this page.")
 _MARKDOWN = flags.DEFINE_string("markdown", "", "Write the table to this file.")
-_console = Console(soft_wrap=True, highlight=False, record=True)
+_console = Console(soft_wrap=True, highlight=False, record=True, width=132)
 
-COLUMNS = ("slice", "stage", "remat", "pairs/chip", "GiB/chip", "x model", "compute ms", "HBM ms", "links ms", "pairs/s",
-           "MFU %", "chip-h", "compile s")  # fmt: skip
+COLUMNS = ("slice", "stage", "remat", "pairs/chip", "GiB/chip", "x model", "compute ms", "HBM ms", "links ms",
+           "pairs/s", "MFU %", "chip-h", "compile s")  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_platforms", "cpu")  # libtpu compiles; no TPU that may be here is taken
+    jax.config.update("jax_enable_compilation_cache", False)  # it reads programs by the devices they run on
     cfg = command_line.read_config(_CONFIG)
     if not _TOPOLOGY.value:
         raise ConfigError("--topology is missing: name a slice, such as v5e:16x16")
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
                 _say(cfg, topology, chip, plan)
                 rows.append(_row(cfg, topology, chip, plan))
                 found.append({"topology": topology, **dataclasses.asdict(plan)})
-    _console.print(_table(rows), crop=False, overflow="ignore", no_wrap=True)
+    _console.print(_table(rows))
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps(found, indent=1) + "\n")
     if _HTML.value:

@@ -1,0 +1,145 @@
+"""What the TPU's own compiler makes of the training step, for slices that are not here (libtpu needs none)."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from bridge_jax import chips, planner
+from bridge_jax import config as configs
+from bridge_jax.config import ConfigError
+from configs import coco
+
+PAIRS = 8
+
+
+def shrunken():
+    """configs/coco.py with small towers, every kind of segment left: three bridged, two of them equal."""
+    config = coco.get_config()
+    for tower in (config.vision, config.text):
+        tower.update(depth=4, width=128, heads=2, mlp_width=256)
+    config.text.vocab_size = 512
+    config.bridge.update(layers=3, shared_width=128, heads=2)
+    config.blocks = dict(scan=True, remat="full")
+    config.stages.align.top_blocks = 2
+    config.mining.group = PAIRS
+    return config
+
+
+@pytest.fixture(scope="module")
+def quickly():
+    """Let the compiler give the least effort: what is asked here does not depend on it."""
+    changed = {"jax_exec_time_optimization_effort": -1.0, "jax_enable_compilation_cache": False}
+    before = {name: getattr(jax.config, name) for name in changed}
+    for name, value in changed.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def plans(quickly):
+    """The align stage of the same pairs a chip on 16 chips and on 64."""
+    cfg, found = configs.parse(shrunken()), []
+    for topology in ("v5e:4x4", "v5e:8x8"):
+        chip, devices = chips.slice_of(topology)
+        found.append(planner.plan(planner.with_pairs(cfg, PAIRS, devices), "align", chip, devices))
+    return found
+
+
+def test_the_state_is_donated_and_nothing_goes_to_the_host(plans):
+    for plan in plans:
+        assert plan.host_transfers == ()
+        assert plan.memory.donated > 0.9 * plan.memory.state  # the rest is the batch
+
+
+def test_compiled_products_are_the_models_and_what_is_computed_again(plans):
+    for plan in plans:
+        assert 1.0 <= plan.compiled_flops / plan.model_flops < 1.5
+
+
+def test_no_hidden_states_and_no_scores_cross_the_slice(plans):
+    """Only embeddings are gathered; no array of pairs x tokens x width, and none of batch x batch."""
+    for plan in plans:
+        for item in plan.traffic:
+            sizes = [int(n) for n in re.search(r"\[(.*)\]", item.greatest)[1].split(",") if n]
+            if item.op != "all-reduce":  # of gradients, which are as large as the parameters
+                assert not {197, 30} & set(sizes), item
+                assert sizes.count(plan.batch_size) < 2, item
+                assert item.axes == "data", item
+
+
+def test_weak_scaling(plans):
+    """The same pairs a chip on four times the chips cost a chip the same (but for the B x B scores)."""
+    few, many = plans
+    assert many.chips == 4 * few.chips
+    assert many.compiled_flops == pytest.approx(few.compiled_flops, rel=0.01)
+    assert many.memory.peak == pytest.approx(few.memory.peak, rel=0.05)
+    assert many.interconnect_secs > few.interconnect_secs > 0
+
+
+def test_a_batch_that_cannot_fit_says_by_how_much_and_what_would(quickly):
+    config = shrunken()
+    config.stage_order = ("stabilise",)
+    config.stages.stabilise.losses = ("itc",)
+    chip, devices = chips.slice_of("v5e:2x2")
+    cfg = planner.with_pairs(configs.parse(config), 32_768, devices)
+    with pytest.raises(
+        ConfigError, match=r"32768 pairs a chip need \d+\.\d+ GiB of the 15\.75 .* too many; about \d+ "
+    ):
+        planner.plan(cfg, "stabilise", chip, devices)
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v5e:4x5", "no such slice"),
+        ("v5e", "expected CHIP:SIDES"),
+        ("v5x:4x4", "nearest: 'v5p'"),
+    ],
+)
+def test_a_slice_that_does_not_exist_is_one_line(topology, message):
+    with pytest.raises(ConfigError, match=message):
+        chips.slice_of(topology)
+
+
+def test_v4_is_one_device_a_chip():
+    assert len(chips.slice_of("v4:2x2x2")[1]) == 8
+
+
+def test_the_command_prints_and_writes_the_plan(tmp_path, plans):
+    """In a process of its own, as a user runs it, with what the environment says of the compiler's effort."""
+    flags = [f"--config.{path}={value}" for path, value in _flat(shrunken()) if _changed(path, value)]
+    out = {kind: tmp_path / f"plan.{kind}" for kind in ("json", "html", "markdown")}
+    command = [sys.executable, "-m", "tools.plan", "--config=configs/coco.py", "--topology=v5e:4x4", "--stage=align"]
+    command += [f"--pairs_per_chip={PAIRS}", *flags, *(f"--{kind}={path}" for kind, path in out.items())]
+    env = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(out["json"].read_text())
+    expected = dataclasses.asdict(plans[0])
+    for name in ("model_flops", "compiled_flops", "hbm_bytes", "pairs", "batch_size"):
+        assert found[name] == expected[name]
+    for text in (done.stdout, out["html"].read_text(), out["markdown"].read_text()):
+        assert "v5e:4x4" in text
+        assert "align" in text
+    assert "none to the host" in done.stdout
+    assert done.stderr == ""
+
+
+def _flat(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _changed(path, value):
+    return dict(_flat(coco.get_config())).get(path) != value
