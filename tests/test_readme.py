@@ -4,7 +4,8 @@ Run, shrunken: `tools.prepare_data` on hand-made raw folders, and for configs/sh
 --dry_run), `tools.evaluate`, `tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and the way
 back, and between them the script for PyTorch users.
 Parsed by the program's own flag definitions, with the config loaded and checked: the photo experiments'
-`bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py. Checked against the config:
+`bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py, and `tools.plan` in
+tests/test_planner.py. Checked against the config:
 `hf download` and `tools.import_hf` of a tower, which need the network. Checked for syntax: `launch/*.sh`.
 """
 
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 CONFIGS = {"shapes": shapes, "flickr8k": flickr8k, "coco": coco, "flickr30k": flickr30k}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
+MODULE = ("python", "-m")
 PARSE = """
 import sys
 from absl import flags
@@ -81,7 +83,7 @@ def test_every_command_is_of_a_kind_that_is_tested_here():
     kinds = [("bash",), ("hf", "download"), ("python", "-m", "tools.prepare_data"), ("python", "-m", "bridge_jax.main"),
              ("python", "-m", "tools.evaluate"), ("python", "-m", "tools.import_hf"),
              ("python", "-m", "tools.export_pytorch"), ("python", "-m", "tools.export_stablehlo"),
-             ("python", "-m", "tools.export_onnx")]  # fmt: skip
+             ("python", "-m", "tools.export_onnx"), ("python", "-m", "tools.plan")]  # fmt: skip
     assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []
     assert all(of(*kind) for kind in kinds)
 
@@ -130,7 +132,7 @@ def test_photos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", of("python", "-m", "bridge_jax.main") + of("python", "-m", "tools.evaluate"), ids=name_of
+    "words", of(*MODULE, "bridge_jax.main") + of(*MODULE, "tools.evaluate") + of(*MODULE, "tools.plan"), ids=name_of
 )
 def test_flags_and_config_are_accepted_by_the_program(words):
     run([sys.executable, "-c", PARSE.format(module=words[2]), *words[3:]])
