@@ -17,15 +17,15 @@ import numpy as np
 from absl import flags
 
 from bridge_jax import config, rng, types
-from bridge_jax.data import image, masking, text
+from bridge_jax.data import image, masking, questions, text
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
-from bridge_jax.data.records import Record, drawn_captions, open_split, readable
+from bridge_jax.data.records import Record, drawn_captions, open_split, readable, texts
 
 MakeExample = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
 
 
 class Examples:
-    """Make the training example of a record: a random view of its photo with one random caption.
+    """Make the training example of a record: a random view of its photo with one random caption, or question.
 
     One caption a photo and epoch, and not all five: the five captions of a photo are positives of one another, so a
     batch of B rows would hold only B/5 photos and as many fewer negatives. Over the epochs every caption is seen.
@@ -37,17 +37,20 @@ class Examples:
         self._patches = (cfg.vision.image_px // cfg.vision.patch_px) ** 2
         self._tokenizer = text.load(cfg.data, cfg.text)
         self._mlm, self._mim = "mlm" in stage.losses, "mim" in stage.losses
+        self._asks = config.reads_questions(stage)
+        known = questions.load_answers(cfg) if self._asks else ()
+        self._answers = {answer: output for output, answer in enumerate(known)}
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the fields of `types.Batch` for one row. Raises BrokenError."""
         record = self._records[index]
-        captions = record["captions"]
+        said = texts(record)
         chosen, refused = draw_caption(
-            drawn_captions(record, self._kinds), lambda caption: text.fault(captions[caption]), generator
+            drawn_captions(record, self._kinds, questions=self._asks), lambda i: text.fault(said[i]), generator
         )
-        (ids,), (mask,) = self._tokenizer.encode([captions[chosen]])
+        (ids,), (mask,) = self._tokenizer.encode([said[chosen]])
         # a photo is flipped only if none of its captions minds, so that one rule serves live and cached crops
-        flip = image.may_flip(captions)
+        flip = image.may_flip(said if self._asks else record["captions"])
         example = {
             REFUSED: refused,
             "image_ids": np.int32(record["image_id"]),
@@ -59,6 +62,9 @@ class Examples:
             example["masked_ids"], example["masked_text"] = masking.mask_tokens(
                 ids, mask, self._tokenizer, self._data.mask_text_fraction, generator
             )
+        if self._asks:
+            question = record["questions"][chosen - len(record["captions"])]
+            example["answer_scores"] = questions.scores(question.answers, self._answers)
         if self._mim:
             example["masked_patches"] = masking.mask_patches(self._patches, self._data.mask_patch_fraction, generator)
         return example
@@ -164,17 +170,24 @@ def read_ahead(ds: grain.MapDataset, start_step: int, data: config.Data) -> grai
 
 
 def images(
-    cfg: config.Config, split: str, batch_size: int, rows: Sequence[int] | None = None
+    cfg: config.Config,
+    split: str,
+    batch_size: int,
+    rows: Sequence[int] | None = None,
+    order: Sequence[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (images uint8 [len(rows),H,W,3], image_ids int32 [b], valid bool [b]) in record order, decoded in threads.
+    """Yield (images uint8 [len(rows),H,W,3], image_ids int32 [b], valid bool [b]), decoded in threads.
 
+    Of the records in their order, or of those of `order` in that.
     The pictures are those at `rows` of the batch alone, which this host reads (None: all); the rest is of all rows.
     The last batch is padded to `batch_size` by repeating its last row, with `valid` False there. Raises BrokenError.
     """
     records, px = open_split(cfg.data, split), cfg.vision.image_px
 
-    def view(index: int) -> np.ndarray:
-        record = records[index]
+    order = range(len(records)) if order is None else order
+
+    def view(position: int) -> np.ndarray:
+        record = records[order[position]]
         try:
             return image.eval_view(record["image"], px)
         except BrokenError as error:
@@ -183,10 +196,10 @@ def images(
                 f"{cfg.data.dataset!r} anew"
             ) from error
 
-    for first, pixels in batched(view, len(records), batch_size, cfg.data.threads, rows):
+    for first, pixels in batched(view, len(order), batch_size, cfg.data.threads, rows):
         every = np.arange(first, first + batch_size)
-        ids = [records[row]["image_id"] for row in np.minimum(every, len(records) - 1)]
-        yield np.stack(pixels), np.array(ids, np.int32), every < len(records)
+        ids = [records[order[position]]["image_id"] for position in np.minimum(every, len(order) - 1)]
+        yield np.stack(pixels), np.array(ids, np.int32), every < len(order)
 
 
 def batched(

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from bridge_jax import config
 from bridge_jax.data import datasets, image, text
 from bridge_jax.data.broken import BrokenError
+from bridge_jax.data.questions import Question
 
 Record = Mapping[str, Any]
 _HASHED_BYTES = 1 << 16  # read from each end of a shard for the fingerprint
@@ -40,6 +41,8 @@ class Split(Sequence[Record]):
             record[name] = raw[name].decode(errors="replace")
         for name in ("captions", "caption_kinds", "wrong_captions"):
             record[name] = [caption.decode(errors="replace") for caption in raw[name]]
+        asked = raw.get("questions", ())
+        record["questions"] = [Question.from_json(question.decode(errors="replace")) for question in asked]
         return record
 
 
@@ -89,15 +92,24 @@ def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def drawn_captions(record: Record, kinds: Sequence[str]) -> list[int]:
-    """Return which captions of a record a stage draws from: those of `kinds`, or all where it is empty.
+def texts(record: Record) -> list[str]:
+    """Return all that is said of a picture: the captions, then the questions."""
+    return [*record["captions"], *(question.text for question in record["questions"])]
+
+
+def drawn_captions(record: Record, kinds: Sequence[str], *, questions: bool = False) -> list[int]:
+    """Return which of the texts of a record a stage draws from: captions, or questions, of `kinds`; all where empty.
 
     Raises ConfigError for a record that has none.
     """
-    found = [i for i, kind in enumerate(record["caption_kinds"]) if not kinds or kind in kinds]
+    there, first = list(record["caption_kinds"]), 0
+    if questions:
+        there, first = [question.kind for question in record["questions"]], len(there)
+    found = [first + i for i, kind in enumerate(there) if not kinds or kind in kinds]
     if not found:
         raise config.ConfigError(
-            f"stage caption_kinds {tuple(kinds)}: {record['filename']} has only {sorted(set(record['caption_kinds']))}"
+            f"stage caption_kinds {tuple(kinds)}: {record['filename']} has only {sorted(set(there))}"
+            f"{' among its questions' if questions else ''}"
         )
     return found
 
@@ -113,5 +125,5 @@ def broken_part(records: Sequence[Record], index: int, caption: int) -> tuple[st
         return f"record {index}", str(error), 1.0
     if caption < 0:
         return record["filename"], image.fault(record["image"]) or "its picture cannot be read", 1.0
-    said = record["captions"]
+    said = texts(record)
     return record["filename"], f"{text.fault(said[caption])} (the {caption + 1}. of {len(said)})", 1 / len(said)

@@ -125,14 +125,23 @@ def load(data: config.Data, text: config.Text) -> Tokenizer:
     return tokenizer
 
 
-def train_vocabulary(captions: Sequence[str], path: Path) -> None:
-    """Write a tokenizer.json with one token a word of `captions`, lower-cased, most frequent first."""
+def train_vocabulary(captions: Sequence[str], path: Path, then: Sequence[str] = ()) -> None:
+    """Write a tokenizer.json with one token a word of `captions`, lower-cased, most frequent first.
+
+    The words of `then` that no caption has come after them, in the order in which they occur: the ids of the captions'
+    words do not depend on them.
+    """
     tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.train_from_iterator(
         captions, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), show_progress=False)
     )
+    known = tokenizer.get_vocab()
+    for said in then:
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(said)):
+            known.setdefault(word, len(known))
+    tokenizer.model = models.WordLevel(known, unk_token="[UNK]")
     _frame(tokenizer, path)
     tokenizer.save(str(path))
 

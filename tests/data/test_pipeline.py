@@ -8,7 +8,7 @@ import pytest
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import image, pipeline, shapes, text
+from bridge_jax.data import image, pipeline, questions, shapes, text
 from bridge_jax.data.records import fingerprint
 from configs import shapes as shapes_config
 from tools import prepare_data
@@ -64,6 +64,26 @@ def test_a_row_is_its_record(cfg):
         record = by_id[int(batch.image_ids[row])]
         assert tokenizer.decode(batch.ids[row]) in record["captions"]
         np.testing.assert_array_equal(batch.images[row], image.eval_view(record["image"], 64))
+
+
+def test_a_row_of_a_stage_on_questions_is_a_question_of_its_record(cfg):
+    records = {record["image_id"]: record for record in pipeline.open_split(cfg.data, "train")}
+    tokenizer, seen = text.load(cfg.data, cfg.text), set()
+    asked = dataclasses.replace(cfg, losses={"vqa": {"weight": 1.0, "answers": 17}})
+    known = questions.load_answers(asked)
+    ds = pipeline.train(asked, stage_of(cfg, losses=("vqa",)), seed_stream=STREAM)
+    for step in range(3):
+        for row, scores in enumerate(ds[step].answer_scores):
+            record = records[int(ds[step].image_ids[row])]
+            (question,) = [q for q in record["questions"] if q.text == tokenizer.decode(ds[step].ids[row])]
+            assert known[scores.argmax()] == question.answers[0]
+            assert sorted(scores) == [0] * 16 + [1]
+            seen.add(question.kind)
+    assert seen == {"colour", "count", "relation", "shape", "size"}
+    only = pipeline.train(asked, stage_of(cfg, losses=("vqa",), caption_kinds=("relation",)), seed_stream=STREAM)[0]
+    assert set(only.answer_scores.argmax(axis=1)) == {known.index("yes"), known.index("no")}
+    with pytest.raises(ConfigError, match=r"has only \['colour', .*'size'\] among its questions"):
+        pipeline.train(asked, stage_of(cfg, losses=("vqa",), caption_kinds=("age",)), seed_stream=STREAM)[0]
 
 
 def test_a_step_is_a_pure_function_of_seed_stream_and_step(cfg):
@@ -168,6 +188,9 @@ def test_images_come_in_record_order_and_padded(cfg):
     ids = np.concatenate([ids[valid] for _, ids, valid in batches])
     np.testing.assert_array_equal(ids, [record["image_id"] for record in records])
     np.testing.assert_array_equal(batches[2][0][55], image.eval_view(records[255]["image"], 64))
+    ((images, ids, valid),) = pipeline.images(cfg, "val", 4, order=[7, 255, 7])
+    assert (ids.tolist(), valid.tolist()) == ([records[i]["image_id"] for i in (7, 255, 7, 7)], [True] * 3 + [False])
+    np.testing.assert_array_equal(images[1], batches[2][0][55])
 
 
 def test_captions_come_in_record_order_and_padded(cfg):

@@ -20,13 +20,15 @@ SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memor
 _SHARED = ("karpathy",)  # modules here that are no data set
 
 
-def features() -> tfds.features.FeaturesDict:
-    """Return the record that all data sets share.
+def features(*, questions: bool = False) -> tfds.features.FeaturesDict:
+    """Return the record that all data sets share, and the questions of those that have some.
 
     `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
     `caption_kinds` says of each "caption" (written by people), "description", "relation" or "converse" (shapes).
-    `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos.
+    `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos. `questions` are
+    JSON of `questions.Question`.
     """
+    asked = {"questions": tfds.features.Sequence(tfds.features.Text())} if questions else {}
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -36,6 +38,7 @@ def features() -> tfds.features.FeaturesDict:
             "caption_kinds": tfds.features.Sequence(tfds.features.Text()),
             "wrong_captions": tfds.features.Sequence(tfds.features.Text()),
             "scene": tfds.features.Text(),
+            **asked,
         }
     )
 

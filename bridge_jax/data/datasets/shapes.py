@@ -1,4 +1,7 @@
-"""The procedural shapes set as records; what a scene is and which split holds what: `bridge_jax/data/shapes.py`."""
+"""The procedural shapes set as records; what a scene is and which split holds what: `bridge_jax/data/shapes.py`.
+
+Version 1.1.0 adds the questions. Pictures, captions and the ids of the captions' words are those of 1.0.0.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -7,14 +10,15 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from bridge_jax.data import datasets, shapes, text
+from bridge_jax.data import datasets, shapes, shapes_questions, text
+from bridge_jax.data.questions import save_answers
 
 
 class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Draw the scenes, write them split by split and train their vocabulary, one token a word."""
 
     name = "shapes"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     def __init__(self, *, num_train: int, seed: int, **arguments: Any):
         """Draw all scenes. Raises ConfigError when `num_train` does not fit (see `shapes.splits`)."""
@@ -25,7 +29,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Procedural scenes of coloured shapes; neighbouring records of train and *_relations mirror.",
-            features=datasets.features(),
+            features=datasets.features(questions=True),
         )
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
@@ -34,7 +38,11 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         # every word that any scene may need, however few scenes train has
         said += [group.phrase() for group in shapes.all_groups()]
         said += [word for pair in shapes.RELATIONS.values() for word in pair]
-        text.train_vocabulary(said, Path(self.data_path) / datasets.VOCABULARY)
+        groups = shapes.Group(1, "small", "red", "circle"), shapes.Group(2, "large", "blue", "square")
+        scene = shapes.Scene("horizontal", groups, ((), ()))  # is asked everything that a scene may be asked
+        asked = [question.text for question in shapes_questions.questions(scene, 0)]
+        text.train_vocabulary(said, Path(self.data_path) / datasets.VOCABULARY, then=asked)
+        save_answers(shapes_questions.ANSWERS, Path(self.data_path))
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
         shards, first_id = {}, 0
@@ -61,5 +69,6 @@ def _examples(scenes: Sequence[shapes.Scene], first_id: int) -> Iterator[tuple[i
                 "caption_kinds": [caption.kind for caption in said],
                 "wrong_captions": shapes.wrong_captions(scene),
                 "scene": scene.to_json(),
+                "questions": [asked.to_json() for asked in shapes_questions.questions(scene, image_id)],
             },
         )
