@@ -15,7 +15,7 @@ import dataclasses
 import logging as standard_logging
 import math
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from absl import logging
 from flax import traverse_util
 
 from bridge_jax import atomic, manifest
-from bridge_jax.checkpoint_meta import SCHEMA, Meta, read_config, read_meta
+from bridge_jax.checkpoint_meta import SCHEMA, STAGE, Meta, read_config, read_meta, score_of
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import as_dict
 from bridge_jax.outcome import StorageError
@@ -36,7 +36,6 @@ FROZEN = "frozen"
 logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
 standard_logging.getLogger("asyncio").setLevel("CRITICAL")  # its event loops have no other user here
 _ASIDE = ".orbax-checkpoint-tmp"  # what Orbax puts behind the name of what it is still writing
-SCORE = "unimodal_rsum"
 
 
 class Checkpoints:
@@ -62,7 +61,15 @@ class Checkpoints:
         )
 
     def save(
-        self, step: int, stage: str, params: Params, opt_state: Any, cfg: Config, *, fused_trained: bool = False
+        self,
+        step: int,
+        stage: str,
+        params: Params,
+        opt_state: Any,
+        cfg: Config,
+        *,
+        fused_trained: bool = False,
+        answers: Sequence[str] = (),
     ) -> None:
         """Start to save; the arrays are copied before this returns.
 
@@ -82,6 +89,7 @@ class Checkpoints:
                 stage=stage,
                 config=as_dict(cfg),
                 fused_trained=fused_trained,
+                answers=tuple(answers),
                 frozen=manifest.read(self.folder / FROZEN)["sha256"] if still else "",
             )
             optimizer = {} if opt_state is None else {"opt_state": ocp.args.StandardSave(opt_state)}
@@ -269,8 +277,8 @@ def _quality(folder: Path) -> float:
         scores = manifest.read(folder)["scores"]
     except ValueError:
         return -math.inf
-    # A later stage is always preferred: rsum is at most 600.
-    return 1000.0 * scores["stage_index"] + scores[SCORE] if scores else -math.inf
+    # A later stage is always preferred: rsum is at most 600, an accuracy 100.
+    return 1000.0 * scores[STAGE] + score_of(scores) if scores else -math.inf
 
 
 def _nested(flat: Mapping[str, Any]) -> Params:

@@ -1,7 +1,8 @@
 """What a checkpoint says of itself, as JSON beside its arrays; it travels on in exported folders."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -9,6 +10,7 @@ import ml_collections
 from bridge_jax.config import Config, ConfigError, parse
 
 SCHEMA = 2
+STAGE, SCORE = "stage_index", "unimodal_rsum"  # the scores of a checkpoint that retrieval has watched
 REFUSED = {  # older schema -> why its checkpoints are not read
     1: "it has no hash of its files, so damage could not be told; go on with the code that wrote it, or train again",
 }
@@ -23,6 +25,7 @@ class Meta:
     stage: str
     config: Mapping[str, Any]
     fused_trained: bool = False  # whether the fused heads were ever trained, here or in what the run started from
+    answers: tuple[str, ...] = ()  # what the outputs of the vqa head stand for
     frozen: str = ""  # hash of the manifest of `frozen`; empty: every parameter is in the checkpoint itself
 
 
@@ -36,9 +39,27 @@ def read_meta(raw: Mapping[str, Any], where: str) -> Meta:
             reason = REFUSED[schema]
         raise ConfigError(f"{where}: checkpoint schema {schema}, this code reads {SCHEMA}: {reason}")
     try:
-        return Meta(**raw)
+        meta = Meta(**raw)
     except TypeError as error:
         raise ConfigError(f"{where}: {error}; it was made by another version of the code") from error
+    return dataclasses.replace(meta, answers=tuple(meta.answers))  # JSON has no tuples
+
+
+def score_of(scores: Mapping[str, float]) -> float:
+    """Return what the evaluator of its stage has given a checkpoint; more is better."""
+    (score,) = (value for name, value in scores.items() if name != STAGE)
+    return score
+
+
+def check_answers(meta: Meta, answers: Sequence[str], where: str) -> None:
+    """Raise ConfigError, naming the first that differs, where the vqa head stands for other answers."""
+    pairs = list(itertools.zip_longest(meta.answers, answers))
+    if meta.answers and tuple(answers) != meta.answers:
+        output = next(i for i, (mine, theirs) in enumerate(pairs) if mine != theirs)
+        raise ConfigError(
+            f"{where}: its vqa head was trained on other answers than the prepared data lists: output {output} is "
+            f"{pairs[output][0]!r} there and {pairs[output][1]!r} here; give the data that it was trained on"
+        )
 
 
 def read_config(meta: Meta, where: str) -> Config:

@@ -120,7 +120,7 @@ class Stage:
     steps: int
     batch_size: int  # pairs in the global batch
     group_examples: int  # neighbouring examples that the shuffle keeps together (shapes: a scene and its mirror)
-    caption_kinds: tuple[str, ...]  # kinds of captions that are drawn (shapes: description, relation); empty: all
+    caption_kinds: tuple[str, ...]  # kinds of captions (or questions) drawn, such as description; empty: all
     losses: tuple[str, ...]  # names under `losses`
     train: Rules  # pattern -> True (train) or False (frozen), over every parameter
     top_blocks: int  # besides `train`: the last K blocks of each tower (and the final norm)
@@ -148,8 +148,26 @@ class Retrieval:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Vqa:
+    """Accuracy of the answers to questions about pictures."""
+
+    every_steps: int
+    batch_size: int
+    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
+    select_images: int  # photos of data.eval_split whose questions are scored during training; 0: all
+    bootstrap_samples: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evals:
-    retrieval: Retrieval
+    """The evaluators of a run, each the module of bridge_jax/evals of that name. One that a config leaves out is None.
+
+    A stage that trains on the loss of an evaluator's name is watched by it, and so its best checkpoint is chosen; all
+    other stages by `retrieval`.
+    """
+
+    retrieval: Retrieval | None
+    vqa: Vqa | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,6 +238,29 @@ def parse(config: ml_collections.ConfigDict) -> Config:
     return cfg
 
 
+def evaluator(cfg: Config, name: str) -> Any:
+    """Return the settings of an evaluator. Raises ConfigError where the config has none."""
+    settings = getattr(cfg.evals, name)
+    _require(settings is not None, f"config.evals.{name} is missing; add it to the config file (see configs/common.py)")
+    return settings
+
+
+def evaluators(cfg: Config) -> list[str]:
+    """Return the names of the evaluators that the config has."""
+    return [field.name for field in dataclasses.fields(Evals) if getattr(cfg.evals, field.name) is not None]
+
+
+def watcher(stage: Stage) -> str:
+    """Return the evaluator by which the best checkpoint of a stage is chosen."""
+    tasks = [field.name for field in dataclasses.fields(Evals) if field.name in stage.losses]
+    return tasks[0] if tasks else "retrieval"
+
+
+def reads_questions(stage: Stage) -> bool:
+    """Return whether a stage's texts are the questions of the records, not their captions."""
+    return "vqa" in stage.losses
+
+
 def nearest(word: str, known: typing.Iterable[str]) -> str:
     """Return "; nearest: x" for an error text, or what exists when nothing is near."""
     known = sorted(known)
@@ -259,7 +300,11 @@ def check(cfg: Config) -> None:
         ("vision.patch_px", vision.patch_px),
         ("data.threads", cfg.data.threads),
         ("mining.partners", cfg.mining.partners),
-        ("evals.retrieval.batch_size", cfg.evals.retrieval.batch_size),
+        *(
+            (f"evals.{name}.{key}", getattr(evaluator(cfg, name), key))
+            for name in evaluators(cfg)
+            for key in ("batch_size", "every_steps")
+        ),
         ("checkpoint.every_steps", cfg.checkpoint.every_steps),
         ("log_every_steps", cfg.log_every_steps),
     ):
@@ -274,6 +319,10 @@ def check(cfg: Config) -> None:
     _require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
     for name, arguments in cfg.losses.items():
         _require("weight" in arguments, f"config.losses.{name}.weight is missing")
+    _require(
+        cfg.evals.vqa is None or "vqa" in cfg.losses,
+        "config.evals.vqa needs the answers that config.losses.vqa trains: add that loss, or leave the evaluator out",
+    )
     in_use = {loss for name in cfg.stage_order for loss in cfg.stages[name].losses}
     _require(
         "mim" not in in_use or vision.mask_token,
@@ -296,6 +345,22 @@ def _check_stage(cfg: Config, name: str) -> None:
         f"{key}.batch_size {stage.batch_size} is not a multiple of config.mining.group {cfg.mining.group}: "
         "choose a divisor, or 0 to mine among all rows",
     )
+    _require(
+        getattr(cfg.evals, watcher(stage)) is not None,
+        f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
+    )
+    if reads_questions(stage):
+        captions = [loss for loss in stage.losses if loss in ("itc", "fused_itc", "itm")]
+        _require(
+            not captions,
+            f"{key}.losses: vqa reads questions, and {captions and captions[0]} compares pictures with captions: "
+            "give them stages of their own",
+        )
+        _require(
+            not stage.cached_crops,
+            f"{key}.cached_crops is {stage.cached_crops}, but the cache holds captions, not the questions that vqa "
+            "reads: set cached_crops=0",
+        )
 
 
 def _check_limits(cfg: Config) -> None:
@@ -326,6 +391,7 @@ def _build(cls: type, values: Any, key: str) -> Any:
     for name in values:
         if name not in hints:
             raise ConfigError(f"{key}.{name} is not a config key; {nearest(name, hints)}")
+    values = {name: None for name, hint in hints.items() if type(None) in typing.get_args(hint)} | dict(values)
     missing = [name for name in hints if name not in values]
     if missing:
         raise ConfigError(f"{key}.{missing[0]} is missing; add it to the config file (see configs/common.py)")
@@ -336,6 +402,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, key)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:  # a section that may be left out
+        return None if value is None else _convert(arguments[0], value, key)
     if origin is Literal:
         _require_one_of(key, value, arguments)
         return value

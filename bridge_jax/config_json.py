@@ -11,7 +11,8 @@ from bridge_jax.config import Config
 def as_dict(cfg: Any) -> Any:
     """Return a config record as plain dicts and lists that JSON can hold; `Checkpoints.config` is the way back."""
     if dataclasses.is_dataclass(cfg):
-        return {field.name: as_dict(getattr(cfg, field.name)) for field in dataclasses.fields(cfg)}
+        values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
+        return {name: as_dict(value) for name, value in values.items() if value is not None}
     if isinstance(cfg, Mapping):
         return {key: as_dict(value) for key, value in cfg.items()}
     return [as_dict(value) for value in cfg] if isinstance(cfg, tuple) else cfg

@@ -5,6 +5,7 @@
     mismatched    each text with mined images and each image with mined texts, really fused, in the same batched call
     masked_text   the caption with words masked, fused with its whole picture
     masked_image  the picture with patches masked, fused with its whole caption
+    answers       the answer to a question about the picture, from the fused pair
 
 All of them start from one `lower` pass, or from cached states that replace it.
 """
@@ -23,7 +24,7 @@ from bridge_jax.config import Config
 from bridge_jax.models.bridge import BridgeModel, meeting_blocks, normalise
 from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
 
-PASSES = ("unimodal", "fused", "mismatched", "masked_text", "masked_image")
+PASSES = ("unimodal", "fused", "mismatched", "masked_text", "masked_image", "answers")
 
 
 def outputs(
@@ -50,8 +51,10 @@ def outputs(
             found["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
         if "mismatched" in passes:
             found |= _fused_and_mismatched(model, lower, batch, found, mining_key)
-        elif "fused" in passes:
+        elif {"fused", "answers"} & set(passes):
             found["fused"] = model.fused(lower, deterministic=False)
+        if "answers" in passes:
+            found["answer_logits"] = model.answers(found["fused"], lower.text_mask, deterministic=False)
         if "masked_text" in passes:
             masked = model.lower_text(batch.masked_ids, batch.text_mask, deterministic=lower_frozen)
             fused = model.fused(dataclasses.replace(lower, text=masked), deterministic=False)

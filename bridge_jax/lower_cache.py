@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bridge_jax import forward, optim, rng
-from bridge_jax.config import Config, ConfigError, Stage
+from bridge_jax.config import Config, ConfigError, Stage, evaluator
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
 from bridge_jax.data.records import drawn_captions, fingerprint, readable
@@ -159,7 +159,7 @@ def _fill_images(
 
     total = len(records) * crops
     out = None
-    for first, views in pipeline.batched(view, total, cfg.evals.retrieval.batch_size, cfg.data.threads, rows):
+    for first, views in pipeline.batched(view, total, evaluator(cfg, "retrieval").batch_size, cfg.data.threads, rows):
         states = _float16(embed(np.stack(views)), "image")
         if out is None:
             out = _create(folder / IMAGE, (len(records), crops, *states.shape[1:]))
@@ -179,7 +179,7 @@ def _fill_texts(
     progress: Callable[[str, int, int], None],
 ) -> None:
     total, out, masks = sum(len(record["captions"]) for record in readable(records) if record), None, []
-    size = cfg.evals.retrieval.batch_size
+    size = evaluator(cfg, "retrieval").batch_size
     for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size, skip=True)):
         first = index * size
         states = _float16(embed(ids, mask), "text")

@@ -7,8 +7,10 @@ from jax.sharding import Mesh
 from bridge_jax import rules
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import check_answers
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import differences
+from bridge_jax.data import questions
 from bridge_jax.interop import hf_import
 from bridge_jax.types import Params
 
@@ -31,8 +33,14 @@ def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
             f"{saves.folder.parent}: the checkpoint of step {step} was made with another config "
             f"({'; '.join(changed[:3])}{more}): give that config again, or another --workdir"
         )
+    check_answers(saves.meta(step), answers(cfg), f"{saves.folder}/{step}")
     logging.info("resuming at step %d", step)
     return saves.restore_params(step, steps.abstract_params(cfg, mesh))
+
+
+def answers(cfg: Config) -> tuple[str, ...]:
+    """Return what the outputs of the vqa head stand for; nothing where there is none. Raises ConfigError."""
+    return questions.load_answers(cfg) if "vqa" in cfg.losses else ()
 
 
 def frozen_towers(cfg: Config, plans: list[steps.StageStep]) -> set[str]:
@@ -48,6 +56,7 @@ def initial(cfg: Config, mesh: Mesh) -> Params:
     params = jax.jit(lambda: steps.init_params(cfg), out_shardings=placed)()
     if cfg.init_from:
         source, step = _source(cfg)
+        check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
         return source.restore_params(step, params)
     if cfg.vision.pretrained:
         params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}

@@ -22,7 +22,7 @@ from bridge_jax import flops, hlo, sharding
 from bridge_jax import step as steps
 from bridge_jax.chips import GIB, Chip
 from bridge_jax.config import Blocks, Config, ConfigError
-from bridge_jax.models.bridge import tower_class
+from bridge_jax.models.bridge import answer_count, tower_class
 from bridge_jax.types import Batch
 
 
@@ -205,6 +205,8 @@ def abstract_batch(cfg: Config, stage_name: str) -> Batch:
         fields |= {"masked_ids": leaf(T), "masked_text": leaf(T, dtype=np.bool_)}
     if "mim" in stage.losses:
         fields["masked_patches"] = leaf(patches, dtype=np.bool_)
+    if "vqa" in stage.losses:
+        fields["answer_scores"] = leaf(answer_count(cfg), dtype=np.float32)
     return Batch(**fields)
 
 

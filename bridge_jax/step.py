@@ -13,11 +13,11 @@ from flax import struct
 from jax.sharding import Mesh
 
 from bridge_jax import forward, losses, optim, rng, rules, sharding
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, evaluator
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Array, Batch, Lower, Outputs, Params
 
-FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image"}
+FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image", "answers"}
 
 
 @struct.dataclass
@@ -47,7 +47,7 @@ class StageStep:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Jitted inference (no dropout) on batches of config.evals.retrieval.batch_size.
+    """Jitted inference (no dropout) on batches of config.evals.<evaluator>.batch_size.
 
     Every host gives and gets all rows. The pictures alone are given as each host's own (`sharding.host_rows`): nothing
     else takes time to read.
@@ -60,6 +60,7 @@ class Predict:
     unimodal_image: Any  # params, lower [B,P,D] -> [B,E]
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
     fused: Any  # params, Lower -> (similarity [B], itm_logit [B]) of the pairs
+    answers: Any  # params, Lower -> logits [B,A] of the answers to the questions, which are the texts
 
 
 def init_params(cfg: Config) -> Params:
@@ -67,7 +68,8 @@ def init_params(cfg: Config) -> Params:
     model, image_px = BridgeModel(cfg), cfg.vision.image_px
     images = jnp.zeros((1, image_px, image_px, 3), jnp.uint8)
     ids, mask = jnp.zeros((1, cfg.text.length), jnp.int32), jnp.ones((1, cfg.text.length), bool)
-    touch = partial(BridgeModel.touch, mlm="mlm" in cfg.losses, mim="mim" in cfg.losses)
+    heads = {name: name in cfg.losses for name in ("mlm", "mim", "vqa")}
+    touch = partial(BridgeModel.touch, **heads)
     params = nn.init(touch, model)(rng.key(cfg.seed, "params", 0), images, ids, mask)["params"]
     if cfg.loss_weighting != "fixed":
         params = {**params, "loss_weights": {name: jnp.zeros(()) for name in cfg.losses}}
@@ -243,11 +245,14 @@ def _entropy(weights: Array) -> Array:
     return -(weights * jnp.log(weights + 1e-9)).sum(axis=-1)
 
 
-def build_predict(cfg: Config, mesh: Mesh) -> Predict:
-    """Return the jitted inference functions. Raises ConfigError where the batch does not divide over the mesh."""
+def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
+    """Return the jitted inference functions for the evaluator `name`.
+
+    Raises ConfigError where the config has no such evaluator or its batch does not divide over the mesh.
+    """
     model = BridgeModel(cfg)
-    size = cfg.evals.retrieval.batch_size
-    sharding.check_batch(size, mesh, "config.evals.retrieval.batch_size")
+    size = evaluator(cfg, name).batch_size
+    sharding.check_batch(size, mesh, f"config.evals.{name}.batch_size")
 
     def method(function: Callable[..., Any], put: Callable[..., Any] = sharding.put_whole) -> Any:
         def run(params: Params, *args: Any) -> Any:
@@ -260,6 +265,9 @@ def build_predict(cfg: Config, mesh: Mesh) -> Predict:
         found = model.fused(lower)
         return (found.text * found.image).sum(axis=-1), found.itm_logit
 
+    def answers(model: BridgeModel, lower: Lower) -> Array:
+        return model.answers(model.fused(lower), lower.text_mask)
+
     return Predict(
         rows=sharding.host_rows(size, mesh),
         lower_image=method(lambda m, images: m.lower_image(images), sharding.put_batch),
@@ -267,4 +275,5 @@ def build_predict(cfg: Config, mesh: Mesh) -> Predict:
         unimodal_image=method(lambda m, lower: m.unimodal_image(lower)),
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
         fused=method(fused),
+        answers=method(answers),
     )

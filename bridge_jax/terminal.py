@@ -1,13 +1,15 @@
-"""What a run shows: a live bar, and the recall table at the end. On process 0 only."""
+"""What a run shows: a live bar, and a table at the end. On process 0 only."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+
+from bridge_jax import types
 
 _console = Console(soft_wrap=True, highlight=False)
 
@@ -100,41 +102,16 @@ class Meter:
         return {"train/pairs_per_second": self.pairs_per_second, "train/waiting_for_data": self._share}
 
 
-def recall_table(metrics: Mapping[str, float], title: str, seconds: float) -> None:
-    """Print recall in both directions, unimodal and reranked, with 95 % intervals."""
+def table(found: types.Table, title: str, seconds: float) -> None:
+    """Print what an evaluator has to show."""
     if jax.process_index() != 0:
         return
-    table = Table(title=title, title_justify="left")
-    for column in ("direction", "score", "R@1 [95 %]", "R@5", "R@10", "median rank"):
-        table.add_column(column, justify="left" if column in ("direction", "score") else "right")
-    scores = [score for score in ("unimodal", "rerank") if f"{score}/rsum" in metrics]
-    directions = {name.removeprefix("unimodal/").rsplit("/", 1)[0] for name in metrics if name.startswith("unimodal/")}
-    for direction in sorted(d for d in directions if d.startswith(("text_to_image", "image_to_text"))):
-        for score in scores:
-            prefix = f"{score}/{direction}"
-            interval = (
-                f" [{metrics[f'{prefix}/r@1_low']:.1f}, {metrics[f'{prefix}/r@1_high']:.1f}]"
-                if f"{prefix}/r@1_low" in metrics
-                else ""
-            )
-            recalls = [f"{metrics[f'{prefix}/r@{k}']:.1f}" for k in (1, 5, 10)]
-            recalls[0] += interval
-            kind = direction.rpartition("/")  # a kind of caption stands under its direction
-            table.add_row(
-                f"  {kind[2]}" if kind[0] else direction, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}"
-            )
-    _console.print(table)
-    for direction in ("text_to_image", "image_to_text"):
-        gain = f"rerank_gain/{direction}/r@1"
-        if gain in metrics:
-            say(
-                f"rerank gains {metrics[gain]:+.1f} points of {direction} R@1 "
-                f"[{metrics[gain + '_low']:+.1f}, {metrics[gain + '_high']:+.1f}], p = {metrics[gain + '_p']:.3f}"
-            )
-    if "two_way/fused" in metrics:
-        say(
-            f"true picture above the unimodal order's own hardest negatives: unimodal "
-            f"{metrics['two_way/unimodal']:.1f} %, fused {metrics['two_way/fused']:.1f} %, "
-            f"both {metrics['two_way/rerank']:.1f} %"
-        )
+    drawn = Table(title=title, title_justify="left")
+    for index, column in enumerate(found.columns):
+        drawn.add_column(column, justify="left" if index < found.labels else "right")
+    for row in found.rows:
+        drawn.add_row(*row)
+    _console.print(drawn)
+    for line in found.lines:
+        say(line)
     say(f"evaluated in {seconds:.0f} s")

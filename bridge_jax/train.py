@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bridge_jax import bad_step, lower_cache, optim, origin, sharding, terminal, workdir_lock
+from bridge_jax import bad_step, evals, lower_cache, optim, origin, sharding, terminal, workdir_lock
 from bridge_jax import step as steps
 from bridge_jax.broken_log import BrokenLog
-from bridge_jax.checkpoint import SCORE, Checkpoints
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import STAGE
+from bridge_jax.config import Config, evaluator, evaluators, watcher
 from bridge_jax.data import pipeline, text
-from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.outcome import Outcome
 from bridge_jax.run_log import RunLog
 from bridge_jax.stop import Stop
@@ -48,13 +48,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
     text.load(cfg.data, cfg.text)
-    for split in (cfg.data.eval_split, *cfg.evals.retrieval.splits):
-        photos, folds = len(pipeline.open_split(cfg.data, split)), cfg.evals.retrieval.folds
-        if split in cfg.evals.retrieval.splits and photos % folds:
-            raise ConfigError(
-                f"config.evals.retrieval.folds: {folds} folds do not divide the {photos} photos of {split!r}; "
-                "choose a divisor, or 1 for none"
-            )
+    evals.check(cfg)
     plans = [
         steps.build(cfg, name, end - cfg.stages[name].steps, mesh)
         for name, end in zip(cfg.stage_order, ends, strict=True)
@@ -97,8 +91,9 @@ class _Stage:
         self.asked = 0  # the signal that one of the hosts has got, as all know by now
         self.name = cfg.stage_order[index]
         self.stage = cfg.stages[self.name]
-        self.predict = steps.build_predict(cfg, mesh)
-        self.evaluator = Evaluator(cfg, self.predict, lower_frozen=self.stage.cached_crops > 0)
+        self.watcher = watcher(self.stage)
+        frozen = self.stage.cached_crops > 0
+        self.evaluator, self.predict = evals.build(self.watcher, cfg, mesh, lower_frozen=frozen)
         self.fused_was_trained = origin.fused_was_trained(cfg, index)
 
     def run(self, params: Params, step: int, end: int) -> Params:
@@ -161,7 +156,10 @@ class _Stage:
     def _save(self, step: int, state: steps.TrainState) -> None:
         trained = self.fused_was_trained or steps.trains_fused(self.cfg, self.name)
         with self.spending("save"):
-            self.saves.save(step, self.name, state.params, state.opt_state, self.cfg, fused_trained=trained)
+            known = origin.answers(self.cfg)
+            self.saves.save(
+                step, self.name, state.params, state.opt_state, self.cfg, fused_trained=trained, answers=known
+            )
             self.log.write(step, self.stop.outcome.shares())
             self.stop.outcome.write()
 
@@ -197,26 +195,16 @@ class _Stage:
         return pipeline.batches(ds, step - start, self.cfg.data)
 
     def _due(self, step: int, start: int, end: int) -> bool:
-        return step == end or (step > start and (step - start) % self.cfg.evals.retrieval.every_steps == 0)
+        return step == end or (step > start and (step - start) % evaluator(self.cfg, self.watcher).every_steps == 0)
 
     def _evaluate(self, params: Params, step: int, bar: terminal.Progress) -> None:
-        """Score held-out unimodal recall, by which the best checkpoint is chosen; the bridge is scored at the end."""
+        """Let the stage's evaluator score held-out data, by which the best checkpoint is chosen."""
         with terminal.task(bar, "evaluating") as progress:
-            limit = self.cfg.evals.retrieval.select_images
-            metrics = self.evaluator.run(
-                params,
-                self.cfg.data.eval_split,
-                rerank=False,
-                limit_images=limit,
-                progress=self.stop.watched(progress),
-            )
+            metrics = self.evaluator.watch(params, self.stop.watched(progress))
         self.log.write(step, {f"eval/{name}": value for name, value in metrics.items()})
-        terminal.say(
-            f"step {step} {self.name}: unimodal text_to_image r@1 {metrics['unimodal/text_to_image/r@1']:.1f}, "
-            f"image_to_text r@1 {metrics['unimodal/image_to_text/r@1']:.1f}, rsum {metrics['unimodal/rsum']:.1f}"
-        )
+        terminal.say(f"step {step} {self.name}: {self.evaluator.says(metrics)}")
         with self.stop.busy():
-            self.saves.score(step, {"stage_index": float(self.index), SCORE: metrics["unimodal/rsum"]})
+            self.saves.score(step, {STAGE: float(self.index), **self.evaluator.score(metrics)})
 
     def _read(self, pending: "_Pending | None", state: steps.TrainState, meter: terminal.Meter) -> steps.TrainState:
         """Log what a step computed and met. Return the state to go on with: `state`, unless the step was bad.
@@ -262,22 +250,23 @@ class _Pending:
 def _finish(
     cfg: Config, mesh: Mesh, saves: Checkpoints, log: RunLog, params: Params, step: int, stop: Stop
 ) -> dict[str, float]:
-    """Evaluate the best checkpoint on every split, unimodal and reranked, and print the tables."""
+    """Evaluate the best checkpoint on every split of every evaluator, and print the tables."""
     best = saves.best()
     if best is not None and best != step:
         params = saves.restore_params(best, params)
-    evaluator, everything = Evaluator(cfg, steps.build_predict(cfg, mesh)), {}
+    everything: dict[str, float] = {}
     stop.outcome.step = step
-    for split in cfg.evals.retrieval.splits:
+    built = {kind: evals.build(kind, cfg, mesh)[0] for kind in evaluators(cfg) if evaluator(cfg, kind).splits}
+    for name, split in ((kind, split) for kind in built for split in evaluator(cfg, kind).splits):
         started = time.monotonic()
         with (
             terminal.progress() as bar,
             terminal.task(bar, f"evaluating {split}") as progress,
             stop.outcome.spending("evaluate"),
         ):
-            watched = stop.watched(progress)
-            metrics = evaluator.run(params, split, rerank=cfg.bridge.design != "none", progress=watched)
-        terminal.recall_table(metrics, f"{cfg.data.dataset}/{split}, step {best}", time.monotonic() - started)
+            metrics = built[name].final(params, split, stop.watched(progress))
+        title = f"{cfg.data.dataset}/{split}, step {best}"
+        terminal.table(evals.module(name).table(metrics), title, time.monotonic() - started)
         everything |= {f"{split}/{name}": value for name, value in metrics.items()}
     log.write(step, {f"final/{name}": value for name, value in everything.items()})
     terminal.say(f"checkpoints, metrics.jsonl and tensorboard are in {Path(saves.folder).parent}")

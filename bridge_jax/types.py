@@ -7,10 +7,12 @@
     C  candidates scored for one query: the true partner first, then the mined ones
     Q  interaction layers                   V  vocabulary size
     H W  pixels of an image                 M  width of a hidden layer
+    A  answers that a question may have
 
 An array is named with its letters (`states_BPD`), and a public signature says them again as jaxtyping shapes.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -36,6 +38,7 @@ class Batch:
     masked_ids: Array = None  # int32 [B,T], ids with tokens masked for MLM
     masked_text: Array = None  # bool [B,T], the positions MLM predicts
     masked_patches: Array = None  # bool [B,P-1], the patches MIM predicts (no class token)
+    answer_scores: Array = None  # float32 [B,A], what each answer to the question is worth, 0 to 1
     broken: Array = None  # int32 [B,2], the record that was drawn for the row in vain and its caption (broken.py)
 
 
@@ -84,6 +87,7 @@ class Outputs:
     mlm_logits: Array = None  # [B,T,V]
     mim_prediction: Array = None  # [B,P-1,X]
     mim_target: Array = None  # [B,P-1,X]
+    answer_logits: Array = None  # [B,A]
 
 
 @struct.dataclass
@@ -97,3 +101,13 @@ class Loss:
     @property
     def mean(self) -> Array:
         return self.sum / jax.numpy.maximum(self.count, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What an evaluator has to show, as text; `terminal` draws it."""
+
+    columns: tuple[str, ...]
+    labels: int  # the first so many columns are words, the others numbers
+    rows: list[tuple[str, ...]]
+    lines: list[str] = dataclasses.field(default_factory=list)  # said below it

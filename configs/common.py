@@ -194,3 +194,9 @@ def stage(**changes) -> ml_collections.ConfigDict:
         cached_crops=0,
     )
     return ml_collections.ConfigDict(settings | changes)
+
+
+def vqa(**changes) -> ml_collections.ConfigDict:
+    """Return the evaluator of answers."""
+    settings = dict(every_steps=1000, batch_size=128, splits=("val",), select_images=0, bootstrap_samples=1000)
+    return ml_collections.ConfigDict(settings | changes)

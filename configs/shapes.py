@@ -17,7 +17,16 @@ import ml_collections
 from configs import common
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(task: str = "task=retrieval") -> ml_collections.ConfigDict:
+    """Return the experiment of "task=retrieval" or "task=vqa"."""
+    known, name = {"retrieval": lambda config: config, "vqa": vqa}, task.removeprefix("task=")
+    if name not in known:
+        raise ValueError(f"configs/shapes.py:{task}: expected task= and one of {', '.join(known)}")
+    return known[name](retrieval())
+
+
+def retrieval() -> ml_collections.ConfigDict:
+    """Return the experiment that the others start as."""
     config = common.base()
     config.vision = common.vit("tiny", patch_px=16, image_px=64)
     config.text = common.bert("tiny", length=16, vocab_size=64, max_positions=32, dropout=0.0)
@@ -44,4 +53,15 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.stage_order = ("stabilise", "align", "task")
     config.evals.retrieval.update(select_images=0, splits=("val", "val_relations"), rerank_top_k=8, rerank_weight=4.0)
+    return config
+
+
+def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Turn the last stage to questions."""
+    config.losses.vqa = dict(weight=1.0, answers=17)
+    config.stages.task = common.stage(
+        steps=1000, batch_size=64, group_examples=2, losses=("vqa",), train=common.EVERYTHING, learning_rate=5e-4
+    )
+    config.evals.retrieval.splits = ()
+    config.evals.vqa = common.vqa(splits=("val", "test"))
     return config

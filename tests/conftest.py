@@ -93,6 +93,23 @@ def tiny(small_shapes, tmp_path_factory) -> Callable[[], ml_collections.ConfigDi
 
 
 @pytest.fixture(scope="session")
+def tiny_vqa(tiny) -> Callable[[], ml_collections.ConfigDict]:
+    """Make the tiny config of two stages, the second on questions."""
+
+    def make() -> ml_collections.ConfigDict:
+        config, asked = tiny(), shapes_config.get_config("task=vqa")
+        config.losses.vqa = asked.losses.vqa
+        config.evals.retrieval.splits = ()
+        config.evals.vqa = common.vqa(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20)
+        quick = dict(steps=4, batch_size=8, learning_rate=1e-3)
+        config.stages.task = common.stage(**quick, losses=("vqa",), train=common.EVERYTHING)
+        config.stage_order = ("stabilise", "task")
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_flags(tiny) -> list[str]:
     """The flags that turn configs/shapes.py into the tiny experiment."""
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bridge_jax import checkpoint, checkpoint_meta, config, config_json
-from bridge_jax.checkpoint import SCORE, Checkpoints
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import SCORE
 from bridge_jax.config import ConfigError
 
 AWKWARD = np.array([np.pi, -0.0, 1e-45, 3.4e38, np.inf, np.nan], np.float32)

@@ -4,8 +4,8 @@ from types import MappingProxyType
 
 import pytest
 
-from bridge_jax.config import Config, ConfigError, nearest, parse
-from configs import shapes
+from bridge_jax.config import Config, ConfigError, evaluator, evaluators, nearest, parse, reads_questions, watcher
+from configs import common, shapes
 
 
 @pytest.fixture
@@ -171,3 +171,58 @@ def test_no_key_has_a_default():
 def test_nearest():
     assert nearest("vison", ["vision", "text"]) == "nearest: 'vision'"
     assert nearest("qqq", ["b", "a"]) == "known: a, b"
+
+
+def with_questions(config):
+    put(config, "losses.vqa", {"weight": 1.0, "answers": 17})
+    put(config, "evals.vqa", common.vqa())
+    put(config, "stages.task.losses", ("vqa",))
+    put(config, "stages.task.cached_crops", 0)
+
+
+def test_an_evaluator_may_be_left_out(config):
+    assert parse(config).evals.vqa is None
+    assert evaluators(parse(config)) == ["retrieval"]
+    with_questions(config)
+    assert evaluators(parse(config)) == ["retrieval", "vqa"]
+    put(config, "stage_order", ("task",))
+    del config.evals.retrieval
+    cfg = parse(config)
+    assert evaluators(cfg) == ["vqa"]
+    with pytest.raises(ConfigError, match=r"config\.evals\.retrieval is missing; add it to the config file"):
+        evaluator(cfg, "retrieval")
+
+
+def test_a_stage_is_watched_by_the_evaluator_of_its_loss(config):
+    with_questions(config)
+    cfg = parse(config)
+    assert [watcher(cfg.stages[name]) for name in ("stabilise", "task")] == ["retrieval", "vqa"]
+    assert [reads_questions(cfg.stages[name]) for name in ("stabilise", "task")] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("stages.task.losses", ("vqa", "itm"), r"stages\.task\.losses: vqa reads questions, and itm compares pictures"),
+        ("stages.task.cached_crops", 1, r"stages\.task\.cached_crops is 1, but the cache holds captions"),
+        (
+            "evals.retrieval",
+            None,
+            r"config\.evals\.retrieval is missing: it chooses the best .*stabilise",
+        ),
+        ("evals.vqa", None, r"config\.evals\.vqa is missing: it chooses the best checkpoint of config\.stages\.task"),
+        ("evals.vqa.batch_size", 0, r"config\.evals\.vqa\.batch_size is 0; it must be positive"),
+        ("evals.vqa.folds", 5, r"^config\.evals\.vqa\.folds is not a config key"),
+    ],
+)
+def test_questions_that_cannot_work(config, key, value, says):
+    with_questions(config)
+    put(config, key, value)
+    refused(config, says)
+
+
+def test_the_evaluator_of_answers_needs_their_loss(config):
+    with_questions(config)
+    put(config, "stages.task.losses", ("itc",))
+    del config.losses.vqa
+    refused(config, r"config\.evals\.vqa needs the answers that config\.losses\.vqa trains")

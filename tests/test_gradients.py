@@ -65,6 +65,17 @@ def test_every_parameter_gets_a_gradient_through_two_layers_with_learned_weights
     assert {path for path in found if path.startswith("loss_weights/")} == {f"loss_weights/{n}" for n in tiny.LOSSES}
 
 
+@pytest.mark.parametrize("design", DESIGNS)
+def test_questions_give_every_parameter_below_their_head_a_gradient(design):
+    """All but the heads of the contrastive losses, which no answer goes through."""
+    cfg = tiny.config(bridge=dict(design=design, layers=1), stage=dict(losses=("vqa",)))
+    found = {path: float(jnp.abs(value).max()) for path, value in gradients(cfg).items()}
+    other_heads = ("heads/fused_", "heads/unimodal_", "heads/itm/", "heads/log_scale")
+    live = {path for path in found if not path.startswith(other_heads) and not path.endswith(SHIFT_INVARIANT)}
+    assert {path for path in live if path.startswith("heads/")} == {path for path in found if "/vqa/" in path}
+    assert not {path: found[path] for path in live if not found[path] > 1e-5}
+
+
 FROZEN_TOWERS = (("(vision|text)/.*", False), ("(bridge|heads)/.*", True))
 
 

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from bridge_jax import terminal
+from bridge_jax.evals import retrieval
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def rows(shown):
 
 
 def test_the_table_has_every_direction_and_score(shown):
-    terminal.recall_table(metrics_of("unimodal", 0.0) | metrics_of("rerank", 0.25), "shapes/val, step 7", 61.4)
+    terminal.table(
+        retrieval.table(metrics_of("unimodal", 0.0) | metrics_of("rerank", 0.25)), "shapes/val, step 7", 61.4
+    )
     assert rows(shown) == [
         ["image_to_text", "unimodal", "20.0 [19.0, 29.0]", "21.0", "22.0", "23.5"],
         ["image_to_text", "rerank", "20.2 [19.2, 29.0]", "21.2", "22.2", "23.75"],
@@ -49,7 +52,7 @@ def test_the_table_has_every_direction_and_score(shown):
 
 
 def test_without_a_bridge_the_table_is_unimodal_alone(shown):
-    terminal.recall_table(metrics_of("unimodal", 0.0), "x", 1.0)
+    terminal.table(retrieval.table(metrics_of("unimodal", 0.0)), "x", 1.0)
     assert {row[1] for row in rows(shown)} == {"unimodal"}
     assert "gains" not in shown.getvalue()
 
@@ -57,7 +60,7 @@ def test_without_a_bridge_the_table_is_unimodal_alone(shown):
 def test_the_gain_has_its_interval_and_p(shown):
     gain = {"rerank_gain/text_to_image/r@1": 1.5, "rerank_gain/text_to_image/r@1_low": -0.25,
             "rerank_gain/text_to_image/r@1_high": 3.0, "rerank_gain/text_to_image/r@1_p": 0.0625}  # fmt: skip
-    terminal.recall_table(metrics_of("unimodal", 0.0) | gain, "x", 1.0)
+    terminal.table(retrieval.table(metrics_of("unimodal", 0.0) | gain), "x", 1.0)
     assert "rerank gains +1.5 points of text_to_image R@1 [-0.2, +3.0], p = 0.062\n" in shown.getvalue()
 
 

@@ -26,6 +26,7 @@ LOSSES = {
     "mlm": {},
     "mim": {"target": "pixels"},
 }
+TASKS = {"vqa": {"answers": 5}}  # each in a stage of its own
 
 
 def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
@@ -42,8 +43,10 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
     config.stages = {"train": common.stage(**settings)}
     config.stage_order = ("train",)
     config.stages.train.update(stage or {})
-    config.losses = {name: {"weight": 1.0, **LOSSES[name]} for name in config.stages.train.losses}
+    config.losses = {name: {"weight": 1.0, **(LOSSES | TASKS)[name]} for name in config.stages.train.losses}
     config.vision.mask_token = "mim" in config.losses
+    if "vqa" in config.losses:
+        config.evals.vqa = common.vqa()
     for name, value in sections.items():
         if isinstance(value, dict):
             config[name].update(value)
@@ -81,6 +84,7 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
         masked_ids=np.where(masked_text, 1, ids).astype(np.int32),
         masked_text=masked_text,
         masked_patches=np.arange(patches) == draw.integers(0, patches, B)[:, None],
+        answer_scores=draw.random((B, TASKS["vqa"]["answers"])).astype(np.float32),
     )
 
 
@@ -99,7 +103,10 @@ def lower(cfg: configs.Config, params: Params, batch: Batch) -> Lower:
     return apply(cfg, params, run)
 
 
-def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str, ...] = forward.PASSES) -> Outputs:
+OF_LOSSES = tuple(name for name in forward.PASSES if name != "answers")
+
+
+def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str, ...] = OF_LOSSES) -> Outputs:
     """Return what the passes compute."""
     key = jax.random.key(cfg.seed)
     return forward.outputs(

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge_jax import atomic, command_line, manifest, workdir_lock
-from bridge_jax.checkpoint import FROZEN, SCORE, Checkpoints
+from bridge_jax.checkpoint import FROZEN, Checkpoints
+from bridge_jax.checkpoint_meta import score_of
 from bridge_jax.config import ConfigError, nearest
 from bridge_jax.outcome import StorageError
 
@@ -39,7 +40,7 @@ def show(saves: Checkpoints) -> None:
     for step in saves.steps():
         fault = saves.fault(step)
         scores = {} if fault else saves.scores(step)
-        cells = ["" if fault else saves.meta(step).stage, f"{scores[SCORE]:.1f}" if scores else ""]
+        cells = ["" if fault else saves.meta(step).stage, f"{score_of(scores):.1f}" if scores else ""]
         state = "damaged" if fault else "whole, best" if step == best else "whole"
         faults += [f"{step} is damaged: {fault}"] if fault else []
         saved = datetime.datetime.fromtimestamp((saves.folder / str(step) / "params").stat().st_mtime)

@@ -1,9 +1,10 @@
-"""Score a checkpoint on any prepared split: recall in both directions with 95 % intervals, unimodal and reranked.
+"""Score a checkpoint on any prepared split, as its last stage was scored: recall, or the accuracy of answers.
 
     python -m tools.evaluate --workdir=runs/shapes --split=val
     python -m tools.evaluate --workdir=runs/coco --checkpoint=latest --split=test --rerank --json=coco_test.json
 
-The model and all settings are those of the checkpoint's own config. Exit code 2: it cannot be done, with one line that
+The model and all settings are those of the checkpoint's own config. Recall is of the unimodal order, with --rerank of
+the reranked one too; every number has its 95 % interval. Exit code 2: it cannot be done, with one line that
 says why; 3: a score is NaN.
 """
 
@@ -15,13 +16,12 @@ from typing import Any
 
 from absl import flags
 
-from bridge_jax import command_line, sharding, terminal
+from bridge_jax import command_line, evals, origin, sharding, terminal, types
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import Meta
-from bridge_jax.config import Config, ConfigError, Mesh
+from bridge_jax.checkpoint_meta import Meta, check_answers
+from bridge_jax.config import Config, ConfigError, Mesh, watcher
 from bridge_jax.config_json import as_dict
-from bridge_jax.evals.retrieval import Evaluator
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")
@@ -32,17 +32,25 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, i
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
 
 
-def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data: str) -> tuple[dict[str, float], dict]:
-    """Return the metrics of `split` and what they are of, as JSON can hold it. `data` replaces keys of config.data."""
+def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data: str) -> tuple[types.Table, dict]:
+    """Return the table of `split` and what it is of, as JSON can hold it. `data` replaces keys of config.data."""
     meta, cfg = saves.meta(step), saves.config(step)
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
+    name = watcher(cfg.stages[meta.stage])
+    if rerank and name != "retrieval":
+        raise ConfigError(f"--rerank: checkpoint {step} is of stage {meta.stage!r}, which {name} scores: leave it out")
     if rerank and cfg.bridge.design == "none":
         raise ConfigError("--rerank: config.bridge.design is 'none', there is no bridge to rerank with")
+    check_answers(meta, origin.answers(cfg), f"{saves.folder}/{step}")
     mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine, whatever it was trained on
     params = saves.restore_params(step, steps.abstract_params(cfg, mesh))
     with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:
-        metrics = Evaluator(cfg, steps.build_predict(cfg, mesh)).run(params, split, rerank=rerank, progress=progress)
-    return metrics, _record(meta, cfg, split, metrics)
+        evaluator = evals.build(name, cfg, mesh)[0]
+        if name == "retrieval" and not rerank:
+            metrics = evaluator.run(params, split, rerank=False, progress=progress)
+        else:
+            metrics = evaluator.final(params, split, progress)
+    return evals.module(name).table(metrics), _record(meta, cfg, split, metrics)
 
 
 def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> dict[str, Any]:
@@ -59,8 +67,8 @@ def main(argv: list[str]) -> None:
     saves = Checkpoints(workdir, read_only=True)
     step = saves.choose(_CHECKPOINT.value)
     given = {name: value for name, value in data.items() if value}
-    metrics, record = evaluate(saves, step, split, rerank=_RERANK.value, **given)
-    terminal.recall_table(metrics, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)
+    table, record = evaluate(saves, step, split, rerank=_RERANK.value, **given)
+    terminal.table(table, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

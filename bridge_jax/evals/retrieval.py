@@ -7,16 +7,17 @@ the true ones, are then really fused from the cached lower states, and scored
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from bridge_jax import step as steps
-from bridge_jax.config import Config
+from bridge_jax.checkpoint_meta import SCORE
+from bridge_jax.config import Config, ConfigError, evaluator
 from bridge_jax.data import pipeline
 from bridge_jax.evals.scores import recall
-from bridge_jax.types import Lower, Params
+from bridge_jax.types import Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
 PAIRED_SAMPLES = 1000
@@ -33,6 +34,18 @@ class Side:
     embeddings: np.ndarray  # float32 [n,E]
 
 
+def check(cfg: Config) -> None:
+    """Raise ConfigError where a split does not exist or does not fall into equal folds."""
+    settings = evaluator(cfg, "retrieval")
+    for split in (cfg.data.eval_split, *settings.splits):
+        photos, folds = len(pipeline.open_split(cfg.data, split)), settings.folds
+        if split in settings.splits and photos % folds:
+            raise ConfigError(
+                f"config.evals.retrieval.folds: {folds} folds do not divide the {photos} photos of {split!r}; "
+                "choose a divisor, or 1 for none"
+            )
+
+
 class Evaluator:
     """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank.
 
@@ -41,9 +54,27 @@ class Evaluator:
     """
 
     def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
-        self._cfg, self._predict, self._settings = cfg, predict, cfg.evals.retrieval
+        self._cfg, self._predict, self._settings = cfg, predict, evaluator(cfg, "retrieval")
         self._lower_frozen = lower_frozen
         self._kept: dict[tuple[str, int], tuple[Side, Side]] = {}
+
+    def watch(self, params: Params, progress: Progress) -> dict[str, float]:
+        """Score held-out unimodal recall, by which the best checkpoint is chosen; the bridge is scored at the end."""
+        limit = self._settings.select_images
+        return self.run(params, self._cfg.data.eval_split, rerank=False, limit_images=limit, progress=progress)
+
+    def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {SCORE: metrics["unimodal/rsum"]}
+
+    def says(self, metrics: Mapping[str, float]) -> str:
+        return (
+            f"unimodal text_to_image r@1 {metrics['unimodal/text_to_image/r@1']:.1f}, "
+            f"image_to_text r@1 {metrics['unimodal/image_to_text/r@1']:.1f}, rsum {metrics['unimodal/rsum']:.1f}"
+        )
+
+    def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
+        """Return every metric of `split`, reranked too where there is a bridge."""
+        return self.run(params, split, rerank=self._cfg.bridge.design != "none", progress=progress)
 
     def run(
         self, params: Params, split: str, *, rerank: bool, limit_images: int = 0, progress: Progress | None = None
@@ -189,6 +220,36 @@ class Evaluator:
             for part, value in gain._asdict().items():
                 metrics[f"rerank_gain/{direction}/r@1{'' if part == 'value' else '_' + part}"] = value
         return metrics
+
+
+def table(metrics: Mapping[str, float]) -> Table:
+    """Return recall in both directions, unimodal and reranked, with 95 % intervals."""
+    rows, lines = [], []
+    scores = [score for score in ("unimodal", "rerank") if f"{score}/rsum" in metrics]
+    directions = {name.removeprefix("unimodal/").rsplit("/", 1)[0] for name in metrics if name.startswith("unimodal/")}
+    for direction in sorted(d for d in directions if d.startswith(("text_to_image", "image_to_text"))):
+        for score in scores:
+            prefix = f"{score}/{direction}"
+            recalls = [f"{metrics[f'{prefix}/r@{k}']:.1f}" for k in (1, 5, 10)]
+            if f"{prefix}/r@1_low" in metrics:
+                recalls[0] += f" [{metrics[f'{prefix}/r@1_low']:.1f}, {metrics[f'{prefix}/r@1_high']:.1f}]"
+            kind = direction.rpartition("/")  # a kind of caption stands under its direction
+            label = f"  {kind[2]}" if kind[0] else direction
+            rows.append((label, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}"))
+    for direction in ("text_to_image", "image_to_text"):
+        gain = f"rerank_gain/{direction}/r@1"
+        if gain in metrics:
+            lines.append(
+                f"rerank gains {metrics[gain]:+.1f} points of {direction} R@1 "
+                f"[{metrics[gain + '_low']:+.1f}, {metrics[gain + '_high']:+.1f}], p = {metrics[gain + '_p']:.3f}"
+            )
+    if "two_way/fused" in metrics:
+        lines.append(
+            f"true picture above the unimodal order's own hardest negatives: unimodal "
+            f"{metrics['two_way/unimodal']:.1f} %, fused {metrics['two_way/fused']:.1f} %, "
+            f"both {metrics['two_way/rerank']:.1f} %"
+        )
+    return Table(("direction", "score", "R@1 [95 %]", "R@5", "R@10", "median rank"), 2, rows, lines)
 
 
 def _batches(count: int, size: int) -> Iterator[np.ndarray]:

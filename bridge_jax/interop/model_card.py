@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bridge_jax import run_log
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.config import Config
+from bridge_jax.config import Config, evaluator
 from bridge_jax.interop import hf_import
 
 DIRECTIONS, SCORES = ("text_to_image", "image_to_text"), ("unimodal", "rerank")
@@ -90,7 +90,7 @@ def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
     final = [e for e in entries if e["step"] == last and any(name.startswith("final/") for name in e)]
     held = [e for e in entries if e["step"] == step and "eval/unimodal/rsum" in e]
     if final and step == saves.best():
-        rows = [(split, f"final/{split}/", final[-1]) for split in cfg.evals.retrieval.splits]
+        rows = [(split, f"final/{split}/", final[-1]) for split in evaluator(cfg, "retrieval").splits]
     elif held:
         rows = [(cfg.data.eval_split, "eval/", held[-1])]
     else:

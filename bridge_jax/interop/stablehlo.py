@@ -25,7 +25,7 @@ from jax import export as jax_export
 
 from bridge_jax import optim
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.config import Config
+from bridge_jax.config import Config, evaluator
 from bridge_jax.data import text
 from bridge_jax.interop import torch_export
 from bridge_jax.models.bridge import BridgeModel
@@ -64,7 +64,7 @@ logits, scores = match(weights, images, ids, mask)  # row i with row i, after th
 def programs(cfg: Config) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
     """Return name -> (function of flat parameters and inputs, names of the inputs)."""
     model = BridgeModel(cfg)
-    weight = cfg.evals.retrieval.rerank_weight
+    weight = evaluator(cfg, "retrieval").rerank_weight
 
     def image_embedding(model: BridgeModel, images: jax.Array) -> jax.Array:
         return model.unimodal_image(model.lower_image(images))

@@ -55,7 +55,7 @@ class BridgeModel(nn.Module):
         self.vision = tower_class("vision", cfg.vision.tower)(cfg.vision, self.dtype, cfg.blocks)
         self.text = tower_class("text", cfg.text.tower)(cfg.text, self.dtype, cfg.blocks)
         self.bridge = Layers(cfg, self.dtype)
-        self.heads = heads.Heads(cfg.bridge, self.dtype, cfg.text.vocab_size, mim_width(cfg))
+        self.heads = heads.Heads(cfg.bridge, self.dtype, cfg.text.vocab_size, mim_width(cfg), answer_count(cfg))
         self.image_after, self.text_after = meeting_blocks(cfg)
         # After both finished towers, and with no bridge at all, the final norm lies below the meeting point.
         self.finish_below = cfg.bridge.placement == "after" or not self.image_after
@@ -180,7 +180,12 @@ class BridgeModel(nn.Module):
             given.append((own, layers.dropout_key(self.bridge.layers[q], deterministic)))
         return layers.run_equal(how, run, states, given)
 
-    def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, mlm: bool, mim: bool) -> None:
+    def answers(self, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True) -> Float[Array, "B A"]:
+        """Score every answer to questions about pictures, from both sides' finished states, each averaged."""
+        pooled = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
+        return self.heads.vqa(jnp.concatenate(pooled, axis=-1), deterministic)
+
+    def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, mlm: bool, mim: bool, vqa: bool) -> None:
         """Run every part once, so that `init` makes every parameter that the experiment uses."""
         lower = Lower(image=self.lower_image(images), text=self.lower_text(ids, mask), text_mask=mask)
         if self.cfg.vision.mask_token:
@@ -192,6 +197,8 @@ class BridgeModel(nn.Module):
             self.heads.mlm(fused.text_states)
         if mim:
             self.heads.mim(fused.image_states[:, self.vision.prefix :])
+        if vqa:
+            self.answers(fused, mask)
 
 
 class Layers(nn.Module):
@@ -234,3 +241,8 @@ def mim_width(cfg: Config) -> int:
     if "mim" in cfg.losses and cfg.losses["mim"]["target"] == "features":
         return cfg.vision.width
     return 3 * cfg.vision.patch_px**2
+
+
+def answer_count(cfg: Config) -> int:
+    """Return A, how many answers the vqa head chooses from; 0 where there is no such head."""
+    return cfg.losses["vqa"]["answers"] if "vqa" in cfg.losses else 0

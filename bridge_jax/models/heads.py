@@ -1,4 +1,4 @@
-"""The heads: four projections, the image-text matching head, and the two masked-modelling heads."""
+"""The heads: four projections, the image-text matching head, the two masked-modelling heads, and the classifier."""
 
 import flax.linen as nn
 import jax
@@ -60,13 +60,35 @@ class MaskedHead(nn.Module):
         return layers.dense(self.target_width, self.dtype, "out")(y).astype(jnp.float32)
 
 
+class Classifier(nn.Module):
+    """Two hidden layers of width S, each with LayerNorm, GELU and dropout 0.1, then a logit a class, in float32.
+
+    Its input is the mean of the fused states of both sides, as they come from the towers: the embeddings are of length
+    one and of the width that a cosine needs, and hold less of them.
+    """
+
+    classes: int
+    hidden: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, pooled_BD: Float[Array, "B D"], deterministic: bool) -> Float[Array, "B X"]:
+        y = pooled_BD
+        for layer in range(2):
+            y = layers.dense(self.hidden, self.dtype, f"hidden_{layer}")(y)
+            y = layers.gelu(layers.layer_norm(1e-5, self.dtype, f"norm_{layer}")(y))
+            y = layers.Dropout(0.1)(y, deterministic=deterministic)
+        return layers.dense(self.classes, jnp.float32, "out")(y)
+
+
 class Heads(nn.Module):
-    """All heads. The two masked heads get parameters only when their loss is used."""
+    """All heads. The masked heads and the classifier get parameters only when their loss is used."""
 
     cfg: Bridge
     dtype: jnp.dtype
     vocab_size: int
     mim_width: int
+    answers: int
 
     def setup(self):
         E = self.cfg.embed_width
@@ -75,6 +97,7 @@ class Heads(nn.Module):
         self.itm = MatchHead(self.cfg)
         self.mlm = MaskedHead(self.vocab_size, self.dtype)
         self.mim = MaskedHead(self.mim_width, self.dtype)
+        self.vqa = Classifier(self.answers, self.cfg.shared_width, self.dtype)
         self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(self.cfg.logit_scale_start)), ())
 
     def logit_scale(self) -> jax.Array:

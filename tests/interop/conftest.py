@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from bridge_jax import config
-from bridge_jax.checkpoint import SCORE, Checkpoints
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import SCORE
 from bridge_jax.config import Text, Vision
 from bridge_jax.interop import names, torch_export
 from bridge_jax.run_log import RunLog

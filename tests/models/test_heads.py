@@ -78,7 +78,7 @@ def test_masked_head_equals_its_formula():
 )
 def test_logit_scale_is_clamped_and_so_is_its_gradient(log_scale, expected, slope):
     cfg = dataclasses.replace(BRIDGE, logit_scale_max=50.0)
-    module = heads.Heads(cfg, F32, vocab_size=5, mim_width=5)
+    module = heads.Heads(cfg, F32, vocab_size=5, mim_width=5, answers=0)
 
     def scale(raw):
         return module.apply({"params": {"log_scale": raw}}, method="logit_scale")
@@ -89,6 +89,26 @@ def test_logit_scale_is_clamped_and_so_is_its_gradient(log_scale, expected, slop
 
 
 def test_logit_scale_starts_as_configured():
-    module = heads.Heads(BRIDGE, F32, vocab_size=5, mim_width=5)
+    module = heads.Heads(BRIDGE, F32, vocab_size=5, mim_width=5, answers=0)
     variables = module.init(jax.random.key(0), method="logit_scale")
     assert module.apply(variables, method="logit_scale") == pytest.approx(BRIDGE.logit_scale_start, rel=1e-6)
+
+
+def test_classifier_equals_its_formula():
+    """Twice D -> S, LayerNorm, exact GELU, then the logits; without dropout where it is deterministic."""
+    pooled = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    module = heads.Classifier(5, 12, F32)
+    p = drawn(module, pooled, True)
+    y = pooled
+    for layer in range(2):
+        y = y @ p[f"hidden_{layer}"]["kernel"] + p[f"hidden_{layer}"]["bias"]
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+        y = y * p[f"norm_{layer}"]["scale"] + p[f"norm_{layer}"]["bias"]
+        y = np.vectorize(lambda v: v * (1 + erf(v / 2**0.5)) / 2)(y)
+    expected = y @ p["out"]["kernel"] + p["out"]["bias"]
+    found = module.apply({"params": p}, pooled, True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    dropped = module.apply({"params": p}, pooled, False, rngs={"dropout": jax.random.key(0)})
+    assert np.abs(dropped - found).max() > 0.1
+    half = heads.Classifier(5, 12, jnp.dtype("bfloat16")).apply({"params": p}, pooled, True)
+    assert half.dtype == F32

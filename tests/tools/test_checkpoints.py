@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 from bridge_jax import config, workdir_lock
-from bridge_jax.checkpoint import SCORE, Checkpoints
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import SCORE
 
 ROOT = Path(__file__).resolve().parents[2]
 LIKE = {"vision": {"kernel": jnp.zeros(100)}, "heads": {"kernel": jnp.zeros(10)}}

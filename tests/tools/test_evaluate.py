@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge_jax import config, sharding
+from bridge_jax import config, evals, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import SCORE, Checkpoints
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.checkpoint_meta import SCORE
 from bridge_jax.config_json import as_dict
+from bridge_jax.data import questions
 from bridge_jax.evals.retrieval import Evaluator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +60,30 @@ def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_p
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
+@pytest.fixture(scope="module")
+def answering(tiny_vqa, tmp_path_factory):
+    """A checkpoint of a stage on questions: its workdir, config and parameters."""
+    folder, cfg = tmp_path_factory.mktemp("answering"), config.parse(tiny_vqa())
+    params = steps.init_params(cfg)
+    saves = Checkpoints(folder)
+    saves.save(8, "task", params, None, cfg, answers=questions.load_answers(cfg))
+    saves.close()
+    return folder, cfg, params
+
+
+def test_a_stage_on_questions_is_scored_by_its_answers(answering, tmp_path):
+    folder, cfg, params = answering
+    done = run(f"--workdir={folder}", "--split=val", f"--json={tmp_path / 'out.json'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads((tmp_path / "out.json").read_text())
+    expected = evals.build("vqa", cfg, sharding.make_mesh(cfg.mesh))[0].final(params, "val", lambda *_: None)
+    assert record["metrics"] == pytest.approx(expected)
+    assert f"{expected['shuffled/colour/accuracy']:.1f} [" in done.stdout
+    done = run(f"--workdir={folder}", "--split=val", "--rerank")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--rerank: checkpoint 8 is of stage 'task', which vqa scores: leave it out" in done.stderr
+
+
 def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):
     moved = run(f"--workdir={workdir}", "--split=val", "--checkpoint=latest", f"--data_dir={small_shapes}")
     assert moved.returncode == 0
@@ -72,7 +98,7 @@ def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):
         (["--split=vall"], "data set 'shapes' has no split 'vall'; nearest: 'val'"),
         (["--split=val", "--checkpoint=3"], "no checkpoint '3' in "),
         (["--split=val", "--checkpoint=newest"], "there is best, latest, 2, 4"),
-        (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/1.0.0; run python -m"),
+        (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/1.1.0; run python -m"),
         (["--split=val", "--vocabulary=/no/vocab.txt"], "no file /no/vocab.txt"),
     ],
 )

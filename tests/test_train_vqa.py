@@ -1,0 +1,75 @@
+"""A run whose last stage answers questions: watched, resumed and chosen by its own evaluator."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from bridge_jax import config, origin, sharding, train
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.config import ConfigError
+from bridge_jax.data import questions
+from tests.runs import Stopped, assert_same, logged, stop_at
+
+LAST = 8
+pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
+
+
+@pytest.fixture(scope="module")
+def cfg(tiny_vqa):
+    return config.parse(tiny_vqa())
+
+
+@pytest.fixture(scope="module")
+def whole(cfg, tmp_path_factory):
+    """The run that never stopped: its workdir, and what it returned."""
+    folder = jax.config.jax_compilation_cache_dir
+    workdir = tmp_path_factory.mktemp("whole")
+    result = train.run(cfg, str(workdir))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    return workdir, result
+
+
+def test_every_stage_is_watched_by_its_own_evaluator(whole):
+    workdir, result = whole
+    values = logged(workdir)
+    assert {step for step, name in values if name == "eval/unimodal/rsum"} == {2, 4}
+    assert {step for step, name in values if name == "eval/vqa/accuracy"} == {6, 8}
+    assert {step for step, name in values if name == "train/vqa/accuracy"} == {5, 6, 7, 8}
+    assert {f"val/{score}/relation/accuracy_low" for score in ("vqa", "shuffled", "constant")} <= result.keys()
+    assert not any("unimodal" in name for name in result)
+    saves = Checkpoints(workdir, read_only=True)
+    assert saves.scores(LAST) == {"stage_index": 1.0, "vqa_accuracy": values[LAST, "eval/vqa/accuracy"]}
+    accuracies = {step: values[step, "eval/vqa/accuracy"] for step in (6, 8)}
+    assert accuracies[saves.best()] == max(accuracies.values())
+
+
+def test_a_stopped_run_ends_as_if_it_never_was(whole, cfg, tmp_path, monkeypatch):
+    for step in (3, 4, 6):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, cfg)
+            with pytest.raises(Stopped):
+                train.run(cfg, str(tmp_path))
+    assert train.run(cfg, str(tmp_path)) == whole[1]
+    assert_same(tmp_path, whole[0])
+
+
+def test_the_answers_travel_with_the_checkpoint_and_others_are_refused(whole, cfg, monkeypatch):
+    known = questions.load_answers(cfg)
+    saves = Checkpoints(whole[0], read_only=True)
+    assert saves.meta(LAST).answers == known
+    swapped = (known[1], known[0], *known[2:])
+    monkeypatch.setattr(questions, "load_answers", lambda cfg: swapped)
+    mesh = sharding.make_mesh(cfg.mesh)
+    says = rf"its vqa head was trained on other answers .* output 0 is {known[0]!r} there and {known[1]!r} here"
+    with pytest.raises(ConfigError, match=says):
+        origin.resume(cfg, saves, LAST, mesh)
+    with pytest.raises(ConfigError, match=f"config.init_from: .*{says}"):
+        origin.initial(dataclasses.replace(cfg, init_from=str(whole[0])), mesh)
+
+
+def test_questions_leave_the_bridge_trained(whole, cfg):
+    """What starts from it does not begin with the fused heads as copies of the unimodal ones."""
+    assert steps.trains_fused(cfg, "task")
+    assert Checkpoints(whole[0], read_only=True).meta(LAST).fused_trained
