@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from bridge_jax import config, rng, types
-from bridge_jax.data import image, masking, questions, text
+from bridge_jax.data import answers, image, masking, questions, text
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
 from bridge_jax.data.records import Record, drawn_captions, open_split, readable, texts
 
@@ -64,7 +64,7 @@ class Examples:
             )
         if self._asks:
             question = record["questions"][chosen - len(record["captions"])]
-            example["answer_scores"] = questions.scores(question.answers, self._answers)
+            example["answer_scores"] = answers.scores(question.answers, self._answers)
         if self._mim:
             example["masked_patches"] = masking.mask_patches(self._patches, self._data.mask_patch_fraction, generator)
         return example

@@ -12,7 +12,7 @@ import numpy as np
 from bridge_jax import rng
 from bridge_jax import step as steps
 from bridge_jax.config import Config, ConfigError, evaluator
-from bridge_jax.data import pipeline, questions, text
+from bridge_jax.data import answers, pipeline, questions, text
 from bridge_jax.evals.scores import accuracy
 from bridge_jax.types import Lower, Params, Table
 
@@ -132,7 +132,7 @@ class Evaluator:
 
 
 def accuracy_of(asked: Asked, given: str) -> float:
-    return questions.accuracy(given, asked.question.answers)
+    return answers.accuracy(given, asked.question.answers)
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
@@ -162,10 +162,10 @@ def _kinds(metrics: Mapping[str, float]) -> list[str]:
     return sorted("/".join(parts[1:-1]) for parts in names if len(parts) > 2)
 
 
-def _constant(asked: list[Asked], answers: Sequence[str]) -> list[float]:
+def _constant(asked: list[Asked], outputs: Sequence[str]) -> list[float]:
     """Return what each question's kind's best single answer scores on it."""
-    known = {answer: output for output, answer in enumerate(answers)}
-    scores = np.stack([questions.scores(one.question.answers, known) for one in asked])
+    known = {answer: output for output, answer in enumerate(outputs)}
+    scores = np.stack([answers.scores(one.question.answers, known) for one in asked])
     kinds = np.array([one.question.kind for one in asked])
     worth = np.zeros(len(asked))
     for kind in np.unique(kinds):

@@ -1,9 +1,7 @@
-"""What an answer is worth, against the rule carried out literally; and the answers that travel with a data set."""
+"""Questions as JSON, and the answers that travel with a data set."""
 
 import dataclasses
-import itertools
 
-import numpy as np
 import pytest
 
 from bridge_jax import config
@@ -11,33 +9,6 @@ from bridge_jax.config import ConfigError
 from bridge_jax.data import questions
 from bridge_jax.data.questions import Question
 from configs import shapes
-
-
-def literally(given, answers):
-    """Leave each answer out in turn, and count among the nine that are left."""
-    worth = [min(sum(a == given for a in rest) / 3, 1) for rest in itertools.combinations(answers, len(answers) - 1)]
-    return sum(worth) / len(worth)
-
-
-@pytest.mark.parametrize("people", [10, 1, 4])
-def test_accuracy_is_the_mean_over_the_ways_to_leave_one_out(people):
-    draw = np.random.default_rng(people)
-    for _ in range(200):
-        answers = [str(a) for a in draw.integers(0, 4, people)]
-        for given in "01234":
-            assert questions.accuracy(given, answers) == pytest.approx(literally(given, answers), abs=1e-12)
-
-
-def test_without_answers_there_is_no_accuracy():
-    with pytest.raises(ValueError, match="expected the answers that people gave, got none"):
-        questions.accuracy("red", [])
-
-
-def test_the_scores_are_the_accuracies_of_the_known_answers():
-    known = {"red": 0, "blue": 1, "green": 2}
-    found = questions.scores(["red"] * 6 + ["blue"] * 2 + ["mauve"] * 2, known)
-    np.testing.assert_allclose(found, [1.0, 0.6, 0.0], atol=1e-6)
-    assert found.dtype == np.float32
 
 
 def test_a_question_travels_as_json():
