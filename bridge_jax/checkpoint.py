@@ -15,7 +15,7 @@ import dataclasses
 import logging as standard_logging
 import math
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,8 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._hash),
         )
 
-    def save(
-        self,
-        step: int,
-        stage: str,
-        params: Params,
-        opt_state: Any,
-        cfg: Config,
-        *,
-        fused_trained: bool = False,
-        answers: Sequence[str] = (),
-    ) -> None:
-        """Start to save; the arrays are copied before this returns.
+    def save(self, step: int, stage: str, params: Params, opt_state: Any, cfg: Config, **about: Any) -> None:
+        """Start to save; the arrays are copied before this returns. `about`: `fused_trained` and `answers` of Meta.
 
         Without `opt_state` (None) a run can start from the checkpoint, but not go on in the middle of its stage.
         """
@@ -88,8 +78,7 @@ class Checkpoints:
                 step=step,
                 stage=stage,
                 config=as_dict(cfg),
-                fused_trained=fused_trained,
-                answers=tuple(answers),
+                **about,
                 frozen=manifest.read(self.folder / FROZEN)["sha256"] if still else "",
             )
             optimizer = {} if opt_state is None else {"opt_state": ocp.args.StandardSave(opt_state)}
@@ -179,12 +168,19 @@ class Checkpoints:
         """Return the config that the checkpoint was made with. Raises ConfigError where this code cannot read it."""
         return read_config(self.meta(step), f"{self.folder}/{step}")
 
-    def restore_params(self, step: int, like: Params) -> Params:
-        """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError where they do not fit."""
+    def restore_params(self, step: int, like: Params, *, may_lack: str = "") -> Params:
+        """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError where they do not fit.
+
+        Where the checkpoint has nothing under the path `may_lack`, what is there in `like` is left out of the fit and
+        returned as it is.
+        """
         folders = [self.folder / str(step), *([self.folder / FROZEN] if self.meta(step).frozen else [])]
         stored = {folder: self._stored(folder, "params") for folder in folders}
-        _check_fit(folders[0] / "params", {k: v for shapes in stored.values() for k, v in shapes.items()}, like)
+        every = {path: shape for shapes in stored.values() for path, shape in shapes.items()}
         flat, found = traverse_util.flatten_dict(like, sep="/"), {}
+        if may_lack and not any(path.startswith(may_lack) for path in every):
+            found = {path: leaf for path, leaf in flat.items() if path.startswith(may_lack)}
+        _check_fit(folders[0] / "params", every, _nested({p: leaf for p, leaf in flat.items() if p not in found}))
         for folder, shapes in stored.items():
             part = self._restore(folder, "params", _nested({path: flat[path] for path in shapes}))
             found |= traverse_util.flatten_dict(part, sep="/")

@@ -54,7 +54,7 @@ def score_of(scores: Mapping[str, float]) -> float:
 def check_answers(meta: Meta, answers: Sequence[str], where: str) -> None:
     """Raise ConfigError, naming the first that differs, where the vqa head stands for other answers."""
     pairs = list(itertools.zip_longest(meta.answers, answers))
-    if meta.answers and tuple(answers) != meta.answers:
+    if meta.answers and answers and tuple(answers) != meta.answers:
         output = next(i for i, (mine, theirs) in enumerate(pairs) if mine != theirs)
         raise ConfigError(
             f"{where}: its vqa head was trained on other answers than the prepared data lists: output {output} is "

@@ -57,7 +57,12 @@ def retrieval() -> ml_collections.ConfigDict:
 
 
 def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Turn the last stage to questions."""
+    """Turn the last stage to questions.
+
+    It learns which colours and sizes a picture holds, and not yet which shape has which: 55.4 % on `test`, relations at
+    chance. Patches of 8 px, three early layers with gates of 0.5 and temperatures of 0.05, no `align`, at twice the
+    rate: 51.7 % on the first 64 pictures of `val` after 900 steps of 64.
+    """
     config.losses.vqa = dict(weight=1.0, answers=17)
     config.stages.task = common.stage(
         steps=1000, batch_size=64, group_examples=2, losses=("vqa",), train=common.EVERYTHING, learning_rate=5e-4

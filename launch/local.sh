@@ -4,6 +4,7 @@
 # Without flags it prepares the embedded data set (coloured shapes) and trains configs/shapes.py. Paths are relative to
 # the root of the repository. Examples:
 #   bash launch/local.sh --config.seed=1 --workdir=runs/shapes_seed1
+#   bash launch/local.sh --config=configs/shapes.py:task=vqa     # into runs/shapes_vqa
 #   bash launch/local.sh --config=configs/flickr8k.py
 set -euo pipefail
 # shellcheck source=launch/environment.sh
@@ -39,4 +40,5 @@ install_package .
 if [[ "$name" == shapes ]]; then
   "$python" -m tools.prepare_data --dataset=shapes --data_dir="$data_dir"
 fi
-exec "$python" -m bridge_jax.main --config="$config" --workdir="${workdir:-runs/$name}" ${flags[@]+"${flags[@]}"}
+argument="${config#"${config%%:*}"}" # :task=vqa, or nothing
+exec "$python" -m bridge_jax.main --config="$config" --workdir="${workdir:-runs/$name${argument:+_${argument#*=}}}" ${flags[@]+"${flags[@]}"}

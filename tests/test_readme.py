@@ -25,11 +25,11 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.checkpoint import Checkpoints
-from configs import coco, flickr8k, flickr30k, shapes
+from configs import coco, flickr8k, flickr30k, shapes, vqav2
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-CONFIGS = {"shapes": shapes, "flickr8k": flickr8k, "coco": coco, "flickr30k": flickr30k}
+CONFIGS = {"shapes": shapes, "flickr8k": flickr8k, "coco": coco, "flickr30k": flickr30k, "vqav2": vqav2}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")
 PARSE = """
@@ -90,8 +90,12 @@ def test_every_command_is_of_a_kind_that_is_tested_here():
 
 @pytest.mark.parametrize("words", of("bash"), ids=name_of)
 def test_shell_scripts_are_there_and_parse(words):
-    assert len(words) == 2
     run(["bash", "-n", words[1]])
+
+
+@pytest.mark.parametrize("words", [words for words in of("bash") if len(words) > 2], ids=name_of)
+def test_flags_of_shell_scripts_are_the_programs(words):
+    run([sys.executable, "-c", PARSE.format(module="bridge_jax.main"), *words[2:]])
 
 
 @pytest.mark.parametrize("words", of("hf", "download"), ids=name_of)
@@ -112,7 +116,9 @@ def test_imports_are_of_a_tower_that_a_config_uses(words):
     assert words[3] in {config.parse(module.get_config()).vision.pretrained for module in CONFIGS.values()}
 
 
-@pytest.mark.parametrize("words", of("python", "-m", "tools.prepare_data"), ids=name_of)
+@pytest.mark.parametrize(
+    "words", [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") != "vqav2"], ids=name_of
+)
 def test_photos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     dataset = given(words, "dataset")
     entries = []
@@ -129,6 +135,24 @@ def test_photos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     (tmp_path / "raw" / f"dataset_{dataset}.json").write_text(json.dumps({"images": entries}))
     changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
     assert run([sys.executable, *changed[1:]]).stdout.endswith("train 2, val 1, test 1\n")
+
+
+@pytest.mark.parametrize(
+    "words", [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") == "vqav2"], ids=name_of
+)
+def test_questions_are_prepared_from_the_layout_that_is_described(words, tmp_path):
+    for number, (subset, asked) in enumerate({"train2014": True, "val2014": True, "test2015": False}.items()):
+        folder = tmp_path / "raw" / subset
+        folder.mkdir(parents=True)
+        Image.new("RGB", (30, 20)).save(folder / f"COCO_{subset}_{number:012d}.jpg")
+        question = {"question_id": number, "image_id": number, "question": "is it ?"}
+        people = {"question_id": number, "answer_type": "yes/no", "answers": [{"answer": "no"}] * 10}
+        files = {f"v2_OpenEnded_mscoco_{subset}_questions.json": {"questions": [question]}}
+        files |= {f"v2_mscoco_{subset}_annotations.json": {"annotations": [people]}} if asked else {}
+        for name, content in files.items():
+            (tmp_path / "raw" / name).write_text(json.dumps(content))
+    changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith("train 1, val 1, test 1\n")
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,15 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
-from bridge_jax import config, origin, sharding, train
+from bridge_jax import config, optim, origin, sharding, train
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import questions
-from tests.runs import Stopped, assert_same, logged, stop_at
+from tests.runs import Stopped, assert_same, logged, parameters, stop_at
 
 LAST = 8
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
@@ -73,3 +74,19 @@ def test_questions_leave_the_bridge_trained(whole, cfg):
     """What starts from it does not begin with the fused heads as copies of the unimodal ones."""
     assert steps.trains_fused(cfg, "task")
     assert Checkpoints(whole[0], read_only=True).meta(LAST).fused_trained
+
+
+def test_a_run_of_another_task_may_be_started_from_and_the_head_is_new(whole, cfg, tiny, tmp_path):
+    settings = tiny()
+    settings.stage_order = ("stabilise",)
+    other = config.parse(settings)
+    train.run(other, str(tmp_path))
+    mesh = sharding.make_mesh(cfg.mesh)
+    found = optim.flatten(origin.initial(dataclasses.replace(cfg, init_from=str(tmp_path)), mesh))
+    best, fresh = parameters(tmp_path, other, Checkpoints(tmp_path).best()), optim.flatten(steps.init_params(cfg))
+    assert found.keys() == fresh.keys()
+    for path, value in found.items():
+        expected = fresh if path.startswith("heads/vqa/") else best
+        np.testing.assert_array_equal(value, expected[path], err_msg=path)
+    with pytest.raises(ConfigError, match=r"'heads/vqa/.*' is only in the checkpoint"):
+        origin.initial(dataclasses.replace(other, init_from=str(whole[0])), mesh)

@@ -2,6 +2,10 @@
 
     python -m tools.evaluate --workdir=runs/shapes --split=val
     python -m tools.evaluate --workdir=runs/coco --checkpoint=latest --split=test --rerank --json=coco_test.json
+    python -m tools.evaluate --workdir=runs/vqav2 --split=test --results=vqav2_test.json
+
+`--results` writes the answer to every question, as VQA's evaluation server takes it, and scores nothing: the test
+splits have no answers.
 
 The model and all settings are those of the checkpoint's own config. Recall is of the unimodal order, with --rerank of
 the reranked one too; every number has its 95 % interval. Exit code 2: it cannot be done, with one line that
@@ -22,12 +26,14 @@ from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta, check_answers
 from bridge_jax.config import Config, ConfigError, Mesh, watcher
 from bridge_jax.config_json import as_dict
+from bridge_jax.data import pipeline
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")
 _SPLIT = flags.DEFINE_string("split", None, "A split of the data set, such as test.")
 _RERANK = flags.DEFINE_bool("rerank", False, "Also let the bridge rerank the best unimodal candidates.")
 _JSON = flags.DEFINE_string("json", "", "Write the numbers, the config and the step to this file.")
+_RESULTS = flags.DEFINE_string("results", "", "Only answer the questions, and write the answers to this file.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training found it.")
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
 
@@ -53,6 +59,21 @@ def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data:
     return evals.module(name).table(metrics), _record(meta, cfg, split, metrics)
 
 
+def answer(saves: Checkpoints, step: int, split: str, **data: str) -> list[dict[str, Any]]:
+    """Return what the model answers to every question of `split`, in the form of VQA's evaluation server."""
+    meta, cfg = saves.meta(step), saves.config(step)
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
+    if watcher(cfg.stages[meta.stage]) != "vqa":
+        raise ConfigError(f"--results: checkpoint {step} is of stage {meta.stage!r}, which answers no questions")
+    check_answers(meta, origin.answers(cfg), f"{saves.folder}/{step}")
+    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))
+    params = saves.restore_params(step, steps.abstract_params(cfg, mesh))
+    records = range(len(pipeline.open_split(cfg.data, split)))
+    with terminal.progress() as bar, terminal.task(bar, f"answering {split}") as progress:
+        asked, given = evals.build("vqa", cfg, mesh)[0].answer(params, split, records, progress)
+    return [{"question_id": one.question.id, "answer": said} for one, said in zip(asked, given, strict=True)]
+
+
 def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> dict[str, Any]:
     what = {"dataset": cfg.data.dataset, "split": split, "step": meta.step, "stage": meta.stage}
     return what | {"metrics": metrics, "config": as_dict(cfg)}
@@ -67,6 +88,11 @@ def main(argv: list[str]) -> None:
     saves = Checkpoints(workdir, read_only=True)
     step = saves.choose(_CHECKPOINT.value)
     given = {name: value for name, value in data.items() if value}
+    if _RESULTS.value:
+        found = answer(saves, step, split, **given)
+        Path(_RESULTS.value).write_text(json.dumps(found) + "\n", encoding="utf-8")
+        terminal.say(f"{len(found)} answers to {split}, step {step}: {_RESULTS.value}")
+        return
     table, record = evaluate(saves, step, split, rerank=_RERANK.value, **given)
     terminal.table(table, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)
     if _JSON.value:

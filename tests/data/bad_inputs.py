@@ -142,8 +142,8 @@ def prepare_unchecked(data_dir: Path, raw_dir: Path) -> None:
 
 
 def _as_bytes(record):
-    def made(photo, captions, encoded):
-        kept = record(photo, captions, encoded)
-        return kept | {"captions": [caption.encode(errors="surrogateescape") for caption in captions]}
+    def made(photo, encoded):
+        kept = record(photo, encoded)
+        return kept | {"captions": [caption.encode(errors="surrogateescape") for caption in photo.captions]}
 
     return made

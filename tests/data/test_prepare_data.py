@@ -62,6 +62,7 @@ def test_flickr8k_is_kept_byte_for_byte_and_in_order(tmp_path):
         "caption_kinds": ["caption", "caption"],
         "wrong_captions": [],
         "scene": "",
+        "questions": [],
     }
     with pytest.raises(IndexError):
         records[3]

@@ -12,7 +12,7 @@ from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import SCORE
 from bridge_jax.config_json import as_dict
-from bridge_jax.data import questions
+from bridge_jax.data import pipeline, questions
 from bridge_jax.evals.retrieval import Evaluator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +82,21 @@ def test_a_stage_on_questions_is_scored_by_its_answers(answering, tmp_path):
     done = run(f"--workdir={folder}", "--split=val", "--rerank")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--rerank: checkpoint 8 is of stage 'task', which vqa scores: leave it out" in done.stderr
+
+
+def test_the_answers_are_written_as_the_server_takes_them(answering, workdir, tmp_path):
+    folder, cfg, params = answering
+    done = run(f"--workdir={folder}", "--split=test", f"--results={tmp_path / 'out.json'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads((tmp_path / "out.json").read_text())
+    records = pipeline.open_split(cfg.data, "test")
+    evaluator = evals.build("vqa", cfg, sharding.make_mesh(cfg.mesh))[0]
+    given = evaluator.answer(params, "test", range(len(records)), lambda *_: None)[1]
+    ids = [question.id for record in records for question in record["questions"]]
+    assert found == [{"question_id": id_, "answer": said} for id_, said in zip(ids, given, strict=True)]
+    done = run(f"--workdir={workdir}", "--split=test", f"--results={tmp_path / 'none.json'}")
+    assert (done.returncode, (tmp_path / "none.json").exists()) == (2, False)
+    assert "--results: checkpoint 2 is of stage 'stabilise', which answers no questions" in done.stderr
 
 
 def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):

@@ -18,6 +18,7 @@ from absl import logging
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import datasets, image, text
+from bridge_jax.data.questions import Question
 
 SPLITS = {
     "train": "train",
@@ -30,11 +31,12 @@ _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
 
 class Photo(NamedTuple):
-    """One image of the JSON: its file, its id and its captions (stripped)."""
+    """One image of the JSON: its file, its id, its captions (stripped), and the questions where there are some."""
 
     path: Path
     image_id: int
     captions: tuple[str, ...]
+    questions: tuple[Question, ...] = ()
 
 
 def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]]:
@@ -71,7 +73,7 @@ def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]
                 "image from the file"
             )
         photos[SPLITS[split]].append(photo)
-    _check(photos, annotations)
+    check(photos, annotations)
     return dict(photos)
 
 
@@ -81,7 +83,8 @@ def _photo(entry: Mapping[str, Any], image_dir: Path) -> Photo:
     return Photo(path, int(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
 
 
-def _check(photos: Mapping[str, Sequence[Photo]], annotations: Path) -> None:
+def check(photos: Mapping[str, Sequence[Photo]], annotations: Path) -> None:
+    """Raise ConfigError where there is no photo, an id occurs twice or a folder of photos is missing."""
     everything = [photo for split in photos.values() for photo in split]
     if not everything:
         raise ConfigError(f"{annotations}: `images` is empty")
@@ -102,6 +105,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     DESCRIPTION: str
     HOMEPAGE: str
     CITATION: str
+    QUESTIONS = False  # whether the photos have some
 
     def __init__(self, *, raw_dir: str, workers: int = 1, **arguments: Any):
         """Read and check the split file of `raw_dir`, before anything is written. Raises ConfigError (see `read`).
@@ -111,18 +115,22 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         raw = Path(raw_dir).expanduser()
         if not raw.is_dir():
             raise ConfigError(f"--raw_dir: {raw} is not a folder")
-        self._photos = read(raw / self.ANNOTATIONS, [raw / d for d in self.IMAGE_DIRS])
+        self._photos = self.read(raw)
         self._total = sum(len(split) for split in self._photos.values())
         self._workers = workers
         self._broken: list[str] = []
         self._share = 0.0  # of them, in images
         super().__init__(**arguments)
 
+    def read(self, raw: Path) -> dict[str, list[Photo]]:
+        """Return split -> photos of the raw folder. Raises ConfigError."""
+        return read(raw / self.ANNOTATIONS, [raw / d for d in self.IMAGE_DIRS])
+
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
-            features=datasets.features(),
+            features=datasets.features(questions=self.QUESTIONS),
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
         )
@@ -153,15 +161,20 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 encoded, fault = future.result()
                 if fault:
                     self._skip(photo, fault, 1.0)
-                elif captions := self._usable(photo):
-                    yield photo.image_id, _record(photo, captions, encoded)
+                elif (usable := self._usable(photo)).captions or usable.questions:
+                    asked = [question.to_json() for question in usable.questions]
+                    yield photo.image_id, _record(usable, encoded) | ({"questions": asked} if self.QUESTIONS else {})
 
-    def _usable(self, photo: Photo) -> tuple[str, ...]:
-        faults = [text.fault(caption) for caption in photo.captions]
-        for number, fault in enumerate(faults, 1):
-            if fault:
-                self._skip(photo, f"{fault} (the {number}. of {len(faults)})", 1 / len(faults))
-        return tuple(caption for caption, fault in zip(photo.captions, faults, strict=True) if not fault)
+    def _usable(self, photo: Photo) -> Photo:
+        said = (*photo.captions, *(question.text for question in photo.questions))
+        faults = {caption: text.fault(caption) for caption in said}
+        for number, caption in enumerate(said, 1):
+            if fault := faults[caption]:
+                self._skip(photo, f"{fault} (the {number}. of {len(said)})", 1 / len(said))
+        return photo._replace(
+            captions=tuple(caption for caption in photo.captions if not faults[caption]),
+            questions=tuple(question for question in photo.questions if not faults[question.text]),
+        )
 
     def _skip(self, photo: Photo, fault: str, share: float) -> None:
         self._broken.append(f"{photo.path}: {fault}")
@@ -183,13 +196,13 @@ def _read_image(path: Path) -> tuple[bytes, str]:
     return encoded, image.fault(encoded)
 
 
-def _record(photo: Photo, captions: tuple[str, ...], encoded: bytes) -> dict[str, Any]:
+def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
     return {
         "image": encoded,
         "image_id": photo.image_id,
         "filename": photo.path.name,
-        "captions": captions,
-        "caption_kinds": ("caption",) * len(captions),
+        "captions": photo.captions,
+        "caption_kinds": ("caption",) * len(photo.captions),
         "wrong_captions": (),
         "scene": "",
     }

@@ -1,0 +1,121 @@
+"""VQA v2: the official question and annotation files over COCO's photos, and the answers that a model chooses from."""
+
+import collections
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge_jax.config import ConfigError
+from bridge_jax.data.answers import normalise
+from bridge_jax.data.datasets import karpathy
+from bridge_jax.data.datasets.karpathy import Photo
+from bridge_jax.data.questions import Question, save_answers
+
+SPLITS = {"train2014": "train", "val2014": "val", "test2015": "test", "test-dev2015": "test_dev"}
+_WITH_ANSWERS = ("train", "val")
+
+
+class Builder(karpathy.Builder, skip_registration=True):
+    """Raw folder: `v2_OpenEnded_mscoco_<subset>*_questions.json`, `v2_mscoco_<subset>*_annotations.json` and photos.
+
+    The subsets are train2014, val2014, test2015 and test-dev2015, whatever is there; the last two have no annotations.
+    Photos lie in folders of the subset's name (test-dev2015's in test2015) as `COCO_train2014_000000000025.jpg`. The
+    kind of a question is its answer type (yes/no, number, other). `answers.txt` lists the `num_answers` that most
+    questions of train are answered with, normalised, none that is the answer to fewer than `min_answer_count`.
+    """
+
+    name = "vqav2"
+    QUESTIONS = True
+    DESCRIPTION = "Visual question answering v2.0, balanced real images, open-ended."
+    HOMEPAGE = "https://visualqa.org/"
+    CITATION = "Goyal et al.: Making the V in VQA Matter. arXiv 1612.00837, 2017."
+
+    def __init__(self, *, num_answers: int, min_answer_count: int, **arguments: Any):
+        """Read and check the files before anything is written. Raises ConfigError (see `read`)."""
+        super().__init__(**arguments)
+        self._answers = most_frequent(self._photos["train"], num_answers, min_answer_count)
+
+    def read(self, raw: Path) -> dict[str, list[Photo]]:
+        """Return split -> photos with their questions. Raises ConfigError where a file is missing or does not fit."""
+        photos = {}
+        for subset, split in SPLITS.items():
+            if asked := _one(raw, f"v2_OpenEnded_mscoco_{subset}*_questions.json"):
+                answered = _one(raw, f"v2_mscoco_{subset}*_annotations.json")
+                if answered is None and split in _WITH_ANSWERS:
+                    raise ConfigError(
+                        f"--raw_dir: {asked} has no v2_mscoco_{subset}_annotations.json beside it; fetch it from "
+                        f"{self.HOMEPAGE}"
+                    )
+                photos[split] = _photos(raw, subset, asked, answered)
+                karpathy.check({split: photos[split]}, asked)
+        if "train" not in photos:
+            raise ConfigError(
+                f"--raw_dir: no v2_OpenEnded_mscoco_train2014_questions.json in {raw}; its answers are what a model "
+                "chooses from"
+            )
+        return photos
+
+    def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
+        super()._download_and_prepare(*arguments, **keywords)
+        save_answers(self._answers, Path(self.data_path))
+
+
+def most_frequent(photos: Sequence[Photo], count: int, at_least: int) -> list[str]:
+    """Return the `count` answers that most questions are answered with by most people, ties in the order of the words.
+
+    None that is so for fewer than `at_least` questions. Raises ConfigError where none is left.
+    """
+    questions = [question for photo in photos for question in photo.questions]
+    first = (collections.Counter(map(normalise, question.answers)).most_common(1)[0][0] for question in questions)
+    counted = collections.Counter(answer for answer in first if answer)
+    ranked = sorted(counted, key=lambda answer: (-counted[answer], answer))
+    found = [answer for answer in ranked[:count] if counted[answer] >= at_least]
+    if not found:
+        raise ConfigError(
+            f"--min_answer_count is {at_least}, and no answer is given to so many of the {len(questions)} questions"
+        )
+    return found
+
+
+def _one(raw: Path, pattern: str) -> Path | None:
+    """Return the file of that name. Raises ConfigError where there are two."""
+    found = sorted(raw.glob(pattern))
+    if len(found) > 1:
+        raise ConfigError(f"--raw_dir: {found[0].name} and {found[1].name} are both in {raw}; leave one")
+    return found[0] if found else None
+
+
+def _photos(raw: Path, subset: str, asked: Path, answered: Path | None) -> list[Photo]:
+    """Return the photos in the order in which the questions name them."""
+    entries = [] if answered is None else _entries(answered, "annotations", ("question_id", "answer_type", "answers"))
+    people = {entry["question_id"]: entry for entry in entries}
+    year = "test2015" if subset == "test-dev2015" else subset
+    questions: dict[int, list[Question]] = collections.defaultdict(list)
+    for entry in _entries(asked, "questions", ("question_id", "image_id", "question")):
+        id_ = entry["question_id"]
+        if answered is not None and id_ not in people:
+            raise ConfigError(f"{answered}: question {id_} of {asked.name} has no annotation; fetch both files again")
+        given = people[id_] if answered is not None else {"answer_type": "other", "answers": ()}
+        said = tuple(str(answer["answer"]) for answer in given["answers"])
+        questions[entry["image_id"]].append(Question(id_, entry["question"].strip(), given["answer_type"], said))
+    if idle := people.keys() - {question.id for found in questions.values() for question in found}:
+        raise ConfigError(f"{asked}: {answered.name if answered else ''} answers question {min(idle)}, which it lacks")
+    return [
+        Photo(raw / year / f"COCO_{year}_{image_id:012d}.jpg", image_id, (), tuple(found))
+        for image_id, found in questions.items()
+    ]
+
+
+def _entries(path: Path, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the list `name` of a JSON file, every entry with `keys`. Raises ConfigError."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))[name]
+        for entry in entries:
+            for key in keys:
+                entry[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is no VQA v2 file: expected JSON with a list `{name}`, each with {', '.join(keys)} ({error!r})"
+        ) from error
+    return entries
