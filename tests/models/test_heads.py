@@ -109,6 +109,6 @@ def test_classifier_equals_its_formula():
     found = module.apply({"params": p}, pooled, True)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     dropped = module.apply({"params": p}, pooled, False, rngs={"dropout": jax.random.key(0)})
-    assert np.abs(dropped - found).max() > 0.1
+    assert np.abs(dropped - found).max() > 1e-2
     half = heads.Classifier(5, 12, jnp.dtype("bfloat16")).apply({"params": p}, pooled, True)
     assert half.dtype == F32
