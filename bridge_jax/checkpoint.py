@@ -25,9 +25,10 @@ from absl import logging
 from flax import traverse_util
 
 from bridge_jax import atomic, manifest
-from bridge_jax.checkpoint_meta import SCHEMA, STAGE, Meta, read_config, read_meta, score_of
+from bridge_jax.checkpoint_meta import STAGE, Meta, read_config, read_meta, score_of
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import as_dict
+from bridge_jax.migrations import SCHEMA
 from bridge_jax.outcome import StorageError
 from bridge_jax.types import Params
 

@@ -8,12 +8,9 @@ from typing import Any
 import ml_collections
 
 from bridge_jax.config import Config, ConfigError, parse
+from bridge_jax.migrations import migrate
 
-SCHEMA = 2
 STAGE, SCORE = "stage_index", "unimodal_rsum"  # the scores of a checkpoint that retrieval has watched
-REFUSED = {  # older schema -> why its checkpoints are not read
-    1: "it has no hash of its files, so damage could not be told; go on with the code that wrote it, or train again",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +27,12 @@ class Meta:
 
 
 def read_meta(raw: Mapping[str, Any], where: str) -> Meta:
-    """Return a record that was stored as JSON. Raises ConfigError, naming `where` and the reason, for another one."""
-    schema = raw.get("schema")
-    if schema != SCHEMA:
-        newer = isinstance(schema, int) and schema > SCHEMA
-        reason = "newer code wrote it: update bridge_jax" if newer else "it is no checkpoint of this code"
-        if isinstance(schema, int) and schema in REFUSED:
-            reason = REFUSED[schema]
-        raise ConfigError(f"{where}: checkpoint schema {schema}, this code reads {SCHEMA}: {reason}")
+    """Return a record that was stored as JSON, brought up to today's schema.
+
+    Raises ConfigError, naming `where` and the reason, for one that this code cannot read.
+    """
     try:
-        meta = Meta(**raw)
+        meta = Meta(**migrate(raw, where))
     except TypeError as error:
         raise ConfigError(f"{where}: {error}; it was made by another version of the code") from error
     return dataclasses.replace(meta, answers=tuple(meta.answers))  # JSON has no tuples

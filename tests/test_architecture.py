@@ -31,7 +31,7 @@ GROUPS = {
     "optim": (2, ["bridge_jax/optim.py"]),
     "sharding": (2, ["bridge_jax/sharding.py"]),
     "checkpoint": (2, ["bridge_jax/checkpoint.py"]),
-    "checkpoint_meta": (1, ["bridge_jax/checkpoint_meta.py"]),
+    "checkpoint_meta": (1, ["bridge_jax/checkpoint_meta.py", "bridge_jax/migrations.py"]),
     "run_log": (2, ["bridge_jax/run_log.py"]),
     "broken_log": (2, ["bridge_jax/broken_log.py"]),
     "step": (3, ["bridge_jax/step.py"]),

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import transformers
 
 from bridge_jax import config, losses, optim
-from bridge_jax.checkpoint_meta import SCHEMA, Meta
+from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import DESIGNS, PLACEMENTS
 from bridge_jax.config_json import as_dict
 from bridge_jax.data import image
@@ -26,6 +26,7 @@ from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import hf_import, names, torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
+from bridge_jax.migrations import SCHEMA
 from bridge_jax.models.bridge import normalise
 from bridge_jax.types import Batch, Lower
 from configs import flickr8k
