@@ -85,7 +85,7 @@ SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|itm/(scale|thr
 # Megatron's way over `tensor`: the first product of a pair by columns, the second by rows, so that only the sum of the
 # second crosses devices. Over `fsdp` the other dimension of every large matrix is spread, and nothing else.
 SHARDING = (
-    (r"(vision|text|bridge)/.*/(query|key|value|up)/kernel", ("fsdp", "tensor")),
+    (r"(vision|text|bridge)/.*/(query|key|value|qkv|up)/kernel", ("fsdp", "tensor")),
     (r"(vision|text|bridge)/.*/(query|key|value|up)/bias", ("tensor",)),
     (r"(vision|text|bridge)/.*/(out|down)/kernel", ("tensor", "fsdp")),
     (r"bridge/.*/(image|text)_to_shared/kernel|heads/.*/linear/kernel", ("fsdp",)),

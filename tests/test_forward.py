@@ -205,6 +205,7 @@ TOWERS = [
     dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
     dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
     dict(vision=dict(tower="dinov3", layer_scale=True)),
+    dict(text=dict(tower="modernbert", token_types=0)),
 ]
 
 

@@ -152,6 +152,13 @@ KINDS = {
         "SiglipTextModel",
         "SiglipEncoderLayer",
     ),
+    "modernbert": Kind(
+        dataclasses.replace(TEXT, tower="modernbert", depth=5, token_types=0, norm_eps=1e-5),
+        "ModernBertConfig",
+        "ModernBertModel",
+        "ModernBertEncoderLayer",
+        dict(pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3),
+    ),
 }
 TEXT_KINDS = [name for name, kind in KINDS.items() if kind.side == "text"]
 VISION_KINDS = [name for name, kind in KINDS.items() if kind.side == "vision"]

@@ -1,11 +1,12 @@
 """A tower's Hugging Face config.json, read into our config sections and written from them: one table, both ways."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridge_jax.config import Config, ConfigError, Text, Vision
 from bridge_jax.interop import names
+from bridge_jax.models import modernbert
 
 # Ours -> theirs. image_size, patch_size and DINOv2's mlp_ratio are no plain copies: see `vision_values`.
 _SIZES = {
@@ -30,6 +31,8 @@ class Family:
     dropout: tuple[str, ...]  # keys that hold it, the first of which is read
     left_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what a file may leave out, and mean
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of our section, where no key is theirs
+    # What of `fixed` a file may say in newer words, which depend on its depth. Read, never written.
+    reworded: Callable[[int], Mapping[str, Any]] = lambda depth: {}
 
 
 _NO_DROPOUT = {"hidden_dropout_prob": 0.0}  # not a key of theirs: they drop nothing, we may
@@ -42,6 +45,15 @@ _PAIR = _NO_DROPOUT | {
 _DROPOUT, _BERT_DROPOUT = ("hidden_dropout_prob",), ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _PLAIN_WORDS = {ours: theirs for ours, theirs in _WORDS.items() if ours != "token_types"}
 _VIT_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}
+
+
+def _modernbert_reworded(depth: int) -> dict[str, Any]:
+    thetas = {"full_attention": modernbert.THETA_GLOBAL, "sliding_attention": modernbert.THETA_LOCAL}
+    return {
+        "layer_types": [list(thetas)[i % modernbert.GLOBAL_EVERY > 0] for i in range(depth)],
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()},
+    }
+
 
 VISION_FAMILIES = {
     "vit": Family("vit", _SIZES, _VIT_FIXED, _DROPOUT),
@@ -104,6 +116,23 @@ TEXT_FAMILIES = {
         _DROPOUT,
         left_out=_PAIR | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64},
         constants={"token_types": 0},
+    ),
+    "modernbert": Family(
+        "modernbert",
+        _SIZES | _PLAIN_WORDS | {"norm_eps": "norm_eps"},
+        {
+            "hidden_activation": "gelu",
+            "norm_bias": False,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "global_attn_every_n_layers": modernbert.GLOBAL_EVERY,
+            "local_attention": 2 * modernbert.REACH,
+            "global_rope_theta": modernbert.THETA_GLOBAL,
+            "local_rope_theta": modernbert.THETA_LOCAL,
+        },
+        ("embedding_dropout", "attention_dropout", "mlp_dropout"),
+        constants={"token_types": 0},
+        reworded=_modernbert_reworded,
     ),
 }
 PAIRS = {  # models of two towers, each with a config of its own inside
@@ -193,10 +222,12 @@ def _family(config: Mapping[str, Any], families: Mapping[str, Family], what: str
     if model_type not in families:
         known = " or ".join(repr(name) for name in families)
         raise ConfigError(f"{file}: model_type {model_type!r} cannot fill the {what} tower; expected {known}")
-    for key, value in families[model_type].fixed.items():
+    family = families[model_type]
+    reworded = family.reworded(key_of(config, family.keys["depth"], file))
+    for key, value in (dict(family.fixed) | dict(reworded)).items():
         if key in config and config[key] != value:
             raise ConfigError(f"{file}: {key} is {config[key]!r}; the {what} tower is built for {value!r} only")
-    return model_type, families[model_type]
+    return model_type, family
 
 
 def _values(config: Mapping[str, Any], family: Family, file: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Entry:
 
 
 VISION_TYPES = ("vit", "dinov2", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
-TEXT_TYPES = ("bert", "roberta", "clip_text_model", "siglip_text_model")
+TEXT_TYPES = ("bert", "roberta", "clip_text_model", "siglip_text_model", "modernbert")
 LAYER_SCALED = ("dinov2", "dinov3_vit")
 _MODEL_TYPES = {  # tower -> what Hugging Face calls it, where that is another name
     "vision": {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov3": "dinov3_vit"},
@@ -81,7 +81,10 @@ def text(cfg: Text, model_type: str) -> tuple[Entry, ...]:
     """Return the text tower's parameters (paths `text/...`) under the names of `model_type`, one of TEXT_TYPES."""
     _require_known("text", model_type, TEXT_TYPES)
     sizes = {"D": cfg.width, "M": cfg.mlp_width, "V": cfg.vocab_size, "T": cfg.max_positions, "X": cfg.token_types}
-    return tuple(_expand("text", model_type, cfg.depth, sizes))
+    sizes |= {"Q": 3 * cfg.width, "G": 2 * cfg.mlp_width}
+    entries = _expand("text", model_type, cfg.depth, sizes)
+    lacking = "text/block_00/attention_norm/scale" if model_type == "modernbert" else ""
+    return tuple(e for e in entries if e.path != lacking)
 
 
 def vision_type(cfg: Vision) -> str:

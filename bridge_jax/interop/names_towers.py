@@ -1,7 +1,8 @@
 """The rows of the table of names: what each tower stores, under our paths and under Hugging Face's names on disk."""
 
 # Rows are (ours, theirs, kind, shape of our kernel or array[, shape of theirs]). The letters of a shape are sizes:
-# D width, M mlp width, p patch side, P stored positions of the image, T those of the text, V vocabulary, X token types.
+# D width, M mlp width, p patch side, P stored positions of the image, T those of the text, V vocabulary, X token types,
+# Q queries, keys and values in one, G both halves of a gated MLP.
 _VIT_STEM = (
     ("class_token", "embeddings.cls_token", "array", "11D"),
     ("position", "embeddings.position_embeddings", "array", "1PD"),
@@ -56,6 +57,11 @@ STEM = {
     ),
     "clip_text_model": _CLIP_TEXT_STEM,
     "siglip_text_model": _CLIP_TEXT_STEM,
+    "modernbert": (
+        ("word", "embeddings.tok_embeddings", "embedding", "VD"),
+        ("norm", "embeddings.norm", "norm_only", "D"),
+        ("final_norm", "final_norm", "norm_only", "D"),
+    ),
     "bert": (
         ("word", "embeddings.word_embeddings", "embedding", "VD"),
         ("position", "embeddings.position_embeddings", "embedding", "TD"),
@@ -96,6 +102,14 @@ BLOCK = {
     "siglip_vision_model": _CLIP_BLOCK,
     "clip_text_model": _CLIP_BLOCK,
     "siglip_text_model": _CLIP_BLOCK,
+    "modernbert": (
+        ("attention_norm", "attn_norm", "norm_only", "D"),  # the first block has none: see `names.text`
+        ("attention/qkv", "attn.Wqkv", "linear_only", "DQ"),
+        ("attention/out", "attn.Wo", "linear_only", "DD"),
+        ("mlp_norm", "mlp_norm", "norm_only", "D"),
+        ("mlp/up", "mlp.Wi", "linear_only", "DG"),
+        ("mlp/down", "mlp.Wo", "linear_only", "MD"),
+    ),
     "bert": (
         ("attention/query", "attention.self.query", "linear", "DD"),
         ("attention/key", "attention.self.key", "linear", "DD"),
@@ -115,6 +129,7 @@ LAYERS = {
     "clip_text_model": "encoder.layers",
     "siglip_text_model": "encoder.layers",
     "dinov3_vit": "layer",
+    "modernbert": "layers",
 }
 # What a file may put before every name; else the model_type itself.
 PREFIXES = {
@@ -122,6 +137,7 @@ PREFIXES = {
     "siglip_vision_model": "vision_model",
     "clip_text_model": "text_model",
     "siglip_text_model": "text_model",
+    "modernbert": "model",
 }
 OLD_NORM = {"gamma": "weight", "beta": "bias"}  # LayerNorm in BERT files of 2019
 # Tensors (bare names) that a file may hold and no tower has: poolers, task heads, buffers.
@@ -141,8 +157,9 @@ EXCUSED = {
         r"(classifier|qa_outputs)\..*",
     ),
     "dinov3_vit": (),
+    "modernbert": (r"(head|decoder|classifier)\..*",),
 }
 # The other tower of a pair, and what CLIP and SigLIP compare the two by.
 _PAIR = (r"(vision|text)_model\..*", r"(visual|text)_projection\.weight", r"logit_(scale|bias)")
-for _type in PREFIXES:
+for _type in PREFIXES.keys() - EXCUSED.keys():
     EXCUSED[_type] = (*_PAIR, r"embeddings\.position_ids", *((r"head\..*",) if "siglip" in _type else ()))

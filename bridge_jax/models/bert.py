@@ -36,6 +36,7 @@ class Tower(nn.Module):
     dtype: jnp.dtype
     run: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "text"
+    period: ClassVar[int] = 1  # blocks so far apart are of one make
     first_position: ClassVar[int] = 0
 
     def setup(self):

@@ -113,7 +113,7 @@ class BridgeModel(nn.Module):
         without gradient (METHOD section 5, point 3).
         """
         states, mask, attention = (lower.image, lower.text), lower.text_mask, []
-        for _, equal in itertools.groupby(range(len(self.bridge.layers)), self._blocks_after):
+        for _, equal in itertools.groupby(range(len(self.bridge.layers)), self._make):
             states, found = self._segments(tuple(equal), states, mask, deterministic)
             attention += found
         image, text = states
@@ -147,6 +147,11 @@ class BridgeModel(nn.Module):
         image_stops = (*self.image_after[1:], self.cfg.vision.depth - 1)
         text_stops = (*self.text_after[1:], self.cfg.text.depth - 1)
         return image_stops[q] - self.image_after[q], text_stops[q] - self.text_after[q]
+
+    def _make(self, q: int) -> tuple[int, int, int]:
+        """Return what segments have in common that differ in nothing but their parameters (see `period` of a tower)."""
+        images, texts = self._blocks_after(q)
+        return images, texts, (self.text_after[q] + 1) % self.text.period if texts else 0
 
     def _segments(
         self, equal: tuple[int, ...], states: tuple[jax.Array, jax.Array], mask: jax.Array, deterministic: bool

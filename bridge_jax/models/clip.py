@@ -40,6 +40,7 @@ class TextTower(nn.Module):
     dtype: jnp.dtype
     run: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "text"
+    period: ClassVar[int] = 1  # blocks so far apart are of one make
     causal: ClassVar[bool] = True
     activation: ClassVar[Callable] = staticmethod(layers.quick_gelu)
 

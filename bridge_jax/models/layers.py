@@ -24,9 +24,11 @@ def dense(
     return nn.Dense(width, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, use_bias=bias, name=name)
 
 
-def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None, bias: bool = True) -> nn.LayerNorm:
     """Return a LayerNorm. Linen computes its mean and variance in float32 whatever `dtype` is."""
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, name=name)
+    return nn.LayerNorm(
+        epsilon=eps, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, use_bias=bias, name=name
+    )
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -123,19 +125,27 @@ def join_heads(x_BNLK: Float[Array, "B N L K"]) -> Float[Array, "B L D"]:
     return x_BNLK.swapaxes(1, 2).reshape(B, L, N * K)
 
 
-def run_blocks(how: Blocks, blocks: Sequence[nn.Module], states: jax.Array, *args: Any) -> jax.Array:
-    """Run equal blocks one after the other: states = block(states, *args), the last of which is `deterministic`."""
+def run_blocks(
+    how: Blocks, blocks: Sequence[nn.Module], states: jax.Array, *args: Any, each: Sequence[Any] | None = None
+) -> jax.Array:
+    """Run equal blocks one after the other: states = block(states, *args), the last of which is `deterministic`.
+
+    In what blocks of equal parameters differ, `each` has a value for each, which comes right behind the states.
+    """
+    own = [()] * len(blocks) if each is None else [(value,) for value in each]
     if not blocks or blocks[0].is_initializing():
-        for block in blocks:
-            states = block(states, *args)
+        for block, values in zip(blocks, own, strict=True):
+            states = block(states, *values, *args)
         return states
     module = blocks[0].clone(parent=None, name=None)
 
-    def run(states: Any, given: tuple[Any, dict[str, jax.Array]]) -> tuple[Any, None]:
-        params, rngs = given
-        return module.apply({"params": params}, states, *args, rngs=rngs), None
+    def run(states: Any, given: tuple[Any, dict[str, jax.Array], tuple[Any, ...]]) -> tuple[Any, None]:
+        params, rngs, values = given
+        return module.apply({"params": params}, states, *values, *args, rngs=rngs), None
 
-    return run_equal(how, run, states, [(b.variables["params"], dropout_key(b, args[-1])) for b in blocks])[0]
+    keys = [dropout_key(block, args[-1]) for block in blocks]
+    given = [(block.variables["params"], key, values) for block, key, values in zip(blocks, keys, own, strict=True)]
+    return run_equal(how, run, states, given)[0]
 
 
 def dropout_key(module: nn.Module, deterministic: bool) -> dict[str, jax.Array]:
@@ -202,6 +212,19 @@ def rotate(x_BNLK: Float[Array, "B N L K"], rotation: Rotation) -> Float[Array, 
     return (x * cos_LK + jnp.concatenate([-second, first], axis=-1) * sin_LK).astype(x_BNLK.dtype)
 
 
+def attend(
+    q_BNQK: Float[Array, "B N Q K"],
+    k_BNLK: Float[Array, "B N L K"],
+    v_BNLK: Float[Array, "B N L K"],
+    mask: Bool[Array, "B #N #Q L"] | None,
+    drop: Callable[[jax.Array], jax.Array],
+) -> Float[Array, "B N Q K"]:
+    """Average the values by softmax(q k / sqrt(K)); keys where `mask` is False get no weight, `drop` drops weights."""
+    logits_BNQL = jnp.einsum("BNQK,BNLK->BNQL", q_BNQK, k_BNLK) / jnp.sqrt(q_BNQK.shape[-1]).astype(q_BNQK.dtype)
+    weights_BNQL = drop(masked_softmax(logits_BNQL, mask).astype(v_BNLK.dtype))
+    return jnp.einsum("BNQL,BNLK->BNQK", weights_BNQL, v_BNLK)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention: scaled dot product, a bias in every projection but, without `key_bias`, the keys'.
 
@@ -226,12 +249,10 @@ class SelfAttention(nn.Module):
         q_BNLK, k_BNLK, v_BNLK = project(x_BLD.astype(self.dtype), self.heads, *maps)
         if rotation is not None:
             q_BNLK, k_BNLK = rotate(q_BNLK, rotation), rotate(k_BNLK, rotation)
-        logits_BNLL = jnp.einsum("BNQK,BNLK->BNQL", q_BNLK, k_BNLK) / jnp.sqrt(D // self.heads).astype(self.dtype)
         if mask is not None:
             mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-        weights_BNLL = masked_softmax(logits_BNLL, mask).astype(self.dtype)
-        weights_BNLL = Dropout(self.dropout)(weights_BNLL, deterministic=deterministic)
-        out_BNLK = jnp.einsum("BNQL,BNLK->BNQK", weights_BNLL, v_BNLK)
+        drop = Dropout(self.dropout)
+        out_BNLK = attend(q_BNLK, k_BNLK, v_BNLK, mask, lambda weights: drop(weights, deterministic=deterministic))
         return dense(D, self.dtype, "out")(join_heads(out_BNLK))
 
 

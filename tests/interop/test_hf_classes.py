@@ -148,3 +148,46 @@ def test_openclips_activation_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
     with pytest.raises(ConfigError, match="hidden_act is 'gelu'; the image tower is built for 'quick_gelu' only"):
         hf_import.vision_params(tmp_path, kind.section)
+
+
+@pytest.mark.parametrize("head", ["ModernBertModel", "ModernBertForMaskedLM", "ModernBertForSequenceClassification"])
+def test_modernbert_classes(tmp_path, head):
+    kind = towers.KINDS["modernbert"]
+    count = saved(getattr(transformers, head)(kind.torch_model().config), tmp_path)
+    check(hf_import.import_text(tmp_path, kind.section), count)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"global_attn_every_n_layers": 2}, "global_attn_every_n_layers is 2; the text tower is built for 3 only"),
+        ({"layer_types": ["full_attention"] * 5}, r"layer_types is \['full_attention', .* the text tower is built for"),
+        ({"local_attention": 64}, "local_attention is 64; the text tower is built for 128 only"),
+        ({"local_rope_theta": 160000.0}, "local_rope_theta is 160000.0; the text tower is built for 10000.0 only"),
+        ({"rope_parameters": {"full_attention": {}}}, "rope_parameters is .* the text tower is built for"),
+        ({"mlp_bias": True}, "mlp_bias is True; the text tower is built for False only"),
+    ],
+)
+def test_another_modernbert_is_refused(tmp_path, changes, says):
+    kind = towers.KINDS["modernbert"]
+    kind.torch_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=says):
+        hf_import.text_params(tmp_path, kind.section)
+
+
+def test_the_released_words_for_a_modernbert_are_read(tmp_path):
+    """The hub's config.json has transformers 4's keys; what is exported has them too, and transformers reads both."""
+    kind = towers.KINDS["modernbert"]
+    model = kind.torch_model()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {"layer_types", "rope_parameters"} <= config.keys()
+    released = {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0}
+    config = {k: v for k, v in config.items() if k not in ("layer_types", "rope_parameters")} | released
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    hf_import.text_params(tmp_path, kind.section)
+    again = transformers.ModernBertConfig.from_pretrained(tmp_path)
+    assert again.layer_types == model.config.layer_types
+    assert again.rope_parameters == model.config.rope_parameters

@@ -98,6 +98,7 @@ def test_the_programs_are_for_every_platform_and_batch(served):
         dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
         dict(vision=dict(tower="siglip"), text=dict(tower="roberta", token_types=1)),
         dict(vision=dict(tower="dinov3", layer_scale=True), text=dict(tower="siglip", token_types=0)),
+        dict(text=dict(tower="modernbert", token_types=0)),
     ],
     ids=str,
 )

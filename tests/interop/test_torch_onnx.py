@@ -26,6 +26,7 @@ TOWERS = {
     "clip": dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
     "siglip": dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
     "dinov3": dict(vision=dict(tower="dinov3", layer_scale=True)),
+    "modernbert": dict(text=dict(tower="modernbert", token_types=0)),
 }
 
 

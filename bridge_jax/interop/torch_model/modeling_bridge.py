@@ -20,6 +20,7 @@ from .configuration_bridge import BridgeConfig
 from .modeling_bridge_clip import ClipTextTower, ClipVisionTower
 from .modeling_bridge_dinov3 import Dinov3Tower
 from .modeling_bridge_interaction import Interaction, image_prefix, normalise, pool
+from .modeling_bridge_modernbert import ModernBertTower
 from .modeling_bridge_towers import TextTower, VisionTower
 
 VISION_TOWERS = {
@@ -34,6 +35,7 @@ TEXT_TOWERS = {
     "roberta": TextTower,
     "clip_text_model": ClipTextTower,
     "siglip_text_model": ClipTextTower,
+    "modernbert": ModernBertTower,
 }
 
 
