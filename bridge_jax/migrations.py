@@ -18,13 +18,16 @@ REFUSED = {  # older schema -> why its checkpoints are not read
 
 
 def _from_2(config: dict[str, Any]) -> None:
-    """Fill in what was added while the number stood still, so all, some or none of it may be there already."""
+    """Fill in what was added while the number stood still, so all, some or none of it may be there already.
+
+    `blocks.remat` became a word of what is computed again.
+    """
     _fill(
         config,
         {
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # every device had a copy of everything
             "sharding": [[".*", []]],
-            "blocks": {"scan": False, "remat": False},
+            "blocks": {"scan": False, "remat": "none"},
             "losses.itc.chunk_columns": 0,
             "mining.group": 0,
             "stages.*.optimizer": "adamw",
@@ -34,6 +37,9 @@ def _from_2(config: dict[str, Any]) -> None:
             "bad_steps": {"action": "stop", "budget": 0, "spike_sigma": 0.0, "spike_window": 128},
         },
     )
+    blocks = config["blocks"]
+    if isinstance(blocks, dict) and isinstance(remat := blocks.get("remat"), bool):
+        blocks["remat"] = "full" if remat else "none"
 
 
 _FIRST = 2

@@ -30,7 +30,7 @@ ADDED_IN_3 = {  # key -> what the code did before it was there
     "bad_steps.budget": 0,
     "bad_steps.spike_sigma": 0.0,
     "bad_steps.spike_window": 128,
-    "blocks.remat": False,
+    "blocks.remat": "none",
     "blocks.scan": False,
     "data.broken_limit": 0.0,
     "losses.itc.chunk_columns": 0,
@@ -117,7 +117,7 @@ def test_a_config_as_it_was_written_is_read(name):
         losses.bind(loss, arguments)  # raises where an argument is missing
     assert differences(meta.config, cfg) == []
     was, is_now = flat(before["config"]), flat(meta.config)
-    assert {key: is_now[key] for key in was} == was
+    assert {key: is_now[key] for key in was} == was | dict.fromkeys(was.keys() & {"blocks.remat"}, "none")
 
 
 @pytest.mark.parametrize("name", [name for name in SAVED if name.startswith("2_")])
@@ -131,6 +131,13 @@ def test_what_was_not_there_gets_what_the_code_did(name):
 
 def test_the_first_config_of_schema_2_had_none_of_them():
     assert not flat(record("2_8cc157d.json")["config"]).keys() & ADDED_IN_3.keys()
+
+
+@pytest.mark.parametrize(("was", "is_now"), [(False, "none"), (True, "full"), ("dots", "dots")])
+def test_what_was_computed_again_is_still(was, is_now):
+    before = record("2_d5f34be.json")
+    before["config"]["blocks"]["remat"] = was
+    assert migrate(before, "x")["config"]["blocks"]["remat"] == is_now
 
 
 def test_a_loss_that_a_run_did_not_use_is_not_made_up():
