@@ -77,7 +77,7 @@ def test_a_scan_compiles_one_block_for_both_kinds(twins):
 
 @pytest.mark.parametrize("how", BLOCKS, ids=str)
 def test_bridged_segments_keep_their_kinds_of_blocks(how):
-    """The twin runs segment after segment. Behind interaction layers lie blocks 2, 3, 4 and 5: one of them is global."""
+    """The twin runs segment after segment. Of blocks 2 to 5, behind interaction layers, one is global."""
     towers_of = dict(vision=dict(depth=6), text=dict(tower="modernbert", token_types=0, depth=6))
     cfg = tiny.config(bridge=dict(layers=5), blocks=dataclasses.asdict(how), **towers_of)
     params, batch = tiny.params(cfg), tiny.batch(cfg)
