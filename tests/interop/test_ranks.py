@@ -1,0 +1,132 @@
+"""A trained model and its export rank a whole split alike, each through its own pipeline: files in, ranks out.
+
+Of another run, on the split by which its checkpoints were chosen, and what came out:
+RANKS_WORKDIR=runs/flickr8k .venv/bin/python -m pytest -s tests/interop/test_ranks.py
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from bridge_jax import config, sharding, train
+from bridge_jax import step as steps
+from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.data import pipeline, records, shapes
+from bridge_jax.evals.scores import recall
+from bridge_jax.interop import torch_export
+from bridge_jax.types import Lower
+from configs import common
+from tools import prepare_data
+
+pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
+SCENES, PAIRS, AT_ONCE = 64, 256, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """What a model makes of a split: rows in record order; `logits` of the pairs of caption i with picture i."""
+
+    images: np.ndarray
+    texts: np.ndarray
+    image_ids: np.ndarray
+    text_ids: np.ndarray
+    logits: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A model trained until its ranks are no draw: two stages of 60 and 20 steps."""
+    if "RANKS_WORKDIR" in os.environ:
+        return Path(os.environ["RANKS_WORKDIR"])
+    data_dir, workdir = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "HELD_OUT_SCENES", SCENES)
+        patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
+        prepare_data.prepare("shapes", str(data_dir), num_train=256, seed=0)
+    settings = tiny()
+    settings.data.data_dir = str(data_dir)
+    quick = dict(batch_size=32, learning_rate=1e-3, train=common.EVERYTHING)
+    settings.stages = dict(
+        stabilise=common.stage(**quick, steps=60, losses=("itc",)), task=common.stage(**quick, steps=20)
+    )
+    settings.stage_order = ("stabilise", "task")
+    settings.evals.retrieval.every_steps = settings.checkpoint.every_steps = 1000
+    train.run(config.parse(settings), str(workdir))
+    return workdir
+
+
+def ours(saves: Checkpoints, step: int) -> Split:
+    cfg = saves.config(step)
+    predict = steps.build_predict(cfg, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
+    params, size = torch_export.restore(saves, step), cfg.evals.retrieval.batch_size
+    images, texts = [], []
+    for pixels, ids, valid in pipeline.images(cfg, cfg.data.eval_split, size):
+        lower = predict.lower_image(params, pixels)
+        rows = np.asarray(predict.unimodal_image(params, lower)), ids, np.asarray(lower)
+        images.append([row[valid] for row in rows])
+    for words, mask, ids, _, valid in pipeline.captions(cfg, cfg.data.eval_split, size):
+        lower = predict.lower_text(params, words, mask)
+        rows = np.asarray(predict.unimodal_text(params, lower, mask)), ids, np.asarray(lower), mask
+        texts.append([row[valid] for row in rows])
+    image, image_ids, low_image = (np.concatenate(part) for part in zip(*images, strict=True))
+    text, text_ids, low_text, masks = (np.concatenate(part) for part in zip(*texts, strict=True))
+    logits = []
+    for start in range(0, PAIRS, size):
+        rows = np.arange(start, start + size)
+        lower = Lower(image=low_image[rows % len(image)], text=low_text[rows], text_mask=masks[rows])
+        logits.append(predict.fused(params, lower)[1])
+    return Split(image, text, image_ids, text_ids, np.concatenate(logits))
+
+
+def theirs(folder, data: config.Data) -> Split:
+    model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+    processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    split = list(records.open_split(data, data.eval_split))
+    captions = [caption for record in split for caption in record["captions"]]
+    inputs = processor(images=[record["image"] for record in split], text=captions)
+    pixels, ids, mask = inputs["pixel_values"], inputs["input_ids"], inputs["attention_mask"]
+    first = torch.arange(PAIRS) % len(split)
+    with torch.no_grad():
+        images = [model.get_image_features(part) for part in pixels.split(AT_ONCE)]
+        parts = zip(ids.split(AT_ONCE), mask.split(AT_ONCE), strict=True)
+        texts = [model.get_text_features(*part) for part in parts]
+        rows = torch.arange(PAIRS).split(AT_ONCE)
+        logits = [model(pixels[first[part]], ids[part], mask[part]).match_logits for part in rows]
+    image_ids = [record["image_id"] for record in split]
+    text_ids = [record["image_id"] for record in split for _ in record["captions"]]
+    found = [torch.cat(parts).numpy() for parts in (images, texts)]
+    return Split(*found, np.array(image_ids), np.array(text_ids), torch.cat(logits).numpy())
+
+
+def test_every_rank_of_a_trained_model_is_the_same_in_pytorch(run, tmp_path):
+    saves = Checkpoints(run, read_only=True)
+    step = saves.choose("latest")
+    torch_export.export(saves, step, tmp_path / "exported")
+    mine, yours = ours(saves, step), theirs(tmp_path / "exported", saves.config(step).data)
+    for name, most in (("images", 1e-5), ("texts", 1e-5), ("logits", 1e-4), ("image_ids", 0), ("text_ids", 0)):
+        difference = np.abs(getattr(mine, name) - getattr(yours, name)).max()
+        print(f"{name}: {len(getattr(mine, name))} rows, largest difference {difference:.1e}")
+        assert difference <= most, name
+
+    scores = [split.texts @ split.images.T for split in (mine, yours)]
+    apart = np.abs(scores[0] - scores[1]).max()
+    for rows, queries, candidates in (
+        (scores, mine.text_ids, mine.image_ids),
+        ([score.T for score in scores], mine.image_ids, mine.text_ids),
+    ):
+        found = [recall.ranks(score, queries, candidates) for score in rows]
+        true = queries[:, None] == candidates
+        best = np.where(true, rows[0], -np.inf).max(axis=1, keepdims=True)
+        # Rounding may order two candidates either way where their scores are nearer to each other than it is great.
+        settled = ~((np.abs(rows[0] - best) <= 2 * apart) & ~true).any(axis=1)
+        np.testing.assert_array_equal(found[0][settled], found[1][settled])
+        print(f"ranks: {(found[0] != found[1]).sum()} of {len(queries)} differ, {(~settled).sum()} may")
+        assert settled.mean() > 0.95
+        assert len(set(found[0])) > 10
+    by_text = recall.ranks(scores[0], mine.text_ids, mine.image_ids)
+    assert np.median(by_text) < len(mine.image_ids) / 4  # by chance half of them
