@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bridge_jax.models import layers, vit
+from bridge_jax.models import layers, rotary, vit
 
 REGISTERS, THETA = 4, 100.0
 
@@ -35,7 +35,7 @@ class Tower(vit.Tower):
         return layers.run_blocks(self.run, self.layers[start:stop], x_BPD, None, rotation, deterministic)
 
 
-def rotation_of(side: int, features: int, prefix: int) -> layers.Rotation:
+def rotation_of(side: int, features: int, prefix: int) -> rotary.Rotation:
     """Return the angles' cosines and sines, [P,K] each: 2 pi (row, column) / THETA ** (4 k / K), centres in -1..1.
 
     The prefix tokens are not turned.

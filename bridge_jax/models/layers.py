@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt32
 
 from bridge_jax.config import Blocks, Text, Vision
+from bridge_jax.models import rotary
 
 small_init = nn.initializers.truncated_normal(0.02)  # of embeddings, as BERT and ViT have them, and of projections
 # Scaled by the inputs. BERT's 0.02 for every kernel suits a width of 2,500: the bridge's four products in a row would
@@ -201,17 +202,6 @@ def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: Projection) -> tupl
     return tuple(split_heads(y_BLJS[:, :, j], heads) for j in range(len(maps)))
 
 
-Rotation = tuple[Float[Array, "L K"], Float[Array, "L K"]]  # cosines and sines of every token's angles
-
-
-def rotate(x_BNLK: Float[Array, "B N L K"], rotation: Rotation) -> Float[Array, "B N L K"]:
-    """Turn each pair (k, k + K/2) of a head's features by its token's angle: rotary positions, in float32."""
-    cos_LK, sin_LK = rotation
-    x = x_BNLK.astype(jnp.float32)
-    first, second = jnp.split(x, 2, axis=-1)
-    return (x * cos_LK + jnp.concatenate([-second, first], axis=-1) * sin_LK).astype(x_BNLK.dtype)
-
-
 def attend(
     q_BNQK: Float[Array, "B N Q K"],
     k_BNLK: Float[Array, "B N L K"],
@@ -242,13 +232,13 @@ class SelfAttention(nn.Module):
         x_BLD: Float[Array, "B L D"],
         mask: Bool[Array, "B *_ L"] | None,
         deterministic: bool,
-        rotation: Rotation | None = None,
+        rotation: rotary.Rotation | None = None,
     ) -> Float[Array, "B L D"]:
         D = x_BLD.shape[-1]
         maps = (Projection((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value"))
         q_BNLK, k_BNLK, v_BNLK = project(x_BLD.astype(self.dtype), self.heads, *maps)
         if rotation is not None:
-            q_BNLK, k_BNLK = rotate(q_BNLK, rotation), rotate(k_BNLK, rotation)
+            q_BNLK, k_BNLK = rotary.rotate(q_BNLK, rotation), rotary.rotate(k_BNLK, rotation)
         if mask is not None:
             mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
         drop = Dropout(self.dropout)
@@ -291,7 +281,7 @@ class PreNormBlock(nn.Module):
         self,
         x_BLD: Float[Array, "B L D"],
         mask: Bool[Array, "B *_ L"] | None,
-        rotation: Rotation | None,
+        rotation: rotary.Rotation | None,
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
         cfg, dtype = self.cfg, self.dtype

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bridge_jax.config import Blocks, Text
-from bridge_jax.models import layers
+from bridge_jax.models import layers, rotary
 
 GLOBAL_EVERY = 3  # blocks
 REACH = 64  # words to either side: half of Hugging Face's `local_attention`
@@ -33,13 +33,13 @@ class Attention(nn.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         mask_BTT: Bool[Array, "B T T"],
-        rotation: layers.Rotation,
+        rotation: rotary.Rotation,
         deterministic: bool,
     ) -> Float[Array, "B T D"]:
         D, heads, drop = x_BTD.shape[-1], self.cfg.heads, layers.Dropout(self.cfg.dropout)
         qkv = layers.dense(3 * D, self.dtype, "qkv", bias=False)(x_BTD)
         q_BNTK, k_BNTK, v_BNTK = (layers.split_heads(part, heads) for part in jnp.split(qkv, 3, axis=-1))
-        q_BNTK, k_BNTK = layers.rotate(q_BNTK, rotation), layers.rotate(k_BNTK, rotation)
+        q_BNTK, k_BNTK = rotary.rotate(q_BNTK, rotation), rotary.rotate(k_BNTK, rotation)
         out = layers.attend(q_BNTK, k_BNTK, v_BNTK, mask_BTT[:, None], lambda w: drop(w, deterministic=deterministic))
         out = layers.dense(D, self.dtype, "out", bias=False)(layers.join_heads(out))
         return drop(out, deterministic=deterministic)
@@ -123,7 +123,7 @@ class Tower(nn.Module):
         return self.final_norm(x_BTD)
 
 
-def rotation_of(length: int, features: int, theta: Float[Array, ""]) -> layers.Rotation:
+def rotation_of(length: int, features: int, theta: Float[Array, ""]) -> rotary.Rotation:
     """Return the angles' cosines and sines, [T,K] each: position / theta ** (2 k / K), for both halves of K."""
     frequency = theta ** -(jnp.arange(0, features, 2) / features)
     angles = jnp.tile(jnp.arange(length)[:, None] * frequency, 2)
