@@ -1,4 +1,4 @@
-"""Every command that the README and the configs' docstrings give, run or at least parsed.
+"""Every command that the README, docs/ and the configs' docstrings give, run or at least parsed.
 
 Run, shrunken: `tools.prepare_data` on hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also
 --dry_run), `tools.evaluate`, `tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and the way
@@ -43,7 +43,8 @@ if hasattr(program, "_CONFIG"):
 
 
 def readme():
-    return re.findall(r"^```bash\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    texts = [path.read_text(encoding="utf-8") for path in (README, *sorted(ROOT.glob("docs/*.md")))]
+    return [block for text in texts for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
 
 
 def docstrings():
