@@ -197,7 +197,10 @@ def _hbm_bytes(computations: dict[str, Computation], computation: Computation, i
     if op in _FREE or op in _RUN_ELSEWHERE or op.endswith("-done"):
         return 0.0
     operands = [computation[name] for name in instruction.operands if name in computation]
-    results = instruction.shapes[:1] if op.endswith("-start") else instruction.shapes
+    if op in ("copy-start", "slice-start"):  # two arrays and a flag: what moves is as large as the smaller
+        moved = min(shape.bytes for shape in instruction.shapes[:2])
+        return float(moved * sum(shape.hbm_bytes > 0 for shape in instruction.shapes[:2]))
+    results = instruction.shapes[-1:] if op.endswith("-start") else instruction.shapes
     written = sum(shape.hbm_bytes for shape in results)
     if op in ("dynamic-slice", "slice", "gather"):
         return 2.0 * written

@@ -60,6 +60,18 @@ def test_a_batched_product_as_a_tpu_has_it():
     assert program.hbm_bytes == 2 * 8 * 12 * (30 * 64 + 197 * 30)  # %a lies in VMEM
 
 
+def test_a_slice_that_is_fetched_early_counts_as_itself():
+    text = (
+        "ENTRY %main (a: f32[768,768]) -> f32[192,768] {\n"
+        "  %a = f32[768,768]{1,0:T(8,128)} parameter(0)\n"
+        "  %s = ((f32[768,768]{1,0:T(8,128)}), f32[192,768]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a), "
+        "slice={[384:576], [0:768]}\n"
+        "  ROOT %d = f32[192,768]{1,0:T(8,128)S(1)} slice-done(%s)\n"
+        "}\n"
+    )
+    assert hlo.read(text).hbm_bytes == 4 * 192 * 768
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
