@@ -10,7 +10,8 @@ from grain.experimental import LimitIterDataset, assert_equal_output_after_check
 
 from bridge_jax import config, lower_cache
 from bridge_jax.data import datasets, pipeline
-from tests.data import bad_inputs
+from tests.data import bad_inputs, test_vqav2
+from tools import prepare_data
 
 CONFIGS = sorted(
     path.stem
@@ -34,6 +35,18 @@ def photos(tmp_path_factory):
     return pipeline.open_split(config.parse(settings).data, "train")
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A folder with VQA v2, prepared: two questions to every photo."""
+    folder = tmp_path_factory.mktemp("asked")
+    questions = [(i, i // 2, "Is it red?") for i in range(2 * PHOTOS)]
+    test_vqav2.write(
+        folder, "train2014", questions, {i: ("yes/no", [("yes", "no")[i % 2]] * 10) for i, *_ in questions}
+    )
+    prepare_data.prepare("vqav2", str(folder), raw_dir=str(folder), **test_vqav2.SETTINGS)
+    return folder
+
+
 def cached(crops: int, length: int) -> lower_cache.LowerCache:
     """A cache of random states; its tenth photo is broken."""
     draw = np.random.default_rng(0)
@@ -50,14 +63,17 @@ def cached(crops: int, length: int) -> lower_cache.LowerCache:
 
 
 @pytest.mark.parametrize(("name", "stage_name"), PIPELINES)
-def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes):
+def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes, asked):
     settings = importlib.import_module(f"configs.{name}").get_config()
     settings.data.vocabulary = str(next(small_shapes.rglob(datasets.VOCABULARY)))
+    own = {"shapes": small_shapes, "vqav2": asked}.get(settings.data.dataset)
     # Every iterator starts its processes, which takes seconds; flickr30k reads as coco does.
-    settings.data.update(data_dir=str(small_shapes), workers=int(name == "coco"), threads=2)
+    settings.data.update(data_dir=str(own), workers=int(name == "coco"), threads=2)
+    if name == "vqav2":
+        settings.losses.vqa.answers = 2
     cfg = config.parse(settings)
     stage = dataclasses.replace(cfg.stages[stage_name], batch_size=BATCH)
-    records = pipeline.open_split(cfg.data, "train") if cfg.data.dataset == "shapes" else photos
+    records = pipeline.open_split(cfg.data, "train") if own else photos
     make = cached(stage.cached_crops, cfg.text.length) if stage.cached_crops else None
     if make is not None:
         records = photos  # of the length of the cache
