@@ -41,4 +41,5 @@ if [[ "$name" == shapes ]]; then
   "$python" -m tools.prepare_data --dataset=shapes --data_dir="$data_dir"
 fi
 argument="${config#"${config%%:*}"}" # :task=vqa, or nothing
-exec "$python" -m bridge_jax.main --config="$config" --workdir="${workdir:-runs/$name${argument:+_${argument#*=}}}" ${flags[@]+"${flags[@]}"}
+workdir="${workdir:-runs/$name${argument:+_${argument#*=}}}"
+exec "$python" -m bridge_jax.main --config="$config" --workdir="$workdir" ${flags[@]+"${flags[@]}"}

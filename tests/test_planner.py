@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -16,6 +17,15 @@ from bridge_jax.config import ConfigError
 from configs import coco
 
 PAIRS = 8
+LIBTPU = str(Path(sys.prefix) / "libtpu")  # where launch/test.sh lays it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiler():
+    """Let this process find libtpu."""
+    sys.path.append(LIBTPU)
+    yield
+    sys.path.remove(LIBTPU)
 
 
 def shrunken():
@@ -119,7 +129,7 @@ def test_the_command_prints_and_writes_the_plan(tmp_path, plans):
     out = {kind: tmp_path / f"plan.{kind}" for kind in ("json", "html", "markdown")}
     command = [sys.executable, "-m", "tools.plan", "--config=configs/coco.py", "--topology=v5e:4x4", "--stage=align"]
     command += [f"--pairs_per_chip={PAIRS}", *flags, *(f"--{kind}={path}" for kind, path in out.items())]
-    env = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0"}
+    env = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0", "PYTHONPATH": LIBTPU}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(out["json"].read_text())
