@@ -36,7 +36,7 @@ def skipping(tiny, **changes):
     """Return the config of a run that goes on: two epochs of `align`; a loss above the last two is bad."""
     settings = tiny()
     settings.bad_steps.update(dict(action="skip", budget=12, spike_sigma=0.1, spike_window=2) | changes)
-    settings.stages.align.update(steps=8, learning_rate=0.1, losses=("itc",))
+    settings.stages.align.update(steps=8, learning_rate=0.0005, losses=("itc",))
     settings.stage_order = ("align",)
     settings.checkpoint.update(every_steps=1, keep_last=20)
     settings.evals.retrieval.update(every_steps=100, splits=())
