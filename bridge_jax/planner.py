@@ -87,7 +87,8 @@ class DoesNotFit(ConfigError):
 def plan(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Plan:
     """Compile a stage's step for a slice, and return what it costs. Raises ConfigError, DoesNotFit."""
     mesh = sharding.make_mesh(cfg.mesh, devices)
-    _, lowered = lower(cfg, stage_name, mesh)
+    step, *arguments = step_of(cfg, stage_name, mesh)
+    lowered = step.lower(*arguments)
     started = time.monotonic()
     try:
         compiled = lowered.compile()
@@ -100,7 +101,7 @@ def plan(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Plan:
         stage=stage_name,
         remat=cfg.blocks.remat,
         chips=mesh.size,
-        pairs=cfg.stages[stage_name].batch_size // math.prod(mesh.shape[axis] for axis in sharding.ROWS),
+        pairs=cfg.stages[stage_name].batch_size // sharding.row_parts(mesh),
         batch_size=cfg.stages[stage_name].batch_size,
         compile_secs=seconds,
         memory=memory_of(compiled),
@@ -150,17 +151,15 @@ def with_pairs(cfg: Config, pairs: int, devices: list[Any]) -> Config:
 
 
 def _row_parts(cfg: Config, devices: list[Any]) -> int:
-    mesh = sharding.make_mesh(cfg.mesh, devices)
-    return math.prod(mesh.shape[axis] for axis in sharding.ROWS)
+    return sharding.row_parts(sharding.make_mesh(cfg.mesh, devices))
 
 
-def lower(cfg: Config, stage_name: str, mesh: Mesh) -> tuple[Any, Any]:
-    """Return a stage's step with its abstract arguments, and the step lowered for a mesh."""
+def step_of(cfg: Config, stage_name: str, mesh: Mesh) -> tuple[Any, steps.TrainState, Batch]:
+    """Return a stage's jitted step for a mesh, and the shapes of its arguments."""
     step = steps.build(cfg, stage_name, 0, mesh)
     params = steps.abstract_params(cfg, mesh)
     state = jax.eval_shape(step.init, jax.ShapeDtypeStruct((), jnp.int32), params)
-    batch = abstract_batch(cfg, stage_name)
-    return (step.train_step, state, batch), step.train_step.lower(state, batch)
+    return step.train_step, state, abstract_batch(cfg, stage_name)
 
 
 def memory_of(compiled: Any) -> Memory:
@@ -180,8 +179,7 @@ def memory_of(compiled: Any) -> Memory:
 def model_flops(cfg: Config, stage_name: str, mesh: Mesh) -> float:
     """Return the FLOPs of the whole batch's step with blocks neither scanned nor computed twice."""
     plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"))
-    (function, *arguments), _ = lower(plain, stage_name, mesh)
-    return flops.flops_of(function, *arguments)
+    return flops.flops_of(*step_of(plain, stage_name, mesh))
 
 
 def abstract_batch(cfg: Config, stage_name: str) -> Batch:
@@ -217,7 +215,7 @@ def _does_not_fit(cfg: Config, stage_name: str, mesh: Mesh, error: Exception) ->
     if not found:
         return error
     used, have = _bytes(*[part for part in found.groups() if part])
-    rows = cfg.stages[stage_name].batch_size / math.prod(mesh.shape[axis] for axis in sharding.ROWS)
+    rows = cfg.stages[stage_name].batch_size / sharding.row_parts(mesh)
     state = _state_bytes(cfg, stage_name, mesh)
     fitting = int(rows * max(0.0, have - state) / (used - state)) if used > state else 0
     hint = f"about {fitting} would fit" if fitting else "the state alone is too much: raise config.mesh.fsdp"
@@ -236,7 +234,7 @@ def _bytes(used: str, used_unit: str, have: str, have_unit: str) -> tuple[float,
 
 def _state_bytes(cfg: Config, stage_name: str, mesh: Mesh) -> float:
     """Return the bytes of a stage's state on one chip."""
-    (_, state, _), _ = lower(cfg, stage_name, mesh)
+    _, state, _ = step_of(cfg, stage_name, mesh)
     place = sharding.layout(cfg, steps.abstract_params(cfg, mesh), mesh)(state)
     sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, state, place)
     return float(sum(jax.tree.leaves(sizes)))

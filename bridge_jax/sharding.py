@@ -90,9 +90,14 @@ def _spec(path: str, shape: tuple[int, ...], axes: Any, mesh: Mesh) -> Partition
     return PartitionSpec(*(axis or None for axis in axes))
 
 
+def row_parts(mesh: Mesh) -> int:
+    """Return over how many groups of devices the rows of a batch are spread."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
 def check_batch(rows: int, mesh: Mesh, key: str) -> None:
     """Raise ConfigError unless the global batch divides over the devices that rows are spread over."""
-    parts = math.prod(mesh.shape[axis] for axis in ROWS)
+    parts = row_parts(mesh)
     if rows % parts:
         sizes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in ROWS)
         raise ConfigError(f"{key} is {rows}; it must be a multiple of {parts} (mesh: {sizes})")
@@ -112,7 +117,7 @@ def host_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Make global arrays, rows over `data` and `fsdp`, of every host's own rows (`host_rows`)."""
-    parts = math.prod(mesh.shape[axis] for axis in ROWS)
+    parts = row_parts(mesh)
     own_parts = len(host_rows(parts, mesh))
 
     def put(rows: np.ndarray) -> jax.Array:
