@@ -10,7 +10,7 @@ import ml_collections
 from bridge_jax.config import Config, ConfigError, parse
 from bridge_jax.migrations import migrate
 
-STAGE, SCORE = "stage_index", "unimodal_rsum"  # the scores of a checkpoint that retrieval has watched
+STAGE = "stage_index"  # stands among the scores of a checkpoint, beside the one that its evaluator gave
 
 
 @dataclasses.dataclass(frozen=True)

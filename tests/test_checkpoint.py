@@ -7,7 +7,6 @@ import pytest
 
 from bridge_jax import checkpoint, config, config_json, migrations
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import SCORE
 from bridge_jax.config import ConfigError
 
 AWKWARD = np.array([np.pi, -0.0, 1e-45, 3.4e38, np.inf, np.nan], np.float32)
@@ -30,7 +29,7 @@ def save(saves, cfg, step, rsum=None, stage_index=0):
     name = cfg.stage_order[stage_index]
     saves.save(step, name, tree(step), {"count": jnp.int32(step), "mu": tree(1000 + step)}, cfg)
     if rsum is not None:
-        saves.score(step, {"stage_index": float(stage_index), SCORE: rsum})
+        saves.score(step, {"stage_index": float(stage_index), "unimodal_rsum": rsum})
 
 
 def bits(leaf):
@@ -48,7 +47,7 @@ def test_what_is_restored_is_what_was_saved_bit_for_bit(cfg, tmp_path):
     assert jax.tree.map(bits, opt_state) == jax.tree.map(bits, {"count": jnp.int32(7), "mu": tree(1007)})
     meta = again.meta(7)
     assert (meta.step, meta.stage) == (7, "stabilise")
-    assert again.scores(7) == {"stage_index": 0.0, SCORE: 100.5}
+    assert again.scores(7) == {"stage_index": 0.0, "unimodal_rsum": 100.5}
 
 
 def test_what_is_saved_is_what_was_there_when_save_returned(cfg, tmp_path):

@@ -15,6 +15,7 @@ says why; 3: a score is NaN.
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,13 @@ _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary
 
 def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data: str) -> tuple[types.Table, dict]:
     """Return the table of `split` and what it is of, as JSON can hold it. `data` replaces keys of config.data."""
-    meta, cfg = saves.meta(step), saves.config(step)
-    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
-    name = watcher(cfg.stages[meta.stage])
+    meta, cfg, name = _of(saves, step, data)
     if rerank and name != "retrieval":
         raise ConfigError(f"--rerank: checkpoint {step} is of stage {meta.stage!r}, which {name} scores: leave it out")
     if rerank and cfg.bridge.design == "none":
         raise ConfigError("--rerank: config.bridge.design is 'none', there is no bridge to rerank with")
-    check_answers(meta, origin.answers(cfg), f"{saves.folder}/{step}")
-    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine, whatever it was trained on
-    params = saves.restore_params(step, steps.abstract_params(cfg, mesh))
+    params, evaluator = _restored(saves, step, cfg, name)
     with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:
-        evaluator = evals.build(name, cfg, mesh)[0]
         if name == "retrieval" and not rerank:
             metrics = evaluator.run(params, split, rerank=False, progress=progress)
         else:
@@ -61,17 +57,29 @@ def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data:
 
 def answer(saves: Checkpoints, step: int, split: str, **data: str) -> list[dict[str, Any]]:
     """Return what the model answers to every question of `split`, in the form of VQA's evaluation server."""
-    meta, cfg = saves.meta(step), saves.config(step)
-    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
-    if watcher(cfg.stages[meta.stage]) != "vqa":
+    meta, cfg, name = _of(saves, step, data)
+    if name != "vqa":
         raise ConfigError(f"--results: checkpoint {step} is of stage {meta.stage!r}, which answers no questions")
-    check_answers(meta, origin.answers(cfg), f"{saves.folder}/{step}")
-    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))
-    params = saves.restore_params(step, steps.abstract_params(cfg, mesh))
+    params, evaluator = _restored(saves, step, cfg, name)
     records = range(len(pipeline.open_split(cfg.data, split)))
     with terminal.progress() as bar, terminal.task(bar, f"answering {split}") as progress:
-        asked, given = evals.build("vqa", cfg, mesh)[0].answer(params, split, records, progress)
+        asked, given = evaluator.answer(params, split, records, progress)
     return [{"question_id": one.question.id, "answer": said} for one, said in zip(asked, given, strict=True)]
+
+
+def _of(saves: Checkpoints, step: int, data: Mapping[str, str]) -> tuple[Meta, Config, str]:
+    """Return what a checkpoint says of itself, its config, and the evaluator that watched its stage."""
+    meta, cfg = saves.meta(step), saves.config(step)
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
+    return meta, cfg, watcher(cfg.stages[meta.stage])
+
+
+def _restored(saves: Checkpoints, step: int, cfg: Config, name: str) -> tuple[types.Params, Any]:
+    """Return the parameters and the evaluator. Raises ConfigError where the data lists other answers."""
+    check_answers(saves.meta(step), origin.answers(cfg), f"{saves.folder}/{step}")
+    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine, whatever it was trained on
+    params = saves.restore_params(step, steps.abstract_params(cfg, mesh))
+    return params, evals.build(name, cfg, mesh)[0]
 
 
 def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> dict[str, Any]:

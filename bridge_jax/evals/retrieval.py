@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from bridge_jax import step as steps
-from bridge_jax.checkpoint_meta import SCORE
 from bridge_jax.config import Config, ConfigError, evaluator
 from bridge_jax.data import pipeline
 from bridge_jax.evals.scores import recall
@@ -64,7 +63,7 @@ class Evaluator:
         return self.run(params, self._cfg.data.eval_split, rerank=False, limit_images=limit, progress=progress)
 
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        return {SCORE: metrics["unimodal/rsum"]}
+        return {"unimodal_rsum": metrics["unimodal/rsum"]}
 
     def says(self, metrics: Mapping[str, float]) -> str:
         return (

@@ -11,7 +11,6 @@ from safetensors.numpy import save_file
 
 from bridge_jax import config
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import SCORE
 from bridge_jax.config import Text, Vision
 from bridge_jax.interop import names, torch_export
 from bridge_jax.run_log import RunLog
@@ -116,7 +115,7 @@ def run(tiny, tmp_path_factory) -> Path:
     saves = Checkpoints(workdir)
     for step, rsum in ((2, 90.0), (4, 80.0)):
         saves.save(step, "align", params, None, cfg, fused_trained=True)
-        saves.score(step, {"stage_index": 1.0, SCORE: rsum})
+        saves.score(step, {"stage_index": 1.0, "unimodal_rsum": rsum})
     saves.close()
     table = {"r@1": 71.42, "r@1_low": 66.9, "r@1_high": 76.0, "r@5": 90.0, "r@10": 95.0, "median_rank": 1.0}
     with RunLog(workdir) as log:

@@ -12,7 +12,6 @@ import pytest
 
 from bridge_jax import config, workdir_lock
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import SCORE
 
 ROOT = Path(__file__).resolve().parents[2]
 LIKE = {"vision": {"kernel": jnp.zeros(100)}, "heads": {"kernel": jnp.zeros(10)}}
@@ -31,7 +30,7 @@ def workdir(tiny, tmp_path):
         params = {"vision": {"kernel": jnp.arange(100.0)}, "heads": {"kernel": jnp.full(10, step, jnp.float32)}}
         saves.save(step, "stabilise", params, {"count": jnp.int32(step)}, cfg)
         if rsum is not None:
-            saves.score(step, {"stage_index": 0.0, SCORE: rsum})
+            saves.score(step, {"stage_index": 0.0, "unimodal_rsum": rsum})
     saves.close()
     shutil.rmtree(saves.folder / "3" / "opt_state")
     return tmp_path / "run"

@@ -10,7 +10,6 @@ import pytest
 from bridge_jax import config, evals, sharding
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import SCORE
 from bridge_jax.config_json import as_dict
 from bridge_jax.data import pipeline, questions
 from bridge_jax.evals.retrieval import Evaluator
@@ -41,7 +40,7 @@ def workdir(cfg, params, tmp_path_factory):
     saves = Checkpoints(folder)
     for step, rsum in ((2, 90.0), (4, 80.0)):
         saves.save(step, "stabilise", params, opt_state, cfg)
-        saves.score(step, {"stage_index": 0.0, SCORE: rsum})
+        saves.score(step, {"stage_index": 0.0, "unimodal_rsum": rsum})
     saves.close()
     return folder
 
