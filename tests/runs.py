@@ -1,4 +1,4 @@
-"""What a run left behind, as things to compare."""
+"""Runs, what they start from, and what they left behind, as things to compare."""
 
 import contextlib
 from pathlib import Path
@@ -6,13 +6,32 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bridge_jax import optim, run_log
+from bridge_jax import optim, run_log, train
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import pipeline
 
 OF_THE_CLOCK = ("time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
                 "train/waiting_for_data")  # fmt: skip
+
+
+def whole(cfg, workdir: Path) -> tuple[Path, dict]:
+    """Run without a stop; return the workdir and what the run returned. The compilation cache stays the test's."""
+    folder = jax.config.jax_compilation_cache_dir
+    result = train.run(cfg, str(workdir))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    return workdir, result
+
+
+def opened(cfg, head: str):
+    """Return random parameters with open gates, and a head (`heads/itm/out`) and a bridge that have much to say."""
+    flat, draw = optim.flatten(steps.init_params(cfg)), np.random.default_rng(0)
+    for path, value in flat.items():
+        if path.endswith("_gate"):
+            flat[path] = value + 3.0
+        elif path.startswith((head, "bridge")) and path.endswith("/kernel"):
+            flat[path] = np.asarray(draw.normal(size=value.shape) * 0.5, np.float32)
+    return jax.device_get(optim.unflatten(flat))
 
 
 def parameters(workdir: Path, cfg, step: int) -> dict[str, np.ndarray]:

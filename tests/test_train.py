@@ -12,6 +12,7 @@ from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import ConfigError
+from tests import runs
 from tests.runs import Stopped, assert_same, logged, parameters, stop_at
 from tools import replay
 
@@ -27,11 +28,7 @@ def cfg(tiny):
 @pytest.fixture(scope="module")
 def whole(cfg, tmp_path_factory):
     """The run that never stopped: its workdir, and what it returned."""
-    folder = jax.config.jax_compilation_cache_dir
-    workdir = tmp_path_factory.mktemp("whole")
-    result = train.run(cfg, str(workdir))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    return workdir, result
+    return runs.whole(cfg, tmp_path_factory.mktemp("whole"))
 
 
 def test_all_stages_run_and_are_scored(whole, cfg):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,6 +10,7 @@ from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import questions
+from tests import runs
 from tests.runs import Stopped, assert_same, logged, parameters, stop_at
 
 LAST = 8
@@ -25,11 +25,7 @@ def cfg(tiny_vqa):
 @pytest.fixture(scope="module")
 def whole(cfg, tmp_path_factory):
     """The run that never stopped: its workdir, and what it returned."""
-    folder = jax.config.jax_compilation_cache_dir
-    workdir = tmp_path_factory.mktemp("whole")
-    result = train.run(cfg, str(workdir))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    return workdir, result
+    return runs.whole(cfg, tmp_path_factory.mktemp("whole"))
 
 
 def test_every_stage_is_watched_by_its_own_evaluator(whole):

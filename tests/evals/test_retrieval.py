@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from bridge_jax.data import image, pipeline, text
 from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.evals.scores import recall
 from bridge_jax.types import Lower
+from tests import runs
 
 SPLIT, TOP_K, WEIGHT = "val", 4, 0.5
 
@@ -26,13 +26,7 @@ def cfg(tiny):
 @pytest.fixture(scope="module")
 def params(cfg):
     """Random parameters with an open gate and a match head that says something of its own."""
-    flat, draw = optim.flatten(steps.init_params(cfg)), np.random.default_rng(0)
-    for path, value in flat.items():
-        if path.endswith("_gate"):
-            flat[path] = value + 3.0
-        elif path.startswith(("heads/itm/out", "bridge")) and path.endswith("/kernel"):
-            flat[path] = np.asarray(draw.normal(size=value.shape) * 0.5, np.float32)
-    return jax.device_get(optim.unflatten(flat))
+    return runs.opened(cfg, "heads/itm/out")
 
 
 @pytest.fixture(scope="module")

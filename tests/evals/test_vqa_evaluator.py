@@ -12,6 +12,7 @@ from bridge_jax.data import image, pipeline, questions, text
 from bridge_jax.evals import vqa
 from bridge_jax.types import Lower
 from configs import common, shapes
+from tests import runs
 
 SPLIT = "val"
 
@@ -27,13 +28,7 @@ def cfg(tiny):
 @pytest.fixture(scope="module")
 def params(cfg):
     """Random parameters with open gates and a head whose answers depend on the picture."""
-    flat, draw = optim.flatten(steps.init_params(cfg)), np.random.default_rng(0)
-    for path, value in flat.items():
-        if path.endswith("_gate"):
-            flat[path] = value + 3.0
-        elif path.startswith(("heads/vqa", "bridge")) and path.endswith("/kernel"):
-            flat[path] = np.asarray(draw.normal(size=value.shape) * 0.5, np.float32)
-    return optim.unflatten(flat)
+    return runs.opened(cfg, "heads/vqa")
 
 
 @pytest.fixture(scope="module")
