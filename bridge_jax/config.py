@@ -6,21 +6,18 @@ key; there are no defaults here, so what a run used is what its config file says
 """
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import ml_collections
 
+from bridge_jax.config_convert import ConfigError as ConfigError  # which everyone looks for here
+from bridge_jax.config_convert import build, require, require_one_of
+from bridge_jax.config_convert import nearest as nearest
+
 DESIGNS = ("none", "pooled", "self_cross", "cross")
 PLACEMENTS = ("top", "middle", "early", "staggered", "after")
 Rules = tuple[tuple[str, Any], ...]  # (path pattern, value), the first match wins; see rules.py
-
-
-class ConfigError(ValueError):
-    """The user gave something that cannot work. The text says what was expected, what came and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,7 +230,7 @@ class Config:
 
 def parse(config: ml_collections.ConfigDict) -> Config:
     """Return the checked config. Raises ConfigError naming the key."""
-    cfg = _build(Config, config.to_dict(), "config")
+    cfg = build(Config, config.to_dict(), "config")
     check(cfg)
     return cfg
 
@@ -241,7 +238,7 @@ def parse(config: ml_collections.ConfigDict) -> Config:
 def evaluator(cfg: Config, name: str) -> Any:
     """Return the settings of an evaluator. Raises ConfigError where the config has none."""
     settings = getattr(cfg.evals, name)
-    _require(settings is not None, f"config.evals.{name} is missing; add it to the config file (see configs/common.py)")
+    require(settings is not None, f"config.evals.{name} is missing; add it to the config file (see configs/common.py)")
     return settings
 
 
@@ -261,13 +258,6 @@ def reads_questions(stage: Stage) -> bool:
     return "vqa" in stage.losses
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """Return "; nearest: x" for an error text, or what exists when nothing is near."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"nearest: {close[0]!r}" if close else f"known: {', '.join(known)}"
-
-
 def check(cfg: Config) -> None:
     """Raise ConfigError where values cannot work together."""
     _check_limits(cfg)
@@ -277,25 +267,25 @@ def check(cfg: Config) -> None:
         ("text", text.width, text.heads),
         ("bridge", bridge.shared_width, bridge.heads),
     ):
-        _require(heads > 0 and width % heads == 0, f"config.{name}: width {width} is not a multiple of {heads} heads")
-    _require(
+        require(heads > 0 and width % heads == 0, f"config.{name}: width {width} is not a multiple of {heads} heads")
+    require(
         text.length <= text.max_positions,
         f"config.text.length {text.length} exceeds max_positions {text.max_positions}",
     )
-    _require_one_of("config.bridge.design", bridge.design, DESIGNS)
-    _require_one_of("config.bridge.placement", bridge.placement, PLACEMENTS)
+    require_one_of("config.bridge.design", bridge.design, DESIGNS)
+    require_one_of("config.bridge.placement", bridge.placement, PLACEMENTS)
     fewest = min(vision.depth, text.depth)
     most = fewest if bridge.placement != "after" else 64
     if bridge.design == "none":
-        _require(bridge.layers == 0, f"config.bridge.layers is {bridge.layers}; design 'none' has none: set it to 0")
+        require(bridge.layers == 0, f"config.bridge.layers is {bridge.layers}; design 'none' has none: set it to 0")
     else:
-        _require(
+        require(
             1 <= bridge.layers <= most,
             f"config.bridge.layers is {bridge.layers}; placement {bridge.placement!r} needs 1 to {most} "
             f"(towers of {vision.depth} and {text.depth} blocks)",
         )
-    _require(0 < bridge.gate_start < 1, f"config.bridge.gate_start is {bridge.gate_start}; it must lie in (0, 1)")
-    _require(bridge.tau_start > 0, f"config.bridge.tau_start is {bridge.tau_start}; it must be positive")
+    require(0 < bridge.gate_start < 1, f"config.bridge.gate_start is {bridge.gate_start}; it must lie in (0, 1)")
+    require(bridge.tau_start > 0, f"config.bridge.tau_start is {bridge.tau_start}; it must be positive")
     for key, value in (
         ("vision.patch_px", vision.patch_px),
         ("data.threads", cfg.data.threads),
@@ -308,23 +298,23 @@ def check(cfg: Config) -> None:
         ("checkpoint.every_steps", cfg.checkpoint.every_steps),
         ("log_every_steps", cfg.log_every_steps),
     ):
-        _require(value > 0, f"config.{key} is {value}; it must be positive")
-    _require(
+        require(value > 0, f"config.{key} is {value}; it must be positive")
+    require(
         vision.image_px % vision.patch_px == 0,
         f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
     )
     for name in cfg.stage_order:
-        _require_one_of("config.stage_order", name, cfg.stages)
+        require_one_of("config.stage_order", name, cfg.stages)
         _check_stage(cfg, name)
-    _require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
+    require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
     for name, arguments in cfg.losses.items():
-        _require("weight" in arguments, f"config.losses.{name}.weight is missing")
-    _require(
+        require("weight" in arguments, f"config.losses.{name}.weight is missing")
+    require(
         cfg.evals.vqa is None or "vqa" in cfg.losses,
         "config.evals.vqa needs the answers that config.losses.vqa trains: add that loss, or leave the evaluator out",
     )
     in_use = {loss for name in cfg.stage_order for loss in cfg.stages[name].losses}
-    _require(
+    require(
         "mim" not in in_use or vision.mask_token,
         "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
     )
@@ -332,31 +322,31 @@ def check(cfg: Config) -> None:
 
 def _check_stage(cfg: Config, name: str) -> None:
     stage, key = cfg.stages[name], f"config.stages.{name}"
-    _require(stage.steps > 0, f"{key}.steps is {stage.steps}; to leave a stage out, drop it from stage_order")
-    _require(bool(stage.losses), f"{key}.losses is empty: name at least one of {', '.join(sorted(cfg.losses))}")
+    require(stage.steps > 0, f"{key}.steps is {stage.steps}; to leave a stage out, drop it from stage_order")
+    require(bool(stage.losses), f"{key}.losses is empty: name at least one of {', '.join(sorted(cfg.losses))}")
     for loss in stage.losses:
-        _require_one_of(f"{key}.losses", loss, cfg.losses)
-    _require(
+        require_one_of(f"{key}.losses", loss, cfg.losses)
+    require(
         stage.group_examples > 0 and stage.batch_size % stage.group_examples == 0,
         f"{key}.batch_size {stage.batch_size} is not a multiple of group_examples {stage.group_examples}",
     )
-    _require(
+    require(
         cfg.mining.group >= 0 and stage.batch_size % (cfg.mining.group or 1) == 0,
         f"{key}.batch_size {stage.batch_size} is not a multiple of config.mining.group {cfg.mining.group}: "
         "choose a divisor, or 0 to mine among all rows",
     )
-    _require(
+    require(
         getattr(cfg.evals, watcher(stage)) is not None,
         f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
     )
     if reads_questions(stage):
         captions = [loss for loss in stage.losses if loss in ("itc", "fused_itc", "itm")]
-        _require(
+        require(
             not captions,
             f"{key}.losses: vqa reads questions, and {captions and captions[0]} compares pictures with captions: "
             "give them stages of their own",
         )
-        _require(
+        require(
             not stage.cached_crops,
             f"{key}.cached_crops is {stage.cached_crops}, but the cache holds captions, not the questions that vqa "
             "reads: set cached_crops=0",
@@ -365,66 +355,10 @@ def _check_stage(cfg: Config, name: str) -> None:
 
 def _check_limits(cfg: Config) -> None:
     limit, bad = cfg.data.broken_limit, cfg.bad_steps
-    _require(0 <= limit <= 1, f"config.data.broken_limit is {limit}; it is a share, 0 to 1")
+    require(0 <= limit <= 1, f"config.data.broken_limit is {limit}; it is a share, 0 to 1")
     for key, value, least in (
         ("budget", bad.budget, 0),
         ("spike_sigma", bad.spike_sigma, 0),
         ("spike_window", bad.spike_window, 2),
     ):
-        _require(value >= least, f"config.bad_steps.{key} is {value}; it must be {least} or more")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _require_one_of(key: str, value: str, known: typing.Iterable[str]) -> None:
-    known = tuple(known)
-    _require(value in known, f"{key}: {value!r} is unknown; {nearest(value, known)}")
-
-
-def _build(cls: type, values: Any, key: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{key}: expected a section with keys, got {values!r}")
-    hints = typing.get_type_hints(cls)
-    for name in values:
-        if name not in hints:
-            raise ConfigError(f"{key}.{name} is not a config key; {nearest(name, hints)}")
-    values = {name: None for name, hint in hints.items() if type(None) in typing.get_args(hint)} | dict(values)
-    missing = [name for name in hints if name not in values]
-    if missing:
-        raise ConfigError(f"{key}.{missing[0]} is missing; add it to the config file (see configs/common.py)")
-    return cls(**{name: _convert(hint, values[name], f"{key}.{name}") for name, hint in hints.items()})
-
-
-def _convert(hint: Any, value: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, key)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:  # a section that may be left out
-        return None if value is None else _convert(arguments[0], value, key)
-    if origin is Literal:
-        _require_one_of(key, value, arguments)
-        return value
-    if origin in (dict, Mapping) or (origin is not None and isinstance(origin, type) and issubclass(origin, Mapping)):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}: expected a section with keys, got {value!r}")
-        if arguments[1] is Any:
-            return types.MappingProxyType(dict(value))
-        return types.MappingProxyType({k: _convert(arguments[1], v, f"{key}.{k}") for k, v in value.items()})
-    if origin is tuple:
-        if not isinstance(value, (tuple, list)):
-            raise ConfigError(f"{key}: expected a tuple, got {value!r}")
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_convert(arguments[0], v, f"{key}[{i}]") for i, v in enumerate(value))
-        if len(value) != len(arguments):
-            raise ConfigError(f"{key}: expected {len(arguments)} values, got {value!r}")
-        return tuple(_convert(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
-    if hint is Any:  # a rule's value; JSON has no tuples
-        return tuple(value) if isinstance(value, list) else value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{key}: expected {hint.__name__}, got {value!r}")
-    return value
+        require(value >= least, f"config.bad_steps.{key} is {value}; it must be {least} or more")
