@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Group -> floor and files. A file imports from lower floors and from its own group, never from a sibling group.
 GROUPS = {
     "foundation": (0, ["bridge_jax/__init__.py", "bridge_jax/types.py", "bridge_jax/config.py",
-                       "bridge_jax/config_convert.py", "bridge_jax/rules.py", "bridge_jax/rng.py", "bridge_jax/config_json.py", "bridge_jax/atomic.py",
-                       "bridge_jax/manifest.py", "bridge_jax/outcome.py", "bridge_jax/stop.py",
+                       "bridge_jax/config_convert.py", "bridge_jax/rules.py", "bridge_jax/rng.py",
+                       "bridge_jax/config_json.py", "bridge_jax/atomic.py", "bridge_jax/manifest.py",
+                       "bridge_jax/outcome.py", "bridge_jax/stop.py",
                        "bridge_jax/workdir_lock.py"]),
     "configs": (0, ["configs/*.py"]),
     "models": (1, ["bridge_jax/models/*.py"]),
