@@ -116,6 +116,7 @@ class Stage:
 
     steps: int
     batch_size: int  # pairs in the global batch
+    microbatches: int  # the batch goes through the model in so many parts: less memory, the gradient of the whole
     group_examples: int  # neighbouring examples that the shuffle keeps together (shapes: a scene and its mirror)
     caption_kinds: tuple[str, ...]  # kinds of captions (or questions) drawn, such as description; empty: all
     losses: tuple[str, ...]  # names under `losses`
@@ -336,11 +337,16 @@ def _check_stage(cfg: Config, name: str) -> None:
         "choose a divisor, or 0 to mine among all rows",
     )
     require(
+        stage.microbatches > 0 and stage.batch_size % (stage.microbatches * (cfg.mining.group or 1)) == 0,
+        f"{key}.batch_size {stage.batch_size} is not a multiple of microbatches {stage.microbatches}"
+        + (f" x config.mining.group {cfg.mining.group}" if cfg.mining.group else ""),
+    )
+    require(
         getattr(cfg.evals, watcher(stage)) is not None,
         f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
     )
     if reads_questions(stage):
-        captions = [loss for loss in stage.losses if loss in ("itc", "fused_itc", "itm")]
+        captions = [loss for loss in stage.losses if loss in ("itc", "sigmoid", "fused_itc", "itm")]
         require(
             not captions,
             f"{key}.losses: vqa reads questions, and {captions and captions[0]} compares pictures with captions: "

@@ -45,7 +45,7 @@ def outputs(
 
     def run(model: BridgeModel) -> Outputs:
         lower = _lower(model, batch, deterministic=lower_frozen)
-        found: dict[str, Any] = {"logit_scale": model.heads.logit_scale()}
+        found: dict[str, Any] = model.scales()
         if {"unimodal", "mismatched"} & set(passes):
             found["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
             found["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)

@@ -42,8 +42,13 @@ def _from_2(config: dict[str, Any]) -> None:
         blocks["remat"] = "full" if remat else "none"
 
 
+def _from_3(config: dict[str, Any]) -> None:
+    _fill(config, {"stages.*.microbatches": 1})
+
+
 _FIRST = 2
-MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2,)  # the first makes schema 3 of schema _FIRST
+# The first makes schema 3 of schema _FIRST.
+MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3)
 SCHEMA = _FIRST + len(MIGRATIONS)
 
 

@@ -178,7 +178,8 @@ def memory_of(compiled: Any) -> Memory:
 
 def model_flops(cfg: Config, stage_name: str, mesh: Mesh) -> float:
     """Return the FLOPs of the whole batch's step with blocks neither scanned nor computed twice."""
-    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"))
+    once = dataclasses.replace(cfg.stages[stage_name], microbatches=1)
+    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"), stages={**cfg.stages, stage_name: once})
     return flops.flops_of(*step_of(plain, stage_name, mesh))
 
 

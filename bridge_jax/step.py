@@ -12,10 +12,10 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bridge_jax import forward, losses, optim, rng, rules, sharding
-from bridge_jax.config import Config, ConfigError, evaluator
+from bridge_jax import objective, optim, rng, rules, sharding
+from bridge_jax.config import Config, evaluator
 from bridge_jax.models.bridge import BridgeModel
-from bridge_jax.types import Array, Batch, Lower, Outputs, Params
+from bridge_jax.types import Array, Batch, Lower, Params
 
 FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image", "answers"}
 
@@ -68,7 +68,7 @@ def init_params(cfg: Config) -> Params:
     model, image_px = BridgeModel(cfg), cfg.vision.image_px
     images = jnp.zeros((1, image_px, image_px, 3), jnp.uint8)
     ids, mask = jnp.zeros((1, cfg.text.length), jnp.int32), jnp.ones((1, cfg.text.length), bool)
-    heads = {name: name in cfg.losses for name in ("mlm", "mim", "vqa")}
+    heads = {name: name in cfg.losses for name in ("mlm", "mim", "vqa", "sigmoid")}
     touch = partial(BridgeModel.touch, **heads)
     params = nn.init(touch, model)(rng.key(cfg.seed, "params", 0), images, ids, mask)["params"]
     if cfg.loss_weighting != "fixed":
@@ -83,14 +83,9 @@ def abstract_params(cfg: Config, mesh: Mesh) -> Params:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, place(params))
 
 
-def stage_passes(cfg: Config, stage_name: str) -> frozenset[str]:
-    """Return the passes that the losses of a stage need."""
-    return frozenset(p for name in cfg.stages[stage_name].losses for p in losses.bind(name, cfg.losses[name])[1])
-
-
 def trains_fused(cfg: Config, stage_name: str) -> bool:
     """Return whether a stage trains the fused heads."""
-    return bool(FUSED_PASSES & stage_passes(cfg, stage_name))
+    return bool(FUSED_PASSES & objective.stage_passes(cfg, stage_name))
 
 
 def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageStep:
@@ -98,9 +93,13 @@ def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageSte
     abstract = abstract_params(cfg, mesh)
     paths = rules.paths(abstract)
     trainable = optim.trainable_paths(cfg, stage_name, paths)
-    gradients = _gradients(cfg, stage_name, trainable)
+    gradients = objective.gradients(cfg, stage_name, trainable, mesh)
     tx, rate = optim.optimizer(cfg, stage_name, paths), optim.schedule(cfg.stages[stage_name])
-    sharding.check_batch(cfg.stages[stage_name].batch_size, mesh, f"config.stages.{stage_name}.batch_size")
+    stage, key = cfg.stages[stage_name], f"config.stages.{stage_name}"
+    sharding.check_batch(stage.batch_size, mesh, f"{key}.batch_size")
+    if stage.microbatches > 1:
+        rows = stage.batch_size // stage.microbatches
+        sharding.check_batch(rows, mesh, f"{key}.batch_size / microbatches")
 
     def init(step: Array, params: Params) -> TrainState:
         opt_state = tx.init(optim.split(params, trainable)[0])
@@ -108,7 +107,7 @@ def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageSte
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         live, frozen = optim.split(state.params, trainable)
-        (total, (metrics, found)), grads = gradients(live, frozen, batch, state.step)
+        (total, (metrics, _)), grads = gradients(live, frozen, batch, state.step)
         norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, live, loss=total)
         moved: Any = optax.apply_updates(live, updates)
@@ -119,7 +118,7 @@ def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageSte
         )
         kept = dataclasses.replace(state, healthy=healthy)
         metrics |= {"loss": total, "grad_norm": norm, "learning_rate": rate(state.step - first_step)}
-        metrics |= {"logit_scale": found.logit_scale, "healthy": healthy} | _bridge_metrics(state.params, found, batch)
+        metrics["healthy"] = healthy
         return jax.tree.map(partial(jnp.where, healthy), after, kept), metrics
 
     rows, whole = sharding.over_rows(mesh), sharding.replicated(mesh)
@@ -132,45 +131,8 @@ def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageSte
     )
 
 
-def _gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> Callable[..., Any]:
-    """Return (live, frozen, batch, step) -> ((loss, (metrics, outputs)), gradients of live). Raises ConfigError."""
-    model, stage, passes = BridgeModel(cfg), cfg.stages[stage_name], stage_passes(cfg, stage_name)
-    lower = [path for path in trainable if forward.is_lower(path, cfg)]
-    if stage.cached_crops and lower:
-        raise ConfigError(
-            f"config.stages.{stage_name}.cached_crops is {stage.cached_crops}, but {lower[0]!r} lies below the first "
-            "bridged layer and trains: freeze it or set cached_crops=0"
-        )
-    if stage.cached_crops and passes & {"masked_text", "masked_image"}:
-        raise ConfigError(
-            f"config.stages.{stage_name}: masked losses read pixels and ids, which cached states replace: "
-            "set cached_crops=0 or drop mlm and mim"
-        )
-    if "cycle" in stage.losses and cfg.bridge.design in ("none", "pooled"):
-        raise ConfigError(
-            f"config.stages.{stage_name}.losses: cycle needs attention, which design {cfg.bridge.design!r} does not "
-            "have: drop it"
-        )
-
-    def objective(live: optim.Flat, frozen: optim.Flat, batch: Batch, step: Array) -> Any:
-        params = optim.unflatten({**frozen, **live})
-        found = forward.outputs(
-            model,
-            params,
-            batch,
-            passes=passes,
-            dropout_key=rng.key(cfg.seed, "dropout", step),
-            mining_key=rng.key(cfg.seed, "mining", step),
-            lower_frozen=not lower,
-        )
-        total, metrics = combine(cfg, stage.losses, params, found, batch)
-        return total, (metrics, found)
-
-    return jax.value_and_grad(objective, has_aux=True)
-
-
 def _first_bad(
-    cfg: Config, gradients: Callable[..., Any], trainable: tuple[str, ...], state: TrainState, batch: Batch
+    cfg: Config, gradients: objective.Gradients, trainable: tuple[str, ...], state: TrainState, batch: Batch
 ) -> str:
     """Run the step's forward and backward pass again and name the first tensor that is not finite.
 
@@ -190,59 +152,6 @@ def _first_bad(
         return bad
     limit = float(optim.spike_above(cfg, state.opt_state))
     return f"the loss, a spike above {limit:.4g}" if float(total) > limit else "the norm of the gradients"
-
-
-def combine(
-    cfg: Config, names: tuple[str, ...], params: Params, outputs: Outputs, batch: Batch
-) -> tuple[Array, dict[str, Array]]:
-    """Return the weighted sum of the stage's losses, and every metric as `<loss>/<name>`.
-
-    fixed      w_i
-    bounded    the w_i shared out anew by softmax(log w_i + tanh(a_i)): their sum is kept, and no weight can move
-               against another by more than a factor e^2. The paper's alpha has no such bound, and runs away
-               (METHOD section 5, point 7).
-    learnable  exp(-a_i) w_i with a_i added to the loss (Kendall et al. 2018).
-    """
-    weights = {name: float(cfg.losses[name]["weight"]) for name in names}
-    total, metrics = jnp.zeros(()), {}
-    if cfg.loss_weighting == "bounded":
-        logits = jnp.stack([jnp.log(weights[n]) + jnp.tanh(params["loss_weights"][n]) for n in names])
-        shared = sum(weights.values()) * jax.nn.softmax(logits)
-        weights = {name: shared[i] for i, name in enumerate(names)}
-    for name in names:
-        loss = losses.bind(name, cfg.losses[name])[0](outputs, batch)
-        weight = weights[name]
-        if cfg.loss_weighting == "learnable":
-            raw = params["loss_weights"][name]
-            weight = weight * jnp.exp(-raw)
-            total += raw
-        total += weight * loss.mean
-        metrics |= {f"{name}/loss": loss.mean, f"{name}/weight": jnp.asarray(weight)}
-        metrics |= {f"{name}/{key}": value for key, value in loss.metrics.items()}
-    return total, metrics
-
-
-def _bridge_metrics(params: Params, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-    """Return gates, temperatures and attention entropy (1 = uniform over the keys) of every interaction layer."""
-    metrics: dict[str, Array] = {}
-    for layer, values in params["bridge"].items() if "bridge" in params else ():
-        for side in ("image", "text"):
-            metrics[f"gate/{layer}/{side}"] = jax.nn.sigmoid(values[f"{side}_gate"])
-        for direction in ("text_over_image", "image_over_text"):
-            if "tau" in values[direction]:
-                metrics[f"tau/{layer}/{direction}"] = jax.nn.softplus(values[direction]["tau"])
-    if outputs.fused is not None:
-        text_weight = batch.text_mask.astype(jnp.float32)
-        for q, (tv, vt) in enumerate(zip(outputs.fused.text_over_image, outputs.fused.image_over_text, strict=True)):
-            over_image = _entropy(tv) / jnp.log(tv.shape[-1])
-            over_text = _entropy(vt) / jnp.log(jnp.maximum(text_weight.sum(axis=1), 2))[:, None]
-            metrics[f"entropy/layer_{q}/text_over_image"] = (over_image * text_weight).sum() / text_weight.sum()
-            metrics[f"entropy/layer_{q}/image_over_text"] = over_text.mean()
-    return metrics
-
-
-def _entropy(weights: Array) -> Array:
-    return -(weights * jnp.log(weights + 1e-9)).sum(axis=-1)
 
 
 def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:

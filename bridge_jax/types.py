@@ -79,6 +79,7 @@ class Outputs:
     """What the passes computed. A pass that no active loss needs leaves its fields None."""
 
     logit_scale: Array  # scalar, already exponentiated and clamped
+    logit_bias: Array = None  # scalar, of the sigmoid loss
     unimodal_image: Array = None  # [B,E], L2-normalised
     unimodal_text: Array = None  # [B,E]
     fused: Any = None  # Fused, the true pairs

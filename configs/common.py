@@ -79,7 +79,7 @@ def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
 BRIDGE_AND_HEADS = (("vision/.*", False), ("text/.*", False), ("(bridge|heads|loss_weights)/.*", True))
 EVERYTHING = ((".*", True),)
 # Scalars hardly move at the rate of matrices: gates went from 0.100 to 0.095 in 550 steps (METHOD section 5, point 12).
-SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|itm/(scale|threshold))|loss_weights/.*"
+SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|sigmoid/bias|itm/(scale|threshold))|loss_weights/.*"
 
 
 # Megatron's way over `tensor`: the first product of a pair by columns, the second by rows, so that only the sum of the
@@ -180,6 +180,7 @@ def stage(**changes) -> ml_collections.ConfigDict:
     settings = dict(
         steps=1000,
         batch_size=128,
+        microbatches=1,
         group_examples=1,
         caption_kinds=(),
         losses=("itc", "fused_itc", "itm", "cycle"),

@@ -35,7 +35,7 @@ GROUPS = {
     "checkpoint_meta": (1, ["bridge_jax/checkpoint_meta.py", "bridge_jax/migrations.py"]),
     "run_log": (2, ["bridge_jax/run_log.py"]),
     "broken_log": (2, ["bridge_jax/broken_log.py"]),
-    "step": (3, ["bridge_jax/step.py"]),
+    "step": (3, ["bridge_jax/objective.py", "bridge_jax/step.py"]),
     "lower_cache": (3, ["bridge_jax/lower_cache.py"]),
     "bad_step": (4, ["bridge_jax/bad_step.py"]),
     "evals": (4, ["bridge_jax/evals/*.py"]),

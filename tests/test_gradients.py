@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import forward, optim, sharding, step
+from bridge_jax import forward, objective, optim, sharding, step
 from tests import tiny
 
 # softmax(q (k + b)) = softmax(q k + q b): the bias of the keys adds the same to all logits of a query, so its true
@@ -37,10 +37,10 @@ def gradients(cfg):
     def total(flat):
         params = optim.unflatten(flat)
         found = forward.outputs(
-            forward.BridgeModel(cfg), params, batch, passes=step.stage_passes(cfg, "train"), dropout_key=key,
+            forward.BridgeModel(cfg), params, batch, passes=objective.stage_passes(cfg, "train"), dropout_key=key,
             mining_key=key, lower_frozen=False,
         )  # fmt: skip
-        return step.combine(cfg, cfg.stages["train"].losses, params, found, batch)[0]
+        return objective.combine(cfg, cfg.stages["train"].losses, params, found, batch)[0]
 
     return jax.grad(total)(flat)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import config, optim, sharding
+from bridge_jax import config, objective, optim, sharding
 from bridge_jax import step as steps
 from bridge_jax.config import ConfigError
 from bridge_jax.types import Batch
@@ -101,7 +101,7 @@ def test_the_first_bad_tensor_is_named(align, params, planted, rows, named):
 
 
 def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
-    real = steps.combine
+    real = objective.combine
 
     @jax.custom_jvp
     def steep(x):
@@ -113,7 +113,7 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
         total, metrics = real(cfg, names, params, found, batch)
         return total + 0.0 * steep(params["bridge"]["layer_0"]["image_gate"]), metrics
 
-    monkeypatch.setattr(steps, "combine", combine)
+    monkeypatch.setattr(objective, "combine", combine)
     plan = steps.build(cfg, "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
     found = plan.first_bad(state_of(plan, params), batch())
     assert found == "gradient of bridge/layer_0/image_gate"

@@ -26,7 +26,7 @@ LOSSES = {
     "mlm": {},
     "mim": {"target": "pixels"},
 }
-TASKS = {"vqa": {"answers": 5}}  # each in a stage of its own
+OTHERS = {"sigmoid": {"chunk_columns": 0}, "vqa": {"answers": 5}}  # each in a stage of its own
 
 
 def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
@@ -43,7 +43,7 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
     config.stages = {"train": common.stage(**settings)}
     config.stage_order = ("train",)
     config.stages.train.update(stage or {})
-    config.losses = {name: {"weight": 1.0, **(LOSSES | TASKS)[name]} for name in config.stages.train.losses}
+    config.losses = {name: {"weight": 1.0, **(LOSSES | OTHERS)[name]} for name in config.stages.train.losses}
     config.vision.mask_token = "mim" in config.losses
     if "vqa" in config.losses:
         config.evals.vqa = common.vqa()
@@ -84,7 +84,7 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
         masked_ids=np.where(masked_text, 1, ids).astype(np.int32),
         masked_text=masked_text,
         masked_patches=np.arange(patches) == draw.integers(0, patches, B)[:, None],
-        answer_scores=draw.random((B, TASKS["vqa"]["answers"])).astype(np.float32),
+        answer_scores=draw.random((B, OTHERS["vqa"]["answers"])).astype(np.float32),
     )
 
 

@@ -1,9 +1,12 @@
 """Benchmark a stage's training step and its data: python -m tools.bench_step --config=configs/flickr8k.py
 
-Prints, measured in one process on this machine: the rate of a plain float32 matrix product, the model FLOP/s of every
-stage's step and its share of that rate, pairs/s of the step and of the data pipeline alone, and peak memory. Model
-FLOPs are those of the matrix products and convolutions that the step's own program asks for, forward and backward; of
-a rematerialised or repeated product every run counts. Run it with nothing else on the machine.
+Prints, measured in one process on this machine: the model FLOP/s of every stage's step and its share of a plain
+float32 matrix product's, pairs/s of the step and of the data pipeline alone, and peak memory. Model FLOPs are those of
+the matrix products and convolutions that the step's own program asks for, forward and backward; of a rematerialised or
+repeated product every run counts.
+
+Every step is followed by products for half a second: what a machine gives changes from one second to the next, so a
+step is compared with its neighbour in time. Run it with nothing else on the machine.
 """
 
 import itertools
@@ -27,24 +30,18 @@ _STEPS = flags.DEFINE_integer("steps", 10, "Steps that are timed; the median cou
 _console = Console(soft_wrap=True, highlight=False)
 
 
-def matmul_rate(side: int = 2048, repeats: int = 20) -> float:
-    """Return the float32 FLOP/s of a square matrix product, median of `repeats`."""
-    a = jnp.ones((side, side), jnp.float32)
-    product = jax.jit(jnp.matmul)
+def matmul_rate(seconds: float = 0.5, side: int = 2048) -> float:
+    """Return the float32 FLOP/s of square matrix products, one after another for at least `seconds`."""
+    a, product = jnp.ones((side, side), jnp.float32), jax.jit(jnp.matmul)
     jax.block_until_ready(product(a, a))
-    return 2 * side**3 / _median_seconds(lambda: product(a, a), repeats)
+    count, started, spent = 0, time.perf_counter(), 0.0
+    while spent < seconds:
+        jax.block_until_ready(product(a, a))
+        count, spent = count + 1, time.perf_counter() - started
+    return count * 2 * side**3 / spent
 
 
-def _median_seconds(call, repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params, rate: float) -> None:
+def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params) -> None:
     """Print a stage's figures."""
     stage = cfg.stages[name]
     plan, make = steps.build(cfg, name, 0, mesh), None
@@ -57,12 +54,14 @@ def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params, rate: float)
     state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
     asked = flops.flops_of(plan.train_step, state, batch)
     state, _ = jax.block_until_ready(plan.train_step(state, batch))
-    times = []
+    times, products = [], []
     for _ in range(_STEPS.value):
         started = time.perf_counter()
         state, _ = jax.block_until_ready(plan.train_step(state, batch))
         times.append(time.perf_counter() - started)
+        products.append(matmul_rate())
     seconds = statistics.median(times)
+    shares = sorted(asked / spent / rate for spent, rate in zip(times, products, strict=True))
     count = 4 * _STEPS.value
     started = time.perf_counter()
     for _ in itertools.islice(batches, count):
@@ -71,7 +70,8 @@ def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params, rate: float)
     eaten = stage.batch_size / seconds
     _console.print(
         f"{name}: {asked / 1e9:.1f} GFLOP a step, {seconds:.3f} s, {asked / seconds / 1e9:.0f} GFLOP/s = "
-        f"{100 * asked / seconds / rate:.0f} % of the matrix product; {eaten:.1f} pairs/s eaten, "
+        f"{100 * statistics.median(shares):.0f} % of the matrix product's {statistics.median(products) / 1e9:.0f} "
+        f"({100 * shares[0]:.0f} to {100 * shares[-1]:.0f} %); {eaten:.1f} pairs/s eaten, "
         f"{fed:.0f} pairs/s delivered = {fed / eaten:.1f} times"
     )
 
@@ -79,12 +79,10 @@ def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params, rate: float)
 def main(argv: list[str]) -> None:
     del argv
     cfg = command_line.read_config(_CONFIG)
-    rate = matmul_rate()
-    _console.print(f"float32 matrix product: {rate / 1e9:.0f} GFLOP/s")
     mesh = sharding.make_mesh(cfg.mesh)
     params = origin.initial(cfg, mesh)
     for name in cfg.stage_order:
-        bench_stage(cfg, name, mesh, params, rate)
+        bench_stage(cfg, name, mesh, params)
     _console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

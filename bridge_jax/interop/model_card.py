@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bridge_jax import run_log
 from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.config import Config, evaluator
+from bridge_jax.config import Config
 from bridge_jax.interop import hf_import
 
 DIRECTIONS, SCORES = ("text_to_image", "image_to_text"), ("unimodal", "rerank")
@@ -88,28 +88,31 @@ def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
     # The last table of a finished run is of its best checkpoint, whatever step it is logged at.
     last = saves.latest()
     final = [e for e in entries if e["step"] == last and any(name.startswith("final/") for name in e)]
-    held = [e for e in entries if e["step"] == step and "eval/unimodal/rsum" in e]
+    held = [e for e in entries if e["step"] == step and any(name.startswith("eval/") for name in e)]
     if final and step == saves.best():
-        rows = [(split, f"final/{split}/", final[-1]) for split in evaluator(cfg, "retrieval").splits]
+        scored = final[-1]
     elif held:
-        rows = [(cfg.data.eval_split, "eval/", held[-1])]
+        scored = held[-1]
     else:
         return "This checkpoint was not scored.\n"
-    lines = [line for split, prefix, entry in rows for line in _rows(split, prefix, entry)]
-    chosen = f"The checkpoint was chosen on `{cfg.data.eval_split}`, so its numbers there flatter it.\n"
-    return "\n".join(
-        [
-            "Recall in percent with 95 % bootstrap intervals over photos; ties count against the model.\n",
-            "| split | direction | score | R@1 [95 %] | R@5 | R@10 | median rank |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-            *lines,
-            "",
-            chosen if any(split == cfg.data.eval_split for split, _, _ in rows) else "",
-        ]
-    )
+    prefixes = {name.split("/")[1]: "/".join(name.split("/")[:2]) + "/" for name in scored if name.startswith("final/")}
+    prefixes = prefixes or {cfg.data.eval_split: "eval/"}
+    recalls = [line for split, prefix in prefixes.items() for line in _recalls(split, prefix, scored)]
+    accuracies = [line for split, prefix in prefixes.items() for line in _accuracies(split, prefix, scored)]
+    parts = []
+    if recalls:
+        parts.append("Recall in percent with 95 % bootstrap intervals over photos; ties count against the model.\n\n")
+        parts.append("| split | direction | score | R@1 [95 %] | R@5 | R@10 | median rank |\n")
+        parts += ["| --- | --- | --- | --- | --- | --- | --- |\n", *recalls, "\n"]
+    if accuracies:
+        parts.append("Accuracy of the answers in percent, by the official rule of VQA v2, likewise.\n\n")
+        parts += ["| split | questions | accuracy [95 %] |\n", "| --- | --- | --- |\n", *accuracies, "\n"]
+    if cfg.data.eval_split in prefixes:
+        parts.append(f"The checkpoint was chosen on `{cfg.data.eval_split}`, so its numbers there flatter it.\n")
+    return "".join(parts)
 
 
-def _rows(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:
+def _recalls(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:
     found = []
     for direction in DIRECTIONS:
         for score in SCORES:
@@ -118,5 +121,15 @@ def _rows(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:
                 continue
             one, low, high = (entry[f"{key}r@1{part}"] for part in ("", "_low", "_high"))
             rest = f"{entry[f'{key}r@5']:.1f} | {entry[f'{key}r@10']:.1f} | {entry[f'{key}median_rank']:g}"
-            found.append(f"| {split} | {direction} | {score} | {one:.1f} [{low:.1f}, {high:.1f}] | {rest} |")
+            found.append(f"| {split} | {direction} | {score} | {one:.1f} [{low:.1f}, {high:.1f}] | {rest} |\n")
+    return found
+
+
+def _accuracies(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:
+    found = []
+    for name in sorted(entry):
+        if name.startswith(f"{prefix}vqa/") and name.endswith("/accuracy"):
+            kind = name.removeprefix(f"{prefix}vqa/").removesuffix("accuracy").rstrip("/") or "all"
+            value, low, high = (entry[name + end] for end in ("", "_low", "_high"))
+            found.append(f"| {split} | {kind} | {value:.1f} [{low:.1f}, {high:.1f}] |\n")
     return found

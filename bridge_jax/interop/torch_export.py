@@ -27,7 +27,7 @@ from bridge_jax import optim, sharding
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta
-from bridge_jax.config import Config, ConfigError, Mesh, evaluator
+from bridge_jax.config import Config, ConfigError, Mesh
 from bridge_jax.config_json import as_dict
 from bridge_jax.data import text
 from bridge_jax.data.text import Tokenizer
@@ -63,10 +63,8 @@ def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: T
     """Write the folder `out`, whole or not at all. Raises ConfigError where it exists or cannot be written.
 
     `params` are the model's (nested, any float type; stored as float32), `meta` says where they come from, `card` is
-    the text of the model card. Raises ConfigError too for a model with a vqa head: the PyTorch code has none.
+    the text of the model card.
     """
-    if "vqa" in params["heads"]:
-        raise ConfigError("the model has a vqa head, which the PyTorch code has no place for: it cannot be exported")
     with new_folder(out) as folder:
         flat = optim.flatten(params)
         shapes = {path: tuple(leaf.shape) for path, leaf in flat.items()}
@@ -147,9 +145,14 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "interaction_attention_dropout": bridge.attention_dropout,
         "interaction_output_dropout": bridge.output_dropout,
         "logit_scale_max": bridge.logit_scale_max,
-        "rerank_weight": evaluator(cfg, "retrieval").rerank_weight,
+        "rerank_weight": cfg.evals.retrieval.rerank_weight
+        if cfg.evals.retrieval
+        else 1.0,  # as configs/common.py has it
         "mlm_head": "mlm" in params["heads"],
         "mim_width": mim_width(cfg) if "mim" in params["heads"] else 0,
+        "vqa_head": "vqa" in params["heads"],
+        "sigmoid_head": "sigmoid" in params["heads"],
+        **({"id2label": {str(i): answer for i, answer in enumerate(meta.answers)}} if meta.answers else {}),
         "bridge_jax": dataclasses.asdict(meta)
         | {"config": as_dict(without_places(cfg)), "frozen": "", "loss_weights": _loss_weights(params)},
     }

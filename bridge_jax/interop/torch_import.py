@@ -66,7 +66,8 @@ def to_checkpoint(source: str | Path, workdir: str | Path) -> Meta:
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, vocabulary=str(vocabulary)))
     with torch_export.new_folder(workdir) as folder:
         saves = Checkpoints(folder)
-        saves.save(meta.step, meta.stage, params, None, cfg, fused_trained=meta.fused_trained)
+        about = {"fused_trained": meta.fused_trained, "answers": meta.answers}
+        saves.save(meta.step, meta.stage, params, None, cfg, **about)
         saves.close()
     return meta
 

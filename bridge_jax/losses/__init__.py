@@ -1,6 +1,7 @@
 """One file per objective; file name = config key = metric prefix.
 
-A loss module defines `PASSES`, the forward passes it needs, and `loss(outputs, batch, **keywords) -> Loss`.
+A loss module defines `PASSES`, the forward passes it needs, and `loss(outputs, batch, **keywords) -> Loss`. One whose
+only pass is `unimodal` compares the embeddings of all rows of the batch; every other is a mean over rows.
 """
 
 import importlib

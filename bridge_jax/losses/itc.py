@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bridge_jax.types import Batch, Loss, Outputs
 
@@ -50,14 +50,6 @@ def _by_chunks(
     The sum of exponentials is carried over the chunks beside the greatest score so far. Every chunk is computed again
     in the backward pass, so what is kept of it is one number a query.
     """
-    B, E = candidates_BE.shape
-    chunks = -(-B // columns)
-    rest = chunks * columns - B
-    xs = (
-        jnp.pad(candidates_BE, ((0, rest), (0, 0))).reshape(chunks, columns, E),
-        jnp.pad(ids_B, (0, rest)).reshape(chunks, columns),
-        (jnp.arange(chunks * columns) < B).reshape(chunks, columns),
-    )
 
     def add(carry: tuple, x: tuple) -> tuple[tuple, None]:
         top, total, positive, count, hit = carry
@@ -77,7 +69,23 @@ def _by_chunks(
             jnp.where(best_B > top, best_is_same_B, hit),
         ), None
 
-    zeros = jnp.zeros(B)
+    zeros = jnp.zeros(len(ids_B))
     start = (zeros - jnp.inf, zeros, zeros, zeros, zeros > 0)
-    (top, total, positive, count, hit), _ = jax.lax.scan(jax.checkpoint(add), start, xs)
+    (top, total, positive, count, hit), _ = jax.lax.scan(
+        jax.checkpoint(add), start, chunks(candidates_BE, ids_B, columns)
+    )
     return top + jnp.log(total) - positive / count, hit
+
+
+def chunks(
+    candidates_BE: Float[Array, "B E"], ids_B: Int[Array, "B"], columns: int
+) -> tuple[Float[Array, "n C E"], Int[Array, "n C"], Bool[Array, "n C"]]:
+    """Return the candidates and their ids in chunks of C = `columns`, and which are no filling of the last one."""
+    B, E = candidates_BE.shape
+    count = -(-B // columns)
+    rest = count * columns - B
+    return (
+        jnp.pad(candidates_BE, ((0, rest), (0, 0))).reshape(count, columns, E),
+        jnp.pad(ids_B, (0, rest)).reshape(count, columns),
+        (jnp.arange(count * columns) < B).reshape(count, columns),
+    )

@@ -190,7 +190,16 @@ class BridgeModel(nn.Module):
         pooled = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
         return self.heads.vqa(jnp.concatenate(pooled, axis=-1), deterministic)
 
-    def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, mlm: bool, mim: bool, vqa: bool) -> None:
+    def scales(self) -> dict[str, jax.Array | None]:
+        """Return what makes logits of cosines: the scale, and the bias of the sigmoid loss, None without it."""
+        return {
+            "logit_scale": self.heads.logit_scale(),
+            "logit_bias": self.heads.sigmoid() if "sigmoid" in self.cfg.losses else None,
+        }
+
+    def touch(
+        self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, mlm: bool, mim: bool, vqa: bool, sigmoid: bool
+    ) -> None:
         """Run every part once, so that `init` makes every parameter that the experiment uses."""
         lower = Lower(image=self.lower_image(images), text=self.lower_text(ids, mask), text_mask=mask)
         if self.cfg.vision.mask_token:
@@ -204,6 +213,8 @@ class BridgeModel(nn.Module):
             self.heads.mim(fused.image_states[:, self.vision.prefix :])
         if vqa:
             self.answers(fused, mask)
+        if sigmoid:
+            self.heads.sigmoid()
 
 
 class Layers(nn.Module):

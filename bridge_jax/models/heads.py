@@ -1,4 +1,4 @@
-"""The heads: four projections, the image-text matching head, the two masked-modelling heads, and the classifier."""
+"""The heads: four projections, the matching head, and those that come with a loss: masked, sigmoid, classifier."""
 
 import flax.linen as nn
 import jax
@@ -47,6 +47,14 @@ class MatchHead(nn.Module):
         )
 
 
+class LogitBias(nn.Module):
+    """What the sigmoid loss adds to every logit. It starts at -10: nearly all pairs of a batch are wrong."""
+
+    @nn.compact
+    def __call__(self) -> Float[Array, ""]:
+        return self.param("bias", nn.initializers.constant(-10.0), ())
+
+
 class MaskedHead(nn.Module):
     """D -> D, LayerNorm, GELU -> target. In float32 at the end, where the loss reads it."""
 
@@ -82,7 +90,7 @@ class Classifier(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads. The masked heads and the classifier get parameters only when their loss is used."""
+    """All heads. Those named like a loss get parameters only when the loss is used; `itm` always."""
 
     cfg: Bridge
     dtype: jnp.dtype
@@ -97,6 +105,7 @@ class Heads(nn.Module):
         self.itm = MatchHead(self.cfg)
         self.mlm = MaskedHead(self.vocab_size, self.dtype)
         self.mim = MaskedHead(self.mim_width, self.dtype)
+        self.sigmoid = LogitBias()
         self.vqa = Classifier(self.answers, self.cfg.shared_width, self.dtype)
         self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(self.cfg.logit_scale_start)), ())
 

@@ -67,9 +67,9 @@ def pairs_of(cfg: config.Config, shared: Path) -> tuple[Batch, list[bytes]]:
     return real_pairs(shared, cfg.vision.image_px, cfg.text.length)
 
 
-def exported(cfg: config.Config, params, folder: Path) -> BridgeModel:
+def exported(cfg: config.Config, params, folder: Path, answers: tuple[str, ...] = ()) -> BridgeModel:
     """Return the model that PyTorch reads from an export of `params`."""
-    meta = Meta(schema=SCHEMA, step=1, stage="train", config=as_dict(cfg))
+    meta = Meta(schema=SCHEMA, step=1, stage="train", config=as_dict(cfg), answers=answers)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog"]))
     torch_export.write(folder / "model", cfg, params, meta, Tokenizer(vocabulary, cfg.text.length), "")
@@ -186,6 +186,10 @@ def test_heads_that_the_checkpoint_lacks_say_so(shared, tmp_path):
         model.masked_token_logits(*inputs)
     with pytest.raises(ValueError, match="trained without the mim loss"):
         model.masked_patch_prediction(*inputs, torch.ones(PAIRS, 16, dtype=torch.bool))
+    with pytest.raises(ValueError, match="trained without the vqa loss"):
+        model.answer(*inputs)
+    with pytest.raises(ValueError, match="trained without the sigmoid loss"):
+        model.logit_bias()
     with pytest.raises(ValueError, match=r"pixel_values: expected \[B,3,32,32\], got \[6, 3, 40, 40\]"):
         model.get_image_features(torch.zeros(6, 3, 40, 40))
     with pytest.raises(ValueError, match="input_ids: at most 24 tokens, got 25"):

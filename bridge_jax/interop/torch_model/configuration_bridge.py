@@ -33,6 +33,8 @@ class BridgeConfig(PretrainedConfig):
         rerank_weight: float = 1.0,  # score = match logit + rerank_weight x logit scale x cosine
         mlm_head: bool = False,
         mim_width: int = 0,  # what the masked-image head predicts of a patch; 0: there is no such head
+        vqa_head: bool = False,  # it answers with one of `id2label`
+        sigmoid_head: bool = False,
         bridge_jax: dict | None = None,
         **kwargs,
     ):
@@ -53,5 +55,7 @@ class BridgeConfig(PretrainedConfig):
         self.rerank_weight = rerank_weight
         self.mlm_head = mlm_head
         self.mim_width = mim_width
+        self.vqa_head = vqa_head
+        self.sigmoid_head = sigmoid_head
         self.bridge_jax = bridge_jax or {}
         super().__init__(**kwargs)

@@ -3,6 +3,7 @@
     get_image_features, get_text_features   embeddings of each side alone: search a gallery by dot products
     forward                                 row i of the images fused with row i of the texts
     match                                   every image fused with every text: rerank the best candidates
+    answer                                  answers to questions about pictures, where the checkpoint has that head
 
 Shapes: B rows, P image tokens (the patches last), T text tokens, D a tower's width, S the shared width, N heads, E the
 width of an embedding. Embeddings have length one.
@@ -104,8 +105,30 @@ class MaskedHead(nn.Module):
         return self.out(F.gelu(self.norm(self.hidden(states))))
 
 
+class Classifier(nn.Module):
+    """Pooled states of both sides to a logit an answer: two hidden layers, each with LayerNorm, GELU and dropout."""
+
+    def __init__(self, width: int, hidden: int, classes: int):
+        super().__init__()
+        self.hidden_0, self.norm_0 = nn.Linear(width, hidden), nn.LayerNorm(hidden)
+        self.hidden_1, self.norm_1 = nn.Linear(hidden, hidden), nn.LayerNorm(hidden)
+        self.out, self.dropout = nn.Linear(hidden, classes), nn.Dropout(0.1)
+
+    def forward(self, pooled):
+        states = self.dropout(F.gelu(self.norm_0(self.hidden_0(pooled.to(self.out.weight.dtype)))))
+        return self.out(self.dropout(F.gelu(self.norm_1(self.hidden_1(states)))))
+
+
+class LogitBias(nn.Module):
+    """What the sigmoid loss adds to scale x cosine to make the logit of a pair."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+
 class Heads(nn.Module):
-    """Four projections, the match head, the contrastive scale, and the masked heads that the checkpoint has."""
+    """Four projections, the match head, the contrastive scale, and those of the other heads that the checkpoint has."""
 
     def __init__(self, config: BridgeConfig):
         super().__init__()
@@ -116,6 +139,9 @@ class Heads(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.mlm = MaskedHead(text, config.text_config["vocab_size"]) if config.mlm_head else None
         self.mim = MaskedHead(image, config.mim_width) if config.mim_width else None
+        answers = len(config.id2label or {})
+        self.vqa = Classifier(text + image, config.shared_width, answers) if config.vqa_head else None
+        self.sigmoid = LogitBias() if config.sigmoid_head else None
 
 
 class BridgeModel(PreTrainedModel):
@@ -166,6 +192,25 @@ class BridgeModel(PreTrainedModel):
     def logit_scale(self):
         """The contrastive scale: cosines times it are logits."""
         return self.heads.log_scale.float().exp().clamp(max=self.config.logit_scale_max)
+
+    def logit_bias(self):
+        """The bias of the sigmoid loss: a pair is right with probability sigmoid(scale x cosine + bias)."""
+        if self.heads.sigmoid is None:
+            raise ValueError("this checkpoint was trained without the sigmoid loss and has no bias")
+        return self.heads.sigmoid.bias.float()
+
+    def answer_logits(self, pixel_values, input_ids, attention_mask=None):
+        """Score every answer to question i about picture i: [B,answers], in the order of `config.id2label`."""
+        if self.heads.vqa is None:
+            raise ValueError("this checkpoint was trained without the vqa loss and answers no questions")
+        found, mask = self(pixel_values, input_ids, attention_mask), _mask(input_ids, attention_mask)
+        return self.heads.vqa(torch.cat([pool(found.text_states, mask), pool(found.image_states, None)], -1))
+
+    def answer(self, pixel_values, input_ids, attention_mask=None):
+        """Answer question i about picture i: B strings."""
+        best = self.answer_logits(pixel_values, input_ids, attention_mask).argmax(-1)
+        words = self.config.id2label or {}
+        return [words[i] for i in best.tolist()]
 
     def masked_token_logits(self, pixel_values, input_ids, attention_mask=None):
         """Predict the words behind [MASK] with the picture's help: [B,T,vocabulary]."""
