@@ -307,6 +307,8 @@ def check(cfg: Config) -> None:
     for name in cfg.stage_order:
         require_one_of("config.stage_order", name, cfg.stages)
         _check_stage(cfg, name)
+    twice = next((name for name in cfg.stage_order if cfg.stage_order.count(name) > 1), None)
+    require(twice is None, f"config.stage_order names {twice!r} twice: give the second one a name of its own in stages")
     require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
     for name, arguments in cfg.losses.items():
         require("weight" in arguments, f"config.losses.{name}.weight is missing")

@@ -167,7 +167,7 @@ class Outcome:
             "stage": self.stage,
             "step": self.step,
             "saved_step": saved[-1] if saved else 0,
-            "doing": self.doing,
+            "doing": "nothing" if cause is FINISHED else self.doing,
             "starts": self._starts,
             "goodput": round(self.secs.get("train", 0.0) / max(sum(self.secs.values()), 1e-9), 3),
             "secs": {name: round(value, 3) for name, value in self.secs.items()},

@@ -115,6 +115,7 @@ def test_an_int_serves_as_float_and_a_list_as_tuple(config):
         ({"bridge.gate_start": 1.0}, r"config\.bridge\.gate_start is 1\.0; it must lie in \(0, 1\)"),
         ({"bridge.tau_start": 0.0}, r"config\.bridge\.tau_start is 0\.0; it must be positive"),
         ({"stage_order": ("align", "taks")}, r"config\.stage_order: 'taks' is unknown; nearest: 'task'"),
+        ({"stage_order": ("align", "align")}, r"config\.stage_order names 'align' twice"),
         ({"stage_order": ()}, r"config\.stage_order is empty: name stages out of align, stabilise, task"),
         ({"stages.task.steps": 0}, r"config\.stages\.task\.steps is 0; .* drop it from stage_order"),
         ({"stages.task.losses": ()}, r"config\.stages\.task\.losses is empty: name at least one of .*itc"),

@@ -86,6 +86,13 @@ def test_a_fault_before_it_begins_is_written(tmp_path):
     assert record(tmp_path / "run")["cause"] == "internal_error"
 
 
+def test_a_finished_run_does_nothing_any_more(tmp_path):
+    with Outcome(tmp_path) as run:
+        run.begin()
+        assert record(tmp_path)["doing"] == "start"
+    assert (record(tmp_path)["cause"], record(tmp_path)["doing"]) == ("finished", "nothing")
+
+
 def test_the_first_word_about_the_end_is_the_last(tmp_path):
     with Outcome(tmp_path) as run:
         run.begin()
