@@ -304,12 +304,7 @@ def check(cfg: Config) -> None:
         vision.image_px % vision.patch_px == 0,
         f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
     )
-    for name in cfg.stage_order:
-        require_one_of("config.stage_order", name, cfg.stages)
-        _check_stage(cfg, name)
-    twice = next((name for name in cfg.stage_order if cfg.stage_order.count(name) > 1), None)
-    require(twice is None, f"config.stage_order names {twice!r} twice: give the second one a name of its own in stages")
-    require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
+    _check_stages(cfg)
     for name, arguments in cfg.losses.items():
         require("weight" in arguments, f"config.losses.{name}.weight is missing")
     require(
@@ -321,6 +316,15 @@ def check(cfg: Config) -> None:
         "mim" not in in_use or vision.mask_token,
         "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
     )
+
+
+def _check_stages(cfg: Config) -> None:
+    for name in cfg.stage_order:
+        require_one_of("config.stage_order", name, cfg.stages)
+        _check_stage(cfg, name)
+    twice = next((name for name in cfg.stage_order if cfg.stage_order.count(name) > 1), None)
+    require(twice is None, f"config.stage_order names {twice!r} twice: give the second one a name of its own in stages")
+    require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
 
 
 def _check_stage(cfg: Config, name: str) -> None:

@@ -63,6 +63,16 @@ def plans(quickly):
     return found
 
 
+def assert_no_states_travel(plan):
+    """Only embeddings are gathered; no array of pairs x tokens x width, and none of batch x batch."""
+    for item in plan.traffic:
+        sizes = [int(n) for n in re.search(r"\[(.*)\]", item.greatest)[1].split(",") if n]
+        if item.op != "all-reduce":  # of gradients, which are as large as the parameters
+            assert not {197, 30} & set(sizes), item
+            assert sizes.count(plan.batch_size) < 2, item
+            assert item.axes == "data", item
+
+
 def test_the_state_is_donated_and_nothing_goes_to_the_host(plans):
     for plan in plans:
         assert plan.host_transfers == ()
@@ -74,15 +84,30 @@ def test_compiled_products_are_the_models_and_what_is_computed_again(plans):
         assert 1.0 <= plan.compiled_flops / plan.model_flops < 1.5
 
 
+def test_without_remat_products_are_the_models(quickly):
+    """With everything open, so that no gradient is computed in vain."""
+    config = shrunken()
+    config.blocks.remat = "none"
+    chip, devices = chips.slice_of("v5e:4x4")
+    plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "task", chip, devices)
+    assert 0.99 <= plan.compiled_flops / plan.model_flops <= 1.1
+
+
+def test_a_batch_in_parts_takes_less_memory_and_sends_no_states(plans, quickly):
+    config = shrunken()
+    config.stages.align.microbatches = 4
+    chip, devices = chips.slice_of("v5e:4x4")
+    parts = planner.plan(planner.with_pairs(configs.parse(config), 4 * PAIRS, devices), "align", chip, devices)
+    assert parts.pairs == 4 * plans[0].pairs
+    assert parts.memory.temporaries < 2 * plans[0].memory.temporaries
+    assert 4 * plans[0].model_flops < parts.model_flops < 4.1 * plans[0].model_flops
+    assert parts.compiled_flops < 4 * 1.5 * plans[0].model_flops
+    assert_no_states_travel(parts)
+
+
 def test_no_hidden_states_and_no_scores_cross_the_slice(plans):
-    """Only embeddings are gathered; no array of pairs x tokens x width, and none of batch x batch."""
     for plan in plans:
-        for item in plan.traffic:
-            sizes = [int(n) for n in re.search(r"\[(.*)\]", item.greatest)[1].split(",") if n]
-            if item.op != "all-reduce":  # of gradients, which are as large as the parameters
-                assert not {197, 30} & set(sizes), item
-                assert sizes.count(plan.batch_size) < 2, item
-                assert item.axes == "data", item
+        assert_no_states_travel(plan)
 
 
 def test_weak_scaling(plans):
