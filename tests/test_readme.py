@@ -1,8 +1,8 @@
 """Every command that the README, docs/ and the configs' docstrings give, run or at least parsed.
 
-Run, shrunken: `tools.prepare_data` on hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also
---dry_run), `tools.evaluate`, `tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and the way
-back, and between them the script for PyTorch users.
+Run, shrunken: `tools.prepare_data` and `tools.doctor` on hand-made raw folders, and for configs/shapes.py
+`bridge_jax.main` (also --dry_run), `tools.evaluate`, `tools.export_stablehlo`, `tools.export_pytorch`,
+`tools.export_onnx` of that and the way back, and between them the script for PyTorch users.
 Parsed by the program's own flag definitions, with the config loaded and checked: the photo experiments'
 `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py, and `tools.plan` in
 tests/test_planner.py. Checked against the config:
@@ -84,7 +84,8 @@ def test_every_command_is_of_a_kind_that_is_tested_here():
     kinds = [("bash",), ("hf", "download"), ("python", "-m", "tools.prepare_data"), ("python", "-m", "bridge_jax.main"),
              ("python", "-m", "tools.evaluate"), ("python", "-m", "tools.import_hf"),
              ("python", "-m", "tools.export_pytorch"), ("python", "-m", "tools.export_stablehlo"),
-             ("python", "-m", "tools.export_onnx"), ("python", "-m", "tools.plan")]  # fmt: skip
+             ("python", "-m", "tools.export_onnx"), ("python", "-m", "tools.plan"),
+             ("python", "-m", "tools.doctor")]  # fmt: skip
     assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []
     assert all(of(*kind) for kind in kinds)
 
@@ -121,6 +122,12 @@ def test_imports_are_of_a_tower_that_a_config_uses(words):
     "words", [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") != "vqav2"], ids=name_of
 )
 def test_photos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
+    changed = photos_for(words, tmp_path)
+    assert run([sys.executable, *changed[1:]]).stdout.endswith("train 2, val 1, test 1\n")
+
+
+def photos_for(words, tmp_path):
+    """Write raw photos of the data set that the command is about, and return the command on them."""
     dataset = given(words, "dataset")
     entries = []
     for number, split in enumerate(("train", "train", "val", "test")):
@@ -134,8 +141,26 @@ def test_photos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
         Image.fromarray(np.full((20, 30, 3), 50 * number, np.uint8)).save(encoded, "JPEG")
         path.write_bytes(encoded.getvalue())
     (tmp_path / "raw" / f"dataset_{dataset}.json").write_text(json.dumps({"images": entries}))
-    changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
-    assert run([sys.executable, *changed[1:]]).stdout.endswith("train 2, val 1, test 1\n")
+    return [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+
+
+@pytest.mark.parametrize("words", of("python", "-m", "tools.doctor"), ids=name_of)
+def test_the_doctor_examines_what_is_described(words, tmp_path):
+    changed = photos_for(words, tmp_path)
+    if given(words, "data_dir"):
+        every = of("python", "-m", "tools.prepare_data")
+        (prepare,) = (other for other in every if given(other, "dataset") == given(words, "dataset"))
+        run([sys.executable, *photos_for(prepare, tmp_path)[1:]])
+    if vocabulary := given(changed, "vocabulary"):
+        Path(vocabulary).parent.mkdir()
+        Path(vocabulary).write_text("\n".join(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog")))
+    changed = [word.replace("json=", f"json={tmp_path}/") for word in changed]
+    done = subprocess.run([sys.executable, *changed[1:]], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert (done.returncode, done.stderr) == (1, "")  # four photos are not as many as were published
+    assert "warning: split_size: 3, " in done.stdout
+    assert done.stdout.endswith("\n1 warning\n")
+    if target := given(words, "json"):
+        assert json.loads((tmp_path / target).read_text())["splits"] == {"train": 2, "val": 1, "test": 1}
 
 
 @pytest.mark.parametrize(

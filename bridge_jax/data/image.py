@@ -10,6 +10,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,19 +26,40 @@ _FILL = (128, 128, 128)  # what RandAugment shows outside the picture
 _CROP_TRIES = 10
 
 
+class OversizedError(BrokenError):
+    """A picture of more than MAX_PIXELS."""
+
+
+class Look(NamedTuple):
+    """What an encoded image is: why it cannot be used (empty: it can), and what its header says of it."""
+
+    fault: str
+    oversized: bool = False
+    grey: bool = False
+    cmyk: bool = False
+    turned: bool = False  # EXIF says that it is shown rotated or mirrored
+
+
 def fault(encoded: bytes) -> str:
-    """Return what is wrong with an encoded image, or an empty string when it decodes to its end.
+    """Return what is wrong with an encoded image, or an empty string when it decodes to its end."""
+    return look(encoded).fault
+
+
+def look(encoded: bytes) -> Look:
+    """Return what an encoded image is, decoded to its end.
 
     The smallest draft size is enough to decode: libjpeg has to read the whole file for it.
     """
+    seen = Look("")
     try:
         with _opened(encoded) as image:
-            image.getexif()
+            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            seen = Look("", grey=image.mode in ("1", "L", "LA"), cmyk=image.mode == "CMYK", turned=turned)
             image.draft(None, (1, 1))
             image.load()
     except BrokenError as error:
-        return str(error)
-    return ""
+        return seen._replace(fault=str(error), oversized=isinstance(error, OversizedError))
+    return seen
 
 
 @contextlib.contextmanager
@@ -51,12 +73,14 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.width * image.height > MAX_PIXELS:
                 most = f"at most {MAX_PIXELS / 1e6:.0f} million are decoded"
-                raise BrokenError(f"{image.width} x {image.height} pixels, {most}")
+                raise OversizedError(f"{image.width} x {image.height} pixels, {most}")
             if image.mode.startswith(("I", "F")):
                 raise BrokenError(f"samples of more than 8 bits (mode {image.mode})")
             yield image
     except (BrokenError, MemoryError):  # a machine without memory says nothing about the picture
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
+        raise OversizedError(str(error)) from error
     except Exception as error:  # Pillow's plugins raise whatever their parser met
         raise BrokenError(" ".join(str(error).split()) or type(error).__name__) from error
 

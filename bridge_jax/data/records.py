@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -60,8 +61,13 @@ def open_split(data: config.Data, split: str) -> Split:
 
     Raises ConfigError when the data set is not prepared (naming the command to run) or has no such split.
     """
-    builder: Any = _builder(data, split)  # tfds hides the signature of as_data_source behind a decorator
-    return Split(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
+    return _records(_builder(data, split), split)
+
+
+def open_splits(folder: Path) -> dict[str, Split]:
+    """Return the records of every split of a prepared folder."""
+    builder = tfds.builder_from_directory(folder)
+    return {split: _records(builder, split) for split in builder.info.splits}
 
 
 def fingerprint(data: config.Data, split: str) -> str:
@@ -80,6 +86,10 @@ def fingerprint(data: config.Data, split: str) -> str:
             shard.seek(max(0, size - _HASHED_BYTES))
             digest.update(shard.read(_HASHED_BYTES))
     return digest.hexdigest()
+
+
+def _records(builder: Any, split: str) -> Split:  # tfds hides the signature of as_data_source behind a decorator
+    return Split(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
 
 
 def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:

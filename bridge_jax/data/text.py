@@ -5,10 +5,12 @@
 (array([[ 101, 1037, 3899,  102,    0,    0]], dtype=int32), array([[ True,  True,  True,  True, False, False]]))
 """
 
+import functools
 import hashlib
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -52,6 +54,14 @@ def fault(caption: str) -> str:
     return ""
 
 
+class Measure(NamedTuple):
+    """A caption before it is cut: its tokens, without the frame and with it, and its words that become [UNK]."""
+
+    tokens: int
+    length: int
+    unknown: list[str]
+
+
 class Tokenizer:
     """A `vocab.txt` (lower-case BERT WordPiece) or a `tokenizer.json` of one of KINDS, padded and cut to `length`.
 
@@ -78,6 +88,22 @@ class Tokenizer:
         ids = np.array([e.ids for e in encodings], np.int32).reshape(-1, self.length)
         mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
         return ids, mask
+
+    def measure(self, captions: Sequence[str]) -> list[Measure]:
+        """Return what each caption is before it is cut to `length`."""
+        measured = []
+        for caption, encoding in zip(captions, self._uncut.encode_batch(list(captions)), strict=True):
+            said = [i for i, framing in enumerate(encoding.special_tokens_mask) if not framing]
+            spans = [encoding.offsets[i] for i in said if encoding.ids[i] == self.unk_id]
+            measured.append(Measure(len(said), len(encoding.ids), [caption[start:end] for start, end in spans]))
+        return measured
+
+    @functools.cached_property
+    def _uncut(self) -> tokenizers.Tokenizer:
+        whole = tokenizers.Tokenizer.from_str(self.to_json())
+        whole.no_truncation()
+        whole.no_padding()
+        return whole
 
     @property
     def mask_id(self) -> int:

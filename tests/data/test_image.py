@@ -84,6 +84,19 @@ def test_every_mode_becomes_rgb(mode):
     assert np.ptp(view.reshape(-1, 3).mean(axis=0)) < 3  # grey stays grey
 
 
+def test_a_look_says_what_the_header_says():
+    def looked(mode, **options):
+        out = io.BytesIO()
+        Image.new(mode, (40, 30)).save(out, "JPEG", **options)
+        return image.look(out.getvalue())
+
+    exif = Image.Exif()
+    exif[0x0112] = 2
+    assert looked("RGB") == image.Look("")
+    assert looked("L") == image.Look("", grey=True)
+    assert looked("CMYK", exif=exif) == image.Look("", cmyk=True, turned=True)
+
+
 def test_a_broken_file_is_an_error_and_a_fault():
     encoded = encode(smooth(400, 300), format="JPEG")
     assert image.fault(encoded) == ""

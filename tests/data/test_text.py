@@ -47,6 +47,14 @@ def test_a_long_caption_keeps_its_first_words_and_the_separator(vocab_txt):
     assert mask.all()
 
 
+def test_a_caption_is_measured_before_it_is_cut(vocab_txt):
+    tokenizer = text.Tokenizer(vocab_txt, 4)
+    long, empty = tokenizer.measure(["Dogs RUNNING with Two dogs.", ""])
+    assert long == text.Measure(9, 11, ["with", "Two"])
+    assert empty == text.Measure(0, 2, [])
+    assert tokenizer.encode(["Dogs RUNNING"])[0].tolist() == [[2, 6, 7, 3]]  # it still cuts
+
+
 def test_no_captions_give_no_rows(vocab_txt):
     ids, mask = text.Tokenizer(vocab_txt, 5).encode([])
     assert ids.shape == mask.shape == (0, 5)

@@ -62,11 +62,16 @@ def folder(data_dir: str | Path, builder: type[tfds.core.ShardBasedBuilder]) -> 
 
 def prepared_folder(data: config.Data) -> Path:
     """Return the folder of the prepared data set. Raises ConfigError, naming the command to run, when there is none."""
-    found = folder(data.data_dir, builder_class(data.dataset, "config.data.dataset"))
+    return prepared(builder_class(data.dataset, "config.data.dataset"), data.data_dir, "config.data")
+
+
+def prepared(builder: type[tfds.core.ShardBasedBuilder], data_dir: str, key: str) -> Path:
+    """Return the folder where `builder` was prepared. Raises ConfigError, naming `key`, when it was not."""
+    found = folder(data_dir, builder)
     if not (found / "dataset_info.json").is_file():
-        raw_dir = "" if data.dataset == "shapes" else " --raw_dir=DIR"
+        raw_dir = "" if builder.name == "shapes" else " --raw_dir=DIR"
         raise config.ConfigError(
-            f"config.data: data set {data.dataset!r} is not prepared in {found}; run "
-            f"python -m tools.prepare_data --dataset={data.dataset}{raw_dir} --data_dir={data.data_dir}"
+            f"{key}: data set {builder.name!r} is not prepared in {found}; run "
+            f"python -m tools.prepare_data --dataset={builder.name}{raw_dir} --data_dir={data_dir}"
         )
     return found

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -39,11 +39,29 @@ class Photo(NamedTuple):
     questions: tuple[Question, ...] = ()
 
 
+Refuse = Callable[[str], None]  # is told of a fault of the raw folder
+
+
+def at_once(fault: str) -> NoReturn:
+    """Raise ConfigError: the preparation stops at the first fault."""
+    raise ConfigError(fault)
+
+
 def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]]:
+    """Return split -> photos as `survey`. Raises ConfigError for the first fault, and where an id occurs twice."""
+    photos = survey(annotations, image_dirs, at_once)
+    id_, count = collections.Counter(p.image_id for p in itertools.chain(*photos.values())).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{annotations}: image id {id_} is used {count} times; ids must be unique")
+    return photos
+
+
+def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dict[str, list[Photo]]:
     """Return split -> photos in the order of the file.
 
-    An image lies in the first of `image_dirs` that exists, under `filepath/` where the JSON has one. Raises ConfigError
-    for a missing file or folder, a JSON of another kind, an unknown split or an image without captions.
+    An image lies in the first of `image_dirs` that exists, under `filepath/` where the JSON has one. An entry that is
+    no image, an unknown split, an image without captions and a missing year folder go to `refuse`. Raises ConfigError
+    where nothing can be read: for a missing file or image folder and a JSON of another kind.
     """
     if not annotations.is_file():
         raise ConfigError(f"--raw_dir: no {annotations.name} in {annotations.parent}; put Karpathy's split file there")
@@ -61,19 +79,19 @@ def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]
     for position, entry in enumerate(entries):
         try:
             photo, split = _photo(entry, image_dir), entry["split"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{annotations}: images[{position}] has no usable {error}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            refuse(f"{annotations}: images[{position}] has no usable {error}")
+            continue
         if split not in SPLITS:
-            raise ConfigError(
-                f"{annotations}: image {photo.path.name} is in split {split!r}; known: {', '.join(SPLITS)}"
-            )
+            refuse(f"{annotations}: image {photo.path.name} is in split {split!r}; known: {', '.join(SPLITS)}")
+            continue
         if not photo.captions:
-            raise ConfigError(
+            refuse(
                 f"{annotations}: image {photo.path.name} (images[{position}]) has no caption; write one or delete the "
                 "image from the file"
             )
         photos[SPLITS[split]].append(photo)
-    check(photos, annotations)
+    check(photos, annotations, refuse)
     return dict(photos)
 
 
@@ -83,17 +101,14 @@ def _photo(entry: Mapping[str, Any], image_dir: Path) -> Photo:
     return Photo(path, int(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
 
 
-def check(photos: Mapping[str, Sequence[Photo]], annotations: Path) -> None:
-    """Raise ConfigError where there is no photo, an id occurs twice or a folder of photos is missing."""
+def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refuse) -> None:
+    """Tell `refuse` where there is no photo or a folder of photos is missing."""
     everything = [photo for split in photos.values() for photo in split]
     if not everything:
-        raise ConfigError(f"{annotations}: `images` is empty")
-    id_, count = collections.Counter(p.image_id for p in everything).most_common(1)[0]
-    if count > 1:
-        raise ConfigError(f"{annotations}: image id {id_} is used {count} times; ids must be unique")
+        refuse(f"{annotations}: `images` is empty")
     for folder in sorted({p.path.parent for p in everything}):
         if not folder.is_dir():
-            raise ConfigError(f"--raw_dir: no image folder {folder}, which {annotations.name} names")
+            refuse(f"--raw_dir: no image folder {folder}, which {annotations.name} names")
 
 
 class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -106,6 +121,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     HOMEPAGE: str
     CITATION: str
     QUESTIONS = False  # whether the photos have some
+    PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: not known
+    SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another that has all its photos too
 
     def __init__(self, *, raw_dir: str, workers: int = 1, **arguments: Any):
         """Read and check the split file of `raw_dir`, before anything is written. Raises ConfigError (see `read`).
@@ -123,8 +140,13 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         super().__init__(**arguments)
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
-        """Return split -> photos of the raw folder. Raises ConfigError."""
+        """Return split -> photos of the raw folder. Raises ConfigError for the first fault."""
         return read(raw / self.ANNOTATIONS, [raw / d for d in self.IMAGE_DIRS])
+
+    @classmethod
+    def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
+        """Return split -> photos of the raw folder, every fault told to `refuse`. Raises ConfigError (see `survey`)."""
+        return survey(raw / cls.ANNOTATIONS, [raw / d for d in cls.IMAGE_DIRS], refuse)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

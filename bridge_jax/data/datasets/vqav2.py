@@ -4,12 +4,12 @@ import collections
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data.answers import normalise
 from bridge_jax.data.datasets import karpathy
-from bridge_jax.data.datasets.karpathy import Photo
+from bridge_jax.data.datasets.karpathy import Photo, Refuse
 from bridge_jax.data.questions import Question, save_answers
 
 SPLITS = {"train2014": "train", "val2014": "val", "test2015": "test", "test-dev2015": "test_dev"}
@@ -27,6 +27,7 @@ class Builder(karpathy.Builder, skip_registration=True):
 
     name = "vqav2"
     QUESTIONS = True
+    SUBSETS: ClassVar = {"test_dev": "test"}
     DESCRIPTION = "Visual question answering v2.0, balanced real images, open-ended."
     HOMEPAGE = "https://visualqa.org/"
     CITATION = "Goyal et al.: Making the V in VQA Matter. arXiv 1612.00837, 2017."
@@ -38,19 +39,24 @@ class Builder(karpathy.Builder, skip_registration=True):
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> photos with their questions. Raises ConfigError where a file is missing or does not fit."""
+        return self.survey(raw, karpathy.at_once)
+
+    @classmethod
+    def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
+        """Return the same, and tell `refuse` of what is missing. Raises ConfigError for a file of another kind."""
         photos = {}
         for subset, split in SPLITS.items():
             if asked := _one(raw, f"v2_OpenEnded_mscoco_{subset}*_questions.json"):
                 answered = _one(raw, f"v2_mscoco_{subset}*_annotations.json")
                 if answered is None and split in _WITH_ANSWERS:
-                    raise ConfigError(
+                    refuse(
                         f"--raw_dir: {asked} has no v2_mscoco_{subset}_annotations.json beside it; fetch it from "
-                        f"{self.HOMEPAGE}"
+                        f"{cls.HOMEPAGE}"
                     )
-                photos[split] = _photos(raw, subset, asked, answered)
-                karpathy.check({split: photos[split]}, asked)
+                photos[split] = _photos(raw, subset, asked, answered, refuse)
+                karpathy.check({split: photos[split]}, asked, refuse)
         if "train" not in photos:
-            raise ConfigError(
+            refuse(
                 f"--raw_dir: no v2_OpenEnded_mscoco_train2014_questions.json in {raw}; its answers are what a model "
                 "chooses from"
             )
@@ -86,7 +92,7 @@ def _one(raw: Path, pattern: str) -> Path | None:
     return found[0] if found else None
 
 
-def _photos(raw: Path, subset: str, asked: Path, answered: Path | None) -> list[Photo]:
+def _photos(raw: Path, subset: str, asked: Path, answered: Path | None, refuse: Refuse) -> list[Photo]:
     """Return the photos in the order in which the questions name them."""
     entries = [] if answered is None else _entries(answered, "annotations", ("question_id", "answer_type", "answers"))
     people = {entry["question_id"]: entry for entry in entries}
@@ -95,12 +101,12 @@ def _photos(raw: Path, subset: str, asked: Path, answered: Path | None) -> list[
     for entry in _entries(asked, "questions", ("question_id", "image_id", "question")):
         id_ = entry["question_id"]
         if answered is not None and id_ not in people:
-            raise ConfigError(f"{answered}: question {id_} of {asked.name} has no annotation; fetch both files again")
-        given = people[id_] if answered is not None else {"answer_type": "other", "answers": ()}
+            refuse(f"{answered}: question {id_} of {asked.name} has no annotation; fetch both files again")
+        given = people.get(id_, {"answer_type": "other", "answers": ()})
         said = tuple(str(answer["answer"]) for answer in given["answers"])
         questions[entry["image_id"]].append(Question(id_, entry["question"].strip(), given["answer_type"], said))
     if idle := people.keys() - {question.id for found in questions.values() for question in found}:
-        raise ConfigError(f"{asked}: {answered.name if answered else ''} answers question {min(idle)}, which it lacks")
+        refuse(f"{asked}: {answered.name if answered else ''} answers question {min(idle)}, which it lacks")
     return [
         Photo(raw / year / f"COCO_{year}_{image_id:012d}.jpg", image_id, (), tuple(found))
         for image_id, found in questions.items()

@@ -1,0 +1,239 @@
+"""What is wrong with a data set, raw or prepared, found before a run meets it: every fault, by name.
+
+    checkup = examine(raw(builder, Path("DIR")), builder, tokenizer, workers=2)
+    checkup.exit_code, [(finding.kind, finding.count, finding.names) for finding in checkup.findings]
+
+What cannot be used is broken; what can be, and may surprise, is a warning. Pictures and captions are judged by the same
+code as in preparation and training (`image.look`, `text.fault`), annotations by the builder's own reader. Pictures in
+two splits are those with the same bytes; near duplicates are not looked for.
+"""
+
+import collections
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow_datasets as tfds
+
+from bridge_jax.config import ConfigError
+from bridge_jax.data import datasets, image, text
+from bridge_jax.data.datasets import karpathy
+from bridge_jax.data.records import Split, open_splits, texts
+
+BuilderClass = type[tfds.core.ShardBasedBuilder]
+Progress = Callable[[str, int, int], None]
+
+BROKEN = {  # kind -> what it is; in the order of a report
+    "annotations": "faults of the annotation files, which the preparation refuses",
+    "missing_picture": "pictures that cannot be read",
+    "damaged_record": "records that cannot be read: prepare the data set anew",
+    "oversized_picture": f"pictures of more than {image.MAX_PIXELS / 1e6:.0f} million pixels, which are not decoded",
+    "damaged_picture": "pictures that do not decode to their end: truncated, no picture at all, or of more than 8 bits",
+    "broken_caption": "captions or questions that are left out",
+    "id_collision": "image ids of more than one picture",
+    "same_picture": "pictures with the same bytes in two splits",
+}
+WARNINGS = {
+    "left_out": "pictures and captions that the preparation left out",
+    "grey_picture": "greyscale pictures; training gives all three channels the same values",
+    "cmyk_picture": "CMYK pictures; training converts them to RGB without their colour profile",
+    "turned_picture": "pictures that EXIF turns or mirrors; training shows them upright, other programs may not",
+    "cut_caption": "captions or questions of more tokens than are read; training keeps the first and drops the rest",
+    "unknown_word": "tokens that the vocabulary does not have, which become [UNK]",
+    "split_size": "splits of another size than the published ones",
+}
+
+
+class Finding(NamedTuple):
+    """What was found of a kind: how many, of how many (0: of nothing that is counted), and the name of each.
+
+    The names of unknown words come the most frequent first, each once.
+    """
+
+    kind: str
+    count: int
+    of: int
+    names: list[str]
+
+    @property
+    def broken(self) -> bool:
+        return self.kind in BROKEN
+
+    @property
+    def says(self) -> str:
+        """What the kind is."""
+        return (BROKEN | WARNINGS)[self.kind]
+
+
+class Checkup(NamedTuple):
+    """All that was found, what is broken first; pictures of each split; how many captions and questions were read."""
+
+    findings: list[Finding]
+    sizes: dict[str, int]
+    captions: int
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing found, 1: warnings, 2: broken."""
+        return 2 if any(finding.broken for finding in self.findings) else int(bool(self.findings))
+
+
+class _Item(NamedTuple):
+    """A picture and what is said of it. Where `unread` names a kind, there is no picture and `fault` says why."""
+
+    split: str
+    name: str
+    image_id: int | None = None
+    said: Sequence[str] = ()
+    unread: str = ""
+    fault: str = ""
+    look: image.Look | None = None
+    sha256: bytes = b""
+
+
+class Source(NamedTuple):
+    """A data set to be examined: how to read each picture, and what its files already told, kind -> names."""
+
+    reads: list[Callable[[], _Item]]
+    sizes: dict[str, int]
+    told: dict[str, list[str]]
+
+
+def raw(builder: type[karpathy.Builder], folder: Path) -> Source:
+    """Return the raw data set in `folder`. Faults of its annotations are told, not raised."""
+    faults: list[str] = []
+    try:
+        splits = builder.survey(folder, faults.append)
+    except ConfigError as error:
+        splits, faults = {}, [*faults, str(error)]
+    reads = [functools.partial(_of_photo, split, photo) for split, photos in splits.items() for photo in photos]
+    return Source(reads, {split: len(photos) for split, photos in splits.items()}, {"annotations": faults})
+
+
+def prepared(folder: Path) -> Source:
+    """Return the data set that was prepared in `folder`."""
+    splits, skipped = open_splits(folder), folder / datasets.SKIPPED
+    left_out = skipped.read_text(encoding="utf-8").splitlines() if skipped.is_file() else []
+    reads = [
+        functools.partial(_of_record, split, records, index)
+        for split, records in splits.items()
+        for index in range(len(records))
+    ]
+    return Source(reads, {split: len(records) for split, records in splits.items()}, {"left_out": left_out})
+
+
+def _of_photo(split: str, photo: karpathy.Photo) -> _Item:
+    said = (*photo.captions, *(question.text for question in photo.questions))
+    item = _Item(split, str(photo.path), photo.image_id, said)
+    try:
+        return _seen(item, photo.path.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        fault = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return item._replace(unread="missing_picture", fault=fault)
+
+
+def _of_record(split: str, records: Split, index: int) -> _Item:
+    try:
+        record = records[index]
+    except (ConfigError, RuntimeError, ValueError) as error:  # the last two: of array_record and tfds for a cut shard
+        fault = " ".join(str(error).split())
+        return _Item(split, f"record {index} of {split}", unread="damaged_record", fault=fault)
+    return _seen(_Item(split, record["filename"], record["image_id"], texts(record)), record["image"])
+
+
+def _seen(item: _Item, encoded: bytes) -> _Item:
+    return item._replace(look=image.look(encoded), sha256=hashlib.sha256(encoded).digest())
+
+
+def examine(
+    source: Source,
+    builder: BuilderClass,
+    tokenizer: text.Tokenizer | None,
+    workers: int,
+    progress: Progress = lambda *_: None,
+) -> Checkup:
+    """Read and decode every picture in `workers` threads and return all that is wrong.
+
+    With a `tokenizer`, captions are compared with its length and words with its vocabulary. `progress` is called as
+    (what, done, total).
+    """
+    photos = builder if issubclass(builder, karpathy.Builder) else None
+    subsets = photos.SUBSETS if photos else {}
+    tally = _Tally({part for part, whole in subsets.items() if whole in source.sizes}, tokenizer)
+    with ThreadPoolExecutor(workers) as pool:
+        for done, item in enumerate(pool.map(lambda read: read(), source.reads), 1):
+            tally.take(item)
+            progress("pictures", done, len(source.reads))
+    names = source.told | tally.names | tally.twice() | _sizes(source.sizes, photos.PUBLISHED if photos else {})
+    names["unknown_word"] = [f"{word} ({count})" for word, count in tally.unknown.most_common()]
+    counts = {kind: len(found) for kind, found in names.items()} | {"unknown_word": tally.unknown.total()}
+    of = dict.fromkeys(BROKEN | WARNINGS, len(source.reads)) | dict.fromkeys(
+        ("annotations", "left_out", "split_size"), 0
+    )
+    of |= {"broken_caption": tally.captions, "cut_caption": tally.captions, "unknown_word": tally.tokens}
+    findings = [Finding(kind, counts[kind], of[kind], names[kind]) for kind in of if names.get(kind)]
+    return Checkup(findings, source.sizes, tally.captions)
+
+
+def _sizes(sizes: Mapping[str, int], published: Mapping[str, int]) -> dict[str, list[str]]:
+    there = {split: (sizes.get(split, 0), size) for split, size in published.items()}
+    return {"split_size": [f"{split}: {n:,} of {size:,}" for split, (n, size) in there.items() if n != size]}
+
+
+class _Tally:
+    """What the pictures have been so far. The pictures of the splits `inside` are, by design, in another split too."""
+
+    def __init__(self, inside: set[str], tokenizer: text.Tokenizer | None):
+        self.names: dict[str, list[str]] = collections.defaultdict(list)  # kind -> names
+        self.unknown: collections.Counter[str] = collections.Counter()
+        self.captions = self.tokens = 0
+        self._inside, self._tokenizer = inside, tokenizer
+        self._of_id: dict[int, list[str]] = collections.defaultdict(list)
+        self._of_bytes: dict[bytes, dict[str, str]] = collections.defaultdict(dict)  # hash -> split -> name
+
+    def take(self, item: _Item) -> None:
+        """Count one picture."""
+        apart = item.split not in self._inside
+        if item.image_id is not None and apart:
+            self._of_id[item.image_id].append(f"{item.name} ({item.split})")
+        if item.unread:
+            self.names[item.unread].append(f"{item.name}: {item.fault}")
+        elif (look := item.look) is not None:
+            for kind, found in (("grey", look.grey), ("cmyk", look.cmyk), ("turned", look.turned)):
+                if found:
+                    self.names[f"{kind}_picture"].append(item.name)
+            if look.fault:
+                kind = "oversized_picture" if look.oversized else "damaged_picture"
+                self.names[kind].append(f"{item.name}: {look.fault}")
+            elif apart:
+                self._of_bytes[item.sha256].setdefault(item.split, item.name)
+        self._read(item)
+
+    def _read(self, item: _Item) -> None:
+        self.captions += len(item.said)
+        usable = []
+        for number, caption in enumerate(item.said, 1):
+            place = f"the {number}. of {len(item.said)}"
+            if fault := text.fault(caption):
+                self.names["broken_caption"].append(f"{item.name}: {fault} ({place})")
+            else:
+                usable.append((place, caption))
+        if self._tokenizer is None:
+            return
+        measured = self._tokenizer.measure([caption for _, caption in usable])
+        for (place, _), (tokens, length, unknown) in zip(usable, measured, strict=True):
+            self.tokens += tokens
+            self.unknown.update(unknown)
+            if length > self._tokenizer.length:
+                self.names["cut_caption"].append(f"{item.name}: {length} tokens ({place})")
+
+    def twice(self) -> dict[str, list[str]]:
+        """Return the ids of several pictures, and the pictures of several splits."""
+        same = [places for places in self._of_bytes.values() if len(places) > 1]
+        return {
+            "id_collision": [f"{id_}: {', '.join(names)}" for id_, names in self._of_id.items() if len(names) > 1],
+            "same_picture": [", ".join(f"{name} ({split})" for split, name in places.items()) for places in same],
+        }

@@ -1,0 +1,162 @@
+"""tools/doctor.py as users run it, a process each: what it prints, the JSON, the exit code."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge_jax.data.datasets import coco, flickr8k, flickr30k
+from tests.data import bad_inputs
+from tools import prepare_data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "tools.doctor", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """As many pictures as Flickr8k has, with nothing wrong."""
+    folder, entries = tmp_path_factory.mktemp("flickr8k"), []
+    (folder / "images").mkdir()
+    for split, size in flickr8k.Builder.PUBLISHED.items():
+        for _ in range(size):
+            number = len(entries)
+            colour = (number // 256, number % 256, 100)
+            name, tiny = f"{number}.png", bad_inputs.Image.new("RGB", (2, 2), colour)
+            (folder / "images" / name).write_bytes(bad_inputs.encode(tiny, "PNG"))
+            sentences = [{"raw": "a red dog"}]
+            entries.append({"filename": name, "imgid": number, "split": split, "sentences": sentences})
+    (folder / "dataset_flickr8k.json").write_text(json.dumps({"images": entries}))
+    return folder
+
+
+def test_nothing_found_then_a_warning_then_broken(published, tmp_path):
+    flags = ["--dataset=flickr8k", f"--raw_dir={published}", f"--json={tmp_path / 'found.json'}"]
+    good = run(*flags)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "8,000 pictures (train 6,000, val 1,000, test 1,000), 8,000 captions and questions\n" in good.stdout
+    assert good.stdout.endswith("\nnothing found\n")
+    assert json.loads((tmp_path / "found.json").read_text()) == {
+        "dataset": "flickr8k", "folder": str(published), "exit_code": 0,
+        "splits": {"train": 6000, "val": 1000, "test": 1000}, "captions": 8000, "findings": [],
+    }  # fmt: skip
+
+    (published / "images" / "6.png").write_bytes(bad_inputs.ODD_PICTURES["grey.jpg"])
+    odd = run(*flags)
+    assert odd.returncode == 1
+    assert "warning: grey_picture: 1 of 8,000 (0.013 %), greyscale pictures; training gives all three" in odd.stdout
+    assert odd.stdout.endswith(f"\n    {published}/images/6.png\n\n1 warning\n")
+
+    for number in range(7):
+        (published / "images" / f"{number}.png").unlink()
+    bad = run(*flags)
+    assert bad.returncode == 2
+    assert "broken: missing_picture: 7 of 8,000 (0.087 %), pictures that cannot be read\n" in bad.stdout
+    assert f"    {published}/images/4.png: No such file or directory\n    and 2 more; --json=FILE" in bad.stdout
+    assert "5.png" not in bad.stdout
+    (finding,) = json.loads((tmp_path / "found.json").read_text())["findings"]
+    assert (finding["level"], finding["kind"], finding["count"], finding["of"]) == (
+        "broken",
+        "missing_picture",
+        7,
+        8000,
+    )
+    assert [Path(name.split(":")[0]).name for name in finding["names"]] == [f"{number}.png" for number in range(7)]
+
+
+def test_errors_come_before_warnings_and_odd_names_are_printed(tmp_path):
+    names = {"grey.jpg": bad_inputs.ODD_PICTURES["grey.jpg"], "truncated.jpg": bad_inputs.JPEG[:-200]}
+    folder = bad_inputs.raw_folder(tmp_path / "raw", 2, names)
+    annotations = folder / "dataset_flickr8k.json"
+    annotations.write_text(annotations.read_text().replace("good_0.jpg", r"[red]\ud83d.jpg"))
+    done = run("--dataset=flickr8k", f"--raw_dir={folder}")
+    assert (done.returncode, done.stderr) == (2, "")
+    kinds = [line.split(": ")[:2] for line in done.stdout.splitlines() if line.startswith(("broken", "warning"))]
+    assert kinds == [
+        ["broken", "missing_picture"], ["broken", "damaged_picture"], ["warning", "grey_picture"],
+        ["warning", "split_size"],
+    ]  # fmt: skip
+    assert r"images/[red]\ud83d.jpg: " in done.stdout
+    assert "/truncated.jpg: image file is truncated" in done.stdout
+    assert done.stdout.endswith("\n2 broken, 2 warning\n")
+
+
+def test_a_prepared_set_is_compared_with_a_vocabulary(tmp_path):
+    folder = bad_inputs.raw_folder(
+        tmp_path / "raw", 2, {"caption_long.jpg": bad_inputs.ODD_CAPTIONS["caption_long.jpg"]}
+    )
+    prepare_data.prepare("flickr8k", str(tmp_path / "data"), raw_dir=str(folder))
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog")))
+    flags = ["--dataset=flickr8k", f"--data_dir={tmp_path / 'data'}"]
+    without = run(*flags)
+    assert without.returncode == 1  # three photos are not 8,000
+    assert "no --vocabulary: lengths in tokens and unknown words are not looked at\n" in without.stdout
+    assert "cut_caption" not in without.stdout
+    found = run(*flags, f"--vocabulary={vocabulary}", "--length=600")
+    assert found.returncode == 1
+    assert "warning: cut_caption: 1 of 4 (25 %), captions or questions of more tokens than are read" in found.stdout
+    assert "\n    caption_long.jpg: 602 tokens (the 1. of 1)\n" in found.stdout
+    assert "warning: unknown_word: 200 of 609 (33 %), tokens that the vocabulary does not have" in found.stdout
+    assert "\n    and (200)\n" in found.stdout
+    assert "cut_caption" not in run(*flags, f"--vocabulary={vocabulary}", "--length=602").stdout
+
+
+def test_shapes_bring_their_own_vocabulary(small_shapes):
+    done = run("--dataset=shapes", f"--data_dir={small_shapes}", "--length=16")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no --vocabulary" not in done.stdout
+    cut = run("--dataset=shapes", f"--data_dir={small_shapes}", "--length=5")
+    assert cut.returncode == 1
+    assert "warning: cut_caption: " in cut.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=flickr8"], "--dataset: 'flickr8' is not a data set; nearest: 'flickr8k'"),
+        (
+            ["--dataset=flickr8k"],
+            "expected either --raw_dir, a folder of raw files, or --data_dir, where prepared data",
+        ),
+        (["--dataset=coco", "--raw_dir=a", "--data_dir=b"], "expected either --raw_dir"),
+        (["--dataset=shapes", "--raw_dir=a"], "--raw_dir: 'shapes' has no raw files; give --data_dir"),
+        (["--dataset=coco", "--data_dir=nowhere"], "--data_dir: data set 'coco' is not prepared in nowhere/coco/1.0.0"),
+    ],
+)
+def test_a_wrong_command_is_one_clear_line(flags, message):
+    done = run(*flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_published_sizes():
+    sizes = {name: tuple(module.Builder.PUBLISHED.values()) for name, module in
+             {"coco": coco, "flickr30k": flickr30k, "flickr8k": flickr8k}.items()}  # fmt: skip
+    assert sizes == {
+        "coco": (113_287, 5_000, 5_000), "flickr30k": (29_000, 1_014, 1_000), "flickr8k": (6_000, 1_000, 1_000)
+    }  # fmt: skip
+
+
+def test_the_real_photos(shared, tmp_path):
+    """Flickr8k as it lies there: nothing broken; its test split is absent. A photo cut short is found among 7,000."""
+    real, folder = shared / "data" / "flickr8k", tmp_path / "raw"
+    flags = ["--dataset=flickr8k", f"--vocabulary={shared / 'weights' / 'minilm_l6' / 'vocab.txt'}", "--length=24"]
+    found = run(*flags, f"--raw_dir={real}", f"--json={tmp_path / 'found.json'}")
+    assert found.returncode == 1
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert [(f["kind"], f["count"]) for f in record["findings"]] == [("cut_caption", 619), ("split_size", 1)]
+    shutil.copytree(real, folder)
+    photo = sorted((folder / "images").iterdir())[3000]
+    photo.write_bytes(photo.read_bytes()[:-500])
+    damaged = run(*flags, f"--raw_dir={folder}")
+    assert damaged.returncode == 2
+    assert f"    {photo}: image file is truncated" in damaged.stdout

@@ -1,0 +1,103 @@
+"""Say what is wrong with a data set, raw or prepared, before a run does.
+
+    python -m tools.doctor --dataset=flickr8k --raw_dir=DIR
+    python -m tools.doctor --dataset=flickr8k --data_dir=data --vocabulary=data/minilm/vocab.txt --json=flickr8k.json
+
+Every picture is read and decoded. Broken is what the preparation or a run would refuse or leave out, an image id of two
+pictures, and the same bytes in two splits (near duplicates are not looked for); the rest are warnings. Lengths in
+tokens and unknown words need --vocabulary, or a data set that stores its own. `--json` writes every name, what is
+printed are the first. Nothing is changed.
+
+Exit code 0: nothing found; 1: warnings; 2: broken, or it could not be looked at, with one line that says why.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from bridge_jax import command_line, terminal
+from bridge_jax.config import ConfigError
+from bridge_jax.data import checkup, datasets, text
+from bridge_jax.data.checkup import Checkup, Finding
+from bridge_jax.data.datasets import karpathy
+
+_DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
+_RAW_DIR = flags.DEFINE_string(
+    "raw_dir", "", "Folder with the raw images and captions, as tools.prepare_data reads it."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data sets live; instead of --raw_dir.")
+_VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocab.txt or tokenizer.json.")
+_LENGTH = flags.DEFINE_integer("length", 30, "Tokens that a caption may have, as config.text.length.", lower_bound=3)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Threads that read and decode images.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", "", "Write all findings with all names to this file.")
+_SHOWN = 5  # names of a finding
+_console = Console(soft_wrap=True, highlight=False)
+
+
+def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int, workers: int) -> Checkup:
+    """Examine the raw data set in `raw_dir`, or the one prepared under `data_dir`. Raises ConfigError."""
+    builder = datasets.builder_class(dataset, "--dataset")
+    if bool(raw_dir) == bool(data_dir):
+        raise ConfigError("expected either --raw_dir, a folder of raw files, or --data_dir, where prepared data lies")
+    if data_dir:
+        folder = datasets.prepared(builder, data_dir, "--data_dir")
+        source, stored = checkup.prepared(folder), folder / datasets.VOCABULARY
+        vocabulary = vocabulary or (str(stored) if stored.is_file() else "")
+    elif issubclass(builder, karpathy.Builder):
+        source = checkup.raw(builder, Path(raw_dir).expanduser())
+    else:
+        raise ConfigError(f"--raw_dir: {dataset!r} has no raw files; give --data_dir")
+    tokenizer = text.Tokenizer(Path(vocabulary).expanduser(), length) if vocabulary else None
+    if tokenizer is None:
+        _say("no --vocabulary: lengths in tokens and unknown words are not looked at")
+    with terminal.progress() as bar, terminal.task(bar, f"examining {dataset}") as progress:
+        return checkup.examine(source, builder, tokenizer, workers, progress)
+
+
+def show(found: Checkup) -> None:
+    """Print every finding with its first names, and what all of it comes to."""
+    sizes = ", ".join(f"{split} {size:,}" for split, size in found.sizes.items())
+    _say(f"{sum(found.sizes.values()):,} pictures ({sizes}), {found.captions:,} captions and questions")
+    for finding in found.findings:
+        share = f" of {finding.of:,} ({100 * finding.count / finding.of:.2g} %)" if finding.of else ""
+        level, style = ("broken", "red") if finding.broken else ("warning", "yellow")
+        _say(f"\n{level}: {finding.kind}: {finding.count:,}{share}, {finding.says}", style)
+        for name in finding.names[:_SHOWN]:
+            _say(f"    {name}")
+        if (more := len(finding.names) - _SHOWN) > 0:
+            _say(f"    and {more:,} more; --json=FILE lists all")
+    levels = ["broken" if finding.broken else "warning" for finding in found.findings]
+    _say(f"\n{', '.join(f'{levels.count(level)} {level}' for level in dict.fromkeys(levels)) or 'nothing found'}")
+
+
+def _say(line: str, style: str = "") -> None:
+    whole = line.encode(errors="backslashreplace").decode()  # a name may be half a character
+    _console.print(whole, markup=False, style=style)
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    return {"level": "broken" if finding.broken else "warning", "says": finding.says} | finding._asdict()
+
+
+def main(argv: list[str]) -> None:
+    """Print the findings, write the JSON, and exit by the worst of them."""
+    del argv
+    jax.config.update("jax_platforms", "cpu")  # the bar asks jax which process this is; no chip is taken from a run
+    dataset = command_line.required(_DATASET)
+    found = look(dataset, _RAW_DIR.value, _DATA_DIR.value, _VOCABULARY.value, _LENGTH.value, _NUM_WORKERS.value)
+    show(found)
+    if _JSON.value:
+        record = {"dataset": dataset, "folder": _RAW_DIR.value or _DATA_DIR.value, "exit_code": found.exit_code}
+        record |= {"splits": found.sizes, "captions": found.captions}
+        record |= {"findings": [_as_json(finding) for finding in found.findings]}
+        Path(_JSON.value).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    sys.exit(found.exit_code)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
