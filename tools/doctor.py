@@ -71,8 +71,10 @@ def show(found: Checkup) -> None:
             _say(f"    {name}")
         if (more := len(finding.names) - _SHOWN) > 0:
             _say(f"    and {more:,} more; --json=FILE lists all")
-    levels = ["broken" if finding.broken else "warning" for finding in found.findings]
-    _say(f"\n{', '.join(f'{levels.count(level)} {level}' for level in dict.fromkeys(levels)) or 'nothing found'}")
+    broken = sum(finding.broken for finding in found.findings)
+    warnings = len(found.findings) - broken
+    said = [f"{broken} broken"] * (broken > 0) + [f"{warnings} warning{'s' * (warnings > 1)}"] * (warnings > 0)
+    _say(f"\n{', '.join(said) or 'nothing found'}")
 
 
 def _say(line: str, style: str = "") -> None:

@@ -216,7 +216,7 @@ class _Tally:
         self.captions += len(item.said)
         usable = []
         for number, caption in enumerate(item.said, 1):
-            place = f"the {number}. of {len(item.said)}"
+            place = f"number {number} of {len(item.said)}"
             if fault := text.fault(caption):
                 self.names["broken_caption"].append(f"{item.name}: {fault} ({place})")
             else:

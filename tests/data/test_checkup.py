@@ -88,11 +88,11 @@ PLANTED = {
     "grey": (put("good_2.jpg", ODD_PICTURES["grey.jpg"]), "grey_picture", "images/good_2.jpg"),
     "cmyk": (put("held_out_0.jpg", ODD_PICTURES["cmyk.jpg"]), "cmyk_picture", "images/held_out_0.jpg"),
     "turned": (turned, "turned_picture", "images/good_0.jpg"),
-    "empty": (say(3, " "), "broken_caption", "good_1.jpg: an empty caption (the 2. of 2)"),
+    "empty": (say(3, " "), "broken_caption", "good_1.jpg: an empty caption (number 2 of 2)"),
     "endless": (say(0, "dog " * 25_000), "broken_caption", "held_out_0.jpg: a caption of 99999 characters"),
     "control": (say(0, "a\x00dog"), "broken_caption", "held_out_0.jpg: a caption with the control character U+0000"),
-    "encoding": (say(0, "caf\udce9"), "broken_caption", "held_out_0.jpg: a caption that is not UTF-8 (the 2. of 2)"),
-    "long": (say(0, "a dog " * 20), "cut_caption", "held_out_0.jpg: 42 tokens (the 2. of 2)"),
+    "encoding": (say(0, "caf\udce9"), "broken_caption", "held_out_0.jpg: a caption that is not UTF-8 (number 2 of 2)"),
+    "long": (say(0, "a dog " * 20), "cut_caption", "held_out_0.jpg: 42 tokens (number 2 of 2)"),
     "unknown": (say(0, "a zebra, a dog"), "unknown_word", "zebra (1)"),
     "same_picture": (copy, "same_picture", "good_0.jpg (train)"),
     "same_file": (
@@ -198,7 +198,7 @@ def test_faults_that_came_after_the_preparation_are_found(tmp_path):
     found = findings(checkup.prepared(datasets.folder(tmp_path, Small)))
     assert {kind: finding.names for kind, finding in found.items()} == {
         "damaged_picture": ["truncated_end.jpg: image file is truncated (100 bytes not processed)"],
-        "broken_caption": ["caption_of_spaces.jpg: an empty caption (the 1. of 1)"],
+        "broken_caption": ["caption_of_spaces.jpg: an empty caption (number 1 of 1)"],
         "same_picture": ["held_out_1.jpg (val), good_0.jpg (train)"],
         "grey_picture": ["grey.jpg"],
         "split_size": ["train: 7 of 4"],

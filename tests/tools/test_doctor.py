@@ -85,7 +85,7 @@ def test_errors_come_before_warnings_and_odd_names_are_printed(tmp_path):
     ]  # fmt: skip
     assert r"images/[red]\ud83d.jpg: " in done.stdout
     assert "/truncated.jpg: image file is truncated" in done.stdout
-    assert done.stdout.endswith("\n2 broken, 2 warning\n")
+    assert done.stdout.endswith("\n2 broken, 2 warnings\n")
 
 
 def test_a_prepared_set_is_compared_with_a_vocabulary(tmp_path):
@@ -103,7 +103,7 @@ def test_a_prepared_set_is_compared_with_a_vocabulary(tmp_path):
     found = run(*flags, f"--vocabulary={vocabulary}", "--length=600")
     assert found.returncode == 1
     assert "warning: cut_caption: 1 of 4 (25 %), captions or questions of more tokens than are read" in found.stdout
-    assert "\n    caption_long.jpg: 602 tokens (the 1. of 1)\n" in found.stdout
+    assert "\n    caption_long.jpg: 602 tokens (number 1 of 1)\n" in found.stdout
     assert "warning: unknown_word: 200 of 609 (33 %), tokens that the vocabulary does not have" in found.stdout
     assert "\n    and (200)\n" in found.stdout
     assert "cut_caption" not in run(*flags, f"--vocabulary={vocabulary}", "--length=602").stdout
