@@ -119,23 +119,27 @@ def plan(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Plan:
 def fit(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Iterator[Plan]:
     """Yield, for every way to rematerialise, the plan with the most pairs a chip that fits, in steps of 8.
 
-    At most five programs are compiled for each. What a pair takes is read off the greatest that fits so far.
+    At most five programs are compiled for each. What a pair takes is read off those that were.
     """
     for remat in ("none", "dots", "full"):
         tried = dataclasses.replace(cfg, blocks=dataclasses.replace(cfg.blocks, remat=remat))
-        best, pairs, limit = None, 8, 2**30
+        best, over, pairs, limit = None, None, 8, 2**30
         for _ in range(5):
             try:
-                best = plan(with_pairs(tried, pairs, devices), stage_name, chip, devices)
+                found = plan(with_pairs(tried, pairs, devices), stage_name, chip, devices)
             except DoesNotFit:
                 limit = pairs
+            else:
+                fits = found.memory.peak <= chip.hbm_bytes
+                best, over, limit = (found, over, limit) if fits else (best, found, pairs)
             if best is None:
                 break
-            done = best.pairs
-            a_pair = best.memory.temporaries / done
-            pairs = done + int((chip.hbm_bytes - best.memory.peak) / a_pair)
+            a_pair = best.memory.temporaries / best.pairs
+            if over is not None:
+                a_pair = (over.memory.peak - best.memory.peak) / (over.pairs - best.pairs)
+            pairs = best.pairs + int((chip.hbm_bytes - best.memory.peak) / a_pair)
             pairs = min(pairs, limit - 1) // 8 * 8
-            if pairs <= done:
+            if pairs <= best.pairs:
                 break
         if best is not None:
             yield best

@@ -131,6 +131,21 @@ def test_a_batch_that_cannot_fit_says_by_how_much_and_what_would(quickly):
         planner.plan(cfg, "stabilise", chip, devices)
 
 
+def test_the_most_pairs_that_fit_are_found(quickly):
+    """On a chip with little memory, so that programs are small. Five of them come near enough."""
+    config = shrunken()
+    config.vision.depth = config.text.depth = 1
+    config.bridge.update(design="none", layers=0)
+    config.mining.group = 0
+    config.stage_order = ("stabilise",)
+    config.stages.stabilise.losses = ("itc",)
+    chip, devices = chips.slice_of("v5e:2x2")
+    small = dataclasses.replace(chip, hbm_bytes=2**28)
+    best = next(planner.fit(configs.parse(config), "stabilise", small, devices))
+    assert (best.remat, best.pairs % 8) == ("none", 0)
+    assert 0.7 * 2**28 < best.memory.peak <= 2**28
+
+
 @pytest.mark.parametrize(
     ("topology", "message"),
     [
