@@ -11,7 +11,7 @@ All of them start from one `lower` pass, or from cached states that replace it.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.linen as nn
@@ -36,21 +36,24 @@ def outputs(
     dropout_key: jax.Array,
     mining_key: jax.Array,
     lower_frozen: bool,
+    spread: Callable[[Any], Any] = lambda rows: rows,
 ) -> Outputs:
     """Run `passes` in training mode (dropout on).
+
+    `spread` says where the rows of states lie, as the batch's do over the devices of a mesh.
 
     `lower_frozen`: nothing below the first bridged layer trains. A frozen tower is a fixed function, so the lower
     pass then runs without dropout, and reading its states from the cache changes nothing.
     """
 
     def run(model: BridgeModel) -> Outputs:
-        lower = _lower(model, batch, deterministic=lower_frozen)
+        lower = spread(_lower(model, batch, deterministic=lower_frozen))
         found: dict[str, Any] = model.scales()
         if {"unimodal", "mismatched"} & set(passes):
             found["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
             found["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
         if "mismatched" in passes:
-            found |= _fused_and_mismatched(model, lower, batch, found, mining_key)
+            found |= _fused_and_mismatched(model, lower, batch, found, mining_key, spread)
         elif {"fused", "answers"} & set(passes):
             found["fused"] = model.fused(lower, deterministic=False)
         if "answers" in passes:
@@ -79,7 +82,12 @@ def _lower(model: BridgeModel, batch: Batch, deterministic: bool) -> Lower:
 
 
 def _fused_and_mismatched(
-    model: BridgeModel, lower: Lower, batch: Batch, found: dict[str, Any], key: jax.Array
+    model: BridgeModel,
+    lower: Lower,
+    batch: Batch,
+    found: dict[str, Any],
+    key: jax.Array,
+    spread: Callable[[Any], Any],
 ) -> dict[str, Any]:
     """Fuse the B true pairs, each text with k mined images and each image with k mined texts, in one call.
 
@@ -103,7 +111,7 @@ def _fused_and_mismatched(
     pairs = Lower(
         image=take(lower.image, image_GgC), text=take(lower.text, text_GgC), text_mask=take(lower.text_mask, text_GgC)
     )
-    fused = model.fused(pairs, deterministic=False)
+    fused = model.fused(spread(pairs), deterministic=False)
     similarity_BC = (fused.text * fused.image).sum(axis=-1).reshape(B, -1)
     match_BC = fused.itm_logit.reshape(B, -1)
     unimodal_BC = jax.vmap(lambda cosines, t, i: cosines[t, i])(cosines_Ggg, text_GgC, image_GgC).reshape(B, -1)

@@ -242,7 +242,7 @@ def _collective(computation: Computation, instruction: Instruction, op: str, tim
     elif instruction.op == "collective-permute-start":
         shapes = shapes[1:2]
     greatest = max(shapes, key=lambda shape: shape.bytes)
-    groups = instruction.attribute(r"(?:replica_groups|source_target_pairs)=(.*?)(?:, [a-z_]+=|$)")
+    groups = instruction.attribute(r"(?:replica_groups|source_target_pairs)=(mesh\[.*?\{.*?\}|.*?)(?:, [a-z_]+=|$)")
     return Collective(
         op=op,
         bytes=sum(shape.bytes for shape in shapes),
@@ -270,10 +270,13 @@ def groups(text: str, devices: int) -> np.ndarray:
     True
     >>> groups("mesh['a'=2,'b'=2] {'b'}", 4).tolist()
     [[0, 1], [2, 3]]
+    >>> groups("mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", 4).tolist()
+    [[0, 2], [1, 3]]
     """
     if text.startswith("mesh["):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", text.partition("]")[0])}
-        named = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", text.partition("]")[2])
+        named = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", text.partition("{")[2])
+        placed = re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", text)
         dims, chosen = [], []
         for name, size in sizes.items():
             part = next((item for item in named if item[0] == name), None)
@@ -281,11 +284,17 @@ def groups(text: str, devices: int) -> np.ndarray:
             chosen += [len(dims) + 1] if part else []
             dims += [before, own, size // (before * own)]
         others = [d for d in range(len(dims)) if d not in chosen]
-        ids = np.arange(math.prod(dims)).reshape(dims).transpose(*others, *chosen)
+        ids = _iota(placed[1], placed[2]) if placed else np.arange(math.prod(dims))
+        ids = ids.reshape(dims).transpose(*others, *chosen)
         return ids.reshape(-1, math.prod(dims[d] for d in chosen))
     if iota := re.match(r"\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        ids = np.arange(devices).reshape([int(n) for n in iota[3].split(",")])
-        ids = ids.transpose([int(n) for n in iota[4].split(",")]) if iota[4] else ids
-        return ids.reshape(int(iota[1]), int(iota[2]))
+        return _iota(iota[3], iota[4]).reshape(int(iota[1]), int(iota[2]))
     rows = [[int(n) for n in row.split(",")] for row in re.findall(r"\{([\d,]+)\}", text)]
     return np.array(rows) if rows else np.arange(devices)[None]
+
+
+def _iota(sides: str, order: str | None) -> np.ndarray:
+    """Return 0, 1, 2, ... as an array of these sides, "4,4", its dimensions then put in that order, "1,0"."""
+    shape = [int(n) for n in sides.split(",")]
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    return ids.transpose([int(n) for n in order.split(",")]) if order else ids

@@ -8,6 +8,7 @@ counts. What no part shares with another stays its own: dropout draws its bits, 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -33,7 +34,7 @@ def gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Me
     """Return the function that gives a stage's loss and gradients. Raises ConfigError."""
     _check(cfg, stage_name, trainable)
     names, parts = cfg.stages[stage_name].losses, cfg.stages[stage_name].microbatches
-    run = _runner(cfg, stage_name, trainable)
+    run = _runner(cfg, stage_name, trainable, mesh)
 
     def at_once(live: optim.Flat, frozen: optim.Flat, batch: Batch, step: Array) -> Any:
         params = optim.unflatten({**frozen, **live})
@@ -126,7 +127,7 @@ def _check(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> None:
         )
 
 
-def _runner(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> Callable[..., Outputs]:
+def _runner(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Mesh) -> Callable[..., Outputs]:
     """Return (params, rows, step, part or None) -> what the stage's passes compute."""
     model, passes = BridgeModel(cfg), stage_passes(cfg, stage_name)
     lower_frozen = not any(forward.is_lower(path, cfg) for path in trainable)
@@ -142,6 +143,7 @@ def _runner(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> Callabl
             dropout_key=dropout,
             mining_key=mining,
             lower_frozen=lower_frozen,
+            spread=partial(sharding.spread_rows, mesh=mesh),
         )
 
     return run

@@ -50,6 +50,20 @@ def over_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def spread_rows(rows: Any, mesh: Mesh) -> Any:
+    """Say to the compiler that the rows of these arrays lie as the batch's do; it decides about other dimensions.
+
+    Without it, it may take rows together and spread the width instead, to leave parameters over `fsdp` where they are:
+    ViT-H on v5e:16x16 then sent 165 GB of activations a step.
+    """
+
+    def pin(x: Any) -> Any:
+        spec = PartitionSpec(ROWS, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return jax.tree.map(pin, rows)
+
+
 def layout(cfg: configs.Config, params: Params, mesh: Mesh) -> Callable[[Any], Any]:
     """Return the function that says where a tree lies: tree of shapes -> tree of shardings.
 

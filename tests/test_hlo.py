@@ -72,6 +72,19 @@ def test_a_slice_that_is_fetched_early_counts_as_itself():
     assert hlo.read(text).hbm_bytes == 4 * 192 * 768
 
 
+def test_the_groups_of_a_named_mesh_are_read_whole():
+    text = (
+        "HloModule m\n\n"
+        "ENTRY %main (a: f32[8,16]) -> f32[32,16] {\n"
+        "  %a = f32[8,16]{1,0} parameter(0)\n"
+        "  ROOT %g = f32[32,16]{1,0} all-gather(%a), channel_id=1, replica_groups=mesh['x'=1,'y'=4,'z'=4], "
+        "device_ids=([4,4]T(1,0)) {'y'}, dimensions={0}, use_global_device_ids=true\n"
+        "}\n"
+    )
+    (found,) = hlo.read(text).collectives
+    assert hlo.groups(found.groups, 16).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -80,6 +93,8 @@ def test_a_slice_that_is_fetched_early_counts_as_itself():
         ("[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
         ("mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
         ("mesh['a'=4] {'a':(2)2}", [[0, 1], [2, 3]]),
+        ("mesh['a'=1,'b'=2,'c'=2], device_ids=([2,2]T(1,0)) {'b'}", [[0, 1], [2, 3]]),
+        ("mesh['a'=1,'b'=2,'c'=2], device_ids=([2,2]T(1,0)) {'a','c'}", [[0, 2], [1, 3]]),
         ("{}", [[0, 1, 2, 3]]),
     ],
 )

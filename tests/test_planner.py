@@ -110,6 +110,19 @@ def test_no_hidden_states_and_no_scores_cross_the_slice(plans):
         assert_no_states_travel(plan)
 
 
+def test_over_fsdp_parameters_travel_and_states_stay(quickly):
+    config = shrunken()
+    config.mesh.fsdp = 4
+    chip, devices = chips.slice_of("v5e:4x4")
+    plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "stabilise", chip, devices)
+    for item in plan.traffic:
+        sizes = [int(n) for n in re.search(r"\[(.*)\]", item.greatest)[1].split(",") if n]
+        assert not {197, 30} & set(sizes[1:]), item
+    gathered = [item for item in plan.traffic if (item.op, item.axes) == ("all-gather", "fsdp")]
+    assert gathered
+    assert gathered[0].seconds > 0
+
+
 def test_weak_scaling(plans):
     """The same pairs a chip on four times the chips cost a chip the same (but for the B x B scores)."""
     few, many = plans

@@ -18,7 +18,11 @@ from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.migrations import SCHEMA
 from tests import tiny, towers
 
+# In transformers 4 these classes hold the tower as `vision_model` or `text_model`, as an export does.
+WRAPPED_IN_4 = ("clip_vision_model", "siglip_vision_model", "clip_text_model", "siglip_text_model")
 
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # ModernBERT of transformers 4 compiles
 @pytest.mark.parametrize("name", towers.KINDS)
 def test_a_tower_is_lifted_out(tmp_path, name):
     kind = towers.KINDS[name]
@@ -30,10 +34,12 @@ def test_a_tower_is_lifted_out(tmp_path, name):
     folder = tmp_path / "exported"
     torch_export.write(folder, cfg, tiny.params(cfg), meta, Tokenizer(vocabulary, cfg.text.length), "")
 
+    as_it_is = transformers.__version__.startswith("4.") and name in WRAPPED_IN_4
+    key_mapping = None if as_it_is else {rf"^{kind.side}_model\.": ""}
     model, report = getattr(transformers, kind.model).from_pretrained(
-        folder, key_mapping={rf"^{kind.side}_model\.": ""}, output_loading_info=True
+        folder, key_mapping=key_mapping, output_loading_info=True
     )
-    assert not [key for key in report["missing_keys"] if not key.startswith(("pooler.", "head."))]
+    assert not [key for key in report["missing_keys"] if not {"pooler", "head"} & set(key.split("."))]
     assert not report["mismatched_keys"]
     whole = BridgeModel.from_pretrained(folder)
     with torch.no_grad():
@@ -46,7 +52,7 @@ def test_a_tower_is_lifted_out(tmp_path, name):
             pixels = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(0))
             found = model(pixels).last_hidden_state
             if name == "clip_vision_model":  # which normalises the class token alone
-                found = model.post_layernorm(found)
+                found = getattr(model, "vision_model", model).post_layernorm(found)
             tower, states = whole.vision_model, whole.vision_model.embed(pixels)
             expected = tower.finish(tower.blocks(states, 0, section.depth))
     assert expected.abs().max() > 0.1
