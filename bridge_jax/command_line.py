@@ -36,7 +36,9 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
             cause = outcome.cause_of(error)
             if cause is outcome.INTERNAL:  # SystemExit too
                 raise
-            print(outcome.told(error), file=sys.stderr)
+            print(outcome.told(error), file=sys.stderr, flush=True)
+            if cause is outcome.STORAGE:  # Orbax's threads wait for minutes for a folder that could not be made
+                outcome.exit_now(cause.exit_code)
             sys.exit(cause.exit_code)
 
     app.run(guarded, flags_parser=parse_flags)

@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import errno
 import json
+import multiprocessing
 import os
 import shlex
 import signal
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from bridge_jax import atomic, manifest, workdir_lock
 from bridge_jax.config import ConfigError
@@ -105,6 +106,14 @@ def told(error: BaseException) -> str:
     """Return the line of stderr that ends a run. That it was stopped, as was asked, is no error."""
     line = " ".join(str(error).split())
     return line if isinstance(error, StoppedError) else f"error: {line}"
+
+
+def exit_now(code: int) -> NoReturn:
+    """End the process without waiting for its threads, and its children with it."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 class Outcome:

@@ -20,7 +20,6 @@ Python starts and the config is read, there is nothing to lose and signals do wh
 """
 
 import faulthandler
-import multiprocessing
 import os
 import signal
 import sys
@@ -31,7 +30,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Self
 
-from bridge_jax.outcome import AbandonedError, Outcome, StoppedError, cause_of, told
+from bridge_jax.outcome import AbandonedError, Outcome, StoppedError, cause_of, exit_now, told
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _UNWIND_SECS = 3.0
@@ -192,7 +191,7 @@ class Stop:
         signal.pthread_kill(self._main, self._asked)
         time.sleep(_UNWIND_SECS)
         print(told(over), file=sys.stderr, flush=True)
-        _exit(cause_of(over).exit_code)
+        exit_now(cause_of(over).exit_code)
 
     def _wait_for_the_others(self) -> bool:
         """Wait for the step at which all hosts stop; return False where steps stand still, as in a long evaluation."""
@@ -208,11 +207,4 @@ class Stop:
         last_word.start()
         last_word.join(_ABANDON_SECS)
         print(f"error: {error}", file=sys.stderr, flush=True)
-        _exit(cause_of(error).exit_code)
-
-
-def _exit(code: int) -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
-    sys.stdout.flush()
-    os._exit(code)
+        exit_now(cause_of(error).exit_code)

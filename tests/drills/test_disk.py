@@ -61,6 +61,26 @@ def test_a_read_only_disk_is_one_clear_line(start, on_a_disk, tmp_path):
     assert "Traceback" not in run.said.read_text()
 
 
+def test_a_folder_without_permission_is_one_clear_line(start, whole, tmp_path):
+    """A process of root's that may not write everywhere any more, as a user's may not."""
+    workdir = tmp_path / "run"
+    folder = workdir / manifest.CHECKPOINTS
+    folder.mkdir(parents=True)
+    folder.chmod(0o555)
+    without = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+    run = start(workdir, before=without)
+    assert run.end() == 5, run.said.read_text()
+    (line,) = (line for line in run.said.read_text().splitlines() if line.startswith("error:"))
+    assert str(folder) in line
+    assert "Permission denied" in line
+    assert "Traceback" not in run.said.read_text()
+    assert outcome(workdir) == ("storage", 5)
+    folder.chmod(0o755)
+    run = start(workdir, before=without)
+    assert run.end() == 0, run.said.read_text()
+    assert_same(workdir, whole[0].workdir)
+
+
 def test_a_slow_disk_costs_time_and_nothing_else(start, whole, tmp_path):
     """Reading a batch and writing a checkpoint take half a second longer each; the stop comes while a save is slow."""
     workdir = tmp_path / "run"
