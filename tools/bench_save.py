@@ -11,8 +11,9 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +37,27 @@ _console = Console(soft_wrap=True, highlight=False)
 
 
 class _Unscored(train._Stage):
-    """The loop as it is, without an evaluation."""
+    """The loop as it is, without an evaluation. `ends` has the time at which every step but the last was read."""
+
+    ends: list[float]
 
     def _due(self, step: int, start: int, end: int) -> bool:
         return False
 
+    def _read(self, pending: Any, *arguments: Any) -> Any:
+        found = super()._read(pending, *arguments)
+        if pending is not None:
+            self.ends.append(time.perf_counter())
+        return found
 
-def bare_loop(cfg: configs.Config, name: str, count: int) -> Callable[[], float]:
-    """Return what times `count` steps: draw, put, step."""
+
+def lengths(ends: Sequence[float]) -> list[float]:
+    """Return the seconds between the ends of neighbouring steps: no start of a loop is in them."""
+    return [after - before for before, after in itertools.pairwise(ends)]
+
+
+def bare_loop(cfg: configs.Config, name: str, count: int) -> Callable[[], list[float]]:
+    """Return what times `count` steps after a first one: draw, put, step."""
     mesh, stage = sharding.make_mesh(cfg.mesh), cfg.stages[name]
     plan, params, make = steps.build(cfg, name, 0, mesh), origin.initial(cfg, mesh), None
     if stage.cached_crops:
@@ -51,32 +65,34 @@ def bare_loop(cfg: configs.Config, name: str, count: int) -> Callable[[], float]
         make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
 
-    def run() -> float:
+    def run() -> list[float]:
         state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
-        batches, before, started = pipeline.batches(ds, 0, cfg.data), None, time.perf_counter()
-        for batch in itertools.islice(batches, count):
+        batches, before, ends = pipeline.batches(ds, 0, cfg.data), None, []
+        for batch in itertools.islice(batches, count + 1):
             state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))
-            jax.block_until_ready(before)  # no deeper a queue than training has
+            if before is not None:  # no deeper a queue than training has
+                jax.block_until_ready(before)
+                ends.append(time.perf_counter())
             before = metrics
         jax.block_until_ready(state)
-        seconds = time.perf_counter() - started
+        ends.append(time.perf_counter())
         batches.close()
-        return seconds
+        return lengths(ends)
 
     return run
 
 
 def real_loop(
     cfg: configs.Config, name: str, count: int, saves: bool, folder: Path, blocked: list[float]
-) -> Callable[[], float]:
-    """Return what times `count` steps of training, of which the middle one is saved if `saves`.
+) -> Callable[[], list[float]]:
+    """Return what times `count` steps of training after a first one; in their middle the state is saved if `saves`.
 
     How long the loop stood in a save is added to `blocked`.
     """
     every = count // 2 + 1 if saves else _NEVER  # once
     cfg = dataclasses.replace(
         cfg,
-        stages={**cfg.stages, name: dataclasses.replace(cfg.stages[name], steps=count)},
+        stages={**cfg.stages, name: dataclasses.replace(cfg.stages[name], steps=count + 1)},
         stage_order=(name,),
         checkpoint=configs.Checkpoint(every_steps=every, keep_last=1),
     )
@@ -84,20 +100,19 @@ def real_loop(
     plan, params = steps.build(cfg, name, 0, mesh), origin.initial(cfg, mesh)
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
 
-    def run() -> float:
+    def run() -> list[float]:
         with tempfile.TemporaryDirectory(dir=folder) as workdir, Outcome(workdir) as outcome:
             outcome.begin()
             checkpoints = Checkpoints(workdir, 1, frozen=origin.frozen_towers(cfg, [plan]))
             broken = broken_log.BrokenLog(Path(workdir), 0, records, cfg.data.broken_limit)
             with run_log.RunLog(workdir, resume_step=0) as log:
                 loop = _Unscored(cfg, 0, plan, mesh, checkpoints, log, stop.Stop(outcome), broken)
-                started, spent = time.perf_counter(), dict(outcome.secs)
-                jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, count))
-                seconds = time.perf_counter() - started
-                compiling = outcome.secs["compile"] - spent.get("compile", 0.0)
+                loop.ends = []
+                jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, count + 1))
+                loop.ends.append(time.perf_counter())
                 blocked.append(outcome.secs.get("save", 0.0))
                 checkpoints.close()
-        return seconds - compiling
+        return lengths(loop.ends)
 
     return run
 
@@ -115,21 +130,26 @@ def main(argv: list[str]) -> None:
         "training": real_loop(cfg, name, count, False, folder, []),
         "saving": real_loop(cfg, name, count, True, folder, blocked),
     }
-    times: dict[str, list[float]] = {what: [] for what in loops}
+    times: dict[str, list[list[float]]] = {what: [] for what in loops}
     for number in range(_ROUNDS.value + 1):
         for what, loop in loops.items():
-            seconds = loop()
+            found = loop()
             if number:  # the first round compiles and warms caches
-                times[what].append(seconds)
-    bare, training, saving = (statistics.median(times[what]) for what in loops)
-    spread = max((max(found) - min(found)) / statistics.median(found) for found in times.values())
-    step, stall = training / count, saving - training
-    _console.print(f"a step of {name}: {1000 * bare / count:.1f} ms bare, {1000 * step:.1f} ms in training")
-    _console.print(f"exactness costs {100 * (training - bare) / bare:+.1f} % of throughput")
-    held = statistics.median(blocked[1:])
+                times[what].append(found)
+    # A busy moment lengthens a few steps: of a round the median step counts, and neighbouring rounds are compared.
+    bare, training = ([statistics.median(steps) for steps in times[what]] for what in ("bare", "training"))
+    costs = sorted(100 * (t - b) / b for b, t in zip(bare, training, strict=True))
+    step, held = statistics.median(training), statistics.median(blocked[1:])
+    stall = statistics.median(
+        sum(saving) - sum(plain) for saving, plain in zip(times["saving"], times["training"], strict=True)
+    )
+    _console.print(f"a step of {name}: {1000 * statistics.median(bare):.1f} ms bare, {1000 * step:.1f} ms in training")
+    _console.print(
+        f"exactness costs {statistics.median(costs):+.1f} % of throughput (rounds: {costs[0]:+.1f} to {costs[-1]:+.1f})"
+    )
     _console.print(f"a save holds the loop for {1000 * held:.0f} ms = {held / step:.2f} steps")
     _console.print(f"a run with one save takes {1000 * stall:.0f} ms = {stall / step:.2f} steps longer")
-    _console.print(f"medians of {_ROUNDS.value} rounds of {count} steps, which differ by {100 * spread:.0f} %")
+    _console.print(f"medians of {_ROUNDS.value} rounds of {count} steps")
 
 
 if __name__ == "__main__":
