@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
@@ -169,22 +170,24 @@ class Checkpoints:
         """Return the config that the checkpoint was made with. Raises ConfigError where this code cannot read it."""
         return read_config(self.meta(step), f"{self.folder}/{step}")
 
-    def restore_params(self, step: int, like: Params, *, may_lack: str = "") -> Params:
+    def restore_params(self, step: int, like: Params, *, parts: Collection[str] = ()) -> Params:
         """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError where they do not fit.
 
-        Where the checkpoint has nothing under the path `may_lack`, what is there in `like` is left out of the fit and
-        returned as it is.
+        `parts` are beginnings of paths, all of which one of the two sides may lack: what the checkpoint has nothing of
+        is returned as it is in `like`, and what `like` has nothing of is dropped.
         """
         folders = [self.folder / str(step), *([self.folder / FROZEN] if self.meta(step).frozen else [])]
         stored = {folder: self._stored(folder, "params") for folder in folders}
         every = {path: shape for shapes in stored.values() for path, shape in shapes.items()}
         flat, found = traverse_util.flatten_dict(like, sep="/"), {}
-        if may_lack and not any(path.startswith(may_lack) for path in every):
-            found = {path: leaf for path, leaf in flat.items() if path.startswith(may_lack)}
-        _check_fit(folders[0] / "params", every, _nested({p: leaf for p, leaf in flat.items() if p not in found}))
-        for folder, shapes in stored.items():
-            part = self._restore(folder, "params", _nested({path: flat[path] for path in shapes}))
-            found |= traverse_util.flatten_dict(part, sep="/")
+        here, there = ({part for part in parts if any(p.startswith(part) for p in side)} for side in (flat, every))
+        found |= {path: leaf for path, leaf in flat.items() if path.startswith(tuple(here - there))}
+        gone = {path for path in every if path.startswith(tuple(there - here))}
+        fits = {path: shape for path, shape in every.items() if path not in gone}
+        _check_fit(folders[0] / "params", fits, _nested({p: leaf for p, leaf in flat.items() if p not in found}))
+        for folder, shapes in stored.items():  # Orbax reads all or nothing of a folder
+            read = {path: np.empty(shape, np.float32) if path in gone else flat[path] for path, shape in shapes.items()}
+            found |= traverse_util.flatten_dict(self._restore(folder, "params", _nested(read)), sep="/")
         return _nested({path: found[path] for path in flat})
 
     def restore_opt_state(self, step: int, like: Any) -> Any:

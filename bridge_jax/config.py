@@ -79,6 +79,18 @@ class Bridge:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """What writes captions, word by word. A model has none where the config leaves this out."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+    dropout: float
+    reads: Literal["image", "fused"]  # the picture's own states, or the bridged ones of both sides
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
     """What is read and how a picture and a caption become a training example."""
 
@@ -157,6 +169,22 @@ class Vqa:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Caption:
+    """Scores of captions that the decoder writes."""
+
+    every_steps: int
+    batch_size: int
+    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
+    select_images: int  # photos of data.eval_split that are captioned during training; 0: all
+    bootstrap_samples: int
+    search: Literal["greedy", "beam", "nucleus"]
+    beams: int
+    length_penalty: float  # the score of a beam is its log-likelihood / words^length_penalty
+    nucleus_mass: float  # a word is drawn of the likeliest that have this probability together
+    temperature: float  # of nucleus
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evals:
     """The evaluators of a run, each the module of bridge_jax/evals of that name. One that a config leaves out is None.
 
@@ -166,6 +194,7 @@ class Evals:
 
     retrieval: Retrieval | None
     vqa: Vqa | None
+    caption: Caption | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,6 +242,7 @@ class Config:
     vision: Vision
     text: Text
     bridge: Bridge
+    decoder: Decoder | None
     data: Data
     losses: Mapping[str, Mapping[str, Any]]  # name -> weight and the keyword arguments of bridge_jax/losses/<name>.py
     loss_weighting: Literal["fixed", "bounded", "learnable"]
@@ -267,6 +297,7 @@ def check(cfg: Config) -> None:
         ("vision", vision.width, vision.heads),
         ("text", text.width, text.heads),
         ("bridge", bridge.shared_width, bridge.heads),
+        *([("decoder", cfg.decoder.width, cfg.decoder.heads)] if cfg.decoder else ()),
     ):
         require(heads > 0 and width % heads == 0, f"config.{name}: width {width} is not a multiple of {heads} heads")
     require(
@@ -310,6 +341,16 @@ def check(cfg: Config) -> None:
     require(
         cfg.evals.vqa is None or "vqa" in cfg.losses,
         "config.evals.vqa needs the answers that config.losses.vqa trains: add that loss, or leave the evaluator out",
+    )
+    require(
+        ("caption" in cfg.losses) == (cfg.decoder is not None),
+        "config.decoder and config.losses.caption belong together: "
+        + ("the loss trains a decoder" if "caption" in cfg.losses else "nothing else trains a decoder")
+        + ": give both or neither (see common.decoder)",
+    )
+    require(
+        cfg.evals.caption is None or cfg.decoder is not None,
+        "config.evals.caption needs config.decoder, which writes captions: add it, or leave the evaluator out",
     )
     in_use = {loss for name in cfg.stage_order for loss in cfg.stages[name].losses}
     require(

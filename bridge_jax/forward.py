@@ -6,6 +6,7 @@
     masked_text   the caption with words masked, fused with its whole picture
     masked_image  the picture with patches masked, fused with its whole caption
     answers       the answer to a question about the picture, from the fused pair
+    caption       every word of the caption from those before it and the picture, by the decoder
 
 All of them start from one `lower` pass, or from cached states that replace it.
 """
@@ -24,7 +25,7 @@ from bridge_jax.config import Config
 from bridge_jax.models.bridge import BridgeModel, meeting_blocks, normalise
 from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
 
-PASSES = ("unimodal", "fused", "mismatched", "masked_text", "masked_image", "answers")
+PASSES = ("unimodal", "fused", "mismatched", "masked_text", "masked_image", "answers", "caption")
 
 
 def outputs(
@@ -67,6 +68,9 @@ def outputs(
             fused = model.fused(dataclasses.replace(lower, image=masked), deterministic=False)
             found["mim_prediction"] = model.heads.mim(fused.image_states[:, model.vision.prefix :])
             found["mim_target"] = _mim_target(model, batch, lower)
+        if "caption" in passes:
+            memory = model.memory(_without_text(model, lower, batch, lower_frozen), deterministic=False)
+            found["caption_logits"] = model.decoder(batch.ids[:, :-1], memory, deterministic=False)
         return Outputs(**found)
 
     return nn.apply(run, model)({"params": params}, rngs={"dropout": dropout_key})
@@ -79,6 +83,21 @@ def _lower(model: BridgeModel, batch: Batch, deterministic: bool) -> Lower:
     if text is None:
         text = model.lower_text(batch.ids, batch.text_mask, deterministic=deterministic)
     return Lower(image=image.astype(model.dtype), text=text.astype(model.dtype), text_mask=batch.text_mask)
+
+
+def _without_text(model: BridgeModel, lower: Lower, batch: Batch, lower_frozen: bool) -> Lower:
+    """Return the pictures' states beside those of an empty text: a caption's two framing tokens, if the decoder asks.
+
+    The towers meet before the decoder writes, so it must not find there what it has to write.
+    """
+    if model.cfg.decoder.reads == "image":
+        return lower
+    last_B1 = batch.text_mask.sum(axis=1, keepdims=True) - 1
+    end_B1 = jnp.take_along_axis(batch.ids, last_B1, axis=1)
+    ids_BT = jnp.where(jnp.arange(batch.ids.shape[1]) == 0, batch.ids[:, :1], end_B1)
+    mask_BT = jnp.broadcast_to(jnp.arange(batch.ids.shape[1]) < 2, ids_BT.shape)
+    text = model.lower_text(ids_BT, mask_BT, deterministic=lower_frozen)
+    return dataclasses.replace(lower, text=text.astype(model.dtype), text_mask=mask_BT)
 
 
 def _fused_and_mismatched(

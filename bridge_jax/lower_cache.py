@@ -38,6 +38,7 @@ class LowerCache:
     image: np.ndarray  # float16 [photos, crops, P, D]
     text: np.ndarray  # float16 [captions, T, D]
     text_mask: np.ndarray  # bool [captions, T]
+    ids: np.ndarray | None  # int32 [captions, T], where the stage has to predict words
     captions: Sequence[np.ndarray]  # photos x the rows of its captions that the stage draws from
     first: np.ndarray  # int64 [photos], the row of its first caption
     image_ids: np.ndarray  # int32 [photos]
@@ -62,6 +63,7 @@ class LowerCache:
             "text_mask": self.text_mask[caption],
             "lower_image": self.image[index, crop],
             "lower_text": self.text[caption],
+            **({} if self.ids is None else {"ids": self.ids[caption]}),
         }
 
 
@@ -114,19 +116,21 @@ def open_or_fill(
             if not folder.is_dir():  # else another host, on the same disk, was first
                 raise
             shutil.rmtree(aside)
-    image_ids, captions, firsts, faults, first = [], [], [], {}, 0
+    image_ids, captions, firsts, faults, words, first = [], [], [], {}, [], 0
     for record in readable(records):  # captions lie in the order of the records
         said = record["captions"] if record else ()
         image_ids.append(record["image_id"] if record else -1)
         captions.append(first + np.array(drawn_captions(record, stage.caption_kinds) if record else (), np.int64))
         firsts.append(first)
         faults |= {first + i: found for i, caption in enumerate(said) if (found := text.fault(caption))}
+        words += said
         first += len(said)
     marks = folder / BROKEN  # a cache of before it was written has none
     return LowerCache(
         image=np.load(folder / IMAGE, mmap_mode="r", allow_pickle=False),
         text=np.load(folder / TEXT, mmap_mode="r", allow_pickle=False),
         text_mask=np.load(folder / MASK, allow_pickle=False),
+        ids=text.load(cfg.data, cfg.text).encode(words)[0] if "caption" in stage.losses else None,
         captions=captions,
         first=np.array(firsts),
         image_ids=np.array(image_ids, np.int32),

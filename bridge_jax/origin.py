@@ -19,6 +19,17 @@ MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps
               "cache_dir", "data.workers", "data.threads", "data.prefetch_batches", "data.data_dir",
               "data.broken_limit", "evals", "mesh", "sharding", "vision.pretrained", "text.pretrained")  # fmt: skip
 
+# What a run has for its losses alone, and one that starts from it or that it starts from may have none of.
+OF_TASKS = (
+    "heads/vqa/",
+    "heads/mlm/",
+    "heads/mim/",
+    "heads/sigmoid/",
+    "decoder/",
+    "vision/mask_token",
+    "loss_weights/",
+)
+
 
 def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
     """Return the parameters of the newest checkpoint. Raises ConfigError when the config computes something else."""
@@ -57,7 +68,7 @@ def initial(cfg: Config, mesh: Mesh) -> Params:
     if cfg.init_from:
         source, step = _source(cfg)
         check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
-        return source.restore_params(step, params, may_lack="heads/vqa/")  # a run of another task has none
+        return source.restore_params(step, params, parts=OF_TASKS)
     if cfg.vision.pretrained:
         params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}
     if cfg.text.pretrained:

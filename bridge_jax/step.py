@@ -12,7 +12,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bridge_jax import objective, optim, rng, rules, sharding
+from bridge_jax import decode, objective, optim, rng, rules, sharding
 from bridge_jax.config import Config, evaluator
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Array, Batch, Lower, Params
@@ -61,6 +61,7 @@ class Predict:
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
     fused: Any  # params, Lower -> (similarity [B], itm_logit [B]) of the pairs
     answers: Any  # params, Lower -> logits [B,A] of the answers to the questions, which are the texts
+    captions: Any  # decode.Frame -> (params, Lower, row numbers int32 [B] -> ids [B,T]), as config.evals.caption says
 
 
 def init_params(cfg: Config) -> Params:
@@ -177,6 +178,10 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
     def answers(model: BridgeModel, lower: Lower) -> Array:
         return model.answers(model.fused(lower), lower.text_mask)
 
+    def captions(frame: decode.Frame) -> Any:
+        settings: Any = evaluator(cfg, "caption")
+        return method(lambda m, lower, rows: decode.captions(m, lower, rows, frame, settings))
+
     return Predict(
         rows=sharding.host_rows(size, mesh),
         lower_image=method(lambda m, images: m.lower_image(images), sharding.put_batch),
@@ -185,4 +190,5 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
         fused=method(fused),
         answers=method(answers),
+        captions=captions,
     )

@@ -89,6 +89,7 @@ class Outputs:
     mim_prediction: Array = None  # [B,P-1,X]
     mim_target: Array = None  # [B,P-1,X]
     answer_logits: Array = None  # [B,A]
+    caption_logits: Array = None  # [B,T-1,V], of the words 1 to T-1, each from those before it
 
 
 @struct.dataclass

@@ -77,6 +77,7 @@ def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
 
 
 BRIDGE_AND_HEADS = (("vision/.*", False), ("text/.*", False), ("(bridge|heads|loss_weights)/.*", True))
+DECODER = (("decoder/.*", True), (".*", False))
 EVERYTHING = ((".*", True),)
 # Scalars hardly move at the rate of matrices: gates went from 0.100 to 0.095 in 550 steps (METHOD section 5, point 12).
 SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|sigmoid/bias|itm/(scale|threshold))|loss_weights/.*"
@@ -193,6 +194,36 @@ def stage(**changes) -> ml_collections.ConfigDict:
         weight_decay=0.05,
         clip_norm=1.0,
         cached_crops=0,
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
+    """Give the experiment a decoder, the loss that trains it and the evaluator of what it writes."""
+    depth, width, heads, mlp_width = SIZES[size]
+    settings = dict(layers=depth, width=width, heads=heads, mlp_width=mlp_width, dropout=0.1, reads="image")
+    config.decoder = settings | changes
+    config.losses.caption = dict(weight=1.0, label_smoothing=0.1)
+    config.evals.caption = caption()
+    config.sharding = tuple(
+        (pattern.replace("(vision|text|bridge)", "(vision|text|bridge|decoder)"), axes) for pattern, axes in SHARDING
+    )
+    config.no_decay = (*config.no_decay, "decoder/position/embedding")
+
+
+def caption(**changes) -> ml_collections.ConfigDict:
+    """Return the evaluator of captions."""
+    settings = dict(
+        every_steps=1000,
+        batch_size=128,
+        splits=("val",),
+        select_images=1000,
+        bootstrap_samples=1000,
+        search="beam",
+        beams=5,
+        length_penalty=0.7,
+        nucleus_mass=0.9,
+        temperature=1.0,
     )
     return ml_collections.ConfigDict(settings | changes)
 

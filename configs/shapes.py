@@ -18,8 +18,8 @@ from configs import common
 
 
 def get_config(task: str = "task=retrieval") -> ml_collections.ConfigDict:
-    """Return the experiment of "task=retrieval" or "task=vqa"."""
-    known, name = {"retrieval": lambda config: config, "vqa": vqa}, task.removeprefix("task=")
+    """Return the experiment of "task=retrieval", "task=vqa" or "task=caption"."""
+    known, name = {"retrieval": lambda config: config, "vqa": vqa, "caption": caption}, task.removeprefix("task=")
     if name not in known:
         raise ValueError(f"configs/shapes.py:{task}: expected task= and one of {', '.join(known)}")
     return known[name](retrieval())
@@ -69,4 +69,28 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     )
     config.evals.retrieval.splits = ()
     config.evals.vqa = common.vqa(splits=("val", "test"))
+    return config
+
+
+def caption(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Add a decoder, which writes where what stands.
+
+    It trains with the towers from the start: every word of a caption asks what a picture shows, where a match of the
+    whole caption says little of its parts.
+    """
+    common.decoder(config, "tiny", layers=2)
+    config.losses.caption.label_smoothing = 0.0
+    config.stages = dict(
+        task=common.stage(
+            steps=2000,
+            batch_size=64,
+            caption_kinds=("relation",),
+            losses=("caption",),
+            train=common.EVERYTHING,
+            learning_rate=1e-3,
+        ),
+    )
+    config.stage_order = ("task",)
+    config.evals.retrieval.splits = ()
+    config.evals.caption.update(splits=("val", "test"), select_images=0, beams=3)
     return config

@@ -28,7 +28,7 @@ GROUPS = {
     "names": (1, ["bridge_jax/interop/__init__.py", "bridge_jax/interop/names.py",
                   "bridge_jax/interop/names_authors.py", "bridge_jax/interop/names_towers.py"]),
     "mining": (1, ["bridge_jax/mining.py"]),
-    "forward": (2, ["bridge_jax/forward.py"]),
+    "forward": (2, ["bridge_jax/forward.py", "bridge_jax/decode.py"]),
     "optim": (2, ["bridge_jax/optim.py"]),
     "sharding": (2, ["bridge_jax/sharding.py"]),
     "checkpoint": (2, ["bridge_jax/checkpoint.py"]),

@@ -84,5 +84,13 @@ def test_a_run_of_another_task_may_be_started_from_and_the_head_is_new(whole, cf
     for path, value in found.items():
         expected = fresh if path.startswith("heads/vqa/") else best
         np.testing.assert_array_equal(value, expected[path], err_msg=path)
-    with pytest.raises(ConfigError, match=r"'heads/vqa/.*' is only in the checkpoint"):
-        origin.initial(dataclasses.replace(other, init_from=str(whole[0])), mesh)
+
+
+def test_the_head_is_left_where_another_task_starts(whole, cfg, tiny):
+    other = config.parse(tiny())
+    mesh = sharding.make_mesh(other.mesh)
+    found = optim.flatten(origin.initial(dataclasses.replace(other, init_from=str(whole[0])), mesh))
+    best = parameters(whole[0], cfg, Checkpoints(whole[0]).best())
+    assert found.keys() == {path for path in best if not path.startswith("heads/vqa/")}
+    for path, value in found.items():
+        np.testing.assert_array_equal(value, best[path], err_msg=path)

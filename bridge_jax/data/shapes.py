@@ -147,6 +147,13 @@ def relations(scene: Scene) -> list[Caption]:
     ]
 
 
+def is_true(said: str, scene: Scene) -> bool:
+    """Return whether a caption is true of the scene: one of all that may be said of it, word for word."""
+    both = (scene.groups, scene.groups[::-1])
+    true = [phrasing.format(*(group.phrase() for group in groups)) for phrasing in _DESCRIPTIONS for groups in both]
+    return said in (*true, *(caption.text for caption in relations(scene)))
+
+
 def wrong_captions(scene: Scene) -> list[str]:
     """Return hard false captions: the same groups, the relation turned round."""
     return [caption.text for caption in relations(scene.mirror())]

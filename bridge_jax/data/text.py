@@ -105,6 +105,17 @@ class Tokenizer:
         whole.no_padding()
         return whole
 
+    @functools.cached_property
+    def frame(self) -> tuple[int, int]:
+        """The tokens before and after a caption. Raises ConfigError where the vocabulary has none before it."""
+        framed = self._uncut.encode("").ids
+        if len(framed) != 2:
+            raise config.ConfigError(
+                f"config.data.vocabulary: {self.path} puts no token before a caption, which the decoder starts from: "
+                "take the vocabulary of another text tower"
+            )
+        return framed[0], framed[1]
+
     @property
     def mask_id(self) -> int:
         """The token that stands for a word to predict. Raises ConfigError where the vocabulary has none."""

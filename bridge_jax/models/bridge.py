@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from bridge_jax.config import Blocks, Config, ConfigError
 from bridge_jax.models import heads, layers
+from bridge_jax.models.decoder import Decoder, Memory
 from bridge_jax.models.interaction import Interaction
 from bridge_jax.types import Fused, Lower
 
@@ -45,7 +46,7 @@ def meeting_blocks(cfg: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 class BridgeModel(nn.Module):
-    """The whole model. Parameters live under `vision/`, `text/`, `bridge/layer_<q>/` and `heads/`."""
+    """The whole model. Parameters live under `vision/`, `text/`, `bridge/layer_<q>/`, `heads/` and `decoder/`."""
 
     cfg: Config
 
@@ -56,6 +57,8 @@ class BridgeModel(nn.Module):
         self.text = tower_class("text", cfg.text.tower)(cfg.text, self.dtype, cfg.blocks)
         self.bridge = Layers(cfg, self.dtype)
         self.heads = heads.Heads(cfg.bridge, self.dtype, cfg.text.vocab_size, mim_width(cfg), answer_count(cfg))
+        if cfg.decoder is not None:
+            self.decoder = Decoder(cfg.decoder, cfg.text.vocab_size, cfg.text.length, self.dtype, cfg.blocks)
         self.image_after, self.text_after = meeting_blocks(cfg)
         # After both finished towers, and with no bridge at all, the final norm lies below the meeting point.
         self.finish_below = cfg.bridge.placement == "after" or not self.image_after
@@ -190,6 +193,13 @@ class BridgeModel(nn.Module):
         pooled = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
         return self.heads.vqa(jnp.concatenate(pooled, axis=-1), deterministic)
 
+    def memory(self, lower: Lower, deterministic: bool = True) -> Memory:
+        """Return what the decoder reads: the picture's own finished states, or both sides' after they met."""
+        if self.cfg.decoder.reads == "image":
+            return self.decoder.read(self.finish_image(lower.image, deterministic))
+        fused = self.fused(lower, deterministic)
+        return self.decoder.read(fused.image_states, fused.text_states, lower.text_mask)
+
     def scales(self) -> dict[str, jax.Array | None]:
         """Return what makes logits of cosines: the scale, and the bias of the sigmoid loss, None without it."""
         return {
@@ -215,6 +225,8 @@ class BridgeModel(nn.Module):
             self.answers(fused, mask)
         if sigmoid:
             self.heads.sigmoid()
+        if self.cfg.decoder is not None:
+            self.decoder(ids[:, :-1], self.memory(lower))
 
 
 class Layers(nn.Module):

@@ -1,0 +1,156 @@
+"""Words out of a decoder: the likeliest one after the other, drawn, or by beam search; one compiled loop each.
+
+A search knows no model. It calls
+
+    next_logits(ids [R], position, cache) -> logits [R,V] of the word after `position`, and the cache
+
+on R = B x K rows, the K beams of a picture side by side. Captions are int32 [B,T]: `start`, words, `end`, then `pad`.
+The last place is for `end` alone, so every caption ends.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bridge_jax import rng
+from bridge_jax.config import Caption
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.types import Lower
+
+NextLogits = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+Choose = Callable[[Float[Array, "B V"], jax.Array], Int[Array, "B"]]  # logits and position -> words
+
+
+class Frame(NamedTuple):
+    """The tokens around a caption."""
+
+    start: int
+    end: int
+    pad: int
+    length: int  # T, with start and end
+
+
+def captions(model: BridgeModel, lower: Lower, rows: Int[Array, "B"], frame: Frame, how: Caption) -> Int[Array, "B T"]:
+    """Write a caption of every picture. What is drawn depends on the row's number alone, not on its batch."""
+    memory, decoder = model.memory(lower), model.decoder
+    # no module may be called inside a compiled loop but one that is given its parameters
+    params, plain = decoder.variables, decoder.clone(parent=None, name=None)
+
+    def next_logits(ids_R: jax.Array, position: jax.Array, cache: Any) -> Any:
+        return plain.apply(params, ids_R, position, cache, memory, method="step")
+
+    B = len(rows)
+    if how.search == "beam":
+        cache = decoder.empty_cache(B * how.beams)
+        return beam(next_logits, cache, B, how.beams, frame, how.length_penalty)[0][:, 0]
+    choose = greedy
+    if how.search == "nucleus":
+        keys = jax.vmap(lambda row: rng.key(model.cfg.seed, "caption", row))(rows)
+        choose = nucleus(keys, how.nucleus_mass, how.temperature)
+    return one_by_one(next_logits, decoder.empty_cache(B), B, frame, choose)
+
+
+def greedy(logits_BV: Float[Array, "B V"], position: jax.Array) -> Int[Array, "B"]:
+    """Choose the likeliest word."""
+    del position
+    return logits_BV.argmax(axis=-1)
+
+
+def nucleus(keys: jax.Array, mass: float, temperature: float) -> Choose:
+    """Return what draws from the likeliest words that together have the probability `mass` (Holtzman et al. 2020).
+
+    `keys` [B], one a row, so that what is drawn for a picture does not depend on its neighbours in the batch.
+    """
+
+    def choose(logits_BV: Float[Array, "B V"], position: jax.Array) -> Int[Array, "B"]:
+        ordered_BV = jnp.sort(logits_BV / temperature, axis=-1, descending=True)
+        before_BV = jnp.cumsum(jax.nn.softmax(ordered_BV), axis=-1) - jax.nn.softmax(ordered_BV)
+        least_B1 = jnp.where(before_BV < mass, ordered_BV, jnp.inf).min(axis=-1, keepdims=True)
+        kept_BV = jnp.where(logits_BV / temperature >= least_B1, logits_BV / temperature, -jnp.inf)
+        return jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, position), row))(keys, kept_BV)
+
+    return choose
+
+
+def one_by_one(next_logits: NextLogits, cache: Any, rows: int, frame: Frame, choose: Choose) -> Int[Array, "B T"]:
+    """Choose word after word until every caption has ended."""
+
+    def going(state: Any) -> jax.Array:
+        position, _, ended_B, _ = state
+        return (position < frame.length - 1) & ~ended_B.all()
+
+    def extend(state: Any) -> Any:
+        position, ids_BT, ended_B, cache = state
+        logits_BV, cache = next_logits(ids_BT[:, position], position, cache)
+        word_B = choose(_allowed(logits_BV, position, frame), position)
+        word_B = jnp.where(ended_B, frame.pad, word_B).astype(jnp.int32)
+        return position + 1, ids_BT.at[:, position + 1].set(word_B), ended_B | (word_B == frame.end), cache
+
+    ids_BT = jnp.full((rows, frame.length), frame.pad, jnp.int32).at[:, 0].set(frame.start)
+    return jax.lax.while_loop(going, extend, (jnp.int32(0), ids_BT, jnp.zeros(rows, bool), cache))[1]
+
+
+class _Beams(NamedTuple):
+    position: jax.Array
+    live_ids: jax.Array  # [B,K,T], captions that go on
+    live: jax.Array  # [B,K], their log-likelihoods
+    done_ids: jax.Array  # [B,K,T], the best that have ended
+    done: jax.Array  # [B,K], their scores; -inf: none yet
+    cache: Any
+
+
+def beam(
+    next_logits: NextLogits, cache: Any, rows: int, beams: int, frame: Frame, length_penalty: float
+) -> tuple[Int[Array, "B K T"], Float[Array, "B K"]]:
+    """Return the K best captions found, best first, and their scores: log-likelihood / words^`length_penalty`.
+
+    The words count `end` but not `start`. `length_penalty` is 0 or more; the search stops where no caption that goes
+    on can still beat the worst of K that have ended.
+    """
+
+    def score(likelihood: jax.Array, words: jax.Array | int) -> jax.Array:
+        return likelihood / jnp.asarray(words, jnp.float32) ** length_penalty
+
+    def going(state: _Beams) -> jax.Array:
+        hope_B = score(state.live.max(axis=1), frame.length - 1)
+        return (state.position < frame.length - 1) & (hope_B > state.done.min(axis=1)).any()
+
+    def extend(state: _Beams) -> _Beams:
+        position, K = state.position, beams
+        logits_RV, cache = next_logits(state.live_ids[:, :, position].reshape(-1), position, state.cache)
+        more_RV = jax.nn.log_softmax(_allowed(logits_RV, position, frame))
+        V = more_RV.shape[-1]
+        all_BX = (state.live.reshape(-1, 1) + more_RV).reshape(rows, K * V)
+        # of twice as many as there are beams at most K end, so K go on
+        found_B2K, index_B2K = jax.lax.top_k(all_BX, 2 * K)
+        from_B2K, word_B2K = index_B2K // V, index_B2K % V
+        ids_B2KT = _of_beams(state.live_ids, from_B2K).at[:, :, position + 1].set(word_B2K.astype(jnp.int32))
+        ends_B2K = word_B2K == frame.end
+        ended_B2K = jnp.where(ends_B2K, score(found_B2K, position + 1), -jnp.inf)
+        done, best_BK = jax.lax.top_k(jnp.concatenate([state.done, ended_B2K], axis=1), K)
+        done_ids = _of_beams(jnp.concatenate([state.done_ids, ids_B2KT], axis=1), best_BK)
+        live, next_BK = jax.lax.top_k(jnp.where(ends_B2K, -jnp.inf, found_B2K), K)
+        from_BK = jnp.take_along_axis(from_B2K, next_BK, axis=1)
+        cache = jax.tree.map(lambda x: _of_beams(x.reshape(rows, K, *x.shape[1:]), from_BK).reshape(x.shape), cache)
+        return _Beams(position + 1, _of_beams(ids_B2KT, next_BK), live, done_ids, done, cache)
+
+    ids = jnp.full((rows, beams, frame.length), frame.pad, jnp.int32).at[:, :, 0].set(frame.start)
+    alone = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)  # all beams are the same at first: one counts
+    live, done = jnp.tile(alone, (rows, 1)), jnp.full((rows, beams), -jnp.inf)
+    end = jax.lax.while_loop(going, extend, _Beams(jnp.int32(0), ids, live, ids, done, cache))
+    return end.done_ids, end.done
+
+
+def _of_beams(x: jax.Array, index_BK: jax.Array) -> jax.Array:
+    """Return x [B,J,...] at the beams [B,K] of every row."""
+    return jax.vmap(lambda row, index: row[index])(x, index_BK)
+
+
+def _allowed(logits: jax.Array, position: jax.Array, frame: Frame) -> jax.Array:
+    """Return the logits, minus infinity for `start` and `pad`, and in the last place for all but `end`."""
+    words = jnp.arange(logits.shape[-1])
+    framing = (words == frame.start) | (words == frame.pad)
+    return jnp.where(jnp.where(position == frame.length - 2, words != frame.end, framing), -jnp.inf, logits)

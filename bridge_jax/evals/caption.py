@@ -1,0 +1,103 @@
+"""Captions: what the decoder writes of every picture of a split, scored against what people wrote.
+
+Beside it the same captions, each scored as if it were of another picture, which shows how far words alone go. Where the
+data says what is in the scene (shapes), also how many captions are true of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from bridge_jax import decode, rng
+from bridge_jax import step as steps
+from bridge_jax.config import Config, evaluator
+from bridge_jax.data import pipeline, shapes, text
+from bridge_jax.evals.scores import accuracy, caption
+from bridge_jax.evals.vqa import derangement
+from bridge_jax.types import Lower, Params, Table
+
+Progress = Callable[[str, int, int], None]
+SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4", "bleu_1": "BLEU-1", "rouge_l": "ROUGE-L", "true": "true %"}
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError where the vocabulary cannot start a caption or a split has no captions to score with."""
+    text.load(cfg.data, cfg.text).frame  # noqa: B018
+    for split in (cfg.data.eval_split, *evaluator(cfg, "caption").splits):
+        pipeline.open_split(cfg.data, split)
+
+
+class Evaluator:
+    """Write a caption of every picture. Metrics: `<score>/<name>`, with `_low` and `_high` in the table at the end.
+
+    Scores: `caption` the model's captions; `shuffled` the same, each given to another picture.
+    """
+
+    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
+        del lower_frozen  # too many states to keep
+        self._cfg, self._predict, self._settings = cfg, predict, evaluator(cfg, "caption")
+        self._tokenizer = text.load(cfg.data, cfg.text)
+        start, end = self._tokenizer.frame
+        self._write = predict.captions(decode.Frame(start, end, self._tokenizer.pad_id, cfg.text.length))
+
+    def watch(self, params: Params, progress: Progress) -> dict[str, float]:
+        """Return the scores on the first `select_images` pictures of data.eval_split."""
+        split = self._cfg.data.eval_split
+        count = len(pipeline.open_split(self._cfg.data, split))
+        order = range(min(count, self._settings.select_images or count))
+        return self._scores("caption", split, order, self.write(params, split, order, progress), samples=0)
+
+    def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {"cider": metrics["caption/cider"]}
+
+    def says(self, metrics: Mapping[str, float]) -> str:
+        found = [
+            f"{name} {metrics[f'caption/{key}']:.2f}" for key, name in SCORES.items() if f"caption/{key}" in metrics
+        ]
+        return f"captions: {', '.join(found)}"
+
+    def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
+        """Return every metric of `split`. Raises FloatingPointError on NaN."""
+        order = range(len(pipeline.open_split(self._cfg.data, split)))
+        written = self.write(params, split, order, progress)
+        others = derangement(len(order), rng.stream_seed(self._cfg.seed, f"caption/{split}"))
+        samples = self._settings.bootstrap_samples
+        metrics = self._scores("caption", split, order, written, samples)
+        return metrics | self._scores("shuffled", split, order, [written[other] for other in others], samples)
+
+    def write(self, params: Params, split: str, order: Sequence[int], progress: Progress) -> list[str]:
+        """Return the caption of every picture in `order`. What is drawn depends on a picture's place in it."""
+        size, written, (ids, mask) = self._settings.batch_size, [], self._tokenizer.encode([""])
+        empty = np.repeat(ids, size, axis=0), np.repeat(mask, size, axis=0)
+        without = np.asarray(self._predict.lower_text(params, *empty))
+        for images, _, valid in pipeline.images(self._cfg, split, size, self._predict.rows, order):
+            states = np.asarray(self._predict.lower_image(params, images))
+            rows = len(written) + np.arange(size, dtype=np.int32)
+            said = np.asarray(self._write(params, Lower(image=states, text=without, text_mask=empty[1]), rows))
+            written += [self._tokenizer.decode(ids) for ids in said[valid]]
+            progress("pictures", len(written), len(order))
+        return written
+
+    def _scores(
+        self, name: str, split: str, order: Sequence[int], written: list[str], samples: int
+    ) -> dict[str, float]:
+        records = pipeline.open_split(self._cfg.data, split)
+        references = [records[index]["captions"] for index in order]
+        found = caption.scores(written, references, samples, self._cfg.seed)
+        scenes = [records[index]["scene"] for index in order]
+        if all(scenes):
+            right = [shapes.is_true(said, shapes.Scene.from_json(s)) for said, s in zip(written, scenes, strict=True)]
+            share = accuracy.mean(np.array(right), np.arange(len(right)), max(1, samples), self._cfg.seed)
+            found |= {key.replace("accuracy", "true"): value for key, value in share.items()}
+        return {f"{name}/{key}": value for key, value in found.items()} | {f"{name}/pictures": float(len(written))}
+
+
+def table(metrics: Mapping[str, float]) -> Table:
+    """Return the scores with 95 % intervals, beside those of captions of other pictures."""
+    rows = []
+    for key, label in SCORES.items():
+        if f"caption/{key}" in metrics:
+            ends = [[metrics[f"{of}/{key}{end}"] for end in ("", "_low", "_high")] for of in ("caption", "shuffled")]
+            rows.append((label, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ends)))
+    columns = ("score", "captions [95 %]", "of another picture [95 %]")
+    return Table(columns, labels=1, rows=rows, lines=[f"{metrics['caption/pictures']:.0f} pictures"])

@@ -1,0 +1,164 @@
+"""The decoder: words of a caption or an answer one after another, read off the encoders' finished states.
+
+Only the decoder is causal; the encoders never become so. It runs in two ways over the same parameters:
+
+    __call__    all words of a known caption at once (teacher forcing): word i is predicted from those before it
+    step        one more word for every row, the keys and values of the words before it kept in a cache
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bridge_jax.config import Blocks
+from bridge_jax.config import Decoder as Settings
+from bridge_jax.models import layers
+
+NORM_EPS = 1e-6
+Cache = tuple["Keys", ...]  # of every block
+
+
+class Keys(NamedTuple):
+    """What an attention reads."""
+
+    keys: Float[Array, "B N L K"]
+    values: Float[Array, "B N L K"]
+
+
+class Memory(NamedTuple):
+    """The encoders' states as every block reads them. One row may serve several rows of words (beams)."""
+
+    of_blocks: tuple[Keys, ...]
+    mask: Bool[Array, "B L"]
+
+
+class Attention(nn.Module):
+    """Multi-head attention, scaled dot product, whose keys and values are made apart from its queries."""
+
+    cfg: Settings
+    dtype: jnp.dtype
+
+    def setup(self):
+        shape = (self.cfg.width, self.cfg.width)
+        self.query, self.key, self.value = (layers.Projection(shape) for _ in range(3))
+        self.out = layers.dense(self.cfg.width, self.dtype)
+        self.drop = layers.Dropout(self.cfg.dropout)
+
+    def keys(self, x_BLW: Float[Array, "B L W"]) -> Keys:
+        return Keys(*layers.project(x_BLW.astype(self.dtype), self.cfg.heads, self.key, self.value))
+
+    def __call__(
+        self, x_BQW: Float[Array, "B Q W"], keys: Keys, mask: Bool[Array, "#B #Q L"], deterministic: bool
+    ) -> Float[Array, "B Q W"]:
+        (q_BNQK,) = layers.project(x_BQW.astype(self.dtype), self.cfg.heads, self.query)
+        out_BNQK = layers.attend(q_BNQK, *keys, mask[:, None], lambda weights: self.drop(weights, deterministic))
+        return self.out(layers.join_heads(out_BNQK))
+
+
+class Block(nn.Module):
+    """Pre-norm: attention to the words before, attention to the encoders' states, and an MLP, each a residual."""
+
+    cfg: Settings
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.self_attention, self.cross_attention = (Attention(self.cfg, self.dtype) for _ in range(2))
+        self.self_norm, self.cross_norm, self.mlp_norm = (layers.layer_norm(NORM_EPS, self.dtype) for _ in range(3))
+        self.mlp = layers.Mlp(self.cfg.mlp_width, self.dtype)
+        self.drop = layers.Dropout(self.cfg.dropout)
+
+    def __call__(
+        self, x_BTW: Float[Array, "B T W"], memory: Keys, mask: Bool[Array, "B L"], deterministic: bool
+    ) -> Float[Array, "B T W"]:
+        """Run over all words at once; none sees a later one."""
+        T = x_BTW.shape[1]
+        y = self.self_norm(x_BTW)
+        y = self.self_attention(y, self.self_attention.keys(y), jnp.tril(jnp.ones((1, T, T), bool)), deterministic)
+        return self._read(x_BTW + self.drop(y, deterministic), memory, mask, deterministic)
+
+    def step(
+        self, x_R1W: Float[Array, "R 1 W"], memory: Keys, mask: Bool[Array, "B L"], cache: Keys, position: jax.Array
+    ) -> tuple[Float[Array, "R 1 W"], Keys]:
+        """Run over the word at `position`; the cache [R,N,T,K] gets its keys and has those of the words before."""
+        y = self.self_norm(x_R1W)
+        here = self.self_attention.keys(y)
+        cache = Keys(
+            *(jax.lax.dynamic_update_slice_in_dim(c, h, position, 2) for c, h in zip(cache, here, strict=True))
+        )
+        seen = (jnp.arange(cache.keys.shape[2]) <= position)[None, None]
+        y = self.self_attention(y, cache, seen, deterministic=True)
+        return self._read(x_R1W + y, memory, mask, deterministic=True), cache
+
+    def _read(self, x: jax.Array, memory: Keys, mask: jax.Array, deterministic: bool) -> jax.Array:
+        rows = self.cross_norm(x).reshape(
+            len(mask), -1, x.shape[-1]
+        )  # all beams of a picture are queries to its one row
+        y = self.cross_attention(rows, memory, mask[:, None], deterministic).reshape(x.shape)
+        x = x + self.drop(y, deterministic)
+        return x + self.drop(self.mlp(self.mlp_norm(x)), deterministic)
+
+
+class Decoder(nn.Module):
+    """Words in, logits of the next word out. The output layer is the word embedding, with a bias of its own."""
+
+    cfg: Settings
+    vocab_size: int
+    length: int  # T, words of a caption
+    dtype: jnp.dtype
+    run: Blocks = Blocks(scan=False, remat="none")
+
+    def setup(self):
+        cfg = self.cfg
+        self.image = layers.dense(cfg.width, self.dtype)
+        if cfg.reads == "fused":
+            self.text = layers.dense(cfg.width, self.dtype)
+        table = {"features": cfg.width, "embedding_init": layers.small_init, "dtype": self.dtype}
+        self.word = nn.Embed(self.vocab_size, **table)
+        self.position = nn.Embed(self.length, **table)
+        self.blocks = [Block(cfg, self.dtype, name=f"block_{i:02d}") for i in range(cfg.layers)]
+        self.norm = layers.layer_norm(NORM_EPS, self.dtype)
+        self.bias = self.param("bias", nn.initializers.zeros_init(), (self.vocab_size,))
+        self.drop = layers.Dropout(cfg.dropout)
+
+    def read(
+        self,
+        image_BPD: Float[Array, "B P D"],
+        text_BTD: Float[Array, "B T D"] | None = None,
+        text_mask: Bool[Array, "B T"] | None = None,
+    ) -> Memory:
+        """Return the finished states of the picture, and of a text where one is given, as the blocks read them."""
+        states, mask = self.image(image_BPD), jnp.ones(image_BPD.shape[:2], bool)
+        if text_BTD is not None:
+            states = jnp.concatenate([states, self.text(text_BTD)], axis=1)
+            mask = jnp.concatenate([mask, text_mask], axis=1)
+        return Memory(tuple(block.cross_attention.keys(states) for block in self.blocks), mask)
+
+    def __call__(self, ids_BT: Int[Array, "B T"], memory: Memory, deterministic: bool = True) -> Float[Array, "B T V"]:
+        """Return the logits of every next word, float32: row t has seen the words 0 to t."""
+        x = self.word(ids_BT) + self.position(jnp.arange(ids_BT.shape[1]))
+        x = self.drop(x, deterministic)
+        x = layers.run_blocks(self.run, self.blocks, x, memory.mask, deterministic, each=memory.of_blocks)
+        return self._logits(x)
+
+    def step(
+        self, ids_R: Int[Array, "R"], position: jax.Array, cache: Cache, memory: Memory
+    ) -> tuple[Float[Array, "R V"], Cache]:
+        """Return the logits of the word after `position`, and the cache with the one there. R is a multiple of B."""
+        x = (self.word(ids_R) + self.position(position))[:, None]
+        kept = []
+        for block, keys, of_block in zip(self.blocks, memory.of_blocks, cache, strict=True):
+            x, of_block = block.step(x, keys, memory.mask, of_block, position)
+            kept.append(of_block)
+        return self._logits(x)[:, 0], tuple(kept)
+
+    def empty_cache(self, rows: int) -> Cache:
+        """Return the cache of `rows` rows before their first word."""
+        cfg = self.cfg
+        nothing = jnp.zeros((rows, cfg.heads, self.length, cfg.width // cfg.heads), self.dtype)
+        return tuple(Keys(nothing, nothing) for _ in range(cfg.layers))
+
+    def _logits(self, x: jax.Array) -> Any:
+        return self.word.attend(self.norm(x)).astype(jnp.float32) + self.bias
