@@ -338,6 +338,15 @@ def check(cfg: Config) -> None:
     _check_stages(cfg)
     for name, arguments in cfg.losses.items():
         require("weight" in arguments, f"config.losses.{name}.weight is missing")
+    _check_tasks(cfg)
+    in_use = {loss for name in cfg.stage_order for loss in cfg.stages[name].losses}
+    require(
+        "mim" not in in_use or vision.mask_token,
+        "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
+    )
+
+
+def _check_tasks(cfg: Config) -> None:
     require(
         cfg.evals.vqa is None or "vqa" in cfg.losses,
         "config.evals.vqa needs the answers that config.losses.vqa trains: add that loss, or leave the evaluator out",
@@ -351,11 +360,6 @@ def check(cfg: Config) -> None:
     require(
         cfg.evals.caption is None or cfg.decoder is not None,
         "config.evals.caption needs config.decoder, which writes captions: add it, or leave the evaluator out",
-    )
-    in_use = {loss for name in cfg.stage_order for loss in cfg.stages[name].losses}
-    require(
-        "mim" not in in_use or vision.mask_token,
-        "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
     )
 
 

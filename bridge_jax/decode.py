@@ -85,7 +85,7 @@ def one_by_one(next_logits: NextLogits, cache: Any, rows: int, frame: Frame, cho
     def extend(state: Any) -> Any:
         position, ids_BT, ended_B, cache = state
         logits_BV, cache = next_logits(ids_BT[:, position], position, cache)
-        word_B = choose(_allowed(logits_BV, position, frame), position)
+        word_B = choose(_last_is_end(logits_BV, position, frame), position)
         word_B = jnp.where(ended_B, frame.pad, word_B).astype(jnp.int32)
         return position + 1, ids_BT.at[:, position + 1].set(word_B), ended_B | (word_B == frame.end), cache
 
@@ -121,7 +121,7 @@ def beam(
     def extend(state: _Beams) -> _Beams:
         position, K = state.position, beams
         logits_RV, cache = next_logits(state.live_ids[:, :, position].reshape(-1), position, state.cache)
-        more_RV = jax.nn.log_softmax(_allowed(logits_RV, position, frame))
+        more_RV = jax.nn.log_softmax(_last_is_end(logits_RV, position, frame))
         V = more_RV.shape[-1]
         all_BX = (state.live.reshape(-1, 1) + more_RV).reshape(rows, K * V)
         # of twice as many as there are beams at most K end, so K go on
@@ -149,8 +149,7 @@ def _of_beams(x: jax.Array, index_BK: jax.Array) -> jax.Array:
     return jax.vmap(lambda row, index: row[index])(x, index_BK)
 
 
-def _allowed(logits: jax.Array, position: jax.Array, frame: Frame) -> jax.Array:
-    """Return the logits, minus infinity for `start` and `pad`, and in the last place for all but `end`."""
-    words = jnp.arange(logits.shape[-1])
-    framing = (words == frame.start) | (words == frame.pad)
-    return jnp.where(jnp.where(position == frame.length - 2, words != frame.end, framing), -jnp.inf, logits)
+def _last_is_end(logits: jax.Array, position: jax.Array, frame: Frame) -> jax.Array:
+    """Return the logits, those of the last word minus infinity for all but `end`."""
+    other = jnp.arange(logits.shape[-1]) != frame.end
+    return jnp.where(other & (position == frame.length - 2), -jnp.inf, logits)

@@ -90,7 +90,7 @@ def _without_text(model: BridgeModel, lower: Lower, batch: Batch, lower_frozen: 
 
     The towers meet before the decoder writes, so it must not find there what it has to write.
     """
-    if model.cfg.decoder.reads == "image":
+    if model.decoder.cfg.reads == "image":
         return lower
     last_B1 = batch.text_mask.sum(axis=1, keepdims=True) - 1
     end_B1 = jnp.take_along_axis(batch.ids, last_B1, axis=1)

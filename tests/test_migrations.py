@@ -104,7 +104,7 @@ def test_a_migration_gives_what_the_next_schema_has_besides(schema):
     assert not found - wanted
     sections = {key.rpartition(".")[0] for key in found}
     for key in wanted - found:  # only of an evaluator or a loss that older code did not have
-        assert key.startswith(("evals.", "losses."))
+        assert key.startswith(("evals.", "losses.", "decoder."))
         assert key.rpartition(".")[0] not in sections
 
 
@@ -169,7 +169,7 @@ def test_a_loss_that_a_run_did_not_use_is_not_made_up():
     ],
 )
 def test_another_schema_is_refused_with_the_reason(schema, reason):
-    with pytest.raises(ConfigError, match=f"^runs/a: checkpoint schema {schema}, this code reads 2 to 4: {reason}"):
+    with pytest.raises(ConfigError, match=f"^runs/a: checkpoint schema {schema}, this code reads 2 to 5: {reason}"):
         read_meta({"schema": schema}, "runs/a")
 
 

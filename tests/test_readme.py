@@ -25,11 +25,13 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.checkpoint import Checkpoints
-from configs import coco, flickr8k, flickr30k, shapes, vqav2
+from configs import caption, coco, flickr8k, flickr30k, shapes, vqav2
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-CONFIGS = {"shapes": shapes, "flickr8k": flickr8k, "coco": coco, "flickr30k": flickr30k, "vqav2": vqav2}
+CONFIGS = {
+    module.__name__.removeprefix("configs."): module for module in (shapes, flickr8k, coco, flickr30k, vqav2, caption)
+}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")
 PARSE = """

@@ -26,7 +26,11 @@ LOSSES = {
     "mlm": {},
     "mim": {"target": "pixels"},
 }
-OTHERS = {"sigmoid": {"chunk_columns": 0}, "vqa": {"answers": 5}}  # each in a stage of its own
+OTHERS = {
+    "sigmoid": {"chunk_columns": 0},
+    "vqa": {"answers": 5},
+    "caption": {"label_smoothing": 0.1},
+}  # each in a stage of its own
 
 
 def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
@@ -47,6 +51,8 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
     config.vision.mask_token = "mim" in config.losses
     if "vqa" in config.losses:
         config.evals.vqa = common.vqa()
+    if "caption" in config.losses:
+        common.decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
     for name, value in sections.items():
         if isinstance(value, dict):
             config[name].update(value)
@@ -103,7 +109,7 @@ def lower(cfg: configs.Config, params: Params, batch: Batch) -> Lower:
     return apply(cfg, params, run)
 
 
-OF_LOSSES = tuple(name for name in forward.PASSES if name != "answers")
+OF_LOSSES = tuple(name for name in forward.PASSES if name not in ("answers", "caption"))
 
 
 def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str, ...] = OF_LOSSES) -> Outputs:

@@ -5,6 +5,7 @@ data says what is in the scene (shapes), also how many captions are true of it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from bridge_jax import decode, rng
 from bridge_jax import step as steps
 from bridge_jax.config import Config, evaluator
 from bridge_jax.data import pipeline, shapes, text
-from bridge_jax.evals.scores import accuracy, caption
+from bridge_jax.evals.scores import accuracy, caption, ptb
 from bridge_jax.evals.vqa import derangement
 from bridge_jax.types import Lower, Params, Table
 
@@ -45,7 +46,8 @@ class Evaluator:
         split = self._cfg.data.eval_split
         count = len(pipeline.open_split(self._cfg.data, split))
         order = range(min(count, self._settings.select_images or count))
-        return self._scores("caption", split, order, self.write(params, split, order, progress), samples=0)
+        found = self._scores("caption", split, order, self.write(params, split, order, progress), samples=1)
+        return {name: value for name, value in found.items() if not name.endswith(("_low", "_high"))}
 
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {"cider": metrics["caption/cider"]}
@@ -65,6 +67,13 @@ class Evaluator:
         metrics = self._scores("caption", split, order, written, samples)
         return metrics | self._scores("shuffled", split, order, [written[other] for other in others], samples)
 
+    def results(self, params: Params, split: str, progress: Progress) -> list[dict[str, Any]]:
+        """Return the caption of every picture, as COCO's evaluation server takes it."""
+        records = pipeline.open_split(self._cfg.data, split)
+        written = self.write(params, split, range(len(records)), progress)
+        ids = [records[index]["image_id"] for index in range(len(records))]
+        return [{"image_id": id_, "caption": said} for id_, said in zip(ids, written, strict=True)]
+
     def write(self, params: Params, split: str, order: Sequence[int], progress: Progress) -> list[str]:
         """Return the caption of every picture in `order`. What is drawn depends on a picture's place in it."""
         size, written, (ids, mask) = self._settings.batch_size, [], self._tokenizer.encode([""])
@@ -82,12 +91,12 @@ class Evaluator:
         self, name: str, split: str, order: Sequence[int], written: list[str], samples: int
     ) -> dict[str, float]:
         records = pipeline.open_split(self._cfg.data, split)
-        references = [records[index]["captions"] for index in order]
-        found = caption.scores(written, references, samples, self._cfg.seed)
+        references = [[ptb.tokenise(said) for said in records[index]["captions"]] for index in order]
+        found = caption.scores([ptb.tokenise(said) for said in written], references, samples, self._cfg.seed)
         scenes = [records[index]["scene"] for index in order]
         if all(scenes):
             right = [shapes.is_true(said, shapes.Scene.from_json(s)) for said, s in zip(written, scenes, strict=True)]
-            share = accuracy.mean(np.array(right), np.arange(len(right)), max(1, samples), self._cfg.seed)
+            share = accuracy.mean(np.array(right), np.arange(len(right)), samples, self._cfg.seed)
             found |= {key.replace("accuracy", "true"): value for key, value in share.items()}
         return {f"{name}/{key}": value for key, value in found.items()} | {f"{name}/pictures": float(len(written))}
 

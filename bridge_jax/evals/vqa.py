@@ -6,6 +6,7 @@ the one answer that scores best would score if it were always given, kind by kin
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,12 @@ class Evaluator:
         blind = self.answer(params, split, order[others], progress, asked_of=order)[1]
         metrics |= self._metrics("shuffled", asked, [accuracy_of(a, g) for a, g in zip(asked, blind, strict=True)])
         return metrics | self._metrics("constant", asked, _constant(asked, self._answers))
+
+    def results(self, params: Params, split: str, progress: Progress) -> list[dict[str, Any]]:
+        """Return the answer to every question, as VQA's evaluation server takes it."""
+        order = range(len(pipeline.open_split(self._cfg.data, split)))
+        asked, given = self.answer(params, split, order, progress)
+        return [{"question_id": one.question.id, "answer": said} for one, said in zip(asked, given, strict=True)]
 
     def answer(
         self,

@@ -109,7 +109,7 @@ def _require_known(side: str, model_type: str, known: tuple[str, ...]) -> None:
 def whole(vision_cfg: Vision, text_cfg: Text, shapes: Mapping[str, Shape]) -> tuple[Entry, ...]:
     """Return every parameter of a model under the names of an exported folder; `shapes` are our paths and shapes.
 
-    Bridge and heads keep our paths with torch's leaf names: `bridge/layer_0/image_norm/scale` is
+    Bridge, heads and decoder keep our paths with torch's leaf names: `bridge/layer_0/image_norm/scale` is
     `bridge.layers.0.image_norm.weight`. What only the training objective reads (`loss_weights/`) is not in it.
     """
     towers = [
@@ -118,10 +118,11 @@ def whole(vision_cfg: Vision, text_cfg: Text, shapes: Mapping[str, Shape]) -> tu
     ]
     entries = [dataclasses.replace(e, name=f"{root}.{e.name}") for root, table in towers for e in table]
     for path, shape in shapes.items():
-        if path.startswith(("bridge/", "heads/")):
-            name = re.sub(r"layer_(\d+)", r"layers.\1", path.replace("/", "."))
+        if path.startswith(("bridge/", "heads/", "decoder/")):
+            name = re.sub(r"(layer|block)_0?(\d+)", r"\1s.\2", path.replace("/", "."))
             kernel = name.endswith(".kernel")
-            if kernel or (name.endswith(".scale") and shape):  # a scale without a shape is no LayerNorm's
+            # a scale without a shape is no LayerNorm's
+            if kernel or name.endswith(".embedding") or (name.endswith(".scale") and shape):
                 name = name.rpartition(".")[0] + ".weight"
             transform = "transpose" if kernel else "copy"
             entries.append(Entry(path, name, transform, shape, shape[::-1] if kernel else shape))

@@ -152,10 +152,20 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "mim_width": mim_width(cfg) if "mim" in params["heads"] else 0,
         "vqa_head": "vqa" in params["heads"],
         "sigmoid_head": "sigmoid" in params["heads"],
+        "caption_decoder": _decoder(cfg),  # `decoder` would pass for a text tower in transformers
         **({"id2label": {str(i): answer for i, answer in enumerate(meta.answers)}} if meta.answers else {}),
         "bridge_jax": dataclasses.asdict(meta)
         | {"config": as_dict(without_places(cfg)), "frozen": "", "loss_weights": _loss_weights(params)},
     }
+
+
+def _decoder(cfg: Config) -> dict[str, Any] | None:
+    """Return the decoder and how it searches: as it was scored, or with the beams of configs/common.py."""
+    if cfg.decoder is None:
+        return None
+    how = cfg.evals.caption
+    search = {"beams": how.beams if how.search == "beam" else 1, "length_penalty": how.length_penalty} if how else {}
+    return dataclasses.asdict(cfg.decoder) | ({"beams": 5, "length_penalty": 0.7} | search)
 
 
 def without_places(cfg: Config) -> Config:

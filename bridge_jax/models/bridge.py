@@ -195,10 +195,10 @@ class BridgeModel(nn.Module):
 
     def memory(self, lower: Lower, deterministic: bool = True) -> Memory:
         """Return what the decoder reads: the picture's own finished states, or both sides' after they met."""
-        if self.cfg.decoder.reads == "image":
+        if self.decoder.cfg.reads == "image":
             return self.decoder.read(self.finish_image(lower.image, deterministic))
         fused = self.fused(lower, deterministic)
-        return self.decoder.read(fused.image_states, fused.text_states, lower.text_mask)
+        return self.decoder.read(fused.image_states, (fused.text_states, lower.text_mask))
 
     def scales(self) -> dict[str, jax.Array | None]:
         """Return what makes logits of cosines: the scale, and the bias of the sigmoid loss, None without it."""

@@ -126,14 +126,13 @@ class Decoder(nn.Module):
     def read(
         self,
         image_BPD: Float[Array, "B P D"],
-        text_BTD: Float[Array, "B T D"] | None = None,
-        text_mask: Bool[Array, "B T"] | None = None,
+        text: tuple[Float[Array, "B T D"], Bool[Array, "B T"]] | None = None,
     ) -> Memory:
-        """Return the finished states of the picture, and of a text where one is given, as the blocks read them."""
+        """Return the finished states of a picture, and of a text (states, mask) if given, as the blocks read them."""
         states, mask = self.image(image_BPD), jnp.ones(image_BPD.shape[:2], bool)
-        if text_BTD is not None:
-            states = jnp.concatenate([states, self.text(text_BTD)], axis=1)
-            mask = jnp.concatenate([mask, text_mask], axis=1)
+        if text is not None:
+            states = jnp.concatenate([states, self.text(text[0])], axis=1)
+            mask = jnp.concatenate([mask, text[1]], axis=1)
         return Memory(tuple(block.cross_attention.keys(states) for block in self.blocks), mask)
 
     def __call__(self, ids_BT: Int[Array, "B T"], memory: Memory, deterministic: bool = True) -> Float[Array, "B T V"]:

@@ -1,11 +1,15 @@
 """The heads that come with a loss of their own, in the exported PyTorch model."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
-from bridge_jax import optim
+from bridge_jax import decode, optim
 from bridge_jax.interop import torch_import
+from bridge_jax.types import Lower
 from tests import tiny
 from tests.interop.test_torch_model import assert_equal, difference, exported, ours, pairs_of, small, torch_inputs
 
@@ -37,3 +41,34 @@ def test_the_bias_of_the_sigmoid_loss(shared, tmp_path):
     assert model.logit_bias().item() == params["heads"]["sigmoid"]["bias"]
     assert_equal(cfg, params, pairs_of(cfg, shared)[0], model)
     assert "sigmoid" in torch_import.read(tmp_path / "model")[2]["heads"]
+
+
+@pytest.mark.parametrize("reads", ["image", "fused"])
+def test_the_decoder(shared, tmp_path, reads):
+    """Logits of every word, the captions that a search finds, and the way back."""
+    cfg = small(stage=dict(losses=("caption",)), decoder=dict(reads=reads))
+    params, batch = tiny.params(cfg), pairs_of(cfg, shared)[0]
+    model = exported(cfg, params, tmp_path)
+    frame = decode.Frame(start=2, end=3, pad=0, length=cfg.text.length)
+    ids = np.tile([[2, 3, *[0] * (cfg.text.length - 2)]], (len(batch.ids), 1))
+    mask = np.arange(cfg.text.length) < np.full((len(ids), 1), 2)
+    how = dataclasses.replace(cfg.evals.caption, beams=3)
+
+    def lower(bridge):
+        text = bridge.lower_text(ids, mask)
+        return Lower(image=bridge.lower_image(batch.images), text=text, text_mask=jnp.asarray(mask))
+
+    logits = tiny.apply(cfg, params, lambda m: m.decoder(jnp.asarray(batch.ids), m.memory(lower(m))))
+    rows = jnp.arange(len(ids))
+    written = tiny.apply(cfg, params, lambda m: decode.captions(m, lower(m), rows, frame, how))
+    pixels, empty = torch_inputs(cfg, batch)[0], (torch.tensor(ids), torch.tensor(mask))
+    with torch.no_grad():
+        assert difference(logits, model.caption_logits(pixels, *empty, torch.tensor(batch.ids).long())) <= 1e-4
+        found = model.generate(pixels, *empty, num_beams=3, length_penalty=how.length_penalty).numpy()
+    for mine, theirs in zip(np.asarray(written), found, strict=True):
+        words = int(np.argmax(theirs[1:] == frame.end)) + 2
+        np.testing.assert_array_equal(mine[:words], theirs[:words])
+        assert (theirs[words:] == frame.end).all()
+    assert len({tuple(row) for row in found.tolist()}) > 1
+    _, _, back = torch_import.read(tmp_path / "model")
+    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())

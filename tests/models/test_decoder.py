@@ -25,7 +25,7 @@ def build(run=PLAIN):
 
 
 def whole(module, ids, image=IMAGE, text=TEXT, mask=TEXT_MASK):
-    return module(ids, module.read(image, text, mask))
+    return module(ids, module.read(image, (text, mask)))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def logits(params, ids=IDS, *states, run=PLAIN):
 
 def test_word_by_word_with_the_cache_gives_the_logits_of_all_words_at_once(params):
     def word_by_word(module):
-        memory, cache, found = module.read(IMAGE, TEXT, TEXT_MASK), module.empty_cache(B), []
+        memory, cache, found = module.read(IMAGE, (TEXT, TEXT_MASK)), module.empty_cache(B), []
         for position in range(T):
             row, cache = module.step(IDS[:, position], jnp.int32(position), cache, memory)
             found.append(row)
@@ -54,8 +54,8 @@ def test_two_rows_of_words_may_read_one_picture(params):
     """Beams: rows 2i and 2i+1 read picture i, as if it were there twice."""
     words = np.random.default_rng(2).integers(0, V, (2 * B, 2))
 
-    def steps(module, *states):
-        memory, cache = module.read(*states), module.empty_cache(2 * B)
+    def steps(module, image, text, mask):
+        memory, cache = module.read(image, (text, mask)), module.empty_cache(2 * B)
         _, cache = module.step(words[:, 0], jnp.int32(0), cache, memory)
         return module.step(words[:, 1], jnp.int32(1), cache, memory)[0]
 

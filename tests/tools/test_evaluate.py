@@ -95,7 +95,7 @@ def test_the_answers_are_written_as_the_server_takes_them(answering, workdir, tm
     assert found == [{"question_id": id_, "answer": said} for id_, said in zip(ids, given, strict=True)]
     done = run(f"--workdir={workdir}", "--split=test", f"--results={tmp_path / 'none.json'}")
     assert (done.returncode, (tmp_path / "none.json").exists()) == (2, False)
-    assert "--results: checkpoint 2 is of stage 'stabilise', which answers no questions" in done.stderr
+    assert "--results: checkpoint 2 is of stage 'stabilise', which has nothing to say" in done.stderr
 
 
 def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):

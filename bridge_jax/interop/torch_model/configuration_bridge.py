@@ -35,6 +35,7 @@ class BridgeConfig(PretrainedConfig):
         mim_width: int = 0,  # what the masked-image head predicts of a patch; 0: there is no such head
         vqa_head: bool = False,  # it answers with one of `id2label`
         sigmoid_head: bool = False,
+        caption_decoder: dict | None = None,  # what writes captions, and how it searches; None: there is none
         bridge_jax: dict | None = None,
         **kwargs,
     ):
@@ -57,5 +58,6 @@ class BridgeConfig(PretrainedConfig):
         self.mim_width = mim_width
         self.vqa_head = vqa_head
         self.sigmoid_head = sigmoid_head
+        self.caption_decoder = caption_decoder
         self.bridge_jax = bridge_jax or {}
         super().__init__(**kwargs)

@@ -4,6 +4,7 @@
     forward                                 row i of the images fused with row i of the texts
     match                                   every image fused with every text: rerank the best candidates
     answer                                  answers to questions about pictures, where the checkpoint has that head
+    generate                                captions of pictures, where it has a decoder
 
 Shapes: B rows, P image tokens (the patches last), T text tokens, D a tower's width, S the shared width, N heads, E the
 width of an embedding. Embeddings have length one.
@@ -12,15 +13,16 @@ width of an embedding. Embeddings have length one.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from .configuration_bridge import BridgeConfig
 from .modeling_bridge_clip import ClipTextTower, ClipVisionTower
+from .modeling_bridge_decoder import Decoder
 from .modeling_bridge_dinov3 import Dinov3Tower
-from .modeling_bridge_interaction import Interaction, image_prefix, normalise, pool
+from .modeling_bridge_heads import Heads
+from .modeling_bridge_interaction import Interaction, image_prefix, pool
 from .modeling_bridge_modernbert import ModernBertTower
 from .modeling_bridge_towers import TextTower, VisionTower
 
@@ -69,81 +71,6 @@ class Bridge(nn.Module):
         self.layers = nn.ModuleList(Interaction(config) for _ in config.image_after)
 
 
-class Projection(nn.Module):
-    """Pooled states to an embedding of length one."""
-
-    def __init__(self, width: int, embed_width: int):
-        super().__init__()
-        self.linear = nn.Linear(width, embed_width)
-
-    def forward(self, pooled):
-        return normalise(self.linear(pooled.to(self.linear.weight.dtype)))
-
-
-class MatchHead(nn.Module):
-    """scale x (cosine - threshold) plus an MLP on [p_t ; p_v ; cosine]."""
-
-    def __init__(self, embed_width: int):
-        super().__init__()
-        self.scale, self.threshold = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
-        self.hidden, self.out = nn.Linear(2 * embed_width + 1, embed_width), nn.Linear(embed_width, 1)
-
-    def forward(self, text, image):
-        cosine = (text * image).sum(-1)
-        joined = torch.cat([text, image, cosine[:, None]], -1).to(self.hidden.weight.dtype)
-        return self.scale * (cosine - self.threshold) + self.out(F.relu(self.hidden(joined)))[:, 0]
-
-
-class MaskedHead(nn.Module):
-    """States to what was masked: linear, LayerNorm, GELU, linear."""
-
-    def __init__(self, width: int, target_width: int):
-        super().__init__()
-        self.hidden, self.norm, self.out = nn.Linear(width, width), nn.LayerNorm(width), nn.Linear(width, target_width)
-
-    def forward(self, states):
-        return self.out(F.gelu(self.norm(self.hidden(states))))
-
-
-class Classifier(nn.Module):
-    """Pooled states of both sides to a logit an answer: two hidden layers, each with LayerNorm, GELU and dropout."""
-
-    def __init__(self, width: int, hidden: int, classes: int):
-        super().__init__()
-        self.hidden_0, self.norm_0 = nn.Linear(width, hidden), nn.LayerNorm(hidden)
-        self.hidden_1, self.norm_1 = nn.Linear(hidden, hidden), nn.LayerNorm(hidden)
-        self.out, self.dropout = nn.Linear(hidden, classes), nn.Dropout(0.1)
-
-    def forward(self, pooled):
-        states = self.dropout(F.gelu(self.norm_0(self.hidden_0(pooled.to(self.out.weight.dtype)))))
-        return self.out(self.dropout(F.gelu(self.norm_1(self.hidden_1(states)))))
-
-
-class LogitBias(nn.Module):
-    """What the sigmoid loss adds to scale x cosine to make the logit of a pair."""
-
-    def __init__(self):
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(()))
-
-
-class Heads(nn.Module):
-    """Four projections, the match head, the contrastive scale, and those of the other heads that the checkpoint has."""
-
-    def __init__(self, config: BridgeConfig):
-        super().__init__()
-        image, text = config.vision_config["hidden_size"], config.text_config["hidden_size"]
-        self.unimodal_image, self.fused_image = (Projection(image, config.embed_width) for _ in range(2))
-        self.unimodal_text, self.fused_text = (Projection(text, config.embed_width) for _ in range(2))
-        self.itm = MatchHead(config.embed_width)
-        self.log_scale = nn.Parameter(torch.zeros(()))
-        self.mlm = MaskedHead(text, config.text_config["vocab_size"]) if config.mlm_head else None
-        self.mim = MaskedHead(image, config.mim_width) if config.mim_width else None
-        answers = len(config.id2label or {})
-        self.vqa = Classifier(text + image, config.shared_width, answers) if config.vqa_head else None
-        self.sigmoid = LogitBias() if config.sigmoid_head else None
-
-
 class BridgeModel(PreTrainedModel):
     """The whole model. `vision_model` and `text_model` carry the parameter names of the towers in transformers."""
 
@@ -156,6 +83,12 @@ class BridgeModel(PreTrainedModel):
         self.text_model = TEXT_TOWERS[config.text_config["model_type"]](config.text_config)
         self.bridge = Bridge(config)
         self.heads = Heads(config)
+        self.decoder = None
+        if config.caption_decoder:
+            widths = config.vision_config["hidden_size"], config.text_config["hidden_size"]
+            self.decoder = Decoder(
+                config.caption_decoder, *widths, config.text_config["vocab_size"], config.text_length
+            )
         self.post_init()
 
     def get_image_features(self, pixel_values):
@@ -212,6 +145,31 @@ class BridgeModel(PreTrainedModel):
         words = self.config.id2label or {}
         return [words[i] for i in best.tolist()]
 
+    def generate(self, pixel_values, input_ids, attention_mask=None, num_beams=None, length_penalty=None):
+        """Caption pictures: ids [B,T] for the tokenizer to decode.
+
+        `input_ids` [B,L] are those of an empty text, whose two tokens frame a caption. `num_beams` and
+        `length_penalty` are those of the config where they are not given.
+        """
+        memory = self._memory(pixel_values, input_ids, attention_mask)
+        last = _mask(input_ids, attention_mask)[0].sum() - 1
+        beams = self.config.caption_decoder["beams"] if num_beams is None else num_beams
+        penalty = self.config.caption_decoder["length_penalty"] if length_penalty is None else length_penalty
+        return self.decoder.beam(memory, int(input_ids[0, 0]), int(input_ids[0, last]), beams, penalty)
+
+    def caption_logits(self, pixel_values, input_ids, attention_mask, caption_ids):
+        """Score every next word of captions [B,T] of the pictures: [B,T,vocabulary]. `input_ids` as for `generate`."""
+        return self.decoder(caption_ids, self._memory(pixel_values, input_ids, attention_mask))[0]
+
+    def _memory(self, pixel_values, input_ids, attention_mask):
+        if self.decoder is None:
+            raise ValueError("this checkpoint was trained without the caption loss and has no decoder")
+        image = self._lower_image(pixel_values)
+        if self.config.caption_decoder["reads"] == "image":
+            return self.decoder.read(self._finish_image(image))
+        mask = _mask(input_ids, attention_mask)
+        return self.decoder.read(*self._fused(image, self._lower_text(input_ids, mask), mask)[3:], mask)
+
     def masked_token_logits(self, pixel_values, input_ids, attention_mask=None):
         """Predict the words behind [MASK] with the picture's help: [B,T,vocabulary]."""
         if self.heads.mlm is None:
@@ -241,11 +199,14 @@ class BridgeModel(PreTrainedModel):
         states = self.text_model.blocks(self.text_model.embed(input_ids), mask, 0, stop)
         return self.text_model.finish(states) if self.config.finish_before else states
 
+    def _finish_image(self, states):
+        if self.config.finish_before:
+            return states
+        depth = self.config.vision_config["num_hidden_layers"]
+        return self.vision_model.finish(self.vision_model.blocks(states, self.config.image_after[0] + 1, depth))
+
     def _embed_image(self, states):
-        if not self.config.finish_before:
-            depth = self.config.vision_config["num_hidden_layers"]
-            states = self.vision_model.finish(self.vision_model.blocks(states, self.config.image_after[0] + 1, depth))
-        return self.heads.unimodal_image(pool(states, None))
+        return self.heads.unimodal_image(pool(self._finish_image(states), None))
 
     def _embed_text(self, states, mask):
         if not self.config.finish_before:

@@ -1,0 +1,86 @@
+"""The heads: four projections, the match head, and those that come with a loss.
+
+Shapes: B rows, L tokens, D a tower's width, E the width of an embedding.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration_bridge import BridgeConfig
+from .modeling_bridge_interaction import normalise
+
+
+class Projection(nn.Module):
+    """Pooled states to an embedding of length one."""
+
+    def __init__(self, width: int, embed_width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, embed_width)
+
+    def forward(self, pooled):
+        return normalise(self.linear(pooled.to(self.linear.weight.dtype)))
+
+
+class MatchHead(nn.Module):
+    """scale x (cosine - threshold) plus an MLP on [p_t ; p_v ; cosine]."""
+
+    def __init__(self, embed_width: int):
+        super().__init__()
+        self.scale, self.threshold = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
+        self.hidden, self.out = nn.Linear(2 * embed_width + 1, embed_width), nn.Linear(embed_width, 1)
+
+    def forward(self, text, image):
+        cosine = (text * image).sum(-1)
+        joined = torch.cat([text, image, cosine[:, None]], -1).to(self.hidden.weight.dtype)
+        return self.scale * (cosine - self.threshold) + self.out(F.relu(self.hidden(joined)))[:, 0]
+
+
+class MaskedHead(nn.Module):
+    """States to what was masked: linear, LayerNorm, GELU, linear."""
+
+    def __init__(self, width: int, target_width: int):
+        super().__init__()
+        self.hidden, self.norm, self.out = nn.Linear(width, width), nn.LayerNorm(width), nn.Linear(width, target_width)
+
+    def forward(self, states):
+        return self.out(F.gelu(self.norm(self.hidden(states))))
+
+
+class Classifier(nn.Module):
+    """Pooled states of both sides to a logit an answer: two hidden layers, each with LayerNorm, GELU and dropout."""
+
+    def __init__(self, width: int, hidden: int, classes: int):
+        super().__init__()
+        self.hidden_0, self.norm_0 = nn.Linear(width, hidden), nn.LayerNorm(hidden)
+        self.hidden_1, self.norm_1 = nn.Linear(hidden, hidden), nn.LayerNorm(hidden)
+        self.out, self.dropout = nn.Linear(hidden, classes), nn.Dropout(0.1)
+
+    def forward(self, pooled):
+        states = self.dropout(F.gelu(self.norm_0(self.hidden_0(pooled.to(self.out.weight.dtype)))))
+        return self.out(self.dropout(F.gelu(self.norm_1(self.hidden_1(states)))))
+
+
+class LogitBias(nn.Module):
+    """What the sigmoid loss adds to scale x cosine to make the logit of a pair."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+
+class Heads(nn.Module):
+    """Four projections, the match head, the contrastive scale, and those of the other heads that the checkpoint has."""
+
+    def __init__(self, config: BridgeConfig):
+        super().__init__()
+        image, text = config.vision_config["hidden_size"], config.text_config["hidden_size"]
+        self.unimodal_image, self.fused_image = (Projection(image, config.embed_width) for _ in range(2))
+        self.unimodal_text, self.fused_text = (Projection(text, config.embed_width) for _ in range(2))
+        self.itm = MatchHead(config.embed_width)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.mlm = MaskedHead(text, config.text_config["vocab_size"]) if config.mlm_head else None
+        self.mim = MaskedHead(image, config.mim_width) if config.mim_width else None
+        answers = len(config.id2label or {})
+        self.vqa = Classifier(text + image, config.shared_width, answers) if config.vqa_head else None
+        self.sigmoid = LogitBias() if config.sigmoid_head else None
