@@ -169,18 +169,18 @@ class Checkpoints:
         """Return the config that the checkpoint was made with. Raises ConfigError where this code cannot read it."""
         return read_config(self.meta(step), f"{self.folder}/{step}")
 
-    def restore_params(self, step: int, like: Params, *, may_lack: str = "") -> Params:
+    def restore_params(self, step: int, like: Params, *, may_lack: Collection[str] = ()) -> Params:
         """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError where they do not fit.
 
-        Where the checkpoint has nothing under the path `may_lack`, what is there in `like` is left out of the fit and
+        Where the checkpoint has nothing under a path of `may_lack`, what is there in `like` is left out of the fit and
         returned as it is.
         """
         folders = [self.folder / str(step), *([self.folder / FROZEN] if self.meta(step).frozen else [])]
         stored = {folder: self._stored(folder, "params") for folder in folders}
         every = {path: shape for shapes in stored.values() for path, shape in shapes.items()}
-        flat, found = traverse_util.flatten_dict(like, sep="/"), {}
-        if may_lack and not any(path.startswith(may_lack) for path in every):
-            found = {path: leaf for path, leaf in flat.items() if path.startswith(may_lack)}
+        flat = traverse_util.flatten_dict(like, sep="/")
+        lacks = tuple(head for head in may_lack if not any(path.startswith(head) for path in every))
+        found = {path: leaf for path, leaf in flat.items() if path.startswith(lacks)}
         _check_fit(folders[0] / "params", every, _nested({p: leaf for p, leaf in flat.items() if p not in found}))
         for folder, shapes in stored.items():
             part = self._restore(folder, "params", _nested({path: flat[path] for path in shapes}))

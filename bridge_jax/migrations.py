@@ -46,9 +46,13 @@ def _from_3(config: dict[str, Any]) -> None:
     _fill(config, {"stages.*.microbatches": 1})
 
 
+def _from_4(config: dict[str, Any]) -> None:
+    _fill(config, {"data.squash": False})
+
+
 _FIRST = 2
 # The first makes schema 3 of schema _FIRST.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4)
 SCHEMA = _FIRST + len(MIGRATIONS)
 
 

@@ -57,7 +57,7 @@ def initial(cfg: Config, mesh: Mesh) -> Params:
     if cfg.init_from:
         source, step = _source(cfg)
         check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
-        return source.restore_params(step, params, may_lack="heads/vqa/")  # a run of another task has none
+        return source.restore_params(step, params, may_lack=("heads/vqa/", "heads/nlvr2/"))  # of another task
     if cfg.vision.pretrained:
         params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}
     if cfg.text.pretrained:

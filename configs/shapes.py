@@ -18,8 +18,8 @@ from configs import common
 
 
 def get_config(task: str = "task=retrieval") -> ml_collections.ConfigDict:
-    """Return the experiment of "task=retrieval" or "task=vqa"."""
-    known, name = {"retrieval": lambda config: config, "vqa": vqa}, task.removeprefix("task=")
+    """Return the experiment of "task=retrieval", "task=vqa" or "task=nlvr2"."""
+    known, name = {"retrieval": lambda config: config, "vqa": vqa, "nlvr2": nlvr2}, task.removeprefix("task=")
     if name not in known:
         raise ValueError(f"configs/shapes.py:{task}: expected task= and one of {', '.join(known)}")
     return known[name](retrieval())
@@ -69,4 +69,16 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     )
     config.evals.retrieval.splits = ()
     config.evals.vqa = common.vqa(splits=("val", "test"))
+    return config
+
+
+def nlvr2(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Turn the last stage to statements about two pictures."""
+    config.losses.nlvr2 = dict(weight=1.0, pictures=2)
+    config.stages.task = common.stage(
+        steps=1200, batch_size=64, losses=("nlvr2",), train=common.EVERYTHING, learning_rate=5e-4
+    )
+    config.stage_order = ("stabilise", "task")
+    config.evals.retrieval.splits = ()
+    config.evals.nlvr2 = common.nlvr2(every_steps=200, splits=("val", "test"))
     return config

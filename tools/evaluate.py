@@ -1,11 +1,12 @@
-"""Score a checkpoint on any prepared split, as its last stage was scored: recall, or the accuracy of answers.
+"""Score a checkpoint on any prepared split, as its last stage was scored: recall, or the accuracy of what it says.
 
     python -m tools.evaluate --workdir=runs/shapes --split=val
     python -m tools.evaluate --workdir=runs/coco --checkpoint=latest --split=test --rerank --json=coco_test.json
     python -m tools.evaluate --workdir=runs/vqav2 --split=test --results=vqav2_test.json
+    python -m tools.evaluate --workdir=runs/nlvr2 --split=test1 --results=nlvr2_test1.csv
 
-`--results` writes the answer to every question, as VQA's evaluation server takes it, and scores nothing: the test
-splits have no answers.
+`--results` writes the answer to every question, as VQA's evaluation server takes it, or the judgement of every
+statement, as NLVR2's own score reads it, and scores nothing: a test split need have no answers.
 
 The model and all settings are those of the checkpoint's own config. Recall is of the unimodal order, with --rerank of
 the reranked one too; every number has its 95 % interval. Exit code 2: it cannot be done, with one line that
@@ -25,16 +26,15 @@ from bridge_jax import command_line, evals, origin, sharding, terminal, types
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta, check_answers
-from bridge_jax.config import Config, ConfigError, Mesh, watcher
+from bridge_jax.config import Config, ConfigError, Mesh, reads_questions, watcher
 from bridge_jax.config_json import as_dict
-from bridge_jax.data import pipeline
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")
 _SPLIT = flags.DEFINE_string("split", None, "A split of the data set, such as test.")
 _RERANK = flags.DEFINE_bool("rerank", False, "Also let the bridge rerank the best unimodal candidates.")
 _JSON = flags.DEFINE_string("json", "", "Write the numbers, the config and the step to this file.")
-_RESULTS = flags.DEFINE_string("results", "", "Only answer the questions, and write the answers to this file.")
+_RESULTS = flags.DEFINE_string("results", "", "Only answer, or judge, and write what is said to this file.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training found it.")
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
 
@@ -55,16 +55,20 @@ def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data:
     return evals.module(name).table(metrics), _record(meta, cfg, split, metrics)
 
 
-def answer(saves: Checkpoints, step: int, split: str, **data: str) -> list[dict[str, Any]]:
-    """Return what the model answers to every question of `split`, in the form of VQA's evaluation server."""
+def answer(saves: Checkpoints, step: int, split: str, **data: str) -> tuple[str, int]:
+    """Return what the model says to every question or statement of `split`, as its official score takes it.
+
+    As the text of the file, and how many there are.
+    """
     meta, cfg, name = _of(saves, step, data)
-    if name != "vqa":
-        raise ConfigError(f"--results: checkpoint {step} is of stage {meta.stage!r}, which answers no questions")
+    if not reads_questions(cfg.stages[meta.stage]):
+        raise ConfigError(
+            f"--results: checkpoint {step} is of stage {meta.stage!r}, which answers no questions and judges no "
+            "statements"
+        )
     params, evaluator = _restored(saves, step, cfg, name)
-    records = range(len(pipeline.open_split(cfg.data, split)))
     with terminal.progress() as bar, terminal.task(bar, f"answering {split}") as progress:
-        asked, given = evaluator.answer(params, split, records, progress)
-    return [{"question_id": one.question.id, "answer": said} for one, said in zip(asked, given, strict=True)]
+        return evaluator.results(params, split, progress)
 
 
 def _of(saves: Checkpoints, step: int, data: Mapping[str, str]) -> tuple[Meta, Config, str]:
@@ -97,9 +101,9 @@ def main(argv: list[str]) -> None:
     step = saves.choose(_CHECKPOINT.value)
     given = {name: value for name, value in data.items() if value}
     if _RESULTS.value:
-        found = answer(saves, step, split, **given)
-        Path(_RESULTS.value).write_text(json.dumps(found) + "\n", encoding="utf-8")
-        terminal.say(f"{len(found)} answers to {split}, step {step}: {_RESULTS.value}")
+        said, count = answer(saves, step, split, **given)
+        Path(_RESULTS.value).write_text(said, encoding="utf-8")
+        terminal.say(f"{count} answers to {split}, step {step}: {_RESULTS.value}")
         return
     table, record = evaluate(saves, step, split, rerank=_RERANK.value, **given)
     terminal.table(table, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)
