@@ -75,10 +75,9 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def nlvr2(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Turn the last stage to statements about two pictures."""
     config.losses.nlvr2 = dict(weight=1.0, pictures=2)
-    config.stages.task = common.stage(
-        steps=1200, batch_size=64, losses=("nlvr2",), train=common.EVERYTHING, learning_rate=5e-4
-    )
-    config.stage_order = ("stabilise", "task")
+    statements = dict(batch_size=64, losses=("nlvr2",))
+    config.stages.align = common.stage(steps=200, learning_rate=1e-3, **statements)
+    config.stages.task = common.stage(steps=350, learning_rate=3e-4, train=common.EVERYTHING, **statements)
     config.evals.retrieval.splits = ()
     config.evals.nlvr2 = common.nlvr2(every_steps=200, splits=("val", "test"))
     return config

@@ -99,8 +99,9 @@ def test_what_compares_all_rows_does_not_depend_on_the_parts(loss):
     agree(one[2], other[2], 1e-5)
 
 
-def test_a_stage_without_a_comparison():
-    cfg = config(("vqa",), 4, group=0)
+@pytest.mark.parametrize("loss", ["vqa", "nlvr2"])
+def test_a_stage_without_a_comparison(loss):
+    cfg = config((loss,), 4, group=0)
     batch = tiny.batch(cfg, 8)
     (total, _, grads), (expected, _, exact) = found(cfg, batch), at_once(cfg, batch)
     assert float(total) == pytest.approx(float(expected), rel=1e-6)

@@ -24,7 +24,10 @@ CONFIGS = sorted(
     if path.stem != "common" and "def get_config" in path.read_text(encoding="utf-8")
 )  # fmt: skip
 
-WITH_ARGUMENT = {"shapes_vqa": "shapes.py:task=vqa"}  # golden table -> the config that it is of
+WITH_ARGUMENT = {
+    "shapes_vqa": "shapes.py:task=vqa",
+    "shapes_nlvr2": "shapes.py:task=nlvr2",
+}  # golden table -> the config that it is of
 
 
 def load(name: str) -> config.Config:

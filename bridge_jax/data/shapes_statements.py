@@ -1,30 +1,30 @@
 """Statements about two pictures of shapes, true or false, from the scenes' own descriptions.
 
-    both pictures show a red circle .                                       both
-    exactly one picture shows a red circle .                                one
-    the left picture shows a red circle .                                   side
-    there are more red circles in the left picture than in the right .      more
+    both pictures show something red .              both
+    neither picture shows something red .           neither
+    exactly one picture shows something red .       one
+    the left picture shows something red .          side
 
-Two pictures have one look (colour and shape) in common, or none, each half of the time, and which look a statement
-names is drawn such that half of every kind is true, whatever its words. Of "one", a single picture says nothing either.
-Of the others it must say something ("both" is false where one picture lacks the look), and as little as can be: of
-"both" a single picture with the words tells three quarters, of "side" all or nothing, depending on which it is.
+Two pictures have one colour in common, or none, each half of the time, and which colour a statement names is drawn such
+that half of every kind is true, whatever its words. Of "one", a single picture says nothing either. Of the others it
+must say something ("both" is false where one picture lacks the colour), and as little as can be: of "both" and
+"neither" a single picture with the words tells three quarters, of "side" all or nothing, depending on which it is.
+
+They name colours alone: statements about a colour and a shape at once, and about which picture has more, were not
+learned in five minutes on two cores.
 """
 
 import collections
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from bridge_jax.data.questions import JUDGEMENTS, Question
-from bridge_jax.data.shapes import COLOURS, PLURALS, Scene
+from bridge_jax.data.shapes import COLOURS, Scene
 
-Look = tuple[str, str]  # colour, shape
-LOOKS = tuple(itertools.product(COLOURS, PLURALS))
 SIDES = ("left", "right")
-KINDS = ("both", "one", "side", "more")
+KINDS = ("both", "neither", "one", "side")
 _TRIES = 100
 
 
@@ -55,34 +55,30 @@ def as_questions(said: Sequence[Statement], image_id: int) -> list[Question]:
     return [Question(first + i, one.text, one.kind, (JUDGEMENTS[one.is_true],)) for i, one in enumerate(said)]
 
 
-def counts(scene: Scene) -> dict[Look, int]:
-    """Return how many objects of each look a scene has. No two groups of a scene look alike."""
-    return {(group.colour, group.shape): group.count for group in scene.groups}
+def colours(scene: Scene) -> set[str]:
+    """Return the colours of a scene."""
+    return {group.colour for group in scene.groups}
 
 
 def seconds(scenes: Sequence[Scene], generator: np.random.Generator) -> list[Scene]:
     """Return the second picture of every record of a split: another scene of it, so what is held out stays held out.
 
-    Half of them have one look in common with the first, in the same size and another number, half have none. Where a
-    split is too small to hold such a one, it is some scene.
+    Half of them have one colour in common with the first, half have none. Where a split is too small to hold such a
+    one, it is some scene.
     """
-    of_look = collections.defaultdict(list)
+    of_colour = collections.defaultdict(list)
     for scene in scenes:
-        for look in counts(scene):
-            of_look[look].append(scene)
+        for colour in sorted(colours(scene)):
+            of_colour[colour].append(scene)
     found = []
     for scene in scenes:
-        group, alone = scene.groups[generator.integers(2)], generator.random() < 0.5
-        look = (group.colour, group.shape)
+        colour = scene.groups[int(generator.integers(2))].colour
+        common = {colour} if generator.random() < 0.5 else set()
 
-        def fits(other: Scene, scene: Scene = scene, group=group, look=look, alone: bool = alone) -> bool:
-            common = counts(scene).keys() & counts(other).keys()
-            if alone:
-                return not common
-            (same,) = (g for g in other.groups if (g.colour, g.shape) == look)
-            return common == {look} and same.size == group.size and same.count != group.count
+        def fits(other: Scene, scene: Scene = scene, common: set[str] = common) -> bool:
+            return colours(scene) & colours(other) == common
 
-        found.append(_draw(scenes if alone else of_look[look], fits, generator))
+        found.append(_draw(of_colour[colour] if common else scenes, fits, generator))
     return found
 
 
@@ -98,41 +94,40 @@ def _draw(scenes: Sequence[Scene], fits: Callable[[Scene], bool], generator: np.
 
 def statements(left: Scene, right: Scene, generator: np.random.Generator) -> tuple[Statement, ...]:
     """Return a statement of every kind about the two pictures."""
-    there = (counts(left), counts(right))
-    common = [look for look in LOOKS if look in there[0] and look in there[1]]
-    only = [[look for look in LOOKS if look in there[i] and look not in there[1 - i]] for i in (0, 1)]
-    absent = [look for look in LOOKS if look not in there[0] and look not in there[1]]
+    there = (colours(left), colours(right))
+    common = sorted(there[0] & there[1])
+    only = [sorted(there[i] - there[1 - i]) for i in (0, 1)]
+    absent = [colour for colour in COLOURS if colour not in there[0] | there[1]]
 
     def coin() -> int:
         return int(generator.integers(2))
 
-    def some(*looks: Sequence[Look]) -> Look:
-        """Return a random look of the first that has any."""
-        choice = next(found for found in (*looks, common, *only) if found)
+    def some(*choices: Sequence[str]) -> str:
+        """Return a random colour of the first that has any."""
+        choice = next(found for found in (*choices, common, *only) if found)
         return choice[int(generator.integers(len(choice)))]
 
     side, is_true = coin(), coin()
     drawn = {
         "both": some(common, only[coin()]),
+        "neither": some(absent if coin() else only[coin()]),
         "one": some((common or absent) if coin() else only[coin()]),
         "side": some(common, only[side]) if is_true else some(absent if coin() else only[1 - side]),
-        "more": some(common, only[coin()]),
     }
     said = []
     for kind in KINDS:
-        look, at = drawn[kind], side if kind == "side" else coin()
-        here, other = (there[i].get(look, 0) for i in (at, 1 - at))
-        holds = {"both": here and other, "one": bool(here) != bool(other), "side": here, "more": here > other}[kind]
-        said.append(Statement(kind, text_of(kind, look, at), bool(holds)))
+        colour = drawn[kind]
+        shown = [colour in colours for colours in there]
+        holds = {"both": all(shown), "neither": not any(shown), "one": sum(shown) == 1, "side": shown[side]}[kind]
+        said.append(Statement(kind, text_of(kind, colour, side), holds))
     return tuple(said)
 
 
-def text_of(kind: str, look: Look, at: int) -> str:
-    """Return the words of a statement about a look; `at` is the side that it names, if it names one."""
-    colour, shape = look
+def text_of(kind: str, colour: str, side: int) -> str:
+    """Return the words of a statement about a colour; `side` is the picture that it names, if it names one."""
     return {
-        "both": f"both pictures show a {colour} {shape} .",
-        "one": f"exactly one picture shows a {colour} {shape} .",
-        "side": f"the {SIDES[at]} picture shows a {colour} {shape} .",
-        "more": f"there are more {colour} {PLURALS[shape]} in the {SIDES[at]} picture than in the {SIDES[1 - at]} .",
+        "both": f"both pictures show something {colour} .",
+        "neither": f"neither picture shows something {colour} .",
+        "one": f"exactly one picture shows something {colour} .",
+        "side": f"the {SIDES[side]} picture shows something {colour} .",
     }[kind]

@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
 from bridge_jax import optim
-from bridge_jax.interop import torch_import
+from bridge_jax.config import ConfigError
+from bridge_jax.interop import torch_export, torch_import
 from tests import tiny
 from tests.interop.test_torch_model import assert_equal, difference, exported, ours, pairs_of, small, torch_inputs
 
@@ -37,3 +39,17 @@ def test_the_bias_of_the_sigmoid_loss(shared, tmp_path):
     assert model.logit_bias().item() == params["heads"]["sigmoid"]["bias"]
     assert_equal(cfg, params, pairs_of(cfg, shared)[0], model)
     assert "sigmoid" in torch_import.read(tmp_path / "model")[2]["heads"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        (dict(stage=dict(losses=("nlvr2",))), "config.losses.nlvr2: the PyTorch model has no head for statements"),
+        (dict(data=dict(squash=True)), "config.data.squash is True, but the exported processor shows the square"),
+    ],
+)
+def test_what_the_pytorch_model_cannot_do_is_not_exported(sections, says, tmp_path):
+    cfg = tiny.config(**sections)
+    with pytest.raises(ConfigError, match=says):
+        torch_export.write(tmp_path / "out", cfg, {}, None, None, "")
+    assert not (tmp_path / "out").exists()

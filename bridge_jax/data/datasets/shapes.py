@@ -43,7 +43,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         groups = shapes.Group(1, "small", "red", "circle"), shapes.Group(2, "large", "blue", "square")
         scene = shapes.Scene("horizontal", groups, ((), ()))  # is asked everything that a scene may be asked
         asked = [question.text for question in shapes_questions.questions(scene, 0)]
-        asked += [shapes_statements.text_of(kind, ("red", "circle"), 0) for kind in shapes_statements.KINDS]
+        asked += [shapes_statements.text_of(kind, "red", 0) for kind in shapes_statements.KINDS]
         text.train_vocabulary(said, Path(self.data_path) / datasets.VOCABULARY, then=asked)
         save_answers(shapes_questions.ANSWERS, Path(self.data_path))
 
