@@ -73,11 +73,16 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def nlvr2(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Turn the last stage to statements about two pictures."""
+    """Turn the last two stages to statements about two pictures.
+
+    First with the towers frozen: with all open from the start, 700 steps at 1e-3 stayed at chance, on statements about
+    a colour and a shape at once. On `val` 60.2 % after `align`, then 67.0, 74.8 and 73.1 % after 200, 300 and 350 steps
+    of `task`; on `test` 72.3 %, of "exactly one" 55.1 %.
+    """
     config.losses.nlvr2 = dict(weight=1.0, pictures=2)
     statements = dict(batch_size=64, losses=("nlvr2",))
     config.stages.align = common.stage(steps=200, learning_rate=1e-3, **statements)
     config.stages.task = common.stage(steps=350, learning_rate=3e-4, train=common.EVERYTHING, **statements)
     config.evals.retrieval.splits = ()
-    config.evals.nlvr2 = common.nlvr2(every_steps=200, splits=("val", "test"))
+    config.evals.nlvr2 = common.nlvr2(every_steps=100, splits=("val", "test"))
     return config
