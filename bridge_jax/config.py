@@ -17,6 +17,7 @@ from bridge_jax.config_convert import nearest as nearest
 
 DESIGNS = ("none", "pooled", "self_cross", "cross")
 PLACEMENTS = ("top", "middle", "early", "staggered", "after")
+READS = {"vqa": "questions", "nlvr2": "statements"}  # what a loss reads that reads no captions
 Rules = tuple[tuple[str, Any], ...]  # (path pattern, value), the first match wins; see rules.py
 
 
@@ -101,6 +102,7 @@ class Data:
     vocabulary: str  # vocab.txt or tokenizer.json; empty: the one prepared with the data set
     crop_area: tuple[float, ...]  # RandomResizedCrop: least and greatest share of the area
     crop_ratio: tuple[float, ...]  # least and greatest width / height
+    squash: bool  # see the whole picture, squashed to the square; else evaluation sees the square in its middle
     flip: bool  # mirror half of the pictures, never one whose captions say left or right
     randaugment_layers: int  # 0: off
     randaugment_magnitude: int  # 0..10
@@ -185,6 +187,17 @@ class Caption:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Nlvr2:
+    """Accuracy and consistency of the judgements of statements about pictures."""
+
+    every_steps: int
+    batch_size: int
+    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
+    select_images: int  # records of data.eval_split whose statements are judged during training; 0: all
+    bootstrap_samples: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evals:
     """The evaluators of a run, each the module of bridge_jax/evals of that name. One that a config leaves out is None.
 
@@ -195,6 +208,7 @@ class Evals:
     retrieval: Retrieval | None
     vqa: Vqa | None
     caption: Caption | None
+    nlvr2: Nlvr2 | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,9 +298,14 @@ def watcher(stage: Stage) -> str:
     return tasks[0] if tasks else "retrieval"
 
 
+def reads(stage: Stage) -> str:
+    """Return which texts of the records a stage reads: captions, questions or statements."""
+    return next((texts for loss, texts in READS.items() if loss in stage.losses), "captions")
+
+
 def reads_questions(stage: Stage) -> bool:
-    """Return whether a stage's texts are the questions of the records, not their captions."""
-    return "vqa" in stage.losses
+    """Return whether a stage's texts are the questions or the statements of the records, not their captions."""
+    return reads(stage) != "captions"
 
 
 def check(cfg: Config) -> None:
@@ -336,12 +355,16 @@ def check(cfg: Config) -> None:
         f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
     )
     _check_stages(cfg)
+    _check_losses(cfg)
+
+
+def _check_losses(cfg: Config) -> None:
     for name, arguments in cfg.losses.items():
         require("weight" in arguments, f"config.losses.{name}.weight is missing")
     _check_tasks(cfg)
     in_use = {loss for name in cfg.stage_order for loss in cfg.stages[name].losses}
     require(
-        "mim" not in in_use or vision.mask_token,
+        "mim" not in in_use or cfg.vision.mask_token,
         "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
     )
 
@@ -351,6 +374,13 @@ def _check_tasks(cfg: Config) -> None:
         cfg.evals.vqa is None or "vqa" in cfg.losses,
         "config.evals.vqa needs the answers that config.losses.vqa trains: add that loss, or leave the evaluator out",
     )
+    require(
+        cfg.evals.nlvr2 is None or "nlvr2" in cfg.losses,
+        "config.evals.nlvr2 needs the head that config.losses.nlvr2 trains: add that loss, or leave the evaluator out",
+    )
+    if "nlvr2" in cfg.losses and "pictures" in cfg.losses["nlvr2"]:
+        pictures = cfg.losses["nlvr2"]["pictures"]
+        require(pictures in (1, 2), f"config.losses.nlvr2.pictures is {pictures}; a statement is about 1 or 2")
     require(
         ("caption" in cfg.losses) == (cfg.decoder is not None),
         "config.decoder and config.losses.caption belong together: "
@@ -396,18 +426,24 @@ def _check_stage(cfg: Config, name: str) -> None:
         getattr(cfg.evals, watcher(stage)) is not None,
         f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
     )
-    if reads_questions(stage):
+    for loss in (loss for loss in READS if loss in stage.losses):
         captions = [loss for loss in stage.losses if loss in ("itc", "sigmoid", "fused_itc", "itm")]
         require(
             not captions,
-            f"{key}.losses: vqa reads questions, and {captions and captions[0]} compares pictures with captions: "
-            "give them stages of their own",
+            f"{key}.losses: {loss} reads {READS[loss]}, and {captions and captions[0]} compares pictures with "
+            "captions: give them stages of their own",
         )
         require(
             not stage.cached_crops,
-            f"{key}.cached_crops is {stage.cached_crops}, but the cache holds captions, not the questions that vqa "
-            "reads: set cached_crops=0",
+            f"{key}.cached_crops is {stage.cached_crops}, but the cache holds captions, not the {READS[loss]} that "
+            f"{loss} reads: set cached_crops=0",
         )
+    others = [loss for loss in stage.losses if loss != "nlvr2"]
+    require(
+        "nlvr2" not in stage.losses or not others,
+        f"{key}.losses: a statement of nlvr2 may be about several pictures, and {others and others[0]} reads one a "
+        "row: give them stages of their own",
+    )
 
 
 def _check_limits(cfg: Config) -> None:

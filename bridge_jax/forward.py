@@ -7,6 +7,7 @@
     masked_image  the picture with patches masked, fused with its whole caption
     answers       the answer to a question about the picture, from the fused pair
     caption       every word of the caption from those before it and the picture, by the decoder
+    statements    whether a statement is true of the row's pictures, from it fused with each of them
 
 All of them start from one `lower` pass, or from cached states that replace it.
 """
@@ -25,7 +26,7 @@ from bridge_jax.config import Config
 from bridge_jax.models.bridge import BridgeModel, meeting_blocks, normalise
 from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
 
-PASSES = ("unimodal", "fused", "mismatched", "masked_text", "masked_image", "answers", "caption")
+PASSES = ("unimodal", "fused", "mismatched", "masked_text", "masked_image", "answers", "statements", "caption")
 
 
 def outputs(
@@ -59,6 +60,10 @@ def outputs(
             found["fused"] = model.fused(lower, deterministic=False)
         if "answers" in passes:
             found["answer_logits"] = model.answers(found["fused"], lower.text_mask, deterministic=False)
+        if "statements" in passes:
+            pairs, pictures = each_picture(lower)
+            found["fused"] = model.fused(spread(pairs), deterministic=False)
+            found["statement_logit"] = model.judge(found["fused"], pairs.text_mask, pictures, deterministic=False)
         if "masked_text" in passes:
             masked = model.lower_text(batch.masked_ids, batch.text_mask, deterministic=lower_frozen)
             fused = model.fused(dataclasses.replace(lower, text=masked), deterministic=False)
@@ -79,7 +84,7 @@ def outputs(
 def _lower(model: BridgeModel, batch: Batch, deterministic: bool) -> Lower:
     image, text = batch.lower_image, batch.lower_text
     if image is None:
-        image = model.lower_image(batch.images, deterministic=deterministic)
+        image = lower_images(model, batch.images, deterministic=deterministic)
     if text is None:
         text = model.lower_text(batch.ids, batch.text_mask, deterministic=deterministic)
     return Lower(image=image.astype(model.dtype), text=text.astype(model.dtype), text_mask=batch.text_mask)
@@ -98,6 +103,26 @@ def _without_text(model: BridgeModel, lower: Lower, batch: Batch, lower_frozen: 
     mask_BT = jnp.broadcast_to(jnp.arange(batch.ids.shape[1]) < 2, ids_BT.shape)
     text = model.lower_text(ids_BT, mask_BT, deterministic=lower_frozen)
     return dataclasses.replace(lower, text=text.astype(model.dtype), text_mask=mask_BT)
+
+
+def lower_images(
+    model: BridgeModel, images: UInt8[Array, "B *k H W 3"], deterministic: bool = True
+) -> Float[Array, "B *k P D"]:
+    """Run the lower image tower on a picture a row, or on each of a row's k pictures."""
+    *rows, H, W, channels = images.shape
+    states = model.lower_image(images.reshape(-1, H, W, channels), deterministic=deterministic)
+    return states.reshape(*rows, *states.shape[1:])
+
+
+def each_picture(lower: Lower) -> tuple[Lower, int]:
+    """Return the text of every row with each of the row's k pictures, [B*k] pairs, and k.
+
+    The pairs of a row stay side by side, and so on one device.
+    """
+    *rows, P, D = lower.image.shape
+    k = rows[1] if len(rows) > 1 else 1
+    text, mask = (jnp.repeat(x, k, axis=0) for x in (lower.text, lower.text_mask))
+    return Lower(image=lower.image.reshape(-1, P, D), text=text, text_mask=mask), k
 
 
 def _fused_and_mismatched(

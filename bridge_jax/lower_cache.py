@@ -81,7 +81,8 @@ def key(cfg: Config, crops: int, params: Params) -> str:
         "meeting": [cfg.bridge.placement, cfg.bridge.layers],
         "vision": {**dataclasses.asdict(cfg.vision), "pretrained": ""},
         "text": {**dataclasses.asdict(cfg.text), "pretrained": ""},
-        "view": [data.crop_area, data.crop_ratio, data.flip, data.randaugment_layers, data.randaugment_magnitude],
+        "view": [data.crop_area, data.crop_ratio, data.flip, data.randaugment_layers, data.randaugment_magnitude]
+        + ["squash"] * data.squash,  # nothing where it is off, as before there was the key
         "vocabulary": text.load(data, cfg.text).fingerprint,
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())

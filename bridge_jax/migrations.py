@@ -47,7 +47,7 @@ def _from_3(config: dict[str, Any]) -> None:
 
 
 def _from_4(config: dict[str, Any]) -> None:
-    """Nothing: the decoder, its loss and the evaluators of captions may be left out."""
+    _fill(config, {"data.squash": False})
 
 
 _FIRST = 2

@@ -237,7 +237,8 @@ def _bridge_metrics(params: Params, outputs: Outputs, batch: Batch) -> dict[str,
             if "tau" in values[direction]:
                 metrics[f"tau/{layer}/{direction}"] = jax.nn.softplus(values[direction]["tau"])
     if outputs.fused is not None:
-        text_weight = batch.text_mask.astype(jnp.float32)
+        pictures = len(outputs.fused.text) // len(batch.text_mask)  # each is fused with the row's text
+        text_weight = jnp.repeat(batch.text_mask, pictures, axis=0).astype(jnp.float32)
         for q, (tv, vt) in enumerate(zip(outputs.fused.text_over_image, outputs.fused.image_over_text, strict=True)):
             over_image = _entropy(tv) / jnp.log(tv.shape[-1])
             over_text = _entropy(vt) / jnp.log(jnp.maximum(text_weight.sum(axis=1), 2))[:, None]

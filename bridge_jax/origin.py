@@ -22,6 +22,7 @@ MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps
 # What a run has for its losses alone, and one that starts from it or that it starts from may have none of.
 OF_TASKS = (
     "heads/vqa/",
+    "heads/nlvr2/",
     "heads/mlm/",
     "heads/mim/",
     "heads/sigmoid/",

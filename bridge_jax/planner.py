@@ -202,7 +202,8 @@ def abstract_batch(cfg: Config, stage_name: str) -> Batch:
         fields["lower_image"] = leaf(prefix + patches, cfg.vision.width, dtype=np.float16)
         fields["lower_text"] = leaf(T, cfg.text.width, dtype=np.float16)
     else:
-        fields["images"] = leaf(side, side, 3, dtype=np.uint8)
+        pictures = cfg.losses["nlvr2"]["pictures"] if "nlvr2" in stage.losses else 1
+        fields["images"] = leaf(*([pictures] if pictures > 1 else []), side, side, 3, dtype=np.uint8)
         fields["ids"] = leaf(T)
     if "mlm" in stage.losses:
         fields |= {"masked_ids": leaf(T), "masked_text": leaf(T, dtype=np.bool_)}
@@ -210,6 +211,8 @@ def abstract_batch(cfg: Config, stage_name: str) -> Batch:
         fields["masked_patches"] = leaf(patches, dtype=np.bool_)
     if "vqa" in stage.losses:
         fields["answer_scores"] = leaf(answer_count(cfg), dtype=np.float32)
+    if "nlvr2" in stage.losses:
+        fields["statement_true"] = leaf(dtype=np.bool_)
     return Batch(**fields)
 
 

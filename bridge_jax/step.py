@@ -12,12 +12,12 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bridge_jax import decode, objective, optim, rng, rules, sharding
+from bridge_jax import decode, forward, objective, optim, rng, rules, sharding
 from bridge_jax.config import Config, evaluator
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Array, Batch, Lower, Params
 
-FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image", "answers"}
+FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image", "answers", "statements"}
 
 
 @struct.dataclass
@@ -55,13 +55,14 @@ class Predict:
 
     rows: tuple[int, ...]  # those rows
 
-    lower_image: Any  # params, uint8 [B,H,W,3] -> [B,P,D]
+    lower_image: Any  # params, uint8 [B,H,W,3] -> [B,P,D]; [B,k,H,W,3] -> [B,k,P,D]
     lower_text: Any  # params, ids [B,T], mask [B,T] -> [B,T,D]
     unimodal_image: Any  # params, lower [B,P,D] -> [B,E]
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
     fused: Any  # params, Lower -> (similarity [B], itm_logit [B]) of the pairs
     answers: Any  # params, Lower -> logits [B,A] of the answers to the questions, which are the texts
     captions: Any  # decode.Frame -> (params, Lower, row numbers int32 [B] -> ids [B,T]), as config.evals.caption says
+    statements: Any  # params, Lower -> logits [B] that the statements, which are the texts, are true of their pictures
 
 
 def init_params(cfg: Config) -> Params:
@@ -69,8 +70,7 @@ def init_params(cfg: Config) -> Params:
     model, image_px = BridgeModel(cfg), cfg.vision.image_px
     images = jnp.zeros((1, image_px, image_px, 3), jnp.uint8)
     ids, mask = jnp.zeros((1, cfg.text.length), jnp.int32), jnp.ones((1, cfg.text.length), bool)
-    heads = {name: name in cfg.losses for name in ("mlm", "mim", "vqa", "sigmoid")}
-    touch = partial(BridgeModel.touch, **heads)
+    touch = partial(BridgeModel.touch, losses=tuple(cfg.losses))
     params = nn.init(touch, model)(rng.key(cfg.seed, "params", 0), images, ids, mask)["params"]
     if cfg.loss_weighting != "fixed":
         params = {**params, "loss_weights": {name: jnp.zeros(()) for name in cfg.losses}}
@@ -182,13 +182,18 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         settings: Any = evaluator(cfg, "caption")
         return method(lambda m, lower, rows: decode.captions(m, lower, rows, frame, settings))
 
+    def statements(model: BridgeModel, lower: Lower) -> Array:
+        pairs, pictures = forward.each_picture(lower)
+        return model.judge(model.fused(pairs), pairs.text_mask, pictures)
+
     return Predict(
         rows=sharding.host_rows(size, mesh),
-        lower_image=method(lambda m, images: m.lower_image(images), sharding.put_batch),
+        lower_image=method(forward.lower_images, sharding.put_batch),
         lower_text=method(lambda m, ids, mask: m.lower_text(ids, mask)),
         unimodal_image=method(lambda m, lower: m.unimodal_image(lower)),
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
         fused=method(fused),
         answers=method(answers),
         captions=captions,
+        statements=method(statements),
     )

@@ -7,7 +7,7 @@
     C  candidates scored for one query: the true partner first, then the mined ones
     Q  interaction layers                   V  vocabulary size
     H W  pixels of an image                 M  width of a hidden layer
-    A  answers that a question may have
+    A  answers that a question may have     k  pictures that a statement is about
 
 An array is named with its letters (`states_BPD`), and a public signature says them again as jaxtyping shapes.
 """
@@ -31,7 +31,7 @@ class Batch:
 
     image_ids: Array  # int32 [B]; captions of one photo share it
     text_mask: Array  # bool [B,T]; False on padding
-    images: Array = None  # uint8 [B,H,W,3]; normalised inside the model's `lower` pass
+    images: Array = None  # uint8 [B,H,W,3], or [B,k,H,W,3] of k pictures a row; normalised inside the `lower` pass
     ids: Array = None  # int32 [B,T]
     lower_image: Array = None  # [B,P,D], the cached states that replace `images`
     lower_text: Array = None  # [B,T,D], the cached states that replace `ids`
@@ -39,6 +39,7 @@ class Batch:
     masked_text: Array = None  # bool [B,T], the positions MLM predicts
     masked_patches: Array = None  # bool [B,P-1], the patches MIM predicts (no class token)
     answer_scores: Array = None  # float32 [B,A], what each answer to the question is worth, 0 to 1
+    statement_true: Array = None  # bool [B], whether the statement holds of the row's pictures
     broken: Array = None  # int32 [B,2], the record that was drawn for the row in vain and its caption (broken.py)
 
 
@@ -46,7 +47,7 @@ class Batch:
 class Lower:
     """Both towers' states where they first meet: after the first bridged block of each, before any interaction."""
 
-    image: Array  # [B,P,D_v]
+    image: Array  # [B,P,D_v]; [B,k,P,D_v] where a row has k pictures, which no pass reads but `statements`
     text: Array  # [B,T,D_t]
     text_mask: Array  # bool [B,T]
 
@@ -90,6 +91,7 @@ class Outputs:
     mim_target: Array = None  # [B,P-1,X]
     answer_logits: Array = None  # [B,A]
     caption_logits: Array = None  # [B,T-1,V], of the words 1 to T-1, each from those before it
+    statement_logit: Array = None  # [B], that the statement is true
 
 
 @struct.dataclass

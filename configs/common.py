@@ -131,6 +131,7 @@ def base() -> ml_collections.ConfigDict:
         vocabulary="",
         crop_area=(0.9, 1.0),
         crop_ratio=(0.75, 1.3333),
+        squash=False,
         flip=True,
         randaugment_layers=0,
         randaugment_magnitude=5,
@@ -225,6 +226,12 @@ def caption(**changes) -> ml_collections.ConfigDict:
         nucleus_mass=0.9,
         temperature=1.0,
     )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def nlvr2(**changes) -> ml_collections.ConfigDict:
+    """Return the evaluator of statements."""
+    settings = dict(every_steps=1000, batch_size=128, splits=("val",), select_images=0, bootstrap_samples=1000)
     return ml_collections.ConfigDict(settings | changes)
 
 

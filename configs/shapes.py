@@ -18,8 +18,9 @@ from configs import common
 
 
 def get_config(task: str = "task=retrieval") -> ml_collections.ConfigDict:
-    """Return the experiment of "task=retrieval", "task=vqa" or "task=caption"."""
-    known, name = {"retrieval": lambda config: config, "vqa": vqa, "caption": caption}, task.removeprefix("task=")
+    """Return the experiment of "task=retrieval", "task=vqa", "task=nlvr2" or "task=caption"."""
+    known = {"retrieval": lambda config: config, "vqa": vqa, "nlvr2": nlvr2, "caption": caption}
+    name = task.removeprefix("task=")
     if name not in known:
         raise ValueError(f"configs/shapes.py:{task}: expected task= and one of {', '.join(known)}")
     return known[name](retrieval())
@@ -99,4 +100,20 @@ def caption(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.stage_order = ("task",)
     config.evals.retrieval.splits = ()
     config.evals.caption.update(splits=("val", "test"), select_images=0, beams=3)
+    return config
+
+
+def nlvr2(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Turn the last two stages to statements about two pictures.
+
+    First with the towers frozen: with all open from the start, 700 steps at 1e-3 stayed at chance, on statements about
+    a colour and a shape at once. On `val` 60.2 % after `align`, then 67.0, 74.8 and 73.1 % after 200, 300 and 350 steps
+    of `task`; on `test` 72.3 %, of "exactly one" 55.1 %.
+    """
+    config.losses.nlvr2 = dict(weight=1.0, pictures=2)
+    statements = dict(batch_size=64, losses=("nlvr2",))
+    config.stages.align = common.stage(steps=200, learning_rate=1e-3, **statements)
+    config.stages.task = common.stage(steps=350, learning_rate=3e-4, train=common.EVERYTHING, **statements)
+    config.evals.retrieval.splits = ()
+    config.evals.nlvr2 = common.nlvr2(every_steps=100, splits=("val", "test"))
     return config

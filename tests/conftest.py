@@ -127,6 +127,23 @@ def tiny_caption(tiny) -> Callable[[], ml_collections.ConfigDict]:
 
 
 @pytest.fixture(scope="session")
+def tiny_nlvr2(tiny) -> Callable[[], ml_collections.ConfigDict]:
+    """Make the tiny config of two stages, the second on statements about two pictures."""
+
+    def make() -> ml_collections.ConfigDict:
+        config = tiny()
+        config.losses.nlvr2 = shapes_config.get_config("task=nlvr2").losses.nlvr2
+        config.evals.retrieval.splits = ()
+        config.evals.nlvr2 = common.nlvr2(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20)
+        quick = dict(steps=4, batch_size=8, learning_rate=1e-3)
+        config.stages.task = common.stage(**quick, losses=("nlvr2",), train=common.EVERYTHING)
+        config.stage_order = ("stabilise", "task")
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_flags(tiny) -> list[str]:
     """The flags that turn configs/shapes.py into the tiny experiment."""
 

@@ -88,6 +88,19 @@ def test_captions_give_every_parameter_that_the_decoder_reads_a_gradient(reads):
     assert live <= wanted
 
 
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_statements_give_every_parameter_below_their_head_a_gradient(pictures):
+    """All but the heads that no judgement goes through: those of the unimodal embeddings and of the match."""
+    cfg = tiny.config(
+        bridge=dict(layers=1), stage=dict(losses=("nlvr2",)), losses=dict(nlvr2=dict(weight=1.0, pictures=pictures))
+    )
+    found = {path: float(jnp.abs(value).max()) for path, value in gradients(cfg).items()}
+    other_heads = ("heads/unimodal_", "heads/itm/", "heads/log_scale")
+    live = {path for path in found if not path.startswith(other_heads) and not path.endswith(SHIFT_INVARIANT)}
+    assert any(path.startswith("heads/nlvr2/") for path in live)
+    assert not {path: found[path] for path in live if not found[path] > 1e-5}
+
+
 FROZEN_TOWERS = (("(vision|text)/.*", False), ("(bridge|heads)/.*", True))
 
 

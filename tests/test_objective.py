@@ -99,7 +99,7 @@ def test_what_compares_all_rows_does_not_depend_on_the_parts(loss):
     agree(one[2], other[2], 1e-5)
 
 
-@pytest.mark.parametrize("loss", ["vqa", "caption"])
+@pytest.mark.parametrize("loss", ["vqa", "nlvr2", "caption"])
 def test_a_stage_without_a_comparison(loss):
     cfg = config((loss,), 4, group=0)
     batch = tiny.batch(cfg, 8)

@@ -25,7 +25,7 @@ CONFIGS = sorted(
 )  # fmt: skip
 
 # golden table -> the config that it is of
-WITH_ARGUMENT = {f"shapes_{task}": f"shapes.py:task={task}" for task in ("vqa", "caption")}
+WITH_ARGUMENT = {f"shapes_{task}": f"shapes.py:task={task}" for task in ("vqa", "nlvr2", "caption")}
 
 
 def load(name: str) -> config.Config:

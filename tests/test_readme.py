@@ -25,13 +25,12 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.checkpoint import Checkpoints
-from configs import caption, coco, flickr8k, flickr30k, shapes, vqav2
+from configs import caption, coco, flickr8k, flickr30k, nlvr, nlvr2, shapes, vqav2
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-CONFIGS = {
-    module.__name__.removeprefix("configs."): module for module in (shapes, flickr8k, coco, flickr30k, vqav2, caption)
-}
+MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, caption)
+CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")
 PARSE = """
@@ -121,7 +120,7 @@ def test_imports_are_of_a_tower_that_a_config_uses(words):
 
 
 @pytest.mark.parametrize(
-    "words", [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") != "vqav2"], ids=name_of
+    "words", [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") in IMAGES], ids=name_of
 )
 def test_photos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     changed = photos_for(words, tmp_path)
@@ -181,6 +180,30 @@ def test_questions_are_prepared_from_the_layout_that_is_described(words, tmp_pat
             (tmp_path / "raw" / name).write_text(json.dumps(content))
     changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
     assert run([sys.executable, *changed[1:]]).stdout.endswith("train 1, val 1, test 1\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") in ("nlvr2", "nlvr")],
+    ids=name_of,
+)
+def test_statements_are_prepared_from_the_layout_that_is_described(words, tmp_path):
+    dataset, raw = given(words, "dataset"), tmp_path / "raw"
+    for split in ("train", "dev", "test1") if dataset == "nlvr2" else ("train", "dev"):
+        line = {"identifier": f"{split}-7-0-0", "sentence": "it is .", "label": "True"}
+        folder, names = raw / "images" / split, [f"{split}-7-0-img{side}.png" for side in (0, 1)]
+        if dataset == "nlvr":
+            names = names[:1]
+            line |= {"image": f"images/{split}/{names[0]}"}
+        elif split == "train":
+            line, folder = line | {"directory": 42}, folder / "42"
+        folder.mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (30, 20)).save(folder / name)
+        (raw / f"{split}.json{'l' * (dataset == 'nlvr')}").write_text(json.dumps(line) + "\n")
+    changed = [word.replace("=DIR", f"={raw}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    done = run([sys.executable, *changed[1:]])
+    assert done.stdout.endswith("train 1, dev 1, test1 1\n" if dataset == "nlvr2" else "train 1, dev 1\n")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ OTHERS = {
     "sigmoid": {"chunk_columns": 0},
     "vqa": {"answers": 5},
     "caption": {"label_smoothing": 0.1},
+    "nlvr2": {"pictures": 2},
 }  # each in a stage of its own
 
 
@@ -53,6 +54,8 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
         config.evals.vqa = common.vqa()
     if "caption" in config.losses:
         common.decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
+    if "nlvr2" in config.losses:
+        config.evals.nlvr2 = common.nlvr2()
     for name, value in sections.items():
         if isinstance(value, dict):
             config[name].update(value)
@@ -76,6 +79,8 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
     """Return B pairs with every field but the lower states. Row 0 has no padding, all others have some."""
     draw = np.random.default_rng(seed)
     T, side = cfg.text.length, cfg.vision.image_px
+    pictures = cfg.losses["nlvr2"]["pictures"] if "nlvr2" in cfg.losses else 1
+    shape = (B, pictures, side, side, 3) if pictures > 1 else (B, side, side, 3)
     patches = (side // cfg.vision.patch_px) ** 2
     lengths = draw.integers(3, T, B)
     lengths[0] = T
@@ -85,12 +90,13 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
     return Batch(
         image_ids=np.arange(B, dtype=np.int32),
         text_mask=text_mask,
-        images=draw.integers(0, 256, (B, side, side, 3)).astype(np.uint8),
+        images=draw.integers(0, 256, shape).astype(np.uint8),
         ids=ids,
         masked_ids=np.where(masked_text, 1, ids).astype(np.int32),
         masked_text=masked_text,
         masked_patches=np.arange(patches) == draw.integers(0, patches, B)[:, None],
         answer_scores=draw.random((B, OTHERS["vqa"]["answers"])).astype(np.float32),
+        statement_true=draw.random(B) < 0.5,
     )
 
 
@@ -109,7 +115,7 @@ def lower(cfg: configs.Config, params: Params, batch: Batch) -> Lower:
     return apply(cfg, params, run)
 
 
-OF_LOSSES = tuple(name for name in forward.PASSES if name not in ("answers", "caption"))
+OF_LOSSES = tuple(name for name in forward.PASSES if name not in ("answers", "statements", "caption"))
 
 
 def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str, ...] = OF_LOSSES) -> Outputs:

@@ -1,11 +1,13 @@
-"""Score a checkpoint on any prepared split, as its last stage was scored: recall, accuracy of answers, captions.
+"""Score a checkpoint on any prepared split, as its last stage was scored: recall, accuracy, or captions.
 
     python -m tools.evaluate --workdir=runs/shapes --split=val
     python -m tools.evaluate --workdir=runs/coco --checkpoint=latest --split=test --rerank --json=coco_test.json
     python -m tools.evaluate --workdir=runs/vqav2 --split=test --results=vqav2_test.json
+    python -m tools.evaluate --workdir=runs/nlvr2 --split=test1 --results=nlvr2_test1.csv
 
-`--results` writes the answer to every question, or the caption of every picture, as the evaluation servers of VQA and
-of COCO captions take them, and scores nothing: test splits have nothing to score with.
+`--results` writes the answer to every question, the judgement of every statement or the caption of every picture, as
+the evaluation servers of VQA and COCO captions and NLVR2's own score take them, and scores nothing: a test split need
+have nothing to score with.
 
 The model and all settings are those of the checkpoint's own config. Recall is of the unimodal order, with --rerank of
 the reranked one too; every number has its 95 % interval. Exit code 2: it cannot be done, with one line that
@@ -33,7 +35,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `l
 _SPLIT = flags.DEFINE_string("split", None, "A split of the data set, such as test.")
 _RERANK = flags.DEFINE_bool("rerank", False, "Also let the bridge rerank the best unimodal candidates.")
 _JSON = flags.DEFINE_string("json", "", "Write the numbers, the config and the step to this file.")
-_RESULTS = flags.DEFINE_string("results", "", "Only write the model's answers, or captions, to this file.")
+_RESULTS = flags.DEFINE_string("results", "", "Only answer, judge or caption, and write what is said to this file.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training found it.")
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
 
@@ -54,8 +56,11 @@ def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data:
     return evals.module(name).table(metrics), _record(meta, cfg, split, metrics)
 
 
-def results(saves: Checkpoints, step: int, split: str, **data: str) -> list[dict[str, Any]]:
-    """Return what the model says of every question or picture of `split`, in the form of the evaluation servers."""
+def results(saves: Checkpoints, step: int, split: str, **data: str) -> tuple[str, int]:
+    """Return what the model says of every question, statement or picture of `split`, as its official score takes it.
+
+    As the text of the file, and how many there are.
+    """
     meta, cfg, name = _of(saves, step, data)
     if name == "retrieval":
         raise ConfigError(f"--results: checkpoint {step} is of stage {meta.stage!r}, which has nothing to say")
@@ -94,9 +99,9 @@ def main(argv: list[str]) -> None:
     step = saves.choose(_CHECKPOINT.value)
     given = {name: value for name, value in data.items() if value}
     if _RESULTS.value:
-        found = results(saves, step, split, **given)
-        Path(_RESULTS.value).write_text(json.dumps(found) + "\n", encoding="utf-8")
-        terminal.say(f"{len(found)} results of {split}, step {step}: {_RESULTS.value}")
+        said, count = results(saves, step, split, **given)
+        Path(_RESULTS.value).write_text(said, encoding="utf-8")
+        terminal.say(f"{count} results of {split}, step {step}: {_RESULTS.value}")
         return
     table, record = evaluate(saves, step, split, rerank=_RERANK.value, **given)
     terminal.table(table, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)

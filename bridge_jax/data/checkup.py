@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from bridge_jax.config import ConfigError
 from bridge_jax.data import datasets, image, text
 from bridge_jax.data.datasets import karpathy
-from bridge_jax.data.records import Split, open_splits, texts
+from bridge_jax.data.records import Split, open_splits, pictures, texts
 
 BuilderClass = type[tfds.core.ShardBasedBuilder]
 Progress = Callable[[str, int, int], None]
@@ -97,7 +97,7 @@ class _Item(NamedTuple):
 class Source(NamedTuple):
     """A data set to be examined: how to read each picture, and what its files already told, kind -> names."""
 
-    reads: list[Callable[[], _Item]]
+    reads: list[Callable[[], list[_Item]]]  # one of a picture, or of the pictures of a record
     sizes: dict[str, int]
     told: dict[str, list[str]]
 
@@ -125,23 +125,31 @@ def prepared(folder: Path) -> Source:
     return Source(reads, {split: len(records) for split, records in splits.items()}, {"left_out": left_out})
 
 
-def _of_photo(split: str, photo: karpathy.Photo) -> _Item:
+def _of_photo(split: str, photo: karpathy.Photo) -> list[_Item]:
     said = (*photo.captions, *(question.text for question in photo.questions))
-    item = _Item(split, str(photo.path), photo.image_id, said)
+    items = [_Item(split, str(photo.path), photo.image_id, said)]
+    items += [_Item(split, str(path)) for path in photo.paths[1:]]  # what is said of both is read with the first
+    return [_of_file(item, path) for item, path in zip(items, photo.paths, strict=True)]
+
+
+def _of_file(item: _Item, path: Path) -> _Item:
     try:
-        return _seen(item, photo.path.read_bytes())
+        return _seen(item, path.read_bytes())
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         fault = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return item._replace(unread="missing_picture", fault=fault)
 
 
-def _of_record(split: str, records: Split, index: int) -> _Item:
+def _of_record(split: str, records: Split, index: int) -> list[_Item]:
     try:
         record = records[index]
     except (ConfigError, RuntimeError, ValueError) as error:  # the last two: of array_record and tfds for a cut shard
         fault = " ".join(str(error).split())
-        return _Item(split, f"record {index} of {split}", unread="damaged_record", fault=fault)
-    return _seen(_Item(split, record["filename"], record["image_id"], texts(record)), record["image"])
+        return [_Item(split, f"record {index} of {split}", unread="damaged_record", fault=fault)]
+    encoded = pictures(record, records.pictures)
+    items = [_Item(split, record["filename"], record["image_id"], texts(record))]
+    items += [_Item(split, f"second picture of {record['filename']}") for _ in encoded[1:]]
+    return [_seen(item, one) for item, one in zip(items, encoded, strict=True)]
 
 
 def _seen(item: _Item, encoded: bytes) -> _Item:
@@ -164,15 +172,14 @@ def examine(
     subsets = photos.SUBSETS if photos else {}
     tally = _Tally({part for part, whole in subsets.items() if whole in source.sizes}, tokenizer)
     with ThreadPoolExecutor(workers) as pool:
-        for done, item in enumerate(pool.map(lambda read: read(), source.reads), 1):
-            tally.take(item)
+        for done, items in enumerate(pool.map(lambda read: read(), source.reads), 1):
+            for item in items:
+                tally.take(item)
             progress("pictures", done, len(source.reads))
     names = source.told | tally.names | tally.twice() | _sizes(source.sizes, photos.PUBLISHED if photos else {})
     names["unknown_word"] = [f"{word} ({count})" for word, count in tally.unknown.most_common()]
     counts = {kind: len(found) for kind, found in names.items()} | {"unknown_word": tally.unknown.total()}
-    of = dict.fromkeys(BROKEN | WARNINGS, len(source.reads)) | dict.fromkeys(
-        ("annotations", "left_out", "split_size"), 0
-    )
+    of = dict.fromkeys(BROKEN | WARNINGS, tally.pictures) | dict.fromkeys(("annotations", "left_out", "split_size"), 0)
     of |= {"broken_caption": tally.captions, "cut_caption": tally.captions, "unknown_word": tally.tokens}
     findings = [Finding(kind, counts[kind], of[kind], names[kind]) for kind in of if names.get(kind)]
     return Checkup(findings, source.sizes, tally.captions)
@@ -189,13 +196,14 @@ class _Tally:
     def __init__(self, inside: set[str], tokenizer: text.Tokenizer | None):
         self.names: dict[str, list[str]] = collections.defaultdict(list)  # kind -> names
         self.unknown: collections.Counter[str] = collections.Counter()
-        self.captions = self.tokens = 0
+        self.pictures = self.captions = self.tokens = 0
         self._inside, self._tokenizer = inside, tokenizer
         self._of_id: dict[int, list[str]] = collections.defaultdict(list)
         self._of_bytes: dict[bytes, dict[str, str]] = collections.defaultdict(dict)  # hash -> split -> name
 
     def take(self, item: _Item) -> None:
         """Count one picture."""
+        self.pictures += 1
         apart = item.split not in self._inside
         if item.image_id is not None and apart:
             self._of_id[item.image_id].append(f"{item.name} ({item.split})")

@@ -85,12 +85,15 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise BrokenError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def eval_view(encoded: bytes, image_px: int) -> UInt8[np.ndarray, "H W 3"]:
+def eval_view(encoded: bytes, image_px: int, squash: bool = False) -> UInt8[np.ndarray, "H W 3"]:
     """Return the centre square: the short side resized to `image_px` (bicubic, antialiased), then a centre crop.
 
-    Raises BrokenError.
+    With `squash` the whole picture, each side resized to `image_px`. Raises BrokenError.
     """
     width, height = size(encoded)
+    if squash:
+        image = _decode(encoded, max(image_px / width, image_px / height))
+        return _resize(image, (width, height), (0, 0, width, height), image_px)
     side = min(width, height)
     image = _decode(encoded, image_px / side)
     return _resize(image, (width, height), ((width - side) / 2, (height - side) / 2, side, side), image_px)
@@ -101,11 +104,16 @@ def train_view(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Return a random view: RandomResizedCrop, a mirror half of the time where `may_flip`, RandAugment.
 
+    With `data.squash` the crop is one of the picture squashed to a square.
+
     A pure function of the arguments and the generator's state. The flip draws a number even where it is not allowed, so
     that a caption never changes what else happens to its photo. Raises BrokenError.
     """
     width, height = size(encoded)
-    box = random_crop(width, height, data.crop_area, data.crop_ratio, generator)
+    side = max(width, height)
+    across, down = (side, side) if data.squash else (width, height)
+    box = random_crop(across, down, data.crop_area, data.crop_ratio, generator)
+    box = (box[0] * width / across, box[1] * height / down, box[2] * width / across, box[3] * height / down)
     image = _decode(encoded, max(image_px / box[2], image_px / box[3]))
     pixels = _resize(image, (width, height), box, image_px)
     if generator.random() < 0.5 and data.flip and may_flip:

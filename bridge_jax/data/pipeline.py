@@ -19,13 +19,13 @@ from absl import flags
 from bridge_jax import config, rng, types
 from bridge_jax.data import answers, image, masking, questions, text
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
-from bridge_jax.data.records import Record, drawn_captions, open_split, readable, texts
+from bridge_jax.data.records import Record, asked, drawn_captions, open_split, pictures, readable, texts
 
 MakeExample = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
 
 
 class Examples:
-    """Make the training example of a record: a random view of its photo with one random caption, or question.
+    """Make the training example of a record: a random view of its photo with one random caption, question or statement.
 
     One caption a photo and epoch, and not all five: the five captions of a photo are positives of one another, so a
     batch of B rows would hold only B/5 photos and as many fewer negatives. Over the epochs every caption is seen.
@@ -37,8 +37,9 @@ class Examples:
         self._patches = (cfg.vision.image_px // cfg.vision.patch_px) ** 2
         self._tokenizer = text.load(cfg.data, cfg.text)
         self._mlm, self._mim = "mlm" in stage.losses, "mim" in stage.losses
-        self._asks = config.reads_questions(stage)
-        known = questions.load_answers(cfg) if self._asks else ()
+        self._reads = config.reads(stage)
+        self._pictures = cfg.losses["nlvr2"]["pictures"] if self._reads == "statements" else 1
+        known = questions.load_answers(cfg) if self._reads == "questions" else ()
         self._answers = {answer: output for output, answer in enumerate(known)}
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
@@ -46,15 +47,19 @@ class Examples:
         record = self._records[index]
         said = texts(record)
         chosen, refused = draw_caption(
-            drawn_captions(record, self._kinds, questions=self._asks), lambda i: text.fault(said[i]), generator
+            drawn_captions(record, self._kinds, of=self._reads), lambda i: text.fault(said[i]), generator
         )
         (ids,), (mask,) = self._tokenizer.encode([said[chosen]])
         # a photo is flipped only if none of its captions minds, so that one rule serves live and cached crops
-        flip = image.may_flip(said if self._asks else record["captions"])
+        flip = image.may_flip(record["captions"] if self._reads == "captions" else said)
+        px = self._image_px
+        views = [
+            image.train_view(encoded, px, self._data, flip, generator) for encoded in pictures(record, self._pictures)
+        ]
         example = {
             REFUSED: refused,
             "image_ids": np.int32(record["image_id"]),
-            "images": image.train_view(record["image"], self._image_px, self._data, flip, generator),
+            "images": np.stack(views) if self._pictures > 1 else views[0],
             "ids": ids,
             "text_mask": mask,
         }
@@ -62,9 +67,12 @@ class Examples:
             example["masked_ids"], example["masked_text"] = masking.mask_tokens(
                 ids, mask, self._tokenizer, self._data.mask_text_fraction, generator
             )
-        if self._asks:
-            question = record["questions"][chosen - len(record["captions"])]
-            example["answer_scores"] = answers.scores(question.answers, self._answers)
+        if self._reads != "captions":
+            (answer, *_) = given = asked(record)[chosen - len(record["captions"])].answers
+            if self._reads == "questions":
+                example["answer_scores"] = answers.scores(given, self._answers)
+            else:
+                example["statement_true"] = np.bool_(questions.JUDGEMENTS.index(answer))
         if self._mim:
             example["masked_patches"] = masking.mask_patches(self._patches, self._data.mask_patch_fraction, generator)
         return example
@@ -175,10 +183,11 @@ def images(
     batch_size: int,
     rows: Sequence[int] | None = None,
     order: Sequence[int] | None = None,
+    count: int = 1,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (images uint8 [len(rows),H,W,3], image_ids int32 [b], valid bool [b]), decoded in threads.
 
-    Of the records in their order, or of those of `order` in that.
+    Of the records in their order, or of those of `order` in that; with `count` pictures of each, [len(rows),k,H,W,3].
     The pictures are those at `rows` of the batch alone, which this host reads (None: all); the rest is of all rows.
     The last batch is padded to `batch_size` by repeating its last row, with `valid` False there. Raises BrokenError.
     """
@@ -189,7 +198,8 @@ def images(
     def view(position: int) -> np.ndarray:
         record = records[order[position]]
         try:
-            return image.eval_view(record["image"], px)
+            views = [image.eval_view(encoded, px, cfg.data.squash) for encoded in pictures(record, count)]
+            return np.stack(views) if count > 1 else views[0]
         except BrokenError as error:
             raise BrokenError(
                 f"picture {record['filename']} of split {split!r}: {error}; recall is of all pictures or none: prepare "

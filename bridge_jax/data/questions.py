@@ -1,7 +1,9 @@
-"""Questions about a picture, what ten people answered, and the answers that a model chooses from.
+"""Questions about a picture, what ten people answered, and the answers that a model chooses from; and statements.
 
 The answers are a closed list, made when a data set is prepared and stored beside its records, one a line: the line
 number is the output of the vqa head.
+
+A statement about a picture or two (NLVR2) travels as a question whose only answer is one of JUDGEMENTS.
 """
 
 import json
@@ -12,6 +14,7 @@ from typing import NamedTuple
 from bridge_jax import config
 from bridge_jax.data import datasets
 
+JUDGEMENTS = ("false", "true")
 ANSWERS = "answers.txt"  # stored beside the records by a data set with questions
 
 
@@ -22,6 +25,8 @@ class Question(NamedTuple):
     text: str
     kind: str  # by which the score is split: the answer type of VQA v2, what is asked about in shapes
     answers: tuple[str, ...]
+    name: str = ""  # what the data set's own evaluation calls it; empty: nothing
+    sentence: str = ""  # statements with the same one say the same of other pictures; empty: nobody else says it
 
     def to_json(self) -> str:
         return json.dumps(self._asdict())
@@ -29,7 +34,7 @@ class Question(NamedTuple):
     @classmethod
     def from_json(cls, text: str) -> "Question":
         fields = json.loads(text)
-        return cls(fields["id"], fields["text"], fields["kind"], tuple(fields["answers"]))
+        return cls(**fields | {"answers": tuple(fields["answers"])})
 
 
 def save_answers(answers: Sequence[str], folder: Path) -> None:

@@ -22,8 +22,9 @@ class Split(Sequence[Record]):
     A record whose bytes are not what was written raises BrokenError. A byte that is not UTF-8 becomes U+FFFD.
     """
 
-    def __init__(self, source: Sequence[Mapping[str, Any]]):
+    def __init__(self, source: Sequence[Mapping[str, Any]], pictures: int = 1):
         self._source = source
+        self.pictures = pictures  # of a record
 
     def __len__(self) -> int:
         return len(self._source)
@@ -42,8 +43,10 @@ class Split(Sequence[Record]):
             record[name] = raw[name].decode(errors="replace")
         for name in ("captions", "caption_kinds", "wrong_captions"):
             record[name] = [caption.decode(errors="replace") for caption in raw[name]]
-        asked = raw.get("questions", ())
-        record["questions"] = [Question.from_json(question.decode(errors="replace")) for question in asked]
+        if self.pictures > 1:
+            record["second_image"] = raw["second_image"]
+        for name in ("questions", "statements"):
+            record[name] = [Question.from_json(asked.decode(errors="replace")) for asked in raw.get(name, ())]
         return record
 
 
@@ -89,7 +92,9 @@ def fingerprint(data: config.Data, split: str) -> str:
 
 
 def _records(builder: Any, split: str) -> Split:  # tfds hides the signature of as_data_source behind a decorator
-    return Split(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
+    images = [name for name in ("image", "second_image") if name in builder.info.features]
+    decoders = {name: tfds.decode.SkipDecoding() for name in images}
+    return Split(builder.as_data_source(split, decoders=decoders), pictures=len(images))
 
 
 def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
@@ -103,23 +108,36 @@ def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
 
 
 def texts(record: Record) -> list[str]:
-    """Return all that is said of a picture: the captions, then the questions."""
-    return [*record["captions"], *(question.text for question in record["questions"])]
+    """Return all that is said of a record's pictures: the captions, then the questions, then the statements."""
+    return [*record["captions"], *(question.text for question in asked(record))]
 
 
-def drawn_captions(record: Record, kinds: Sequence[str], *, questions: bool = False) -> list[int]:
-    """Return which of the texts of a record a stage draws from: captions, or questions, of `kinds`; all where empty.
+def asked(record: Record) -> list[Question]:
+    """Return the questions and then the statements of a record."""
+    return [*record["questions"], *record["statements"]]
+
+
+def pictures(record: Record, count: int) -> list[bytes]:
+    """Return the first `count` pictures of a record, encoded."""
+    return [record[name] for name in ("image", "second_image")[:count]]
+
+
+def drawn_captions(record: Record, kinds: Sequence[str], *, of: str = "captions") -> list[int]:
+    """Return which of the texts of a record a stage draws from: captions, questions or statements of `kinds`.
+
+    Of all kinds where that is empty.
 
     Raises ConfigError for a record that has none.
     """
     there, first = list(record["caption_kinds"]), 0
-    if questions:
-        there, first = [question.kind for question in record["questions"]], len(there)
+    if of != "captions":
+        first = len(there) + (len(record["questions"]) if of == "statements" else 0)
+        there = [question.kind for question in record[of]]
     found = [first + i for i, kind in enumerate(there) if not kinds or kind in kinds]
     if not found:
         raise config.ConfigError(
             f"stage caption_kinds {tuple(kinds)}: {record['filename']} has only {sorted(set(there))}"
-            f"{' among its questions' if questions else ''}"
+            f"{f' among its {of}' if of != 'captions' else ''}"
         )
     return found
 
@@ -134,6 +152,7 @@ def broken_part(records: Sequence[Record], index: int, caption: int) -> tuple[st
     except BrokenError as error:
         return f"record {index}", str(error), 1.0
     if caption < 0:
-        return record["filename"], image.fault(record["image"]) or "its picture cannot be read", 1.0
+        faults = [image.fault(encoded) for encoded in pictures(record, 2 if "second_image" in record else 1)]
+        return record["filename"], next(filter(None, faults), "its picture cannot be read"), 1.0
     said = texts(record)
     return record["filename"], f"{text.fault(said[caption])} (the {caption + 1}. of {len(said)})", 1 / len(said)

@@ -8,7 +8,7 @@ An evaluator module defines
         .score(metrics)                   -> name and value of what chooses the best checkpoint; more is better
         .says(metrics)                    -> one line on them
         .final(params, split, progress)   -> all metrics of a split
-        .results(params, split, progress) -> what the model says, as an evaluation server takes it (not retrieval)
+        .results(params, split, progress) -> the text of an official results file, and how many it has; not of retrieval
     table(metrics)              -> types.Table, of what `final` returned
 
 `config.watcher` says which of them watches a stage.

@@ -4,8 +4,8 @@ Beside it the same captions, each scored as if it were of another picture, which
 data says what is in the scene (shapes), also how many captions are true of it.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from bridge_jax import decode, rng
 from bridge_jax import step as steps
 from bridge_jax.config import Config, evaluator
 from bridge_jax.data import pipeline, shapes, text
+from bridge_jax.evals.asking import derangement
 from bridge_jax.evals.scores import accuracy, caption, ptb
-from bridge_jax.evals.vqa import derangement
 from bridge_jax.types import Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
@@ -67,12 +67,13 @@ class Evaluator:
         metrics = self._scores("caption", split, order, written, samples)
         return metrics | self._scores("shuffled", split, order, [written[other] for other in others], samples)
 
-    def results(self, params: Params, split: str, progress: Progress) -> list[dict[str, Any]]:
-        """Return the caption of every picture, as COCO's evaluation server takes it."""
+    def results(self, params: Params, split: str, progress: Progress) -> tuple[str, int]:
+        """Return the caption of every picture, as COCO's evaluation server takes them, and how many there are."""
         records = pipeline.open_split(self._cfg.data, split)
         written = self.write(params, split, range(len(records)), progress)
         ids = [records[index]["image_id"] for index in range(len(records))]
-        return [{"image_id": id_, "caption": said} for id_, said in zip(ids, written, strict=True)]
+        found = [{"image_id": id_, "caption": said} for id_, said in zip(ids, written, strict=True)]
+        return json.dumps(found) + "\n", len(found)
 
     def write(self, params: Params, split: str, order: Sequence[int], progress: Progress) -> list[str]:
         """Return the caption of every picture in `order`. What is drawn depends on a picture's place in it."""

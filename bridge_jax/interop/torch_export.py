@@ -62,9 +62,21 @@ def restore(saves: Checkpoints, step: int) -> Params:
 def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: Tokenizer, card: str) -> None:
     """Write the folder `out`, whole or not at all. Raises ConfigError where it exists or cannot be written.
 
+    And for what the PyTorch model cannot do: it has no head for statements, and its processor cuts the middle square.
+
     `params` are the model's (nested, any float type; stored as float32), `meta` says where they come from, `card` is
     the text of the model card.
     """
+    if "nlvr2" in cfg.losses:
+        raise ConfigError(
+            "config.losses.nlvr2: the PyTorch model has no head for statements, so its export would judge none; "
+            "tools.evaluate --results writes what the checkpoint says"
+        )
+    if cfg.data.squash:
+        raise ConfigError(
+            "config.data.squash is True, but the exported processor shows the square in the middle of a picture: "
+            "numbers would not be those of the checkpoint"
+        )
     with new_folder(out) as folder:
         flat = optim.flatten(params)
         shapes = {path: tuple(leaf.shape) for path, leaf in flat.items()}

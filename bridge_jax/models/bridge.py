@@ -10,6 +10,7 @@ The passes, in the order of the data:
 import dataclasses
 import importlib
 import itertools
+from collections.abc import Collection
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -190,8 +191,22 @@ class BridgeModel(nn.Module):
 
     def answers(self, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True) -> Float[Array, "B A"]:
         """Score every answer to questions about pictures, from both sides' finished states, each averaged."""
-        pooled = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
-        return self.heads.vqa(jnp.concatenate(pooled, axis=-1), deterministic)
+        return self.heads.vqa(_pooled(fused, mask), deterministic)
+
+    def judge(
+        self, fused: Fused, mask: Bool[Array, "pairs T"], pictures: int, deterministic: bool = True
+    ) -> Float[Array, "B"]:
+        """Return the logit that each statement is true of its pictures.
+
+        `fused` holds every statement with each of its `pictures`, one pair after the other: pair i * pictures + j is
+        statement i with picture j. Of a pair the classifier gets both sides' finished states, each averaged, and the
+        product of the fused embeddings, entry by entry (ViLBERT's), scaled to entries near one: what a statement and
+        a picture have in common, which the classifier alone would have to learn to multiply. The pairs of a statement
+        are put side by side, so the order of the pictures counts.
+        """
+        common = self.cfg.bridge.embed_width * fused.text * fused.image
+        pooled = jnp.concatenate([_pooled(fused, mask), common.astype(self.dtype)], axis=-1)
+        return self.heads.nlvr2(pooled.reshape(-1, pictures * pooled.shape[-1]), deterministic)[:, 0]
 
     def memory(self, lower: Lower, deterministic: bool = True) -> Memory:
         """Return what the decoder reads: the picture's own finished states, or both sides' after they met."""
@@ -207,23 +222,25 @@ class BridgeModel(nn.Module):
             "logit_bias": self.heads.sigmoid() if "sigmoid" in self.cfg.losses else None,
         }
 
-    def touch(
-        self, images: jax.Array, ids: jax.Array, mask: jax.Array, *, mlm: bool, mim: bool, vqa: bool, sigmoid: bool
-    ) -> None:
-        """Run every part once, so that `init` makes every parameter that the experiment uses."""
+    def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array, losses: Collection[str]) -> None:
+        """Run every part once, so that `init` makes every parameter that an experiment with `losses` uses."""
         lower = Lower(image=self.lower_image(images), text=self.lower_text(ids, mask), text_mask=mask)
         if self.cfg.vision.mask_token:
             self.lower_image(images, jnp.zeros((len(images), lower.image.shape[1] - self.vision.prefix), bool))
         self.unimodal_image(lower.image)
         self.unimodal_text(lower.text, mask)
         fused = self.fused(lower)
-        if mlm:
+        if "mlm" in losses:
             self.heads.mlm(fused.text_states)
-        if mim:
+        if "mim" in losses:
             self.heads.mim(fused.image_states[:, self.vision.prefix :])
-        if vqa:
+        if "vqa" in losses:
             self.answers(fused, mask)
-        if sigmoid:
+        if "nlvr2" in losses:
+            pictures = self.cfg.losses["nlvr2"]["pictures"]
+            of_each, masks = jax.tree.map(lambda rows: jnp.repeat(rows, pictures, axis=0), (fused, mask))
+            self.judge(of_each, masks, pictures)
+        if "sigmoid" in losses:
             self.heads.sigmoid()
         if self.cfg.decoder is not None:
             self.decoder(ids[:, :-1], self.memory(lower))
@@ -238,6 +255,12 @@ class Layers(nn.Module):
     def setup(self):
         bridge = self.cfg.bridge
         self.layers = [Interaction(bridge, self.dtype, name=f"layer_{q}") for q in range(bridge.layers)]
+
+
+def _pooled(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """Average the finished states of both sides of every pair, and put them side by side."""
+    pooled = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
+    return jnp.concatenate(pooled, axis=-1)
 
 
 def tower_class(side: Literal["vision", "text"], module: str) -> Any:

@@ -72,7 +72,7 @@ class Classifier(nn.Module):
     """Two hidden layers of width S, each with LayerNorm, GELU and dropout 0.1, then a logit a class, in float32.
 
     Its input is the mean of the fused states of both sides, as they come from the towers: the embeddings are of length
-    one and of the width that a cosine needs, and hold less of them.
+    one and of the width that a cosine needs, and hold less of them. Of several pictures, one mean after the other.
     """
 
     classes: int
@@ -107,6 +107,7 @@ class Heads(nn.Module):
         self.mim = MaskedHead(self.mim_width, self.dtype)
         self.sigmoid = LogitBias()
         self.vqa = Classifier(self.answers, self.cfg.shared_width, self.dtype)
+        self.nlvr2 = Classifier(1, self.cfg.shared_width, self.dtype)
         self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(self.cfg.logit_scale_start)), ())
 
     def logit_scale(self) -> jax.Array:

@@ -118,7 +118,7 @@ def test_one_bad_caption_of_several_is_left_out_and_the_photo_kept():
             return 1
 
         def __getitem__(self, index):
-            return {"filename": "a.jpg", "captions": ["one", "two\x00", "three"], "questions": []}
+            return {"filename": "a.jpg", "captions": ["one", "two\x00", "three"], "questions": [], "statements": []}
 
     def make(index, generator):
         captions = Photos()[index]["captions"]

@@ -274,3 +274,20 @@ def test_truncated_pictures_are_never_filled_up():
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     with pytest.raises(BrokenError, match="truncated"):
         image.eval_view(JPEG[: len(JPEG) // 2], 16)
+
+
+@pytest.mark.parametrize(("width", "height"), [(400, 100), (60, 90)])
+def test_squashed_is_the_whole_picture(width, height):
+    """At evaluation, and in training where the crop is the whole; a smaller crop is one of the squashed picture."""
+    picture = smooth(width, height)
+    expected = np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC)).astype(int)
+    encoded = encode(picture)
+    np.testing.assert_array_equal(image.eval_view(encoded, 48, squash=True), expected)
+    whole = data_with(squash=True, crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
+    draw = np.random.default_rng(0)
+    np.testing.assert_array_equal(image.train_view(encoded, 48, whole, False, draw), expected)
+    quarter = data_with(squash=True, crop_area=(0.25, 0.25), crop_ratio=(1.0, 1.0), flip=False)
+    for seed in range(5):
+        red, green, _ = image.train_view(encoded, 48, quarter, False, np.random.default_rng(seed)).astype(int).T
+        assert abs(np.ptp(red) - 255 / 2) < 8  # half of the width, whatever it is, and half of the height
+        assert abs(np.ptp(green) - 255 / 2) < 8

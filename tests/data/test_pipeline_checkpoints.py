@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from grain.experimental import LimitIterDataset, assert_equal_output_after_check
 
 from bridge_jax import config, lower_cache
 from bridge_jax.data import datasets, pipeline
-from tests.data import bad_inputs, test_vqav2
+from tests.data import bad_inputs, test_nlvr2, test_vqav2
 from tools import prepare_data
 
 CONFIGS = sorted(
@@ -47,6 +48,21 @@ def asked(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def stated(tmp_path_factory):
+    """A folder with NLVR2 and NLVR, prepared: a statement to every pair, and to every picture."""
+    folder = tmp_path_factory.mktemp("stated")
+    test_nlvr2.write(folder, lines=test_nlvr2.many(PHOTOS))
+    lines = [
+        {"identifier": f"{n}-0", "sentence": "A dog.", "label": "true",
+         "image": f"images/train/42/train-{n}-0-img0.png"} for n in range(PHOTOS)
+    ]  # fmt: skip
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in ("nlvr2", "nlvr"):
+        prepare_data.prepare(name, str(folder), raw_dir=str(folder))
+    return folder
+
+
 def cached(crops: int, length: int) -> lower_cache.LowerCache:
     """A cache of random states; its tenth photo is broken."""
     draw = np.random.default_rng(0)
@@ -63,10 +79,10 @@ def cached(crops: int, length: int) -> lower_cache.LowerCache:
 
 
 @pytest.mark.parametrize(("name", "stage_name"), PIPELINES)
-def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes, asked):
+def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes, asked, stated):
     settings = importlib.import_module(f"configs.{name}").get_config()
     settings.data.vocabulary = str(next(small_shapes.rglob(datasets.VOCABULARY)))
-    own = {"shapes": small_shapes, "vqav2": asked}.get(settings.data.dataset)
+    own = {"shapes": small_shapes, "vqav2": asked, "nlvr2": stated, "nlvr": stated}.get(settings.data.dataset)
     # Every iterator starts its processes, which takes seconds; flickr30k reads as coco does.
     settings.data.update(data_dir=str(own), workers=int(name == "coco"), threads=2)
     if name == "vqav2":

@@ -63,6 +63,7 @@ def test_flickr8k_is_kept_byte_for_byte_and_in_order(tmp_path):
         "wrong_captions": [],
         "scene": "",
         "questions": [],
+        "statements": [],
     }
     with pytest.raises(IndexError):
         records[3]

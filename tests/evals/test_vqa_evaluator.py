@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge_jax import config, optim, sharding
+from bridge_jax import config, optim, rng, sharding
 from bridge_jax import step as steps
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, questions, text
-from bridge_jax.evals import vqa
+from bridge_jax.evals import asking, vqa
 from bridge_jax.types import Lower
 from configs import common, shapes
 from tests import runs
@@ -85,7 +85,7 @@ def test_it_answers_as_one_question_at_a_time_is_answered(cfg, metrics, alone):
 
 
 def test_shuffled_asks_about_another_picture(cfg, evaluator, params, metrics, alone):
-    order = vqa.derangement(16, vqa.rng.stream_seed(cfg.seed, f"vqa/{SPLIT}"))
+    order = asking.derangement(16, rng.stream_seed(cfg.seed, f"vqa/{SPLIT}"))
     check_against(metrics, "shuffled", worth(cfg, alone, order))
 
 
@@ -97,7 +97,7 @@ def test_every_question_meets_the_picture_that_it_is_asked_about(cfg, evaluator,
         return np.arange(17) == (1e4 * sums).astype(int)[:, None] % 17
 
     predict = dataclasses.replace(evaluator._predict, answers=by_picture)
-    order, stub = vqa.derangement(16, 3), vqa.Evaluator(cfg, predict)
+    order, stub = asking.derangement(16, 3), vqa.Evaluator(cfg, predict)
     asked, here = stub.answer(params, SPLIT, range(16), lambda *_: None)
     of_picture = {one.position: given for one, given in zip(asked, here, strict=True)}
     assert len(set(of_picture.values())) > 3
@@ -128,7 +128,7 @@ def test_watching_looks_at_the_first_pictures_only(cfg, evaluator, params):
 @pytest.mark.parametrize("count", [2, 3, 50])
 def test_nothing_keeps_its_place_in_a_derangement(count):
     for seed in range(20):
-        order = vqa.derangement(count, seed)
+        order = asking.derangement(count, seed)
         assert sorted(order) == list(range(count))
         assert not (order == np.arange(count)).any()
 

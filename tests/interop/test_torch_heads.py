@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bridge_jax import decode, optim
-from bridge_jax.interop import torch_import
+from bridge_jax.config import ConfigError
+from bridge_jax.interop import torch_export, torch_import
 from bridge_jax.types import Lower
 from tests import tiny
 from tests.interop.test_torch_model import assert_equal, difference, exported, ours, pairs_of, small, torch_inputs
@@ -72,3 +73,17 @@ def test_the_decoder(shared, tmp_path, reads):
     assert len({tuple(row) for row in found.tolist()}) > 1
     _, _, back = torch_import.read(tmp_path / "model")
     assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        (dict(stage=dict(losses=("nlvr2",))), "config.losses.nlvr2: the PyTorch model has no head for statements"),
+        (dict(data=dict(squash=True)), "config.data.squash is True, but the exported processor shows the square"),
+    ],
+)
+def test_what_the_pytorch_model_cannot_do_is_not_exported(sections, says, tmp_path):
+    cfg = tiny.config(**sections)
+    with pytest.raises(ConfigError, match=says):
+        torch_export.write(tmp_path / "out", cfg, {}, None, None, "")
+    assert not (tmp_path / "out").exists()

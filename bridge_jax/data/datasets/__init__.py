@@ -17,18 +17,24 @@ from bridge_jax import config
 VOCABULARY = "tokenizer.json"  # stored beside the records by a data set that trains its own
 SKIPPED = "skipped_images.txt"  # stored beside the records when images or captions were broken
 SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memory while it is written
-_SHARED = ("karpathy",)  # modules here that are no data set
+_SHARED = ("karpathy", "statements")  # modules here that are no data set
 
 
-def features(*, questions: bool = False) -> tfds.features.FeaturesDict:
-    """Return the record that all data sets share, and the questions of those that have some.
+def features(*, questions: bool = False, statements: bool = False, pairs: bool = False) -> tfds.features.FeaturesDict:
+    """Return the record that all data sets share, and what only some have.
 
     `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
     `caption_kinds` says of each "caption" (written by people), "description", "relation" or "converse" (shapes).
-    `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos. `questions` are
-    JSON of `questions.Question`.
+    `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos. `questions` and
+    `statements` are JSON of `questions.Question`. `second_image` is another file's bytes, of which the statements speak
+    too; captions and questions never do.
     """
-    asked = {"questions": tfds.features.Sequence(tfds.features.Text())} if questions else {}
+    own = {
+        name: tfds.features.Sequence(tfds.features.Text())
+        for name, there in (("questions", questions), ("statements", statements))
+        if there
+    }
+    own |= {"second_image": tfds.features.Image(shape=(None, None, 3))} if pairs else {}
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -38,7 +44,7 @@ def features(*, questions: bool = False) -> tfds.features.FeaturesDict:
             "caption_kinds": tfds.features.Sequence(tfds.features.Text()),
             "wrong_captions": tfds.features.Sequence(tfds.features.Text()),
             "scene": tfds.features.Text(),
-            **asked,
+            **own,
         }
     )
 

@@ -31,12 +31,20 @@ _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
 
 class Photo(NamedTuple):
-    """One image of the JSON: its file, its id, its captions (stripped), and the questions where there are some."""
+    """One image of the JSON: its file, its id, its captions (stripped), and what only some data sets have.
+
+    Those are questions, or statements about it, about the `second` image too where there is one.
+    """
 
     path: Path
     image_id: int
     captions: tuple[str, ...]
     questions: tuple[Question, ...] = ()
+    second: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,) if self.second is None else (self.path, self.second)
 
 
 Refuse = Callable[[str], None]  # is told of a fault of the raw folder
@@ -121,6 +129,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     HOMEPAGE: str
     CITATION: str
     QUESTIONS = False  # whether the photos have some
+    STATEMENTS = False  # whether what they have are statements
+    PAIRS = False  # whether a second photo belongs to each
     PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: not known
     SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another that has all its photos too
 
@@ -152,7 +162,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
-            features=datasets.features(questions=self.QUESTIONS),
+            features=datasets.features(questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS),
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
         )
@@ -176,30 +186,38 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         with ThreadPoolExecutor(self._workers) as pool:
             rest, pending = iter(photos), collections.deque()
             for photo in itertools.islice(rest, self._workers * _LOOK_AHEAD):
-                pending.append((photo, pool.submit(_read_image, photo.path)))
+                pending.append((photo, pool.submit(_read_images, photo)))
             while pending:
                 photo, future = pending.popleft()
-                pending.extend((p, pool.submit(_read_image, p.path)) for p in itertools.islice(rest, 1))
-                encoded, fault = future.result()
+                pending.extend((p, pool.submit(_read_images, p)) for p in itertools.islice(rest, 1))
+                encoded, broken, fault = future.result()
                 if fault:
-                    self._skip(photo, fault, 1.0)
+                    self._skip(broken, fault, 1.0)
                 elif (usable := self._usable(photo)).captions or usable.questions:
-                    asked = [question.to_json() for question in usable.questions]
-                    yield photo.image_id, _record(usable, encoded) | ({"questions": asked} if self.QUESTIONS else {})
+                    yield photo.image_id, _record(usable, encoded[0]) | self._own(usable, encoded)
+
+    def _own(self, photo: Photo, encoded: Sequence[bytes]) -> dict[str, Any]:
+        """Return what the records of this data set have besides."""
+        asked = [question.to_json() for question in photo.questions]
+        return (
+            ({"questions": asked} if self.QUESTIONS else {})
+            | ({"statements": asked} if self.STATEMENTS else {})
+            | ({"second_image": encoded[1]} if self.PAIRS else {})
+        )
 
     def _usable(self, photo: Photo) -> Photo:
         said = (*photo.captions, *(question.text for question in photo.questions))
         faults = {caption: text.fault(caption) for caption in said}
         for number, caption in enumerate(said, 1):
             if fault := faults[caption]:
-                self._skip(photo, f"{fault} (the {number}. of {len(said)})", 1 / len(said))
+                self._skip(photo.path, f"{fault} (the {number}. of {len(said)})", 1 / len(said))
         return photo._replace(
             captions=tuple(caption for caption in photo.captions if not faults[caption]),
             questions=tuple(question for question in photo.questions if not faults[question.text]),
         )
 
-    def _skip(self, photo: Photo, fault: str, share: float) -> None:
-        self._broken.append(f"{photo.path}: {fault}")
+    def _skip(self, path: Path, fault: str, share: float) -> None:
+        self._broken.append(f"{path}: {fault}")
         self._share += share
         logging.warning("skipped %s", self._broken[-1])
         if self._share > BROKEN_LIMIT * self._total:
@@ -209,13 +227,17 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             )
 
 
-def _read_image(path: Path) -> tuple[bytes, str]:
-    """Return the file's bytes and an empty string, or what is wrong with it."""
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        return b"", error.strerror or str(error)
-    return encoded, image.fault(encoded)
+def _read_images(photo: Photo) -> tuple[list[bytes], Path, str]:
+    """Return the files' bytes, and the first that something is wrong with and what; an empty string where none is."""
+    encoded = []
+    for path in photo.paths:
+        try:
+            encoded.append(path.read_bytes())
+        except OSError as error:
+            return encoded, path, error.strerror or str(error)
+        if fault := image.fault(encoded[-1]):
+            return encoded, path, fault
+    return encoded, photo.path, ""
 
 
 def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:

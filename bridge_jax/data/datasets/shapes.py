@@ -1,6 +1,7 @@
 """The procedural shapes set as records; what a scene is and which split holds what: `bridge_jax/data/shapes.py`.
 
 Version 1.1.0 adds the questions. Pictures, captions and the ids of the captions' words are those of 1.0.0.
+Version 1.2.0 adds a second picture and the statements about both; all else is that of 1.1.0.
 """
 
 import functools
@@ -10,7 +11,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from bridge_jax.data import datasets, shapes, shapes_questions, text
+from bridge_jax import rng
+from bridge_jax.data import datasets, shapes, shapes_questions, shapes_statements, text
 from bridge_jax.data.questions import save_answers
 
 
@@ -18,18 +20,18 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Draw the scenes, write them split by split and train their vocabulary, one token a word."""
 
     name = "shapes"
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
 
     def __init__(self, *, num_train: int, seed: int, **arguments: Any):
         """Draw all scenes. Raises ConfigError when `num_train` does not fit (see `shapes.splits`)."""
-        self._splits = shapes.splits(num_train, seed)
+        self._splits, self._seed = shapes.splits(num_train, seed), seed
         super().__init__(**arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description="Procedural scenes of coloured shapes; neighbouring records of train and *_relations mirror.",
-            features=datasets.features(questions=True),
+            features=datasets.features(questions=True, statements=True, pairs=True),
         )
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
@@ -41,23 +43,25 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         groups = shapes.Group(1, "small", "red", "circle"), shapes.Group(2, "large", "blue", "square")
         scene = shapes.Scene("horizontal", groups, ((), ()))  # is asked everything that a scene may be asked
         asked = [question.text for question in shapes_questions.questions(scene, 0)]
+        asked += [shapes_statements.text_of(kind, "red", 0) for kind in shapes_statements.KINDS]
         text.train_vocabulary(said, Path(self.data_path) / datasets.VOCABULARY, then=asked)
         save_answers(shapes_questions.ANSWERS, Path(self.data_path))
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
         shards, first_id = {}, 0
         for split, scenes in self._splits.items():
+            pairs = shapes_statements.pairs(scenes, rng.stream_seed(self._seed, f"shapes/statements/{split}"))
             starts = range(0, len(scenes), datasets.SHARD_EXAMPLES)
             shards[split] = [
-                functools.partial(_examples, scenes[start : start + datasets.SHARD_EXAMPLES], first_id + start)
+                functools.partial(_examples, pairs[start : start + datasets.SHARD_EXAMPLES], first_id + start)
                 for start in starts
             ]
             first_id += len(scenes)  # ids are unique over all splits
         return shards
 
 
-def _examples(scenes: Sequence[shapes.Scene], first_id: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    for image_id, scene in enumerate(scenes, first_id):
+def _examples(pairs: Sequence[shapes_statements.Pair], first_id: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    for image_id, (scene, second, claims) in enumerate(pairs, first_id):
         said = shapes.captions(scene)
         yield (
             image_id,
@@ -70,5 +74,7 @@ def _examples(scenes: Sequence[shapes.Scene], first_id: int) -> Iterator[tuple[i
                 "wrong_captions": shapes.wrong_captions(scene),
                 "scene": scene.to_json(),
                 "questions": [asked.to_json() for asked in shapes_questions.questions(scene, image_id)],
+                "second_image": shapes.render(second),
+                "statements": [asked.to_json() for asked in shapes_statements.as_questions(claims, image_id)],
             },
         )

@@ -151,24 +151,28 @@ class BridgeModel(PreTrainedModel):
         `input_ids` [B,L] are those of an empty text, whose two tokens frame a caption. `num_beams` and
         `length_penalty` are those of the config where they are not given.
         """
-        memory = self._memory(pixel_values, input_ids, attention_mask)
+        decoder, memory = self._decoder(), self._memory(pixel_values, input_ids, attention_mask)
         last = _mask(input_ids, attention_mask)[0].sum() - 1
         beams = self.config.caption_decoder["beams"] if num_beams is None else num_beams
         penalty = self.config.caption_decoder["length_penalty"] if length_penalty is None else length_penalty
-        return self.decoder.beam(memory, int(input_ids[0, 0]), int(input_ids[0, last]), beams, penalty)
+        return decoder.beam(memory, int(input_ids[0, 0]), int(input_ids[0, last]), beams, penalty)
 
     def caption_logits(self, pixel_values, input_ids, attention_mask, caption_ids):
         """Score every next word of captions [B,T] of the pictures: [B,T,vocabulary]. `input_ids` as for `generate`."""
-        return self.decoder(caption_ids, self._memory(pixel_values, input_ids, attention_mask))[0]
+        return self._decoder()(caption_ids, self._memory(pixel_values, input_ids, attention_mask))[0]
 
-    def _memory(self, pixel_values, input_ids, attention_mask):
+    def _decoder(self):
         if self.decoder is None:
             raise ValueError("this checkpoint was trained without the caption loss and has no decoder")
-        image = self._lower_image(pixel_values)
+        return self.decoder
+
+    def _memory(self, pixel_values, input_ids, attention_mask):
+        decoder, image = self._decoder(), self._lower_image(pixel_values)
         if self.config.caption_decoder["reads"] == "image":
-            return self.decoder.read(self._finish_image(image))
+            return decoder.read(self._finish_image(image))
         mask = _mask(input_ids, attention_mask)
-        return self.decoder.read(*self._fused(image, self._lower_text(input_ids, mask), mask)[3:], mask)
+        fused = self._fused(image, self._lower_text(input_ids, mask), mask)
+        return decoder.read(fused[3], (fused[4], mask))
 
     def masked_token_logits(self, pixel_values, input_ids, attention_mask=None):
         """Predict the words behind [MASK] with the picture's help: [B,T,vocabulary]."""

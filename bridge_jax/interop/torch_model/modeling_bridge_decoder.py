@@ -3,6 +3,8 @@
 Shapes: B rows, T words, L states of the encoders, W the decoder's width, N heads, V words of the vocabulary.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -52,6 +54,10 @@ class Block(nn.Module):
         self.self_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(width, NORM_EPS) for _ in range(3))
         self.mlp, self.dropout = Mlp(width, config["mlp_width"]), nn.Dropout(config["dropout"])
 
+    def keys(self, states):
+        """Keys and values of the encoders' states."""
+        return self.cross_attention.keys(states)
+
     def forward(self, x, memory, memory_mask, before=None):
         """Words x [B,T,W] after those whose keys and values are `before`; returns them and all keys and values."""
         y = self.self_norm(x)
@@ -72,18 +78,19 @@ class Decoder(nn.Module):
         super().__init__()
         width = config["width"]
         self.image = nn.Linear(image_width, width)
-        self.text = nn.Linear(text_width, width) if config["reads"] == "fused" else None
+        if config["reads"] == "fused":
+            self.text = nn.Linear(text_width, width)
         self.word, self.position = nn.Embedding(vocab_size, width), nn.Embedding(length, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config["layers"]))
         self.norm, self.bias = nn.LayerNorm(width, NORM_EPS), nn.Parameter(torch.zeros(vocab_size))
         self.dropout = nn.Dropout(config["dropout"])
 
-    def read(self, image, text=None, text_mask=None):
-        """What the blocks attend to: keys and values of each, and which of the states count."""
+    def read(self, image, text=None):
+        """What the blocks attend to: keys and values of each, and which of the states count. `text`: states, mask."""
         states, mask = self.image(image), image.new_ones(image.shape[:2], dtype=torch.bool)
         if text is not None:
-            states, mask = torch.cat([states, self.text(text)], 1), torch.cat([mask, text_mask], 1)
-        return [block.cross_attention.keys(states) for block in self.blocks], mask
+            states, mask = torch.cat([states, self.text(text[0])], 1), torch.cat([mask, text[1]], 1)
+        return [cast(Block, block).keys(states) for block in self.blocks], mask
 
     def forward(self, ids, memory, cache=None):
         """Logits [B,T,V] of the word after each of `ids` [B,T], and the cache with theirs."""

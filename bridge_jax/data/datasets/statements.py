@@ -1,0 +1,92 @@
+"""Read a data set of statements that are true or false of pictures: JSON lines, one statement each (NLVR2, NLVR).
+
+A line has `identifier`, `sentence` and `label`, which is true or false in any letters; where it lies and of which
+pictures it speaks, a subclass says. A record holds the pictures and all that is stated about them, in the order of the
+file, with the identifier as its name and, as its sentence, what statements share that say the same of other pictures.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from bridge_jax.data.datasets import karpathy
+from bridge_jax.data.datasets.karpathy import Photo, Refuse
+from bridge_jax.data.questions import JUDGEMENTS, Question
+
+TRAIN = "train"
+
+
+class Place(NamedTuple):
+    """Of which pictures a statement speaks, and what it shares with those that say the same."""
+
+    paths: tuple[Path, ...]
+    sentence: str
+
+
+class Builder(karpathy.Builder, skip_registration=True):
+    """Write the pictures of statements. A subclass says which files there are and what a line of them means."""
+
+    STATEMENTS = True
+    FILES: ClassVar[Mapping[str, tuple[str, ...]]]  # split -> file names, the first that exists is used
+
+    @classmethod
+    def place(cls, raw: Path, split: str, entry: Mapping[str, Any]) -> Place:
+        """Return where a line belongs. Raises ValueError, KeyError or TypeError for one that cannot be read."""
+        raise NotImplementedError
+
+    def read(self, raw: Path) -> dict[str, list[Photo]]:
+        """Return split -> pictures with their statements. Raises ConfigError for the first fault."""
+        return self.survey(raw, karpathy.at_once)
+
+    @classmethod
+    def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
+        """Return the same, and tell `refuse` of what is wrong: a line that cannot be read, a label that is none."""
+        photos, image_ids, ids = {}, itertools.count(), itertools.count()
+        for split, names in cls.FILES.items():
+            path = next((raw / name for name in names if (raw / name).is_file()), None)
+            if path is not None:
+                photos[split] = cls._pictures(raw, path, split, image_ids, ids, refuse)
+                karpathy.check({split: photos[split]}, path, refuse)
+        if TRAIN not in photos:
+            refuse(f"--raw_dir: no {' or '.join(cls.FILES[TRAIN])} in {raw}; fetch it from {cls.HOMEPAGE}")
+        return photos
+
+    @classmethod
+    def _pictures(
+        cls, raw: Path, path: Path, split: str, image_ids: Iterator[int], ids: Iterator[int], refuse: Refuse
+    ) -> list[Photo]:
+        """Return the pictures of a file in the order in which its lines name them."""
+        stated: dict[tuple[Path, ...], list[Question]] = {}
+        known: set[str] = set()
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                name, said = str(entry["identifier"]), entry["sentence"].strip()
+                place = cls.place(raw, split, entry)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                expected = "expected JSON with an identifier and a sentence"
+                refuse(f"{path}: line {number} is no statement: {expected} ({error!r})")
+                continue
+            if name in known:
+                refuse(f"{path}: line {number}: the identifier {name} is used twice; identifiers must be unique")
+            known.add(name)
+            answers = cls._answers(entry, split, f"{path}: line {number} ({name})", refuse)
+            statement = Question(next(ids), said, "statement", answers, name, place.sentence)
+            stated.setdefault(place.paths, []).append(statement)
+        return [Photo(paths[0], next(image_ids), (), tuple(found), *paths[1:]) for paths, found in stated.items()]
+
+    @classmethod
+    def _answers(cls, entry: Mapping[str, Any], split: str, where: str, refuse: Refuse) -> tuple[str, ...]:
+        """Return the judgement as the only answer, or none, which all splits but train may have."""
+        label = entry.get("label")
+        if label is None and split != TRAIN:
+            return ()
+        if str(label).lower() not in JUDGEMENTS:
+            said = "has no label" if label is None else f"has the label {label!r}"
+            refuse(f"{where} {said}; expected True or False")
+            return ()
+        return (str(label).lower(),)
