@@ -1,0 +1,89 @@
+"""Benchmark the decoder's cache: python -m tools.bench_decode --config=configs/shapes.py:task=caption
+
+Prints, measured in one process on this machine with random parameters: how long beam search over a batch of pictures
+takes with the keys and values of the words before kept, and how long where every word is computed again for each next
+one, in turn; that both write the same captions; and how often each was compiled. Run it with nothing else on the
+machine.
+"""
+
+import statistics
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from bridge_jax import command_line, decode
+from bridge_jax import config as configs
+from bridge_jax.models.decoder import Decoder
+
+_CONFIG = command_line.define_config()
+_PICTURES = flags.DEFINE_integer("pictures", 8, "Pictures that are captioned at once.", lower_bound=1)
+_BEAMS = flags.DEFINE_integer("beams", 32, "Beams of each.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Searches of each kind that are timed; the median counts.", lower_bound=1)
+_SHARPNESS = 4.0  # what random logits are multiplied by, so that words differ
+_console = Console(soft_wrap=True, highlight=False)
+
+
+def searches(cfg: configs.Config, pictures: int, beams: int) -> dict[str, Any]:
+    """Return the compiled searches of random pictures' captions, with the cache and without."""
+    assert cfg.decoder is not None
+    module = Decoder(cfg.decoder, cfg.text.vocab_size, cfg.text.length, jnp.dtype(cfg.compute_dtype))
+    frame = decode.Frame(start=0, end=1, pad=2, length=cfg.text.length)
+    tokens = (cfg.vision.image_px // cfg.vision.patch_px) ** 2 + 1
+    image = jnp.float32(np.random.default_rng(0).normal(size=(pictures, tokens, cfg.vision.width)))
+
+    def touch(m: Decoder) -> Any:
+        return m(jnp.zeros((pictures, frame.length), int), m.read(image))
+
+    params: Any = nn.init(touch, module)(jax.random.key(0))
+    params["params"]["word"]["embedding"] *= _SHARPNESS / 0.02
+    memory = nn.apply(lambda m: m.read(image), module)(params)
+
+    def cached(ids_R: jax.Array, position: jax.Array, cache: Any) -> Any:
+        return module.apply(params, ids_R, position, cache, memory, method="step")
+
+    def again(ids_R: jax.Array, position: jax.Array, words_RT: jax.Array) -> Any:
+        words_RT = words_RT.at[:, position].set(ids_R)
+        wide = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), memory)
+        logits: Any = module.apply(params, words_RT, wide)
+        return logits[:, position], words_RT
+
+    def search(next_logits: decode.NextLogits, cache: Any) -> Any:
+        return jax.jit(lambda: decode.beam(next_logits, cache, pictures, beams, frame, 0.7)[0])
+
+    empty: Any = module.apply(params, pictures * beams, method="empty_cache")
+    words = jnp.zeros((pictures * beams, frame.length), jnp.int32)
+    return {"cached": search(cached, empty), "again": search(again, words)}
+
+
+def main(argv: list[str]) -> None:
+    """Time the two searches in turn and print how they compare."""
+    del argv
+    cfg, pictures, beams = command_line.read_config(_CONFIG), _PICTURES.value, _BEAMS.value
+    if cfg.decoder is None:
+        raise configs.ConfigError("config.decoder is missing: choose a config that writes captions")
+    found = searches(cfg, pictures, beams)
+    written = {name: np.asarray(search()) for name, search in found.items()}  # compiles
+    times: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(_ROUNDS.value):
+        for name, search in found.items():
+            started = time.perf_counter()
+            search().block_until_ready()
+            times[name].append(time.perf_counter() - started)
+    cached, again = (statistics.median(times[name]) for name in ("cached", "again"))
+    same = np.array_equal(written["cached"], written["again"])
+    compiled = [search._cache_size() for search in found.values()]
+    _console.print(
+        f"{pictures} pictures, {beams} beams, {cfg.text.length} words: {1000 * cached:.0f} ms with the cache"
+    )
+    _console.print(f"every word anew: {1000 * again:.0f} ms, {again / cached:.1f} times as long")
+    _console.print(f"the same captions: {'yes' if same else 'no'}; compiled {compiled[0]} and {compiled[1]} times")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
