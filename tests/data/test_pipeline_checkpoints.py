@@ -70,6 +70,7 @@ def cached(crops: int, length: int) -> lower_cache.LowerCache:
         image=draw.normal(size=(PHOTOS, crops, 3, 4)).astype(np.float16),
         text=draw.normal(size=(2 * PHOTOS, length, 4)).astype(np.float16),
         text_mask=np.ones((2 * PHOTOS, length), bool),
+        ids=None,
         captions=np.arange(2 * PHOTOS).reshape(PHOTOS, 2),
         first=2 * np.arange(PHOTOS),
         image_ids=np.arange(PHOTOS, dtype=np.int32),
