@@ -96,6 +96,7 @@ class Data:
     """What is read and how a picture and a caption become a training example."""
 
     dataset: str  # module of bridge_jax/data/datasets
+    mixture: tuple[tuple[str, float], ...]  # data sets to train on, each with its share; empty: `dataset` alone
     data_dir: str  # where tools.prepare_data wrote it
     train_split: str
     eval_split: str
@@ -198,6 +199,15 @@ class Nlvr2:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Mlm:
+    """Accuracy of the words that the mlm head puts in the place of masked ones."""
+
+    batch_size: int
+    splits: tuple[str, ...]  # what the table at the end covers; it never chooses a checkpoint
+    bootstrap_samples: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evals:
     """The evaluators of a run, each the module of bridge_jax/evals of that name. One that a config leaves out is None.
 
@@ -208,6 +218,7 @@ class Evals:
     retrieval: Retrieval | None
     vqa: Vqa | None
     caption: Caption | None
+    mlm: Mlm | None
     nlvr2: Nlvr2 | None
 
 
@@ -294,7 +305,7 @@ def evaluators(cfg: Config) -> list[str]:
 
 def watcher(stage: Stage) -> str:
     """Return the evaluator by which the best checkpoint of a stage is chosen."""
-    tasks = [field.name for field in dataclasses.fields(Evals) if field.name in stage.losses]
+    tasks = [field.name for field in dataclasses.fields(Evals) if field.name in stage.losses and field.name != "mlm"]
     return tasks[0] if tasks else "retrieval"
 
 
@@ -345,6 +356,7 @@ def check(cfg: Config) -> None:
             (f"evals.{name}.{key}", getattr(evaluator(cfg, name), key))
             for name in evaluators(cfg)
             for key in ("batch_size", "every_steps")
+            if hasattr(evaluator(cfg, name), key)
         ),
         ("checkpoint.every_steps", cfg.checkpoint.every_steps),
         ("log_every_steps", cfg.log_every_steps),
@@ -388,6 +400,10 @@ def _check_tasks(cfg: Config) -> None:
         + ": give both or neither (see common.decoder)",
     )
     require(
+        cfg.evals.mlm is None or "mlm" in cfg.losses,
+        "config.evals.mlm needs the head that config.losses.mlm trains: add that loss, or leave the evaluator out",
+    )
+    require(
         cfg.evals.caption is None or cfg.decoder is not None,
         "config.evals.caption needs config.decoder, which writes captions: add it, or leave the evaluator out",
     )
@@ -421,6 +437,11 @@ def _check_stage(cfg: Config, name: str) -> None:
         stage.microbatches > 0 and stage.batch_size % (stage.microbatches * (cfg.mining.group or 1)) == 0,
         f"{key}.batch_size {stage.batch_size} is not a multiple of microbatches {stage.microbatches}"
         + (f" x config.mining.group {cfg.mining.group}" if cfg.mining.group else ""),
+    )
+    require(
+        not cfg.data.mixture or (stage.group_examples == 1 and not stage.cached_crops),
+        f"{key}: with config.data.mixture a row's neighbours are of other data sets, and there is no cache: set "
+        "group_examples=1 and cached_crops=0",
     )
     require(
         getattr(cfg.evals, watcher(stage)) is not None,

@@ -47,7 +47,7 @@ def _from_3(config: dict[str, Any]) -> None:
 
 
 def _from_4(config: dict[str, Any]) -> None:
-    _fill(config, {"data.squash": False})
+    _fill(config, {"data.squash": False, "data.mixture": []})
 
 
 _FIRST = 2

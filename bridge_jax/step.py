@@ -61,6 +61,7 @@ class Predict:
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
     fused: Any  # params, Lower -> (similarity [B], itm_logit [B]) of the pairs
     answers: Any  # params, Lower -> logits [B,A] of the answers to the questions, which are the texts
+    masked_words: Any  # params, Lower of masked texts -> the likeliest word in every place, ids [B,T]
     captions: Any  # decode.Frame -> (params, Lower, row numbers int32 [B] -> ids [B,T]), as config.evals.caption says
     statements: Any  # params, Lower -> logits [B] that the statements, which are the texts, are true of their pictures
 
@@ -178,6 +179,9 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
     def answers(model: BridgeModel, lower: Lower) -> Array:
         return model.answers(model.fused(lower), lower.text_mask)
 
+    def masked_words(model: BridgeModel, lower: Lower) -> Array:
+        return model.heads.mlm(model.fused(lower).text_states).argmax(axis=-1)
+
     def captions(frame: decode.Frame) -> Any:
         settings: Any = evaluator(cfg, "caption")
         return method(lambda m, lower, rows: decode.captions(m, lower, rows, frame, settings))
@@ -194,6 +198,7 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
         fused=method(fused),
         answers=method(answers),
+        masked_words=method(masked_words),
         captions=captions,
         statements=method(statements),
     )

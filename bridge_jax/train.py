@@ -46,7 +46,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     workdir_lock.refuse_if_taken(stop.outcome.folder)
     mesh = sharding.make_mesh(cfg.mesh)
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
-    records = pipeline.open_split(cfg.data, cfg.data.train_split)
+    records = pipeline.open_training(cfg.data)
     text.load(cfg.data, cfg.text)
     evals.check(cfg)
     plans = [

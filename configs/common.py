@@ -125,6 +125,7 @@ def base() -> ml_collections.ConfigDict:
     )
     config.data = dict(
         dataset="",
+        mixture=(),
         data_dir="data",
         train_split="train",
         eval_split="val",
@@ -226,6 +227,12 @@ def caption(**changes) -> ml_collections.ConfigDict:
         nucleus_mass=0.9,
         temperature=1.0,
     )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def mlm(**changes) -> ml_collections.ConfigDict:
+    """Return the evaluator of masked words."""
+    settings = dict(batch_size=128, splits=("val",), bootstrap_samples=1000)
     return ml_collections.ConfigDict(settings | changes)
 
 

@@ -8,7 +8,9 @@ The random operations come first, keyed by the global position; the host's share
 four hosts therefore see the same examples, equally augmented, in the same global order. grain lives here alone.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +21,17 @@ from absl import flags
 from bridge_jax import config, rng, types
 from bridge_jax.data import answers, image, masking, questions, text
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
-from bridge_jax.data.records import Record, asked, drawn_captions, open_split, pictures, readable, texts
+from bridge_jax.data.records import (
+    Joined,
+    Record,
+    asked,
+    drawn_captions,
+    open_split,
+    open_training,
+    pictures,
+    readable,
+    texts,
+)
 
 MakeExample = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
 
@@ -91,6 +103,17 @@ class _GroupShuffle:
         return rank * self._group + position % self._group
 
 
+def _mixed(records: Joined, shares: Sequence[float], seed: int) -> grain.MapDataset:
+    """Return the endless order of record indices: each data set as often as its share says, shuffled by itself."""
+    orders, first = [], 0
+    for which, size in enumerate(records.sizes):
+        shuffle = _GroupShuffle(size, 1, seed + which)
+        order = grain.MapDataset.range(size).map_with_index(shuffle)
+        orders.append(order.map(functools.partial(operator.add, first)).repeat())
+        first += size
+    return grain.MapDataset.mix(orders, shares)
+
+
 class _HostRows(grain.MapDataset):
     """The rows of every global batch that one host feeds (sharding.host_rows)."""
 
@@ -131,7 +154,7 @@ def train(
     Raises ConfigError when the groups do not divide the split.
     """
     rows = range(stage.batch_size) if rows is None else rows
-    records = open_split(cfg.data, cfg.data.train_split) if records is None else records
+    records = open_training(cfg.data) if records is None else records
     count, group = len(records), stage.group_examples
     if group < 1 or count % group or not count:
         raise config.ConfigError(
@@ -139,9 +162,12 @@ def train(
         )
     make = Examples(cfg, stage, records) if make_example is None else make_example
     shuffle_seed = rng.stream_seed(cfg.seed, f"{seed_stream}/shuffle")
-    ds = grain.MapDataset.range(count).map_with_index(_GroupShuffle(count // group, group, shuffle_seed))
+    if isinstance(records, Joined):
+        ds = _mixed(records, [share for _, share in cfg.data.mixture], shuffle_seed)
+    else:
+        ds = grain.MapDataset.range(count).map_with_index(_GroupShuffle(count // group, group, shuffle_seed))
     ds = ds.random_map(Replacing(make, count), seed=rng.stream_seed(cfg.seed, f"{seed_stream}/examples"))
-    ds = _HostRows(ds.repeat(), stage.batch_size, rows)
+    ds = _HostRows(ds if isinstance(records, Joined) else ds.repeat(), stage.batch_size, rows)
     return ds.batch(len(rows), drop_remainder=True, batch_fn=_to_batch)
 
 

@@ -1,6 +1,9 @@
 """The records of a prepared data set, read by index."""
 
+import bisect
+import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,27 @@ class Split(Sequence[Record]):
         return record
 
 
+class Joined(Sequence[Record]):
+    """The records of several data sets, one set after the other; `sizes` says how many each has.
+
+    Two data sets may number their pictures alike, so here picture i of the k-th of K sets has the id i K + k.
+    """
+
+    def __init__(self, splits: Sequence[Sequence[Record]]):
+        self._splits, self.sizes = splits, tuple(map(len, splits))
+        self._ends = list(itertools.accumulate(self.sizes))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        which = bisect.bisect_right(self._ends, int(index))
+        record = self._splits[which][int(index) - self._ends[which] + self.sizes[which]]
+        return {**record, "image_id": record["image_id"] * len(self.sizes) + which}
+
+
 def readable(records: Sequence[Record]) -> Iterator[Record | None]:
     """Yield every record in order, None in place of a damaged one."""
     for index in range(len(records)):
@@ -65,6 +89,13 @@ def open_split(data: config.Data, split: str) -> Split:
     Raises ConfigError when the data set is not prepared (naming the command to run) or has no such split.
     """
     return _records(_builder(data, split), split)
+
+
+def open_training(data: config.Data) -> Split | Joined:
+    """Return the records to train on: those of `data.mixture`, or of `data.dataset`. Raises ConfigError as above."""
+    if not data.mixture:
+        return open_split(data, data.train_split)
+    return Joined([open_split(dataclasses.replace(data, dataset=name), data.train_split) for name, _ in data.mixture])
 
 
 def open_splits(folder: Path) -> dict[str, Split]:

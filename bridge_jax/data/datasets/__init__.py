@@ -17,7 +17,7 @@ from bridge_jax import config
 VOCABULARY = "tokenizer.json"  # stored beside the records by a data set that trains its own
 SKIPPED = "skipped_images.txt"  # stored beside the records when images or captions were broken
 SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memory while it is written
-_SHARED = ("karpathy", "statements")  # modules here that are no data set
+_SHARED = ("karpathy", "pairs", "statements")  # modules here that are no data set
 
 
 def features(*, questions: bool = False, statements: bool = False, pairs: bool = False) -> tfds.features.FeaturesDict:

@@ -1,0 +1,146 @@
+"""Read pictures with captions as people collect them from the web: webdataset tars, or a folder with a list.
+
+    *.tar            a picture and what is named like it: 000001.jpg and 000001.txt (or 000001.json with `caption`)
+    captions.jsonl   a line a caption: {"image": "path in the folder", "caption": "..."}
+    captions.csv     the same with a header, or .tsv
+
+All of it is one split, `train`. Nothing is unpacked: a tar is read where it lies.
+"""
+
+import collections
+import csv
+import dataclasses
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bridge_jax.config import ConfigError
+from bridge_jax.data.datasets import karpathy
+from bridge_jax.data.datasets.karpathy import Photo, Refuse
+
+LISTS = ("captions.jsonl", "captions.csv", "captions.tsv")
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A picture in a tar, where a photo has the path of its file."""
+
+    tar: Path
+    inside: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.tar.name}/{self.inside}"
+
+    @property
+    def parent(self) -> Path:
+        return self.tar.parent
+
+    def read_bytes(self) -> bytes:
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def __str__(self) -> str:
+        return f"{self.tar}/{self.inside}"
+
+
+class Builder(karpathy.Builder, skip_registration=True):
+    """A subclass says how the collection is called."""
+
+    @classmethod
+    def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
+        """Return the pictures of all tars, or of the list. Raises ConfigError where there is neither."""
+        tars, lists = sorted(raw.glob("*.tar")), [raw / name for name in LISTS if (raw / name).is_file()]
+        if len(lists) + bool(tars) != 1:
+            found = ", ".join(path.name for path in lists + tars[:1]) or "neither"
+            raise ConfigError(f"--raw_dir: expected *.tar or one of {', '.join(LISTS)} in {raw}, found {found}")
+        said: dict[Any, list[str]] = collections.defaultdict(list)
+        for path, caption in of_tars(tars, refuse) if tars else of_list(lists[0], refuse):
+            said[path].append(caption.strip())
+        photos = [Photo(path, number, tuple(captions)) for number, (path, captions) in enumerate(said.items())]
+        karpathy.check({"train": photos}, tars[0] if tars else lists[0], refuse)
+        return {"train": photos}
+
+    def read(self, raw: Path) -> dict[str, list[Photo]]:
+        """Return the same. Raises ConfigError for the first fault."""
+        return self.survey(raw, karpathy.at_once)
+
+
+def of_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str]]:
+    """Yield picture and caption of every line."""
+    for number, row in enumerate(_rows(file, refuse), 1):
+        image, caption = (row.get(key) for key in ("image", "caption"))
+        if not isinstance(image, str) or not isinstance(caption, str):
+            refuse(f"{file}, row {number}: expected `image` and `caption`, got {', '.join(map(str, row)) or 'nothing'}")
+        elif _leaves(image):
+            refuse(f"{file}, row {number}: {image!r} leaves the folder; expected a path inside {file.parent}")
+        else:
+            yield file.parent / image, caption
+
+
+def _rows(file: Path, refuse: Refuse) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        if file.suffix != ".jsonl":
+            yield from csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
+            return
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError as error:
+                refuse(f"{file}, line {number}: expected JSON ({error})")
+                continue
+            yield row if isinstance(row, dict) else {}
+
+
+def of_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str]]:
+    """Yield picture and caption of every sample."""
+    for tar in tars:
+        pictures: dict[str, Member] = {}
+        captions: dict[str, str] = {}
+        try:
+            with tarfile.open(tar) as archive:
+                for entry in archive:
+                    if _leaves(entry.name) or not (entry.isfile() or entry.isdir()):
+                        refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
+                    elif entry.isfile():
+                        _sort(tar, archive, entry, pictures, captions)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            refuse(f"{tar}: not a whole tar archive ({error}); fetch it again")
+        for key in sorted(pictures.keys() ^ captions.keys()):
+            refuse(f"{tar}: sample {key!r} has no {'caption' if key in pictures else 'picture'}")
+        yield from ((pictures[key], captions[key]) for key in pictures.keys() & captions.keys())
+
+
+def _sort(
+    tar: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo, pictures: dict[str, Member], captions: dict[str, str]
+) -> None:
+    path = PurePosixPath(entry.name)
+    key, kind = str(path.parent / path.name.partition(".")[0]), path.suffix.lower()
+    if kind in _PICTURES:
+        pictures[key] = Member(tar, entry.name, entry.offset_data, entry.size)
+    elif kind in (".txt", ".json"):
+        file = archive.extractfile(entry)
+        text = file.read().decode(errors="replace") if file else ""
+        if kind == ".txt":
+            captions[key] = text
+        else:
+            captions.setdefault(key, _caption_of(text))
+
+
+def _caption_of(text: str) -> str:
+    try:
+        found = json.loads(text)
+        return str(found["caption"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _leaves(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts

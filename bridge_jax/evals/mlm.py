@@ -1,0 +1,89 @@
+"""Masked words: how many the mlm head puts back right, with the picture and with another one.
+
+Every caption of a split is masked once, in places that depend on the seed and the caption's number alone. Beside the
+model stands the same with every picture taken from another record: what it gains by looking.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from bridge_jax import rng
+from bridge_jax import step as steps
+from bridge_jax.config import Config, evaluator
+from bridge_jax.data import masking, pipeline, text
+from bridge_jax.evals.asking import derangement
+from bridge_jax.evals.scores import accuracy
+from bridge_jax.types import Lower, Params, Table
+
+Progress = Callable[[str, int, int], None]
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError where the vocabulary has no mask token or there is no such split."""
+    text.load(cfg.data, cfg.text).mask_id  # noqa: B018
+    for split in evaluator(cfg, "mlm").splits:
+        pipeline.open_split(cfg.data, split)
+
+
+class Evaluator:
+    """Put words back. Metrics: `<score>/accuracy` in percent of the masked words, for `mlm` and `shuffled`."""
+
+    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
+        del lower_frozen  # too many states to keep
+        self._cfg, self._predict, self._settings = cfg, predict, evaluator(cfg, "mlm")
+        self._tokenizer = text.load(cfg.data, cfg.text)
+
+    def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
+        """Return every metric of `split`."""
+        count = len(pipeline.open_split(self._cfg.data, split))
+        others = derangement(count, rng.stream_seed(self._cfg.seed, f"mlm/{split}"))
+        metrics = {}
+        for name, pictures in (("mlm", np.arange(count)), ("shuffled", others)):
+            hits, records = self._hits(params, split, pictures, progress)
+            found = accuracy.mean(hits, records, self._settings.bootstrap_samples, self._cfg.seed)
+            metrics |= {f"{name}/{key}": value for key, value in found.items()}
+        return metrics | {"mlm/words": float(len(hits))}
+
+    def _hits(
+        self, params: Params, split: str, pictures: Sequence[int] | np.ndarray, progress: Progress
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return for every masked word whether it was put back (0 or 1), and the record that it is of."""
+        records, size = pipeline.open_split(self._cfg.data, split), self._settings.batch_size
+        seed, fraction = rng.stream_seed(self._cfg.seed, f"mlm/{split}/masks"), self._cfg.data.mask_text_fraction
+        hits, of_records, first = [], [], 0
+        order = [int(picture) for picture in pictures]
+        for images, _, valid in pipeline.images(self._cfg, split, size, self._predict.rows, order):
+            states = np.asarray(self._predict.lower_image(params, images))
+            captions = [
+                (row, number, said)
+                for row in range(int(valid.sum()))
+                for number, said in enumerate(records[first + row]["captions"])
+            ]
+            for start in range(0, len(captions), size):
+                part = captions[start : start + size]
+                ids, mask = self._tokenizer.encode([said for *_, said in part + part[-1:] * (size - len(part))])
+                masked, chosen = ids.copy(), np.zeros(ids.shape, bool)
+                for place, (row, number, _) in enumerate(part):
+                    generator = np.random.default_rng((seed, first + row, number))
+                    masked[place], chosen[place] = masking.mask_tokens(
+                        ids[place], mask[place], self._tokenizer, fraction, generator
+                    )
+                rows = [row for row, *_ in part] + [part[-1][0]] * (size - len(part))
+                lower_text = np.asarray(self._predict.lower_text(params, masked, mask))
+                lower = Lower(image=states[rows], text=lower_text, text_mask=mask)
+                hits.append((np.asarray(self._predict.masked_words(params, lower)) == ids)[chosen])
+                of_records.append(np.repeat(first + np.array(rows), chosen.sum(axis=1)))
+            first += size
+            progress("pictures", min(first, len(order)), len(order))
+        return np.concatenate(hits).astype(np.float64), np.concatenate(of_records)
+
+
+def table(metrics: Mapping[str, float]) -> Table:
+    """Return the accuracy with its 95 % interval, beside that with the pictures of other records."""
+    cells = []
+    for score in ("mlm", "shuffled"):
+        value, low, high = (metrics[f"{score}/accuracy{end}"] for end in ("", "_low", "_high"))
+        cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
+    columns = ("masked words", "accuracy [95 %]", "picture shuffled [95 %]")
+    return Table(columns, labels=0, rows=[(f"{metrics['mlm/words']:.0f}", *cells)])

@@ -1,0 +1,45 @@
+"""Pre-training on COCO and Conceptual Captions 3M and 12M, from ViT-B/16 and BERT-base: stages A and B.
+
+    python -m tools.prepare_data --dataset=cc3m --raw_dir=DIR --data_dir=data
+    python -m tools.prepare_data --dataset=cc12m --raw_dir=DIR --data_dir=data
+    python -m bridge_jax.main --config=configs/pretrain.py --workdir=runs/pretrain
+    python -m bridge_jax.main --config=configs/coco.py --workdir=runs/coco --config.init_from=runs/pretrain
+
+`DIR` holds the tars of img2dataset, or a folder of pictures with `captions.jsonl` (see
+bridge_jax/data/datasets/pairs.py). Each data set is drawn from as often as `config.data.mixture` says, whatever its
+size. Words and patches are masked too. The checkpoint is chosen on COCO's `val`.
+
+The paper (METHOD section 3) does not say for how many epochs it pre-trains: 1 and 4 here, each as many pictures as CC3M
+has.
+"""
+
+import ml_collections
+
+from configs import coco, common
+
+EPOCH_PICTURES = 3_300_000
+BATCH_SIZE = 1024
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = coco.get_config()
+    config.data.mixture = (("coco", 0.2), ("cc3m", 0.3), ("cc12m", 0.5))
+    config.vision.mask_token = True
+    config.losses.mlm = dict(weight=1.0)
+    config.losses.mim = dict(weight=0.1, target="features")
+    config.mining.group = 64
+
+    def stage(epochs: float, **changes) -> ml_collections.ConfigDict:
+        return common.stage(
+            steps=coco.epochs(epochs, EPOCH_PICTURES, BATCH_SIZE),
+            batch_size=BATCH_SIZE,
+            losses=("itc", "fused_itc", "itm", "cycle", "mlm", "mim"),
+            lr_factors=common.lr_factors(new=10.0, scalars=20.0),
+            **changes,
+        )
+
+    config.stages = dict(stabilise=stage(1, learning_rate=1e-4), align=stage(4, learning_rate=5e-5, top_blocks=4))
+    config.stage_order = ("stabilise", "align")
+    config.evals.retrieval.splits = ("val",)
+    config.evals.mlm = common.mlm()
+    return config
