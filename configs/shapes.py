@@ -58,20 +58,26 @@ def retrieval() -> ml_collections.ConfigDict:
 
 
 def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Turn the last stage to questions.
+    """First write and complete captions, then answer questions.
 
-    It learns which colours and sizes a picture holds, and not yet which shape has which: 55.4 % on `test`, relations at
-    chance. Patches of 8 px, three early layers with gates of 0.5 and temperatures of 0.05, no `align`, at twice the
-    rate: 51.7 % on the first 64 pictures of `val` after 900 steps of 64.
+    Which shape has which colour is hardly learned from answers: every stage of retrieval and 1,000 steps of questions
+    gave 55.4 % on `test`, relations at chance. Words of captions teach it: the decoder's the image tower, masked ones
+    the bridge, which puts 99 % back after 1,200 steps. What they taught is soon lost at a high rate: on the first 64
+    pictures of `val`, 700 steps of questions at 2e-4 gave 71.7 % (relations 84.4 %), 800 at 4e-4 63.8 % (50.0 %).
     """
     config = caption(config)
-    config.losses.vqa = dict(weight=1.0, answers=17)
-    config.stages.caption = config.stages.task
-    config.stages.caption.update(steps=1200, losses=("caption", "mlm"))
-    config.losses.mlm = dict(weight=1.0)
+    config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0))
     config.data.mask_text_fraction = 0.4
+    config.stages.caption = config.stages.task
+    config.stages.caption.update(steps=1000, losses=("caption", "mlm"))
     config.stages.task = common.stage(
-        steps=1200, batch_size=64, group_examples=2, losses=("vqa",), train=common.EVERYTHING, learning_rate=1e-3
+        steps=700,
+        batch_size=64,
+        group_examples=2,
+        losses=("vqa",),
+        train=common.EVERYTHING,
+        learning_rate=2e-4,
+        lr_factors=(("heads/vqa/.*", 5.0), (".*", 1.0)),
     )
     config.stage_order = ("caption", "task")
     config.evals.caption.update(splits=(), search="greedy", select_images=64)
