@@ -91,6 +91,11 @@ class BridgeModel(PreTrainedModel):
             )
         self.post_init()
 
+    @classmethod
+    def can_generate(cls) -> bool:
+        """No: `generate` is our own search, and transformers' settings of its own are not for it."""
+        return False
+
     def get_image_features(self, pixel_values):
         """Embed pictures [B,3,H,W] alone: [B,E]."""
         return self._embed_image(self._lower_image(pixel_values))
