@@ -69,7 +69,7 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0))
     config.data.mask_text_fraction = 0.4
     config.stages.caption = config.stages.task
-    config.stages.caption.update(steps=1000, losses=("caption", "mlm"))
+    config.stages.caption.update(steps=1200, losses=("caption", "mlm"))
     config.stages.task = common.stage(
         steps=700,
         batch_size=64,

@@ -5,8 +5,8 @@ Run, shrunken: `tools.prepare_data` and `tools.doctor` on hand-made raw folders,
 `tools.export_onnx` of that and the way back, and between them the script for PyTorch users.
 Parsed by the program's own flag definitions, with the config loaded and checked: the photo experiments'
 `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py, and `tools.plan` in
-tests/test_planner.py. Checked against the config:
-`hf download` and `tools.import_hf` of a tower, which need the network. Checked for syntax: `launch/*.sh`.
+tests/test_planner.py. Checked against the config: `hf download` and `tools.import_hf` of a tower, which need the
+network. Checked for syntax: `launch/*.sh`.
 """
 
 import ast
@@ -26,6 +26,7 @@ from PIL import Image
 from bridge_jax import config
 from bridge_jax.checkpoint import Checkpoints
 from configs import caption, coco, flickr8k, flickr30k, nlvr, nlvr2, pretrain, shapes, vqav2
+from tests.data.test_pairs import shard, tar
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -67,6 +68,10 @@ def of(*start):
     return [words for words in commands() if words[: len(start)] == list(start)]
 
 
+def prepares(*datasets):
+    return [words for words in of("python", "-m", "tools.prepare_data") if given(words, "dataset") in datasets]
+
+
 def name_of(words):
     return " ".join(words)
 
@@ -82,11 +87,9 @@ def run(words):
 
 
 def test_every_command_is_of_a_kind_that_is_tested_here():
-    kinds = [("bash",), ("hf", "download"), ("python", "-m", "tools.prepare_data"), ("python", "-m", "bridge_jax.main"),
-             ("python", "-m", "tools.evaluate"), ("python", "-m", "tools.import_hf"),
-             ("python", "-m", "tools.export_pytorch"), ("python", "-m", "tools.export_stablehlo"),
-             ("python", "-m", "tools.export_onnx"), ("python", "-m", "tools.plan"),
-             ("python", "-m", "tools.doctor")]  # fmt: skip
+    tools = ("prepare_data", "evaluate", "import_hf", "export_pytorch", "export_stablehlo", "export_onnx")
+    programs = [("python", "-m", f"tools.{name}") for name in (*tools, "plan", "doctor")]
+    kinds = [("bash",), ("hf", "download"), ("python", "-m", "bridge_jax.main"), *programs]
     assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []
     assert all(of(*kind) for kind in kinds)
 
@@ -119,9 +122,7 @@ def test_imports_are_of_a_tower_that_a_config_uses(words):
     assert words[3] in {config.parse(module.get_config()).vision.pretrained for module in CONFIGS.values()}
 
 
-@pytest.mark.parametrize(
-    "words", [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") in IMAGES], ids=name_of
-)
+@pytest.mark.parametrize("words", prepares(*IMAGES), ids=name_of)
 def test_photos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     changed = photos_for(words, tmp_path)
     assert run([sys.executable, *changed[1:]]).stdout.endswith("train 2, val 1, test 1\n")
@@ -145,6 +146,13 @@ def photos_for(words, tmp_path):
     return [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
 
 
+@pytest.mark.parametrize("words", prepares("cc3m", "cc12m"), ids=name_of)
+def test_pairs_are_prepared_from_tars(words, tmp_path):
+    tar(tmp_path / "00000.tar", shard("ab"))
+    changed = [word.replace("=DIR", f"={tmp_path}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith("train 2\n")
+
+
 @pytest.mark.parametrize("words", of("python", "-m", "tools.doctor"), ids=name_of)
 def test_the_doctor_examines_what_is_described(words, tmp_path):
     changed = photos_for(words, tmp_path)
@@ -164,9 +172,7 @@ def test_the_doctor_examines_what_is_described(words, tmp_path):
         assert json.loads((tmp_path / target).read_text())["splits"] == {"train": 2, "val": 1, "test": 1}
 
 
-@pytest.mark.parametrize(
-    "words", [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") == "vqav2"], ids=name_of
-)
+@pytest.mark.parametrize("words", prepares("vqav2"), ids=name_of)
 def test_questions_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     for number, (subset, asked) in enumerate({"train2014": True, "val2014": True, "test2015": False}.items()):
         folder = tmp_path / "raw" / subset
@@ -182,11 +188,7 @@ def test_questions_are_prepared_from_the_layout_that_is_described(words, tmp_pat
     assert run([sys.executable, *changed[1:]]).stdout.endswith("train 1, val 1, test 1\n")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [w for w in of("python", "-m", "tools.prepare_data") if given(w, "dataset") in ("nlvr2", "nlvr")],
-    ids=name_of,
-)
+@pytest.mark.parametrize("words", prepares("nlvr2", "nlvr"), ids=name_of)
 def test_statements_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     dataset, raw = given(words, "dataset"), tmp_path / "raw"
     for split in ("train", "dev", "test1") if dataset == "nlvr2" else ("train", "dev"):
