@@ -62,21 +62,9 @@ def restore(saves: Checkpoints, step: int) -> Params:
 def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: Tokenizer, card: str) -> None:
     """Write the folder `out`, whole or not at all. Raises ConfigError where it exists or cannot be written.
 
-    And for what the PyTorch model cannot do: it has no head for statements, and its processor cuts the middle square.
-
     `params` are the model's (nested, any float type; stored as float32), `meta` says where they come from, `card` is
     the text of the model card.
     """
-    if "nlvr2" in cfg.losses:
-        raise ConfigError(
-            "config.losses.nlvr2: the PyTorch model has no head for statements, so its export would judge none; "
-            "tools.evaluate --results writes what the checkpoint says"
-        )
-    if cfg.data.squash:
-        raise ConfigError(
-            "config.data.squash is True, but the exported processor shows the square in the middle of a picture: "
-            "numbers would not be those of the checkpoint"
-        )
     with new_folder(out) as folder:
         flat = optim.flatten(params)
         shapes = {path: tuple(leaf.shape) for path, leaf in flat.items()}
@@ -163,6 +151,7 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "mlm_head": "mlm" in params["heads"],
         "mim_width": mim_width(cfg) if "mim" in params["heads"] else 0,
         "vqa_head": "vqa" in params["heads"],
+        "pictures": cfg.losses["nlvr2"]["pictures"] if "nlvr2" in params["heads"] else 0,
         "sigmoid_head": "sigmoid" in params["heads"],
         "caption_decoder": _decoder(cfg),  # `decoder` would pass for a text tower in transformers
         **({"id2label": {str(i): answer for i, answer in enumerate(meta.answers)}} if meta.answers else {}),
@@ -217,6 +206,7 @@ def _preprocessor_config(cfg: Config) -> dict[str, Any]:
         "image_size": cfg.vision.image_px,
         "image_mean": list(cfg.vision.mean),
         "image_std": list(cfg.vision.std),
+        "squash": cfg.data.squash,
     }
 
 

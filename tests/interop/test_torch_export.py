@@ -161,6 +161,9 @@ def test_every_way_to_give_a_picture(photo):
     expected = image.eval_view(photo.read_bytes(), 32)
     for picture in (str(photo), photo, photo.read_bytes()):
         np.testing.assert_array_equal(square(picture), expected)
+    squashed = BridgeImageProcessor(32, squash=True).square(photo)
+    np.testing.assert_array_equal(squashed, image.eval_view(photo.read_bytes(), 32, squash=True))
+    assert not np.array_equal(squashed, expected)
     with Image.open(photo) as opened:
         np.testing.assert_array_equal(square(opened), expected)
         assert opened.size == (650, 450)  # left as it was

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bridge_jax import decode, optim
-from bridge_jax.config import ConfigError
-from bridge_jax.interop import torch_export, torch_import
+from bridge_jax import decode, forward, optim
+from bridge_jax.interop import torch_import
 from bridge_jax.types import Lower
 from tests import tiny
 from tests.interop.test_torch_model import assert_equal, difference, exported, ours, pairs_of, small, torch_inputs
@@ -75,15 +74,24 @@ def test_the_decoder(shared, tmp_path, reads):
     assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
 
 
-@pytest.mark.parametrize(
-    ("sections", "says"),
-    [
-        (dict(stage=dict(losses=("nlvr2",))), "config.losses.nlvr2: the PyTorch model has no head for statements"),
-        (dict(data=dict(squash=True)), "config.data.squash is True, but the exported processor shows the square"),
-    ],
-)
-def test_what_the_pytorch_model_cannot_do_is_not_exported(sections, says, tmp_path):
-    cfg = tiny.config(**sections)
-    with pytest.raises(ConfigError, match=says):
-        torch_export.write(tmp_path / "out", cfg, {}, None, None, "")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_the_judge_of_statements(shared, tmp_path, pictures):
+    settings = dict(nlvr2=dict(weight=1.0, pictures=pictures))
+    cfg = small(stage=dict(losses=("nlvr2",)), losses=settings)
+    params, batch = tiny.params(cfg), pairs_of(cfg, shared)[0]
+    model = exported(cfg, params, tmp_path)
+    images = np.stack([batch.images, batch.images[::-1]], axis=1)[:, :pictures]
+
+    def judge(bridge):
+        text, mask = bridge.lower_text(batch.ids, batch.text_mask), jnp.asarray(batch.text_mask)
+        lower = Lower(image=forward.lower_images(bridge, images), text=text, text_mask=mask)
+        pairs, count = forward.each_picture(lower)
+        return bridge.judge(bridge.fused(pairs), pairs.text_mask, count)
+
+    expected = tiny.apply(cfg, params, judge)
+    sides = [torch_inputs(cfg, dataclasses.replace(batch, images=images[:, k])) for k in range(pictures)]
+    pixels = torch.stack([side[0] for side in sides], 1)
+    with torch.no_grad():
+        assert difference(expected, model.judge(pixels, *sides[0][1:])) <= 1e-4
+    _, _, back = torch_import.read(tmp_path / "model")
+    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())

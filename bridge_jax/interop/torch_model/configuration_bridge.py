@@ -34,6 +34,7 @@ class BridgeConfig(PretrainedConfig):
         mlm_head: bool = False,
         mim_width: int = 0,  # what the masked-image head predicts of a patch; 0: there is no such head
         vqa_head: bool = False,  # it answers with one of `id2label`
+        pictures: int = 0,  # of which the nlvr2 head judges a statement; 0: there is no such head
         sigmoid_head: bool = False,
         caption_decoder: dict | None = None,  # what writes captions, and how it searches; None: there is none
         bridge_jax: dict | None = None,
@@ -57,6 +58,7 @@ class BridgeConfig(PretrainedConfig):
         self.mlm_head = mlm_head
         self.mim_width = mim_width
         self.vqa_head = vqa_head
+        self.pictures = pictures
         self.sigmoid_head = sigmoid_head
         self.caption_decoder = caption_decoder
         self.bridge_jax = bridge_jax or {}

@@ -4,6 +4,7 @@
     forward                                 row i of the images fused with row i of the texts
     match                                   every image fused with every text: rerank the best candidates
     answer                                  answers to questions about pictures, where the checkpoint has that head
+    judge                                   whether statements are true of their pictures, where it has that head
     generate                                captions of pictures, where it has a decoder
 
 Shapes: B rows, P image tokens (the patches last), T text tokens, D a tower's width, S the shared width, N heads, E the
@@ -149,6 +150,17 @@ class BridgeModel(PreTrainedModel):
         best = self.answer_logits(pixel_values, input_ids, attention_mask).argmax(-1)
         words = self.config.id2label or {}
         return [words[i] for i in best.tolist()]
+
+    def judge(self, pixel_values, input_ids, attention_mask=None):
+        """Logits [B] that statement i is true of its pictures [B,k,3,H,W], in their order; [B,3,H,W] for one each."""
+        if self.heads.nlvr2 is None:
+            raise ValueError("this checkpoint was trained without the nlvr2 loss and judges no statements")
+        k, mask = self.config.pictures, _mask(input_ids, attention_mask)
+        ids, mask = input_ids.repeat_interleave(k, 0), mask.repeat_interleave(k, 0)
+        found = self(pixel_values.reshape(-1, *pixel_values.shape[-3:]), ids, mask)
+        common = self.config.embed_width * found.fused_text_embeds * found.fused_image_embeds
+        pooled = torch.cat([pool(found.text_states, mask), pool(found.image_states, None), common], -1)
+        return self.heads.nlvr2(pooled.reshape(len(input_ids), -1))[:, 0]
 
     def generate(self, pixel_values, input_ids, attention_mask=None, num_beams=None, length_penalty=None):
         """Caption pictures: ids [B,T] for the tokenizer to decode.

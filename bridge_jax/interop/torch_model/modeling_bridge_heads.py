@@ -83,4 +83,6 @@ class Heads(nn.Module):
         self.mim = MaskedHead(image, config.mim_width) if config.mim_width else None
         answers = len(config.id2label or {})
         self.vqa = Classifier(text + image, config.shared_width, answers) if config.vqa_head else None
+        width = config.pictures * (text + image + config.embed_width)
+        self.nlvr2 = Classifier(width, config.shared_width, 1) if config.pictures else None
         self.sigmoid = LogitBias() if config.sigmoid_head else None

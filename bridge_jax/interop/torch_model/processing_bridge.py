@@ -25,8 +25,9 @@ class BridgeImageProcessor(BaseImageProcessor):
 
     model_input_names: ClassVar = ["pixel_values"]
 
-    def __init__(self, image_size=224, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), **kwargs):
+    def __init__(self, image_size=224, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), squash=False, **kwargs):
         super().__init__(**kwargs)
+        self.squash = squash  # the whole picture, squashed to the square, instead of the square in its middle
         self.image_size = image_size
         self.image_mean = image_mean
         self.image_std = image_std
@@ -61,8 +62,9 @@ class BridgeImageProcessor(BaseImageProcessor):
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
         image = ImageOps.exif_transpose(image).convert("RGB")
         x, y = image.width / width, image.height / height
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left * x, top * y, min((left + side) * x, image.width), min((top + side) * y, image.height))
+        across, down = (width, height) if self.squash else (side, side)
+        left, top = (width - across) / 2, (height - down) / 2
+        box = (left * x, top * y, min((left + across) * x, image.width), min((top + down) * y, image.height))
         return np.asarray(image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box))
 
 
