@@ -95,7 +95,7 @@ def caption(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.losses.caption.label_smoothing = 0.0
     config.stages = dict(
         task=common.stage(
-            steps=1600,
+            steps=2000,
             batch_size=64,
             caption_kinds=("relation",),
             losses=("caption",),
