@@ -75,7 +75,7 @@ def test_the_commands_evaluate_a_checkpoint_and_write_its_judgements(whole, cfg,
         return done.stdout
 
     assert "majority answer" in run()
-    assert "64 answers to test" in run(f"--results={tmp_path / 'said.csv'}")
+    assert "64 results of test" in run(f"--results={tmp_path / 'said.csv'}")
     lines = (tmp_path / "said.csv").read_text().splitlines()
     ids = [str(q.id) for record in pipeline.open_split(cfg.data, "test") for q in record["statements"]]
     assert [line.split(",")[0] for line in lines] == ids
