@@ -1,6 +1,6 @@
 """What the experiments share: tower sizes, the bridge, losses and the three stages of the paper.
 
-`METHOD`: see README, "The method". Every key that a config may have is in `bridge_jax/config.py`.
+`METHOD`: see README, "The method". Every key that a config may have is in `bridge_jax/config_keys.py`.
 """
 
 import ml_collections
@@ -236,13 +236,7 @@ def mlm(**changes) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | changes)
 
 
-def nlvr2(**changes) -> ml_collections.ConfigDict:
-    """Return the evaluator of statements."""
-    settings = dict(every_steps=1000, batch_size=128, splits=("val",), select_images=0, bootstrap_samples=1000)
-    return ml_collections.ConfigDict(settings | changes)
-
-
-def vqa(**changes) -> ml_collections.ConfigDict:
-    """Return the evaluator of answers."""
+def asking(**changes) -> ml_collections.ConfigDict:
+    """Return the evaluator of answers to questions, or of judgements of statements."""
     settings = dict(every_steps=1000, batch_size=128, splits=("val",), select_images=0, bootstrap_samples=1000)
     return ml_collections.ConfigDict(settings | changes)

@@ -34,6 +34,6 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.stage_order = ("task",)
     del config.evals.retrieval
-    config.evals.nlvr2 = common.nlvr2(every_steps=50, batch_size=50, splits=("dev",))
+    config.evals.nlvr2 = common.asking(every_steps=50, batch_size=50, splits=("dev",))
     config.checkpoint.every_steps = 50
     return config

@@ -42,5 +42,5 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.stage_order = ("align", "task")
     del config.evals.retrieval
-    config.evals.nlvr2 = common.nlvr2(splits=("dev", "test1"))
+    config.evals.nlvr2 = common.asking(splits=("dev", "test1"))
     return config

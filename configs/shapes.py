@@ -81,7 +81,7 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     )
     config.stage_order = ("caption", "task")
     config.evals.caption.update(splits=(), search="greedy", select_images=64)
-    config.evals.vqa = common.vqa(splits=("val", "test"))
+    config.evals.vqa = common.asking(splits=("val", "test"))
     return config
 
 
@@ -121,5 +121,5 @@ def nlvr2(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.stages.align = common.stage(steps=200, learning_rate=1e-3, **statements)
     config.stages.task = common.stage(steps=350, learning_rate=3e-4, train=common.EVERYTHING, **statements)
     config.evals.retrieval.splits = ()
-    config.evals.nlvr2 = common.nlvr2(every_steps=100, splits=("val", "test"))
+    config.evals.nlvr2 = common.asking(every_steps=100, splits=("val", "test"))
     return config

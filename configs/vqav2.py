@@ -40,5 +40,5 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.stage_order = ("align", "task")
     del config.evals.retrieval
-    config.evals.vqa = common.vqa(splits=("val",), select_images=2000)
+    config.evals.vqa = common.asking(splits=("val",), select_images=2000)
     return config

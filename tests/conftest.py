@@ -100,7 +100,7 @@ def tiny_vqa(tiny) -> Callable[[], ml_collections.ConfigDict]:
         config, asked = tiny(), shapes_config.get_config("task=vqa")
         config.losses.vqa = asked.losses.vqa
         config.evals.retrieval.splits = ()
-        config.evals.vqa = common.vqa(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20)
+        config.evals.vqa = common.asking(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20)
         quick = dict(steps=4, batch_size=8, learning_rate=1e-3)
         config.stages.task = common.stage(**quick, losses=("vqa",), train=common.EVERYTHING)
         config.stage_order = ("stabilise", "task")
@@ -134,7 +134,7 @@ def tiny_nlvr2(tiny) -> Callable[[], ml_collections.ConfigDict]:
         config = tiny()
         config.losses.nlvr2 = shapes_config.get_config("task=nlvr2").losses.nlvr2
         config.evals.retrieval.splits = ()
-        config.evals.nlvr2 = common.nlvr2(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20)
+        config.evals.nlvr2 = common.asking(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20)
         quick = dict(steps=4, batch_size=8, learning_rate=1e-3)
         config.stages.task = common.stage(**quick, losses=("nlvr2",), train=common.EVERYTHING)
         config.stage_order = ("stabilise", "task")

@@ -176,7 +176,7 @@ def test_nearest():
 
 def with_questions(config):
     put(config, "losses.vqa", {"weight": 1.0, "answers": 17})
-    put(config, "evals.vqa", common.vqa())
+    put(config, "evals.vqa", common.asking())
     put(config, "stages.task.losses", ("vqa",))
     put(config, "stages.task.cached_crops", 0)
 

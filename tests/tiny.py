@@ -51,11 +51,11 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
     config.losses = {name: {"weight": 1.0, **(LOSSES | OTHERS)[name]} for name in config.stages.train.losses}
     config.vision.mask_token = "mim" in config.losses
     if "vqa" in config.losses:
-        config.evals.vqa = common.vqa()
+        config.evals.vqa = common.asking()
     if "caption" in config.losses:
         common.decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
     if "nlvr2" in config.losses:
-        config.evals.nlvr2 = common.nlvr2()
+        config.evals.nlvr2 = common.asking()
     for name, value in sections.items():
         if isinstance(value, dict):
             config[name].update(value)

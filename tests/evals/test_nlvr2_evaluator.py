@@ -22,7 +22,7 @@ SPLIT = "val"
 def cfg(tiny):
     settings = tiny()
     settings.losses.nlvr2 = dict(weight=1.0, pictures=2)
-    settings.evals.nlvr2 = common.nlvr2(batch_size=7, splits=(SPLIT,), bootstrap_samples=20, select_images=5)
+    settings.evals.nlvr2 = common.asking(batch_size=7, splits=(SPLIT,), bootstrap_samples=20, select_images=5)
     return config.parse(settings)
 
 

@@ -21,7 +21,7 @@ SPLIT = "val"
 def cfg(tiny):
     settings = tiny()
     settings.losses.vqa = shapes.get_config("task=vqa").losses.vqa
-    settings.evals.vqa = common.vqa(batch_size=7, splits=(SPLIT,), bootstrap_samples=20, select_images=5)
+    settings.evals.vqa = common.asking(batch_size=7, splits=(SPLIT,), bootstrap_samples=20, select_images=5)
     return config.parse(settings)
 
 
