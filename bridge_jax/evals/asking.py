@@ -1,5 +1,6 @@
 """What the evaluators of questions and of statements share: every text asked of its picture, or of another record's."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ class Asked:
     question: questions.Question
 
 
-class Asking:
+class Asking(abc.ABC):
     """Ask the texts of a split. A subclass says which model gives what (`given`) and what that is worth (`worth`)."""
 
     def __init__(self, cfg: Config, predict: steps.Predict, name: str, *, texts: str, pictures: int):
@@ -32,13 +33,13 @@ class Asking:
         self._name, self._texts, self._pictures = name, texts, pictures
         self._tokenizer = text.load(cfg.data, cfg.text)
 
+    @abc.abstractmethod
     def given(self, params: Params, lower: Lower) -> list[Any]:
         """Return what the model gives to each text. Raises FloatingPointError on NaN."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def worth(self, asked: list[Asked], given: Sequence[Any]) -> list[float]:
-        """Return what was given to each text is worth, 0 to 1."""
-        raise NotImplementedError
+        """Return what that which was given to each text is worth, 0 to 1."""
 
     def watch(self, params: Params, progress: Progress) -> dict[str, float]:
         """Return the accuracy on the first `select_images` records of data.eval_split."""

@@ -5,6 +5,7 @@ pictures it speaks, a subclass says. A record holds the pictures and all that is
 file, with the identifier as its name and, as its sentence, what statements share that say the same of other pictures.
 """
 
+import abc
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -32,9 +33,9 @@ class Builder(karpathy.Builder, skip_registration=True):
     FILES: ClassVar[Mapping[str, tuple[str, ...]]]  # split -> file names, the first that exists is used
 
     @classmethod
+    @abc.abstractmethod
     def place(cls, raw: Path, split: str, entry: Mapping[str, Any]) -> Place:
         """Return where a line belongs. Raises ValueError, KeyError or TypeError for one that cannot be read."""
-        raise NotImplementedError
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> pictures with their statements. Raises ConfigError for the first fault."""
