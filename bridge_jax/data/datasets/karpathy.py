@@ -33,7 +33,7 @@ _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 class Photo(NamedTuple):
     """One image of the JSON: its file, its id, its captions (stripped), and what only some data sets have.
 
-    Those are questions, or statements about it, about the `second` image too where there is one.
+    Those are questions, or statements about it, about the `second` image too where there is one, and its id in COCO.
     """
 
     path: Path
@@ -41,6 +41,7 @@ class Photo(NamedTuple):
     captions: tuple[str, ...]
     questions: tuple[Question, ...] = ()
     second: Path | None = None
+    coco_id: int | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
