@@ -26,11 +26,11 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.checkpoint import Checkpoints
-from configs import caption, coco, flickr8k, flickr30k, nlvr, nlvr2, pretrain, shapes, vqav2
+from configs import caption, coco, flickr8k, flickr30k, nlvr, nlvr2, nocaps, pretrain, shapes, vqav2
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, caption, pretrain)
+MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, caption, nocaps, pretrain)
 CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")
@@ -39,7 +39,7 @@ import sys
 from absl import flags
 import {module} as program
 flags.FLAGS(sys.argv)
-if hasattr(program, "_CONFIG"):
+if hasattr(program, "_CONFIG") and (program._CONFIG.value or program.__name__ != "tools.evaluate"):
     program.command_line.read_config(program._CONFIG)
 """
 

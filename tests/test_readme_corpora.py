@@ -1,11 +1,11 @@
-"""The commands that prepare what is pre-trained on, as README and docstrings give them, run on raw folders by hand."""
+"""The commands that prepare pre-training and nocaps, as README and docstrings give them, run on raw folders by hand."""
 
 import shutil
 import sys
 
 import pytest
 
-from tests.data import test_visual_genome
+from tests.data import test_nocaps, test_visual_genome
 from tests.data.test_held_out import photo
 from tests.data.test_pairs import shard, tar
 from tests.test_readme import name_of, photos_for, prepares, run
@@ -40,3 +40,10 @@ def test_what_is_pretrained_on_is_prepared_from_the_layout_that_is_described(wor
     splits = "coco/val 1, coco/test 1, flickr30k/val 1, flickr30k/test 1"
     line = run([sys.executable, *changed[1:]]).stdout
     assert line.endswith(f": train 1; left out of train: {found}, which are in {splits}\n")
+
+
+@pytest.mark.parametrize("words", prepares("nocaps"), ids=name_of)
+def test_nocaps_is_prepared_from_its_official_files(words, tmp_path):
+    test_nocaps.write(tmp_path)
+    changed = [word.replace("=DIR", f"={tmp_path}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith(": val 6, test 2\n")

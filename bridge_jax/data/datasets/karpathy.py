@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import tensorflow_datasets as tfds
@@ -36,6 +36,7 @@ class Photo(NamedTuple):
     """One image of the JSON: its file, its id, its captions (stripped), and what only some data sets have.
 
     Those are questions, or statements about it, about the `second` image too where there is one, and its id in COCO.
+    `kind` is that of all its captions.
     """
 
     path: Path
@@ -44,10 +45,16 @@ class Photo(NamedTuple):
     questions: tuple[Question, ...] = ()
     second: Path | None = None
     coco_id: int | None = None
+    kind: str = "caption"
 
     @property
     def paths(self) -> tuple[Path, ...]:
         return (self.path,) if self.second is None else (self.path, self.second)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Captions and questions; none in a test set of captions."""
+        return (*self.captions, *(question.text for question in self.questions))
 
 
 Refuse = Callable[[str], None]  # is told of a fault of the raw folder
@@ -110,6 +117,12 @@ def _photo(entry: Mapping[str, Any], image_dir: Path) -> Photo:
     path = image_dir / entry["filepath"] / entry["filename"] if "filepath" in entry else image_dir / entry["filename"]
     image_id = entry["cocoid"] if "cocoid" in entry else entry["imgid"]
     return Photo(path, int(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
+
+
+def leaves(name: str) -> bool:
+    """Return whether a path that a file names leads out of the folder."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
 def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refuse) -> None:
@@ -205,7 +218,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     self._copies.append((path, copy))
                 elif fault:
                     self._skip(path, fault, 1.0)
-                elif (usable := self._usable(photo)).captions or usable.questions:
+                elif (usable := self._usable(photo)).captions or usable.questions or not photo.said:
                     yield photo.image_id, _record(usable, encoded[0]) | self._own(usable, encoded)
 
     def _read(self, split: str, photo: Photo) -> "_Read":
@@ -230,11 +243,10 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def _usable(self, photo: Photo) -> Photo:
-        said = (*photo.captions, *(question.text for question in photo.questions))
-        faults = {caption: text.fault(caption) for caption in said}
-        for number, caption in enumerate(said, 1):
+        faults = {caption: text.fault(caption) for caption in photo.said}
+        for number, caption in enumerate(photo.said, 1):
             if fault := faults[caption]:
-                self._skip(photo.path, f"{fault} (the {number}. of {len(said)})", 1 / len(said))
+                self._skip(photo.path, f"{fault} (the {number}. of {len(photo.said)})", 1 / len(photo.said))
         return photo._replace(
             captions=tuple(caption for caption in photo.captions if not faults[caption]),
             questions=tuple(question for question in photo.questions if not faults[question.text]),
@@ -278,7 +290,7 @@ def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
         "image_id": photo.image_id,
         "filename": photo.path.name,
         "captions": photo.captions,
-        "caption_kinds": ("caption",) * len(photo.captions),
+        "caption_kinds": (photo.kind,) * len(photo.captions),
         "wrong_captions": (),
         "scene": "",
     }
