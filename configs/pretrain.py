@@ -1,13 +1,16 @@
-"""Pre-training on COCO and Conceptual Captions 3M and 12M, from ViT-B/16 and BERT-base: stages A and B.
+"""Pre-training on COCO, Visual Genome and Conceptual Captions 3M and 12M, from ViT-B/16 and BERT-base: stages A and B.
 
-    python -m tools.prepare_data --dataset=cc3m --raw_dir=DIR --data_dir=data
-    python -m tools.prepare_data --dataset=cc12m --raw_dir=DIR --data_dir=data
+    python -m tools.prepare_data --dataset=visual_genome --raw_dir=DIR --data_dir=data --held_out=coco,flickr30k
+    python -m tools.prepare_data --dataset=cc3m --raw_dir=DIR --data_dir=data --held_out=coco,flickr30k
+    python -m tools.prepare_data --dataset=cc12m --raw_dir=DIR --data_dir=data --held_out=coco,flickr30k
     python -m bridge_jax.main --config=configs/pretrain.py --workdir=runs/pretrain
     python -m bridge_jax.main --config=configs/coco.py --workdir=runs/coco --config.init_from=runs/pretrain
 
-`DIR` holds the tars of img2dataset, or a folder of pictures with `captions.jsonl` (see
+`DIR` holds the official `image_data.json`, `region_descriptions.json`, `VG_100K/` and `VG_100K_2/` of Visual Genome;
+of the others the tars of img2dataset, or a folder of pictures with `captions.jsonl` (see
 bridge_jax/data/datasets/pairs.py). Each data set is drawn from as often as `config.data.mixture` says, whatever its
-size. Words and patches are masked too. The checkpoint is chosen on COCO's `val`.
+size. `--held_out` leaves out what COCO and Flickr30k, prepared before, evaluate on: half of Visual Genome's photos are
+COCO's. Words and patches are masked too. The checkpoint is chosen on COCO's `val`.
 
 The paper (METHOD section 3) does not say for how many epochs it pre-trains: 1 and 4 here, each as many pictures as CC3M
 has.
@@ -23,7 +26,7 @@ BATCH_SIZE = 1024
 
 def get_config() -> ml_collections.ConfigDict:
     config = coco.get_config()
-    config.data.mixture = (("coco", 0.2), ("cc3m", 0.3), ("cc12m", 0.5))
+    config.data.mixture = (("coco", 0.15), ("visual_genome", 0.15), ("cc3m", 0.25), ("cc12m", 0.45))
     config.vision.mask_token = True
     config.losses.mlm = dict(weight=1.0)
     config.losses.mim = dict(weight=0.1, target="features")

@@ -1,20 +1,27 @@
 """Prepare a data set once: raw folder -> ArrayRecord files that training reads.
 
     python -m tools.prepare_data --dataset=flickr8k --raw_dir=DIR --data_dir=OUT
+    python -m tools.prepare_data --dataset=cc3m --raw_dir=DIR --data_dir=OUT --held_out=coco,flickr30k
     python -m tools.prepare_data --dataset=vqav2 --raw_dir=DIR --data_dir=OUT --min_answer_count=9
     python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
+
+`--held_out` names data sets prepared before: whatever is in a split of theirs other than train, by its id in COCO or by
+its perceptual hash, is left out of the train split. The line at the end and the metadata of the data set say how many,
+`held_out_copies.txt` beside the records which.
 
 A run that stops leaves nothing behind; a prepared data set is never overwritten.
 """
 
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import flags
 
 from bridge_jax import command_line
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets
+from bridge_jax.data import datasets, held_out
 
 _DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", "", "Folder with the raw images and captions; shapes needs none.")
@@ -24,35 +31,49 @@ _SEED = flags.DEFINE_integer("seed", 0, "shapes: seed of the scenes.", lower_bou
 _NUM_ANSWERS = flags.DEFINE_integer("num_answers", 3129, "vqav2: answers that a model chooses from.", lower_bound=1)
 _MIN_ANSWER_COUNT = flags.DEFINE_integer("min_answer_count", 1, "vqav2: questions that an answer has.", lower_bound=1)
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads that read and check images.", lower_bound=1)
+_HELD_OUT = flags.DEFINE_list("held_out", [], "Photos: prepared data sets; no copy of what they evaluate on is kept.")
 
 
-def prepare(dataset: str, data_dir: str, **arguments: object) -> str:
-    """Write `dataset` under `data_dir` and return a line saying what is there. Raises ConfigError."""
+def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **arguments: Any) -> str:
+    """Write `dataset` under `data_dir` and return a line saying what is there. Raises ConfigError.
+
+    What the data sets `hold_out` have in other splits than train is left out of the train split.
+    """
     builder_class = datasets.builder_class(dataset, "--dataset")
     folder = datasets.folder(data_dir, builder_class)
     if folder.is_dir():
-        sizes = _sizes(tfds.builder_from_directory(folder))
-        return f"{folder} is prepared already ({sizes}); nothing done. Delete the folder to prepare it anew"
+        there = tfds.builder_from_directory(folder)
+        held_out.check(_metadata(there), hold_out, folder)
+        return f"{folder} is prepared already ({_says(there)}); nothing done. Delete the folder to prepare it anew"
+    if hold_out:
+        arguments["held_out"] = held_out.read(hold_out, data_dir, arguments["workers"])
     builder = builder_class(data_dir=str(folder.parent.parent), file_format="array_record", **arguments)
     with tempfile.TemporaryDirectory() as unused:  # tfds wants a download folder even where nothing is downloaded
         builder.download_and_prepare(download_dir=unused)
-    return f"{folder}: {_sizes(builder)}"
+    return f"{folder}: {_says(builder)}"
 
 
-def _sizes(builder: tfds.core.DatasetBuilder) -> str:
-    return ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+def _says(builder: tfds.core.DatasetBuilder) -> str:
+    sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+    return sizes + held_out.said(_metadata(builder))
+
+
+def _metadata(builder: tfds.core.DatasetBuilder) -> Mapping[str, Any]:
+    return builder.info.metadata or {}
 
 
 def main(argv: list[str]) -> None:
     del argv
     dataset, data_dir = command_line.required(_DATASET), command_line.required(_DATA_DIR)
     datasets.builder_class(dataset, "--dataset")  # a misspelt name before a missing --raw_dir
+    if dataset == "shapes" and _HELD_OUT.value:
+        raise ConfigError("--held_out: 'shapes' has no photos; leave it out")
     if dataset == "shapes":
-        arguments = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
+        arguments: dict[str, Any] = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
     elif not _RAW_DIR.value:
         raise ConfigError(f"--raw_dir is missing: the folder with the raw files of {dataset!r}")
     else:
-        arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value}
+        arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value, "hold_out": _HELD_OUT.value}
         if dataset == "vqav2":
             arguments |= {"num_answers": _NUM_ANSWERS.value, "min_answer_count": _MIN_ANSWER_COUNT.value}
     print(prepare(dataset, data_dir, **arguments))

@@ -126,8 +126,7 @@ def prepared(folder: Path) -> Source:
 
 
 def _of_photo(split: str, photo: karpathy.Photo) -> list[_Item]:
-    said = (*photo.captions, *(question.text for question in photo.questions))
-    items = [_Item(split, str(photo.path), photo.image_id, said)]
+    items = [_Item(split, str(photo.path), photo.image_id, photo.said)]
     items += [_Item(split, str(path)) for path in photo.paths[1:]]  # what is said of both is read with the first
     return [_of_file(item, path) for item, path in zip(items, photo.paths, strict=True)]
 

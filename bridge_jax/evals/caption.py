@@ -1,9 +1,14 @@
 """Captions: what the decoder writes of every picture of a split, scored against what people wrote.
 
+Where all captions of a picture are of one kind and not all pictures of the same (the domains of nocaps), the scores of
+each kind too, every kind as a set of its own with its own document frequencies: so are the domains scored with COCO's
+code, one annotation file each.
+
 Beside it the same captions, each scored as if it were of another picture, which shows how far words alone go. Where the
 data says what is in the scene (shapes), also how many captions are true of it.
 """
 
+import collections
 import json
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +16,7 @@ import numpy as np
 
 from bridge_jax import decode, rng
 from bridge_jax import step as steps
-from bridge_jax.config import Config, evaluator
+from bridge_jax.config import Config, ConfigError, evaluator
 from bridge_jax.data import pipeline, shapes, text
 from bridge_jax.evals.asking import derangement
 from bridge_jax.evals.scores import accuracy, caption, ptb
@@ -31,7 +36,8 @@ def check(cfg: Config) -> None:
 class Evaluator:
     """Write a caption of every picture. Metrics: `<score>/<name>`, with `_low` and `_high` in the table at the end.
 
-    Scores: `caption` the model's captions; `shuffled` the same, each given to another picture.
+    In that also `<score>/<kind>/<name>`. Scores: `caption` the model's captions; `shuffled` the same, each given to
+    another picture.
     """
 
     def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
@@ -61,11 +67,31 @@ class Evaluator:
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
         """Return every metric of `split`. Raises FloatingPointError on NaN."""
         order = range(len(pipeline.open_split(self._cfg.data, split)))
+        self._check_described(split, order)
         written = self.write(params, split, order, progress)
         others = derangement(len(order), rng.stream_seed(self._cfg.seed, f"caption/{split}"))
-        samples = self._settings.bootstrap_samples
-        metrics = self._scores("caption", split, order, written, samples)
-        return metrics | self._scores("shuffled", split, order, [written[other] for other in others], samples)
+        samples, metrics = self._settings.bootstrap_samples, {}
+        for name, said in (("caption", written), ("shuffled", [written[other] for other in others])):
+            metrics |= self._scores(name, split, order, said, samples)
+            for kind, part in self._kinds(split, order).items():
+                metrics |= self._scores(f"{name}/{kind}", split, part, [said[index] for index in part], samples)
+        return metrics
+
+    def _check_described(self, split: str, order: Sequence[int]) -> None:
+        records = pipeline.open_split(self._cfg.data, split)
+        if not all(records[index]["captions"] for index in order):
+            raise ConfigError(
+                f"split {split!r} of {self._cfg.data.dataset!r} has pictures without captions to score with; "
+                "tools.evaluate --results=FILE writes what the model says of them"
+            )
+
+    def _kinds(self, split: str, order: Sequence[int]) -> dict[str, list[int]]:
+        """Return which pictures are of each kind; none where all are alike or one has captions of several kinds."""
+        records, found = pipeline.open_split(self._cfg.data, split), collections.defaultdict(list)
+        for index in order:
+            found[tuple(sorted(set(records[index]["caption_kinds"])))].append(index)
+        alone = len(found) > 1 and all(len(kinds) == 1 for kinds in found)
+        return {kind: found[kind,] for (kind,) in sorted(found)} if alone else {}
 
     def results(self, params: Params, split: str, progress: Progress) -> tuple[str, int]:
         """Return the caption of every picture, as COCO's evaluation server takes them, and how many there are."""
@@ -103,11 +129,14 @@ class Evaluator:
 
 
 def table(metrics: Mapping[str, float]) -> Table:
-    """Return the scores with 95 % intervals, beside those of captions of other pictures."""
-    rows = []
-    for key, label in SCORES.items():
-        if f"caption/{key}" in metrics:
-            ends = [[metrics[f"{of}/{key}{end}"] for end in ("", "_low", "_high")] for of in ("caption", "shuffled")]
-            rows.append((label, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ends)))
+    """Return the scores with 95 % intervals, CIDEr-D by kind too, beside those of captions of other pictures."""
+
+    def row(label: str, kind: str, key: str) -> tuple[str, ...]:
+        ends = [[metrics[f"{of}/{kind}{key}{end}"] for end in ("", "_low", "_high")] for of in ("caption", "shuffled")]
+        return (label, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ends))
+
+    kinds = [name.split("/")[1] for name in metrics if name.startswith("caption/") and name.endswith("/cider")]
+    rows = [row(label, "", key) for key, label in SCORES.items() if f"caption/{key}" in metrics]
+    rows[1:1] = [row(f"{SCORES['cider']}, {kind}", f"{kind}/", "cider") for kind in kinds if kind != "cider"]
     columns = ("score", "captions [95 %]", "of another picture [95 %]")
     return Table(columns, labels=1, rows=rows, lines=[f"{metrics['caption/pictures']:.0f} pictures"])

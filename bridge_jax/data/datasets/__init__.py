@@ -24,7 +24,8 @@ def features(*, questions: bool = False, statements: bool = False, pairs: bool =
     """Return the record that all data sets share, and what only some have.
 
     `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
-    `caption_kinds` says of each "caption" (written by people), "description", "relation" or "converse" (shapes).
+    `caption_kinds` says of each "caption" (written by people), "description", "relation" or "converse" (shapes), or of
+    which domain its picture is (nocaps).
     `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos. `questions` and
     `statements` are JSON of `questions.Question`. `second_image` is another file's bytes, of which the statements speak
     too; captions and questions never do.

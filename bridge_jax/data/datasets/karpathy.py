@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import tensorflow_datasets as tfds
@@ -18,6 +18,8 @@ from absl import logging
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import datasets, image, text
+from bridge_jax.data.broken import BrokenError
+from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
 from bridge_jax.data.questions import Question
 
 SPLITS = {
@@ -33,7 +35,8 @@ _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 class Photo(NamedTuple):
     """One image of the JSON: its file, its id, its captions (stripped), and what only some data sets have.
 
-    Those are questions, or statements about it, about the `second` image too where there is one.
+    Those are questions, or statements about it, about the `second` image too where there is one, and its id in COCO.
+    `kind` is that of all its captions.
     """
 
     path: Path
@@ -41,10 +44,17 @@ class Photo(NamedTuple):
     captions: tuple[str, ...]
     questions: tuple[Question, ...] = ()
     second: Path | None = None
+    coco_id: int | None = None
+    kind: str = "caption"
 
     @property
     def paths(self) -> tuple[Path, ...]:
         return (self.path,) if self.second is None else (self.path, self.second)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Captions and questions; none in a test set of captions."""
+        return (*self.captions, *(question.text for question in self.questions))
 
 
 Refuse = Callable[[str], None]  # is told of a fault of the raw folder
@@ -109,6 +119,12 @@ def _photo(entry: Mapping[str, Any], image_dir: Path) -> Photo:
     return Photo(path, int(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
 
 
+def leaves(name: str) -> bool:
+    """Return whether a path that a file names leads out of the folder."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
 def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refuse) -> None:
     """Tell `refuse` where there is no photo or a folder of photos is missing."""
     everything = [photo for split in photos.values() for photo in split]
@@ -134,10 +150,11 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: not known
     SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another that has all its photos too
 
-    def __init__(self, *, raw_dir: str, workers: int = 1, **arguments: Any):
+    def __init__(self, *, raw_dir: str, workers: int = 1, held_out: HeldOut | None = None, **arguments: Any):
         """Read and check the split file of `raw_dir`, before anything is written. Raises ConfigError (see `read`).
 
-        Images are read and checked in `workers` threads: decoding releases the GIL.
+        Images are read and checked in `workers` threads: decoding releases the GIL. What is `held_out` is left out of
+        train.
         """
         raw = Path(raw_dir).expanduser()
         if not raw.is_dir():
@@ -147,6 +164,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._workers = workers
         self._broken: list[str] = []
         self._share = 0.0  # of them, in images
+        self._held_out = held_out
+        self._copies: list[tuple[Path, Copy]] = []
         super().__init__(**arguments)
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
@@ -165,6 +184,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             features=datasets.features(questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS),
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
+            metadata=None if self._held_out is None else tfds.core.MetadataDict(),
         )
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
@@ -172,6 +192,10 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if self._broken:  # data_path is still the temporary folder, renamed when everything went well
             (Path(self.data_path) / datasets.SKIPPED).write_text("\n".join(self._broken) + "\n", encoding="utf-8")
             logging.warning("%d pictures or captions skipped, listed in %s", len(self._broken), datasets.SKIPPED)
+        if self._copies and len(self._copies) == len(self._photos[TRAIN]):
+            raise ConfigError(f"--held_out: all {len(self._copies)} pictures of {TRAIN} are held out; nothing is left")
+        if self._held_out is not None and self.info.metadata is not None:
+            self.info.metadata.update(self._held_out.save(self._copies, Path(self.data_path)))
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
         shards = {}
@@ -184,17 +208,30 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _examples(self, split: str, photos: Sequence[Photo]) -> Iterator[tuple[int, dict[str, Any]]]:
         logging.info("%s: %d images from %s on", split, len(photos), photos[0].path.name)
         with ThreadPoolExecutor(self._workers) as pool:
-            rest, pending = iter(photos), collections.deque()
-            for photo in itertools.islice(rest, self._workers * _LOOK_AHEAD):
-                pending.append((photo, pool.submit(_read_images, photo)))
+            coming = ((photo, pool.submit(self._read, split, photo)) for photo in photos)
+            pending = collections.deque(itertools.islice(coming, self._workers * _LOOK_AHEAD))
             while pending:
                 photo, future = pending.popleft()
-                pending.extend((p, pool.submit(_read_images, p)) for p in itertools.islice(rest, 1))
-                encoded, broken, fault = future.result()
-                if fault:
-                    self._skip(broken, fault, 1.0)
-                elif (usable := self._usable(photo)).captions or usable.questions:
+                pending.extend(itertools.islice(coming, 1))
+                encoded, path, fault, copy = future.result()
+                if copy:
+                    self._copies.append((path, copy))
+                elif fault:
+                    self._skip(path, fault, 1.0)
+                elif (usable := self._usable(photo)).captions or usable.questions or not photo.said:
                     yield photo.image_id, _record(usable, encoded[0]) | self._own(usable, encoded)
+
+    def _read(self, split: str, photo: Photo) -> "_Read":
+        held = self._held_out if split == TRAIN else None
+        if held and (copy := held.copy_by_id(photo.image_id if self.name in COCO_NUMBERED else photo.coco_id)):
+            return _Read([], photo.path, copy=copy)
+        read = _read_images(photo)
+        if held is None or read.fault:
+            return read
+        try:
+            return read._replace(copy=held.copy_by_hash(read.encoded))
+        except BrokenError as error:
+            return read._replace(fault=str(error))
 
     def _own(self, photo: Photo, encoded: Sequence[bytes]) -> dict[str, Any]:
         """Return what the records of this data set have besides."""
@@ -206,11 +243,10 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def _usable(self, photo: Photo) -> Photo:
-        said = (*photo.captions, *(question.text for question in photo.questions))
-        faults = {caption: text.fault(caption) for caption in said}
-        for number, caption in enumerate(said, 1):
+        faults = {caption: text.fault(caption) for caption in photo.said}
+        for number, caption in enumerate(photo.said, 1):
             if fault := faults[caption]:
-                self._skip(photo.path, f"{fault} (the {number}. of {len(said)})", 1 / len(said))
+                self._skip(photo.path, f"{fault} (the {number}. of {len(photo.said)})", 1 / len(photo.said))
         return photo._replace(
             captions=tuple(caption for caption in photo.captions if not faults[caption]),
             questions=tuple(question for question in photo.questions if not faults[question.text]),
@@ -227,17 +263,25 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             )
 
 
-def _read_images(photo: Photo) -> tuple[list[bytes], Path, str]:
-    """Return the files' bytes, and the first that something is wrong with and what; an empty string where none is."""
+class _Read(NamedTuple):
+    """The files of a photo, or the path of the first that something is wrong with, and what; of which it is a copy."""
+
+    encoded: list[bytes]
+    path: Path
+    fault: str = ""
+    copy: Copy | None = None
+
+
+def _read_images(photo: Photo) -> _Read:
     encoded = []
     for path in photo.paths:
         try:
             encoded.append(path.read_bytes())
         except OSError as error:
-            return encoded, path, error.strerror or str(error)
+            return _Read(encoded, path, error.strerror or str(error))
         if fault := image.fault(encoded[-1]):
-            return encoded, path, fault
-    return encoded, photo.path, ""
+            return _Read(encoded, path, fault)
+    return _Read(encoded, photo.path)
 
 
 def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
@@ -246,7 +290,7 @@ def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
         "image_id": photo.image_id,
         "filename": photo.path.name,
         "captions": photo.captions,
-        "caption_kinds": ("caption",) * len(photo.captions),
+        "caption_kinds": (photo.kind,) * len(photo.captions),
         "wrong_captions": (),
         "scene": "",
     }

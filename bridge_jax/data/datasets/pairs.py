@@ -78,7 +78,7 @@ def of_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str]]:
         image, caption = (row.get(key) for key in ("image", "caption"))
         if not isinstance(image, str) or not isinstance(caption, str):
             refuse(f"{file}, row {number}: expected `image` and `caption`, got {', '.join(map(str, row)) or 'nothing'}")
-        elif _leaves(image):
+        elif karpathy.leaves(image):
             refuse(f"{file}, row {number}: {image!r} leaves the folder; expected a path inside {file.parent}")
         else:
             yield file.parent / image, caption
@@ -106,7 +106,7 @@ def of_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str]]:
         try:
             with tarfile.open(tar) as archive:
                 for entry in archive:
-                    if _leaves(entry.name) or not (entry.isfile() or entry.isdir()):
+                    if karpathy.leaves(entry.name) or not (entry.isfile() or entry.isdir()):
                         refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
                     elif entry.isfile():
                         _sort(tar, archive, entry, pictures, captions)
@@ -139,8 +139,3 @@ def _caption_of(text: str) -> str:
         return str(found["caption"])
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _leaves(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts

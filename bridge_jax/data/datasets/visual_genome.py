@@ -1,0 +1,112 @@
+"""Visual Genome: photos with some fifty short phrases each, every one about a region; for pre-training.
+
+A phrase is a caption of the whole photo, and its box is not read: so in ViLT (arXiv 2102.03334; its
+vilt/utils/write_vg.py keeps the image and the phrase of every region) and after it in METER (arXiv 2111.02387). One is
+drawn at each look at the photo, as of the five captions of a COCO photo. What is said twice of a photo, but for
+capitals and spaces, is kept once.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bridge_jax.config import ConfigError
+from bridge_jax.data.datasets import karpathy
+from bridge_jax.data.datasets.karpathy import Photo, Refuse
+
+IMAGES, REGIONS = "image_data.json", "region_descriptions.json"
+FOLDERS = ("VG_100K", "VG_100K_2")
+
+
+class Builder(karpathy.Builder, skip_registration=True):
+    """Raw folder: `image_data.json`, `region_descriptions.json`, `VG_100K/` and `VG_100K_2/` with `<image_id>.jpg`.
+
+    All of it is one split, `train`. A photo that nothing is said of is left out. The file of regions has 0.7 GB, and
+    reading it takes about twice that.
+    """
+
+    name = "visual_genome"
+    PUBLISHED: ClassVar = {"train": 108_077}
+    DESCRIPTION = "Visual Genome 1.2, 108,077 photos, 5.4 million phrases about regions, as captions of the photo."
+    HOMEPAGE = "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
+    CITATION = "Krishna et al.: Visual Genome. IJCV 123, 2017. arXiv 1602.07332."
+
+    def read(self, raw: Path) -> dict[str, list[Photo]]:
+        """Return the photos with their phrases. Raises ConfigError for the first fault."""
+        return self.survey(raw, karpathy.at_once)
+
+    @classmethod
+    def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
+        """Return the photos, and tell `refuse` of entries that cannot be read, ids used twice and regions of no photo.
+
+        A photo is looked for in both folders. Raises ConfigError where a file or both folders are missing.
+        """
+        for name in (IMAGES, REGIONS):
+            if not (raw / name).is_file():
+                raise ConfigError(f"--raw_dir: no {name} in {raw}; fetch it from {cls.HOMEPAGE}")
+        folders = [raw / name for name in FOLDERS if (raw / name).is_dir()]
+        if not folders:
+            raise ConfigError(f"--raw_dir: no image folder {' or '.join(f'{name}/' for name in FOLDERS)} in {raw}")
+        coco_ids = dict(_images(raw / IMAGES, refuse))
+        said = _phrases(raw / REGIONS, coco_ids.keys(), refuse)
+        photos = [
+            Photo(_path(folders, image_id), image_id, said[image_id], coco_id=coco_id)
+            for image_id, coco_id in coco_ids.items()
+            if said.get(image_id)
+        ]
+        karpathy.check({"train": photos}, raw / REGIONS, refuse)
+        return {"train": photos}
+
+
+def _path(folders: Sequence[Path], image_id: int) -> Path:
+    paths = [folder / f"{image_id}.jpg" for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _images(file: Path, refuse: Refuse) -> Iterator[tuple[int, int | None]]:
+    """Yield the id of every photo, and COCO's own where it is one of COCO's."""
+    known = set()
+    for position, entry in enumerate(_list(file, None)):
+        image_id, coco_id = (entry.get(key) for key in ("image_id", "coco_id")) if isinstance(entry, dict) else (0, "")
+        if type(image_id) is not int or not isinstance(coco_id, int | None):
+            refuse(f"{file}: entry {position}: expected an `image_id` and a `coco_id`, a number or null")
+        elif image_id in known:
+            refuse(f"{file}: image id {image_id} is used twice; ids must be unique")
+        else:
+            known.add(image_id)
+            yield image_id, coco_id
+
+
+def _phrases(file: Path, known: Any, refuse: Refuse) -> dict[int, tuple[str, ...]]:
+    """Return what is said of each of the `known` photos, in the order of the file."""
+    found: dict[int, tuple[str, ...]] = {}
+    for position, entry in enumerate(_list(file, _slim)):
+        image_id, regions = entry if isinstance(entry, tuple) else (None, None)
+        if type(image_id) is not int or not isinstance(regions, list) or not all(isinstance(r, str) for r in regions):
+            refuse(f"{file}: entry {position}: expected an `id` and `regions`, each with a `phrase`")
+        elif image_id not in known:
+            refuse(f"{file}: entry {position} is of image {image_id}, which {IMAGES} lacks; fetch both again")
+        elif image_id in found:
+            refuse(f"{file}: image id {image_id} is used twice; ids must be unique")
+        else:
+            unique: dict[str, str] = {}
+            for phrase in regions:
+                unique.setdefault(" ".join(phrase.split()).casefold(), phrase.strip())
+            found[image_id] = tuple(unique.values())
+    return found
+
+
+def _slim(entry: dict[str, Any]) -> Any:
+    """Keep of a region its phrase and of a photo its id and regions, while the file is read: the rest fills memory."""
+    return (entry.get("id"), entry["regions"]) if "regions" in entry else entry.get("phrase")
+
+
+def _list(file: Path, hook: Any) -> list[Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8", errors="replace"), object_hook=hook)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is no Visual Genome file: expected JSON with a list ({error})") from error
+    if not isinstance(found, list):
+        raise ConfigError(f"{file} is no Visual Genome file: expected JSON with a list, got {type(found).__name__}")
+    return found

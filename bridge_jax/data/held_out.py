@@ -1,0 +1,127 @@
+"""The pictures that models are evaluated on, to be left out of what they are trained on.
+
+    held = read(["coco", "flickr30k"], data_dir="data", workers=2)
+    held.copy_by_id(391895)     Copy("id", "coco/test/COCO_val2014_000000391895.jpg", 0), or None
+    held.copy_by_hash([jpeg])   Copy("hash", "flickr30k/test/1007129816.jpg", 2), or None
+
+A copy is a picture with the same id in COCO, from which several data sets take their photos, or one whose perceptual
+hash differs in at most MAX_DISTANCE bits.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt64
+
+from bridge_jax.config import ConfigError
+from bridge_jax.data import datasets, records
+from bridge_jax.data.broken import BrokenError
+from bridge_jax.data.perceptual_hash import MAX_DISTANCE, nearest, perceptual_hash
+
+COPIES = "held_out_copies.txt"  # stored beside the records: what was left out, and of what it is a copy
+KEY = "held_out"  # of the metadata of a prepared data set
+TRAIN = "train"  # the split that is not held out
+COCO_NUMBERED = ("coco", "vqav2")  # data sets whose image ids are COCO's
+
+
+class Copy(NamedTuple):
+    """A picture that is held out too: how it was known (`id` or `hash`), which it is, how many bits differ."""
+
+    by: str
+    of: str
+    distance: int
+
+    def __str__(self) -> str:
+        return f"by {self.by}: {self.of}" + (f", {self.distance} bits differ" if self.by == "hash" else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The pictures of the evaluation splits of some data sets. `sizes`: how many records each split has."""
+
+    sizes: dict[str, int]
+    coco_ids: dict[int, str]  # -> data set, split and file
+    hashes: UInt64[np.ndarray, "n"]
+    names: Sequence[str]  # of the hashed pictures
+
+    def copy_by_id(self, coco_id: int | None) -> Copy | None:
+        """Return the held-out picture of that id in COCO."""
+        return Copy("id", self.coco_ids[coco_id], 0) if coco_id in self.coco_ids else None
+
+    def copy_by_hash(self, encoded: Sequence[bytes]) -> Copy | None:
+        """Return the held-out picture that looks like one of the encoded pictures. Raises BrokenError."""
+        for one in encoded if len(self.hashes) else ():
+            which, distance = nearest(self.hashes, perceptual_hash(one))
+            if distance <= MAX_DISTANCE:
+                return Copy("hash", self.names[which], distance)
+        return None
+
+    def save(self, copies: Sequence[tuple[Path, Copy]], folder: Path) -> dict[str, Any]:
+        """List the copies that were left out in COPIES of a prepared folder, and return what its metadata say."""
+        lines = "".join(f"{path}: {copy}\n" for path, copy in copies)
+        (folder / COPIES).write_text(lines, encoding="utf-8")
+        counts = {f"by_{kind}": sum(copy.by == kind for _, copy in copies) for kind in ("id", "hash")}
+        return {KEY: counts | {"max_distance": MAX_DISTANCE, "splits": self.sizes}}
+
+
+def said(metadata: Mapping[str, Any]) -> str:
+    """Return what metadata say of copies that were left out, as the end of a line; empty where none were looked for."""
+    if KEY not in metadata:
+        return ""
+    found = metadata[KEY]
+    splits = ", ".join(f"{split} {size}" for split, size in found["splits"].items())
+    counts = f"{found['by_id']} by id and {found['by_hash']} by hash"
+    return f"; left out of {TRAIN}: {counts}, which are in {splits}"
+
+
+def check(metadata: Mapping[str, Any], names: Sequence[str], folder: Path) -> None:
+    """Raise ConfigError where `names` were not held out when `folder` was prepared."""
+    splits = metadata[KEY]["splits"] if KEY in metadata else {}
+    if missing := sorted(set(names) - {split.partition("/")[0] for split in splits}):
+        raise ConfigError(
+            f"--held_out: {folder} is prepared already, without looking for copies of {', '.join(missing)}; delete the "
+            "folder to prepare it anew"
+        )
+
+
+def read(names: Sequence[str], data_dir: str, workers: int) -> HeldOut:
+    """Return the pictures of all splits but train of prepared data sets, hashed in `workers` threads.
+
+    A damaged record is passed over. Raises ConfigError where a data set is not prepared or has no such split.
+    """
+    sizes: dict[str, int] = {}
+    coco_ids: dict[int, str] = {}
+    hashes: list[np.uint64] = []
+    labels: list[str] = []
+    for name in names:
+        folder = datasets.prepared(datasets.builder_class(name, "--held_out"), data_dir, "--held_out")
+        splits = {split: found for split, found in records.open_splits(folder).items() if split != TRAIN}
+        if not splits:
+            raise ConfigError(f"--held_out: data set {name!r} in {folder} has no split but {TRAIN}; leave it out")
+        for split, found in splits.items():
+            sizes[f"{name}/{split}"] = len(found)
+            for label, coco_id, ones in _hashed(f"{name}/{split}", found, workers):
+                if name in COCO_NUMBERED:
+                    coco_ids.setdefault(coco_id, label)
+                hashes += ones
+                labels += [label] * len(ones)
+    return HeldOut(sizes, coco_ids, np.array(hashes, np.uint64), labels)
+
+
+def _hashed(where: str, found: records.Split, workers: int) -> list[tuple[str, int, list[np.uint64]]]:
+    """Return name, id and hashes of every record."""
+
+    def of_record(index: int) -> tuple[str, int, list[np.uint64]] | None:
+        try:
+            record = found[index]
+            ones = [perceptual_hash(encoded) for encoded in records.pictures(record, found.pictures)]
+        except BrokenError:
+            return None
+        return f"{where}/{record['filename']}", record["image_id"], ones
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [one for one in pool.map(of_record, range(len(found))) if one is not None]
