@@ -73,7 +73,7 @@ def likelihoods(
 
     def of_chunk(ids_CL: jax.Array) -> Float[Array, "B C"]:
         ids_RL = jnp.tile(ids_CL, (B, 1))  # R = B x C rows, all answers to a question side by side
-        logits_RLV = plain.apply(params, ids_RL[:, :-1], memory)
+        logits_RLV: Any = plain.apply(params, ids_RL[:, :-1], memory)
         word_RL = jnp.take_along_axis(logits_RLV, ids_RL[:, 1:, None], axis=-1)[..., 0]
         return (word_RL - jax.nn.logsumexp(logits_RLV, axis=-1)).sum(axis=-1).reshape(B, -1)
 
