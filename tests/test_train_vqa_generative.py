@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import config, evals, optim, origin, sharding, train
+from bridge_jax import config, evals, optim, origin, planner, sharding, train
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import pipeline, questions
@@ -96,6 +96,12 @@ def test_a_run_that_wrote_captions_may_be_started_from(cfg, tiny_caption, tmp_pa
     assert found.keys() == best.keys()
     for path, value in found.items():
         np.testing.assert_array_equal(value, best[path], err_msg=path)
+
+
+def test_the_plan_is_of_the_batch_that_there_is(cfg):
+    batch = dataclasses.replace(pipeline.train(cfg, cfg.stages["task"], seed_stream="test")[0], broken=None)
+    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch)
+    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), planner.abstract_batch(cfg, "task"))
 
 
 def test_a_handful_of_questions_is_learned(cfg):
