@@ -34,8 +34,13 @@ from bridge_jax.config_keys import Vision as Vision
 
 DESIGNS = ("none", "pooled", "self_cross", "cross")
 PLACEMENTS = ("top", "middle", "early", "staggered", "after")
-WATCHERS = ("vqa", "nlvr2", "caption")  # evaluators that watch the stages that train on the loss of their name
-READS = {"vqa": "questions", "nlvr2": "statements"}  # what a loss reads that reads no captions
+# loss -> the evaluator that watches the stages that train on it
+WATCHERS = {"vqa": "vqa", "vqa_generative": "vqa", "nlvr2": "nlvr2", "caption": "caption"}
+READS = {
+    "vqa": "questions",
+    "vqa_generative": "questions",
+    "nlvr2": "statements",
+}  # what a loss reads that reads no captions
 
 
 def parse(config: ml_collections.ConfigDict) -> Config:
@@ -59,7 +64,7 @@ def evaluators(cfg: Config) -> list[str]:
 
 def watcher(stage: Stage) -> str:
     """Return the evaluator by which the best checkpoint of a stage is chosen."""
-    return next((name for name in WATCHERS if name in stage.losses), "retrieval")
+    return next((name for loss, name in WATCHERS.items() if loss in stage.losses), "retrieval")
 
 
 def reads(stage: Stage) -> str:
@@ -135,9 +140,16 @@ def _check_losses(cfg: Config) -> None:
 
 
 def _check_tasks(cfg: Config) -> None:
+    answering = [name for name in ("vqa", "vqa_generative") if name in cfg.losses]
     require(
-        cfg.evals.vqa is None or "vqa" in cfg.losses,
-        "config.evals.vqa needs the answers that config.losses.vqa trains: add that loss, or leave the evaluator out",
+        cfg.evals.vqa is None or bool(answering),
+        "config.evals.vqa needs the answers that config.losses.vqa trains (or vqa_generative): add that loss, or leave "
+        "the evaluator out",
+    )
+    require(
+        len(answering) < 2,
+        "config.losses: vqa and vqa_generative both answer the questions, and config.evals.vqa scores one of them: "
+        "leave the other out",
     )
     require(
         cfg.evals.nlvr2 is None or "nlvr2" in cfg.losses,
@@ -146,19 +158,30 @@ def _check_tasks(cfg: Config) -> None:
     if "nlvr2" in cfg.losses and "pictures" in cfg.losses["nlvr2"]:
         pictures = cfg.losses["nlvr2"]["pictures"]
         require(pictures in (1, 2), f"config.losses.nlvr2.pictures is {pictures}; a statement is about 1 or 2")
-    require(
-        ("caption" in cfg.losses) == (cfg.decoder is not None),
-        "config.decoder and config.losses.caption belong together: "
-        + ("the loss trains a decoder" if "caption" in cfg.losses else "nothing else trains a decoder")
-        + ": give both or neither (see common.decoder)",
-    )
+    _check_decoder(cfg)
     require(
         cfg.evals.mlm is None or "mlm" in cfg.losses,
         "config.evals.mlm needs the head that config.losses.mlm trains: add that loss, or leave the evaluator out",
     )
+
+
+def _check_decoder(cfg: Config) -> None:
+    writing = [name for name in ("caption", "vqa_generative") if name in cfg.losses]
     require(
-        cfg.evals.caption is None or cfg.decoder is not None,
-        "config.evals.caption needs config.decoder, which writes captions: add it, or leave the evaluator out",
+        bool(writing) == (cfg.decoder is not None),
+        f"config.decoder and config.losses.{writing[0] if writing else 'caption'} belong together: "
+        + ("the loss trains a decoder" if writing else "nothing else but vqa_generative trains a decoder")
+        + ": give both or neither (see common.decoder)",
+    )
+    require(
+        cfg.evals.caption is None or "caption" in cfg.losses,
+        "config.evals.caption needs config.losses.caption, which trains config.decoder to write captions: add both, or "
+        "leave the evaluator out",
+    )
+    require(
+        "vqa_generative" not in cfg.losses or (cfg.decoder is not None and cfg.decoder.reads == "fused"),
+        "config.decoder.reads is 'image', but the decoder of vqa_generative sees the question in the fused states "
+        "alone: set config.decoder.reads=fused",
     )
 
 
@@ -201,11 +224,12 @@ def _check_stage(cfg: Config, name: str) -> None:
         f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
     )
     for loss in (loss for loss in READS if loss in stage.losses):
-        captions = [loss for loss in stage.losses if loss in ("itc", "sigmoid", "fused_itc", "itm")]
+        captions = [loss for loss in stage.losses if loss in ("itc", "sigmoid", "fused_itc", "itm", "caption")]
+        does = "writes" if captions[:1] == ["caption"] else "compares pictures with"
         require(
             not captions,
-            f"{key}.losses: {loss} reads {READS[loss]}, and {captions and captions[0]} compares pictures with "
-            "captions: give them stages of their own",
+            f"{key}.losses: {loss} reads {READS[loss]}, and {captions and captions[0]} {does} captions: give them "
+            "stages of their own",
         )
         require(
             not stage.cached_crops,

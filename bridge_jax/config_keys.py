@@ -67,14 +67,14 @@ class Bridge:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """What writes captions, word by word. A model has none where the config leaves this out."""
+    """What writes captions or answers, word by word. A model has none where the config leaves this out."""
 
     layers: int
     width: int
     heads: int
     mlp_width: int
     dropout: float
-    reads: Literal["image", "fused"]  # the picture's own states, or the bridged ones of both sides
+    reads: Literal["image", "fused"]  # the picture's own states, or both sides' after they met: text or none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,8 +186,8 @@ class Mlm:
 class Evals:
     """The evaluators of a run, each the module of bridge_jax/evals of that name. One that a config leaves out is None.
 
-    A stage that trains on the loss of an evaluator's name is watched by it, and so its best checkpoint is chosen; all
-    other stages by `retrieval`.
+    A stage that trains on the loss of an evaluator's name is watched by it (one on vqa_generative by `vqa`), and so its
+    best checkpoint is chosen; all other stages by `retrieval`.
     """
 
     retrieval: Retrieval | None

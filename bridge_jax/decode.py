@@ -1,5 +1,7 @@
 """Words out of a decoder: the likeliest one after the other, drawn, or by beam search; one compiled loop each.
 
+`likelihoods` writes nothing: it says how likely each of given answers is.
+
 A search knows no model. It calls
 
     next_logits(ids [R], position, cache) -> logits [R,V] of the word after `position`, and the cache
@@ -13,7 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from bridge_jax import rng
 from bridge_jax.config import Caption
@@ -22,6 +25,8 @@ from bridge_jax.types import Lower
 
 NextLogits = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 Choose = Callable[[Float[Array, "B V"], jax.Array], Int[Array, "B"]]  # logits and position -> words
+
+LOGITS = 2**26  # that `likelihoods` holds at once, over all devices: 256 MiB
 
 
 class Frame(NamedTuple):
@@ -51,6 +56,37 @@ def captions(model: BridgeModel, lower: Lower, rows: Int[Array, "B"], frame: Fra
         keys = jax.vmap(lambda row: rng.key(model.cfg.seed, "caption", row))(rows)
         choose = nucleus(keys, how.nucleus_mass, how.temperature)
     return one_by_one(next_logits, decoder.empty_cache(B), B, frame, choose)
+
+
+def likelihoods(
+    model: BridgeModel, lower: Lower, ids_AT: Int[np.ndarray, "A T"], mask_AT: Bool[np.ndarray, "A T"]
+) -> Float[Array, "B A"]:
+    """Return the log-likelihood of every answer to every question: the sum over its words, the end included.
+
+    Exact for all of them; ALBEF and BLIP score only answers that begin with one of the k likeliest first words. The
+    states of picture and question are made once. Answers of one length go through the decoder together, so none is
+    padded, in chunks that bound the logits held at once.
+    """
+    memory, decoder = model.memory(lower), model.decoder
+    params, plain = decoder.variables, decoder.clone(parent=None, name=None)  # as in `captions`
+    B, lengths_A = len(memory.mask), mask_AT.sum(axis=1)
+
+    def of_chunk(ids_CL: jax.Array) -> Float[Array, "B C"]:
+        ids_RL = jnp.tile(ids_CL, (B, 1))  # R = B x C rows, all answers to a question side by side
+        logits_RLV: Any = plain.apply(params, ids_RL[:, :-1], memory)
+        word_RL = jnp.take_along_axis(logits_RLV, ids_RL[:, 1:, None], axis=-1)[..., 0]
+        return (word_RL - jax.nn.logsumexp(logits_RLV, axis=-1)).sum(axis=-1).reshape(B, -1)
+
+    found_BA = jnp.zeros((B, len(ids_AT)), jnp.float32)
+    for length in np.unique(lengths_A):
+        of_length = np.flatnonzero(lengths_A == length)
+        fits = LOGITS // (B * (length - 1) * model.cfg.text.vocab_size)
+        size = int(min(len(of_length), max(1, fits)))
+        chunks = np.resize(of_length, (-(-len(of_length) // size), size))  # the last is filled up from the first
+        found_nBC = jax.lax.map(of_chunk, jnp.asarray(ids_AT[:, :length][chunks]))
+        found_BX = jnp.moveaxis(found_nBC, 0, 1).reshape(B, -1)
+        found_BA = found_BA.at[:, of_length].set(found_BX[:, : len(of_length)])
+    return found_BA
 
 
 def greedy(logits_BV: Float[Array, "B V"], position: jax.Array) -> Int[Array, "B"]:

@@ -6,6 +6,7 @@
     masked_text   the caption with words masked, fused with its whole picture
     masked_image  the picture with patches masked, fused with its whole caption
     answers       the answer to a question about the picture, from the fused pair
+    answer_words  every word of the answer from those before it, picture and question, by the decoder
     caption       every word of the caption from those before it and the picture, by the decoder
     statements    whether a statement is true of the row's pictures, from it fused with each of them
 
@@ -26,7 +27,17 @@ from bridge_jax.config import Config
 from bridge_jax.models.bridge import BridgeModel, meeting_blocks, normalise
 from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
 
-PASSES = ("unimodal", "fused", "mismatched", "masked_text", "masked_image", "answers", "statements", "caption")
+PASSES = (
+    "unimodal",
+    "fused",
+    "mismatched",
+    "masked_text",
+    "masked_image",
+    "answers",
+    "answer_words",
+    "statements",
+    "caption",
+)
 
 
 def outputs(
@@ -56,10 +67,14 @@ def outputs(
             found["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
         if "mismatched" in passes:
             found |= _fused_and_mismatched(model, lower, batch, found, mining_key, spread)
-        elif {"fused", "answers"} & set(passes):
+        elif {"fused", "answers", "answer_words"} & set(passes):
             found["fused"] = model.fused(lower, deterministic=False)
         if "answers" in passes:
             found["answer_logits"] = model.answers(found["fused"], lower.text_mask, deterministic=False)
+        if "answer_words" in passes:
+            fused: Fused = found["fused"]
+            memory = model.decoder.read(fused.image_states, (fused.text_states, lower.text_mask))
+            found["answer_word_logits"] = model.decoder(batch.answer_ids[:, :-1], memory, deterministic=False)
         if "statements" in passes:
             pairs, pictures = each_picture(lower)
             found["fused"] = model.fused(spread(pairs), deterministic=False)

@@ -50,9 +50,14 @@ def _from_4(config: dict[str, Any]) -> None:
     _fill(config, {"data.squash": False, "data.mixture": []})
 
 
+def _from_5(config: dict[str, Any]) -> None:
+    """Add nothing: what is new is the loss vqa_generative, which no older run had."""
+    del config
+
+
 _FIRST = 2
 # The first makes schema 3 of schema _FIRST.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4, _from_5)
 SCHEMA = _FIRST + len(MIGRATIONS)
 
 

@@ -147,15 +147,11 @@ def fit(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Iterato
 
 def with_pairs(cfg: Config, pairs: int, devices: list[Any]) -> Config:
     """Return the config with so many pairs a chip in every stage. Raises ConfigError."""
-    rows = pairs * _row_parts(cfg, devices)
+    rows = pairs * sharding.row_parts(sharding.make_mesh(cfg.mesh, devices))
     stages = {name: dataclasses.replace(stage, batch_size=rows) for name, stage in cfg.stages.items()}
     changed = dataclasses.replace(cfg, stages=stages)
     configs.check(changed)
     return changed
-
-
-def _row_parts(cfg: Config, devices: list[Any]) -> int:
-    return sharding.row_parts(sharding.make_mesh(cfg.mesh, devices))
 
 
 def step_of(cfg: Config, stage_name: str, mesh: Mesh) -> tuple[Any, steps.TrainState, Batch]:
@@ -207,6 +203,8 @@ def abstract_batch(cfg: Config, stage_name: str) -> Batch:
         fields["ids"] = leaf(T)
     if "mlm" in stage.losses:
         fields |= {"masked_ids": leaf(T), "masked_text": leaf(T, dtype=np.bool_)}
+    if "vqa_generative" in stage.losses:
+        fields |= {"answer_ids": leaf(T), "answer_mask": leaf(T, dtype=np.bool_)}
     if "mim" in stage.losses:
         fields["masked_patches"] = leaf(patches, dtype=np.bool_)
     if "vqa" in stage.losses:

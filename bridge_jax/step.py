@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
@@ -17,7 +18,7 @@ from bridge_jax.config import Config, evaluator
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Array, Batch, Lower, Params
 
-FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image", "answers", "statements"}
+FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image", "answers", "answer_words", "statements"}
 
 
 @struct.dataclass
@@ -61,6 +62,7 @@ class Predict:
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
     fused: Any  # params, Lower -> (similarity [B], itm_logit [B]) of the pairs
     answers: Any  # params, Lower -> logits [B,A] of the answers to the questions, which are the texts
+    answer_likelihoods: Any  # answers (ids [A,T], mask [A,T]) -> (params, Lower -> their log-likelihoods [B,A])
     masked_words: Any  # params, Lower of masked texts -> the likeliest word in every place, ids [B,T]
     captions: Any  # decode.Frame -> (params, Lower, row numbers int32 [B] -> ids [B,T]), as config.evals.caption says
     statements: Any  # params, Lower -> logits [B] that the statements, which are the texts, are true of their pictures
@@ -179,6 +181,9 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
     def answers(model: BridgeModel, lower: Lower) -> Array:
         return model.answers(model.fused(lower), lower.text_mask)
 
+    def answer_likelihoods(ids: np.ndarray, mask: np.ndarray) -> Any:
+        return method(lambda m, lower: decode.likelihoods(m, lower, ids, mask))
+
     def masked_words(model: BridgeModel, lower: Lower) -> Array:
         return model.heads.mlm(model.fused(lower).text_states).argmax(axis=-1)
 
@@ -198,6 +203,7 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
         fused=method(fused),
         answers=method(answers),
+        answer_likelihoods=answer_likelihoods,
         masked_words=method(masked_words),
         captions=captions,
         statements=method(statements),

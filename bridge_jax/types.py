@@ -39,6 +39,10 @@ class Batch:
     masked_text: Array = None  # bool [B,T], the positions MLM predicts
     masked_patches: Array = None  # bool [B,P-1], the patches MIM predicts (no class token)
     answer_scores: Array = None  # float32 [B,A], what each answer to the question is worth, 0 to 1
+    answer_ids: Array = None  # int32 [B,T], an answer that people gave to the question
+    answer_mask: Array = (
+        None  # bool [B,T]; False on padding, and everywhere in a row whose question has no known answer
+    )
     statement_true: Array = None  # bool [B], whether the statement holds of the row's pictures
     broken: Array = None  # int32 [B,2], the record that was drawn for the row in vain and its caption (broken.py)
 
@@ -90,6 +94,7 @@ class Outputs:
     mim_prediction: Array = None  # [B,P-1,X]
     mim_target: Array = None  # [B,P-1,X]
     answer_logits: Array = None  # [B,A]
+    answer_word_logits: Array = None  # [B,T-1,V], of the words 1 to T-1 of the answer, each from those before it
     caption_logits: Array = None  # [B,T-1,V], of the words 1 to T-1, each from those before it
     statement_logit: Array = None  # [B], that the statement is true
 

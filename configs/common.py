@@ -201,12 +201,17 @@ def stage(**changes) -> ml_collections.ConfigDict:
 
 
 def decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
-    """Give the experiment a decoder, the loss that trains it and the evaluator of what it writes."""
-    depth, width, heads, mlp_width = SIZES[size]
-    settings = dict(layers=depth, width=width, heads=heads, mlp_width=mlp_width, dropout=0.1, reads="image")
-    config.decoder = settings | changes
+    """Give the experiment a decoder of captions, the loss that trains it and the evaluator of what it writes."""
+    add_decoder(config, size, **(dict(reads="image") | changes))
     config.losses.caption = dict(weight=1.0, label_smoothing=0.1)
     config.evals.caption = caption()
+
+
+def add_decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
+    """Give the experiment a decoder of answers, which reads picture and question after they met, and its rules."""
+    depth, width, heads, mlp_width = SIZES[size]
+    settings = dict(layers=depth, width=width, heads=heads, mlp_width=mlp_width, dropout=0.1, reads="fused")
+    config.decoder = settings | changes
     config.sharding = tuple(
         (pattern.replace("(vision|text|bridge)", "(vision|text|bridge|decoder)"), axes) for pattern, axes in SHARDING
     )

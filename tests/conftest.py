@@ -110,6 +110,21 @@ def tiny_vqa(tiny) -> Callable[[], ml_collections.ConfigDict]:
 
 
 @pytest.fixture(scope="session")
+def tiny_vqa_generative(tiny_vqa) -> Callable[[], ml_collections.ConfigDict]:
+    """Make the tiny config of two stages, in the second of which a decoder answers questions."""
+
+    def make() -> ml_collections.ConfigDict:
+        config = tiny_vqa()
+        common.add_decoder(config, "tiny", layers=1, width=32, heads=2, mlp_width=64)
+        del config.losses.vqa
+        config.losses.vqa_generative = dict(weight=1.0)
+        config.stages.task.losses = ("vqa_generative",)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_caption(tiny) -> Callable[[], ml_collections.ConfigDict]:
     """Make the tiny config of two stages, the second of which trains a decoder on cached states."""
 

@@ -126,7 +126,7 @@ def test_an_older_schema_is_migrated_and_a_newer_one_refused(cfg, tmp_path, monk
     assert again.config(1).data.broken_limit == 0.0
     assert again.config(1).stages == cfg.stages
     assert again.meta(1).schema == migrations.SCHEMA
-    with pytest.raises(ConfigError, match=r"/2: checkpoint schema 6, this code reads 2 to 5: newer code wrote it"):
+    with pytest.raises(ConfigError, match=r"/2: checkpoint schema 7, this code reads 2 to 6: newer code wrote it"):
         again.meta(2)
 
 

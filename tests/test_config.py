@@ -222,6 +222,45 @@ def test_questions_that_cannot_work(config, key, value, says):
     refused(config, says)
 
 
+def with_a_decoder_that_answers(config):
+    with_questions(config)
+    del config.losses.vqa
+    config.losses.vqa_generative = {"weight": 1.0}
+    config.stages.task.losses = ("vqa_generative",)
+    common.add_decoder(config, "tiny")
+
+
+def test_answers_of_a_decoder_are_watched_by_the_same_evaluator(config):
+    with_a_decoder_that_answers(config)
+    cfg = parse(config)
+    assert watcher(cfg.stages["task"]) == "vqa"
+    assert reads_questions(cfg.stages["task"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("decoder.reads", "image", r"config\.decoder\.reads is 'image', but .* set config\.decoder\.reads=fused"),
+        ("decoder", None, r"config\.decoder and config\.losses\.vqa_generative belong together: the loss trains a dec"),
+        ("losses.vqa", {"weight": 1.0, "answers": 17}, r"config\.losses: vqa and vqa_generative both answer"),
+        ("stages.task.losses", ("vqa_generative", "itc"), r"vqa_generative reads questions, and itc compares pictures"),
+        ("stages.task.cached_crops", 1, r"stages\.task\.cached_crops is 1, but the cache holds captions"),
+        ("evals.caption", common.caption(), r"config\.evals\.caption needs config\.losses\.caption"),
+    ],
+)
+def test_a_decoder_that_cannot_answer(config, key, value, says):
+    with_a_decoder_that_answers(config)
+    put(config, key, value)
+    refused(config, says)
+
+
+def test_a_stage_of_questions_writes_no_captions(config):
+    with_a_decoder_that_answers(config)
+    config.losses.caption = {"weight": 1.0, "label_smoothing": 0.0}
+    put(config, "stages.task.losses", ("vqa_generative", "caption"))
+    refused(config, r"stages\.task\.losses: vqa_generative reads questions, and caption writes captions")
+
+
 def test_the_evaluator_of_answers_needs_their_loss(config):
     with_questions(config)
     put(config, "stages.task.losses", ("itc",))

@@ -76,10 +76,10 @@ def test_questions_give_every_parameter_below_their_head_a_gradient(design):
     assert not {path: found[path] for path in live if not found[path] > 1e-5}
 
 
-@pytest.mark.parametrize("reads", ["image", "fused"])
-def test_captions_give_every_parameter_that_the_decoder_reads_a_gradient(reads):
+@pytest.mark.parametrize(("loss", "reads"), [("caption", "image"), ("caption", "fused"), ("vqa_generative", "fused")])
+def test_words_give_every_parameter_that_the_decoder_reads_a_gradient(loss, reads):
     """With `image` nothing of the text tower and the bridge; the decoder's own parts all."""
-    cfg = tiny.config(bridge=dict(layers=1), stage=dict(losses=("caption",)), decoder=dict(reads=reads))
+    cfg = tiny.config(bridge=dict(layers=1), stage=dict(losses=(loss,)), decoder=dict(reads=reads))
     found = {path: float(jnp.abs(value).max()) for path, value in gradients(cfg).items()}
     towers = ("vision/",) if reads == "image" else ("vision/", "text/", "bridge/")
     live = {path for path, value in found.items() if value > 1e-6}

@@ -26,6 +26,7 @@ CONFIGS = sorted(
 
 # golden table -> the config that it is of
 WITH_ARGUMENT = {f"shapes_{task}": f"shapes.py:task={task}" for task in ("vqa", "nlvr2", "caption")}
+WITH_ARGUMENT["vqav2_generative"] = "vqav2.py:form=generative"
 
 
 def load(name: str) -> config.Config:

@@ -29,6 +29,7 @@ LOSSES = {
 OTHERS = {
     "sigmoid": {"chunk_columns": 0},
     "vqa": {"answers": 5},
+    "vqa_generative": {},
     "caption": {"label_smoothing": 0.1},
     "nlvr2": {"pictures": 2},
 }  # each in a stage of its own
@@ -50,8 +51,10 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
     config.stages.train.update(stage or {})
     config.losses = {name: {"weight": 1.0, **(LOSSES | OTHERS)[name]} for name in config.stages.train.losses}
     config.vision.mask_token = "mim" in config.losses
-    if "vqa" in config.losses:
+    if {"vqa", "vqa_generative"} & set(config.losses):
         config.evals.vqa = common.asking()
+    if "vqa_generative" in config.losses:
+        common.add_decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
     if "caption" in config.losses:
         common.decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
     if "nlvr2" in config.losses:
@@ -95,6 +98,8 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
         masked_ids=np.where(masked_text, 1, ids).astype(np.int32),
         masked_text=masked_text,
         masked_patches=np.arange(patches) == draw.integers(0, patches, B)[:, None],
+        answer_ids=ids[::-1],  # of each row another one's text
+        answer_mask=text_mask[::-1],
         answer_scores=draw.random((B, OTHERS["vqa"]["answers"])).astype(np.float32),
         statement_true=draw.random(B) < 0.5,
     )
@@ -115,7 +120,7 @@ def lower(cfg: configs.Config, params: Params, batch: Batch) -> Lower:
     return apply(cfg, params, run)
 
 
-OF_LOSSES = tuple(name for name in forward.PASSES if name not in ("answers", "statements", "caption"))
+OF_LOSSES = tuple(name for name in forward.PASSES if name not in ("answers", "answer_words", "statements", "caption"))
 
 
 def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str, ...] = OF_LOSSES) -> Outputs:

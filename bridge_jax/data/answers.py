@@ -75,3 +75,9 @@ def scores(answers: Sequence[str], known: Mapping[str, int]) -> Float32[np.ndarr
     for answer in {normalise(answer) for answer in answers} & known.keys():
         found[known[answer]] = accuracy(answer, answers)
     return found
+
+
+def draw(answers: Sequence[str], known: Mapping[str, int], generator: np.random.Generator) -> int | None:
+    """Return one of the known answers, each as likely as people gave it; None where all of theirs are unknown."""
+    found = [known[said] for said in map(normalise, answers) if said in known]
+    return found[generator.integers(len(found))] if found else None

@@ -53,6 +53,7 @@ class Examples:
         self._pictures = cfg.losses["nlvr2"]["pictures"] if self._reads == "statements" else 1
         known = questions.load_answers(cfg) if self._reads == "questions" else ()
         self._answers = {answer: output for output, answer in enumerate(known)}
+        self._words = questions.load_answer_words(cfg) if "vqa_generative" in stage.losses else None
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the fields of `types.Batch` for one row. Raises BrokenError."""
@@ -81,13 +82,22 @@ class Examples:
             )
         if self._reads != "captions":
             (answer, *_) = given = asked(record)[chosen - len(record["captions"])].answers
-            if self._reads == "questions":
+            if self._words:
+                drawn = answers.draw(given, self._answers, generator)
+                example["answer_ids"], example["answer_mask"] = _row(self._words, drawn)
+            elif self._reads == "questions":
                 example["answer_scores"] = answers.scores(given, self._answers)
             else:
                 example["statement_true"] = np.bool_(questions.JUDGEMENTS.index(answer))
         if self._mim:
             example["masked_patches"] = masking.mask_patches(self._patches, self._data.mask_patch_fraction, generator)
         return example
+
+
+def _row(words: tuple[np.ndarray, np.ndarray], index: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids and mask of the answer `index`; of None, ids of which none is to be written."""
+    ids, mask = words
+    return (ids[0], np.zeros_like(mask[0])) if index is None else (ids[index], mask[index])
 
 
 class _GroupShuffle:

@@ -1,7 +1,7 @@
 """Questions about a picture, what ten people answered, and the answers that a model chooses from; and statements.
 
 The answers are a closed list, made when a data set is prepared and stored beside its records, one a line: the line
-number is the output of the vqa head.
+number is the output of the vqa head. The decoder (`vqa_generative`) ranks the same list.
 
 A statement about a picture or two (NLVR2) travels as a question whose only answer is one of JUDGEMENTS.
 """
@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Bool, Int32
+
 from bridge_jax import config
-from bridge_jax.data import datasets
+from bridge_jax.data import datasets, text
 
 JUDGEMENTS = ("false", "true")
 ANSWERS = "answers.txt"  # stored beside the records by a data set with questions
@@ -50,14 +53,36 @@ def load_answers(cfg: config.Config) -> tuple[str, ...]:
     path = datasets.prepared_folder(cfg.data) / ANSWERS
     if not path.is_file():
         raise config.ConfigError(
-            f"config.data.dataset: {cfg.data.dataset!r} has no questions ({path} is not there), which the vqa loss "
-            "and the vqa evaluator read; choose a data set that has"
+            f"config.data.dataset: {cfg.data.dataset!r} has no questions ({path} is not there), which the losses "
+            "and the evaluator of vqa read; choose a data set that has"
         )
     answers = tuple(path.read_text(encoding="utf-8").splitlines())
-    outputs = cfg.losses["vqa"]["answers"]
+    outputs = cfg.losses["vqa"]["answers"] if "vqa" in cfg.losses else len(answers)
     if len(answers) != outputs:
         raise config.ConfigError(
             f"config.losses.vqa.answers is {outputs}, but {path} lists {len(answers)}: "
             f"set config.losses.vqa.answers={len(answers)}"
         )
     return answers
+
+
+def load_answer_words(cfg: config.Config) -> tuple[Int32[np.ndarray, "A T"], Bool[np.ndarray, "A T"]]:
+    """Return the answers as the decoder writes them, in the model's own tokens: ids, and a mask False on padding.
+
+    Raises ConfigError as `load_answers` does, and where the vocabulary cannot start an answer, lacks a word of one, or
+    the model's length cuts one.
+    """
+    known, tokenizer = load_answers(cfg), text.load(cfg.data, cfg.text)
+    tokenizer.frame  # noqa: B018
+    for answer, measure in zip(known, tokenizer.measure(known), strict=True):
+        if measure.unknown:
+            raise config.ConfigError(
+                f"config.data.vocabulary: {tokenizer.path} has no token for {measure.unknown[0]!r} of the answer "
+                f"{answer!r}, which the vqa_generative loss writes: take a vocabulary that has, or the vqa loss"
+            )
+        if measure.length > tokenizer.length:
+            raise config.ConfigError(
+                f"config.text.length is {tokenizer.length}, but the answer {answer!r} has {measure.length} tokens, "
+                f"those around it included: set config.text.length={measure.length} or more"
+            )
+    return tokenizer.encode(known)

@@ -1,5 +1,8 @@
 """Visual question answering: what the best answer of every question is worth, overall and by kind of question.
 
+The best answer of a config with the loss `vqa` is that of the greatest logit of its head; with `vqa_generative`, that
+which its decoder finds likeliest.
+
 Beside it the same model with the picture taken from another record, which shows how far the words alone go, and what
 the one answer that scores best would score if it were always given, kind by kind.
 """
@@ -19,8 +22,11 @@ from bridge_jax.types import Lower, Params, Table
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError where a split cannot be scored: no such split, no questions, another number of answers."""
-    questions.load_answers(cfg)
+    """Raise ConfigError where a split cannot be scored: no such split, no questions, answers that do not fit."""
+    if "vqa_generative" in cfg.losses:
+        questions.load_answer_words(cfg)
+    else:
+        questions.load_answers(cfg)
     for split in (cfg.data.eval_split, *evaluator(cfg, "vqa").splits):
         record = pipeline.open_split(cfg.data, split)[0]
         if not all(question.answers for question in record["questions"]):
@@ -41,10 +47,13 @@ class Evaluator(Asking):
         del lower_frozen  # too many states to keep
         super().__init__(cfg, predict, "vqa", texts="questions", pictures=1)
         self._answers = questions.load_answers(cfg)
+        self._score = predict.answers
+        if "vqa_generative" in cfg.losses:
+            self._score = predict.answer_likelihoods(*questions.load_answer_words(cfg))
 
     def given(self, params: Params, lower: Lower) -> list[str]:
         """Return the best answer to each question."""
-        logits = np.asarray(self._predict.answers(params, lower))
+        logits = np.asarray(self._score(params, lower))
         if np.isnan(logits).any():
             raise FloatingPointError("vqa: a logit is NaN; an accuracy would be meaningless")
         return [self._answers[output] for output in logits.argmax(axis=-1)]

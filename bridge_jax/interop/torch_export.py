@@ -154,6 +154,7 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "pictures": cfg.losses["nlvr2"]["pictures"] if "nlvr2" in params["heads"] else 0,
         "sigmoid_head": "sigmoid" in params["heads"],
         "caption_decoder": _decoder(cfg),  # `decoder` would pass for a text tower in transformers
+        "answering_decoder": "vqa_generative" in cfg.losses,
         **({"id2label": {str(i): answer for i, answer in enumerate(meta.answers)}} if meta.answers else {}),
         "bridge_jax": dataclasses.asdict(meta)
         | {"config": as_dict(without_places(cfg)), "frozen": "", "loss_weights": _loss_weights(params)},

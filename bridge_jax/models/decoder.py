@@ -29,7 +29,7 @@ class Keys(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The encoders' states as every block reads them. One row may serve several rows of words (beams)."""
+    """The encoders' states as every block reads them. One row may serve several rows of words (beams, answers)."""
 
     of_blocks: tuple[Keys, ...]
     mask: Bool[Array, "B L"]
@@ -71,13 +71,13 @@ class Block(nn.Module):
         self.drop = layers.Dropout(self.cfg.dropout)
 
     def __call__(
-        self, x_BTW: Float[Array, "B T W"], memory: Keys, mask: Bool[Array, "B L"], deterministic: bool
-    ) -> Float[Array, "B T W"]:
+        self, x_RTW: Float[Array, "R T W"], memory: Keys, mask: Bool[Array, "B L"], deterministic: bool
+    ) -> Float[Array, "R T W"]:
         """Run over all words at once; none sees a later one."""
-        T = x_BTW.shape[1]
-        y = self.self_norm(x_BTW)
+        T = x_RTW.shape[1]
+        y = self.self_norm(x_RTW)
         y = self.self_attention(y, self.self_attention.keys(y), jnp.tril(jnp.ones((1, T, T), bool)), deterministic)
-        return self._read(x_BTW + self.drop(y, deterministic), memory, mask, deterministic)
+        return self._read(x_RTW + self.drop(y, deterministic), memory, mask, deterministic)
 
     def step(
         self, x_R1W: Float[Array, "R 1 W"], memory: Keys, mask: Bool[Array, "B L"], cache: Keys, position: jax.Array
@@ -95,7 +95,7 @@ class Block(nn.Module):
     def _read(self, x: jax.Array, memory: Keys, mask: jax.Array, deterministic: bool) -> jax.Array:
         rows = self.cross_norm(x).reshape(
             len(mask), -1, x.shape[-1]
-        )  # all beams of a picture are queries to its one row
+        )  # all beams or answers of a picture are queries to its one row
         y = self.cross_attention(rows, memory, mask[:, None], deterministic).reshape(x.shape)
         x = x + self.drop(y, deterministic)
         return x + self.drop(self.mlp(self.mlp_norm(x)), deterministic)
@@ -135,9 +135,9 @@ class Decoder(nn.Module):
             mask = jnp.concatenate([mask, text[1]], axis=1)
         return Memory(tuple(block.cross_attention.keys(states) for block in self.blocks), mask)
 
-    def __call__(self, ids_BT: Int[Array, "B T"], memory: Memory, deterministic: bool = True) -> Float[Array, "B T V"]:
-        """Return the logits of every next word, float32: row t has seen the words 0 to t."""
-        x = self.word(ids_BT) + self.position(jnp.arange(ids_BT.shape[1]))
+    def __call__(self, ids_RT: Int[Array, "R T"], memory: Memory, deterministic: bool = True) -> Float[Array, "R T V"]:
+        """Return the logits of every next word, float32: place t has seen the words 0 to t. R is a multiple of B."""
+        x = self.word(ids_RT) + self.position(jnp.arange(ids_RT.shape[1]))
         x = self.drop(x, deterministic)
         x = layers.run_blocks(self.run, self.blocks, x, memory.mask, deterministic, each=memory.of_blocks)
         return self._logits(x)

@@ -74,6 +74,34 @@ def test_the_decoder(shared, tmp_path, reads):
     assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
 
 
+def test_the_decoder_that_answers(shared, tmp_path):
+    """Likelihoods of answers of several lengths, what `generate` writes of a question, and what is refused."""
+    cfg = small(stage=dict(losses=("vqa_generative",)))
+    params, batch = tiny.params(cfg), pairs_of(cfg, shared)[0]
+    model = exported(cfg, params, tmp_path)
+    mask = np.arange(cfg.text.length) < np.array([[3], [5], [3], [2]])
+    ids = np.where(mask, np.random.default_rng(0).integers(3, 20, mask.shape), 0)
+
+    def likelihoods(bridge):
+        text, seen = bridge.lower_text(batch.ids, batch.text_mask), jnp.asarray(batch.text_mask)
+        lower = Lower(image=bridge.lower_image(batch.images), text=text, text_mask=seen)
+        return decode.likelihoods(bridge, lower, ids, mask)
+
+    expected, inputs = tiny.apply(cfg, params, likelihoods), torch_inputs(cfg, batch)
+    found = model.answer_likelihoods(*inputs, torch.tensor(ids), torch.tensor(mask))
+    assert difference(expected, found) <= 1e-4
+    assert (found[0] - found[1]).abs().max() > 1e-2
+    assert model.generate(*inputs).shape == (len(batch.ids), cfg.text.length)
+    with pytest.raises(ValueError, match="no vqa head; its decoder answers: rank answers with answer_likelihoods"):
+        model.answer(*inputs)
+    (tmp_path / "other").mkdir()
+    captions = exported(small(stage=dict(losses=("caption",)), decoder=dict(reads="fused")), params, tmp_path / "other")
+    with pytest.raises(ValueError, match="without the vqa_generative loss"):
+        captions.answer_likelihoods(*inputs, torch.tensor(ids), torch.tensor(mask))
+    _, _, back = torch_import.read(tmp_path / "model")
+    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+
+
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_the_judge_of_statements(shared, tmp_path, pictures):
     settings = dict(nlvr2=dict(weight=1.0, pictures=pictures))

@@ -2,6 +2,7 @@
 
 Version 1.1.0 adds the questions. Pictures, captions and the ids of the captions' words are those of 1.0.0.
 Version 1.2.0 adds a second picture and the statements about both; all else is that of 1.1.0.
+Version 1.3.0 adds the words of the answers to the vocabulary, behind all others.
 """
 
 import functools
@@ -20,7 +21,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Draw the scenes, write them split by split and train their vocabulary, one token a word."""
 
     name = "shapes"
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("1.3.0")
 
     def __init__(self, *, num_train: int, seed: int, **arguments: Any):
         """Draw all scenes. Raises ConfigError when `num_train` does not fit (see `shapes.splits`)."""
@@ -44,6 +45,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         scene = shapes.Scene("horizontal", groups, ((), ()))  # is asked everything that a scene may be asked
         asked = [question.text for question in shapes_questions.questions(scene, 0)]
         asked += [shapes_statements.text_of(kind, "red", 0) for kind in shapes_statements.KINDS]
+        asked += shapes_questions.ANSWERS
         text.train_vocabulary(said, Path(self.data_path) / datasets.VOCABULARY, then=asked)
         save_answers(shapes_questions.ANSWERS, Path(self.data_path))
 

@@ -36,7 +36,8 @@ class BridgeConfig(PretrainedConfig):
         vqa_head: bool = False,  # it answers with one of `id2label`
         pictures: int = 0,  # of which the nlvr2 head judges a statement; 0: there is no such head
         sigmoid_head: bool = False,
-        caption_decoder: dict | None = None,  # what writes captions, and how it searches; None: there is none
+        caption_decoder: dict | None = None,  # what writes, and how it searches; None: there is none
+        answering_decoder: bool = False,  # it has learned to answer questions
         bridge_jax: dict | None = None,
         **kwargs,
     ):
@@ -61,5 +62,6 @@ class BridgeConfig(PretrainedConfig):
         self.pictures = pictures
         self.sigmoid_head = sigmoid_head
         self.caption_decoder = caption_decoder
+        self.answering_decoder = answering_decoder
         self.bridge_jax = bridge_jax or {}
         super().__init__(**kwargs)

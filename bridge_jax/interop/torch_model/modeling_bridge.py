@@ -5,7 +5,8 @@
     match                                   every image fused with every text: rerank the best candidates
     answer                                  answers to questions about pictures, where the checkpoint has that head
     judge                                   whether statements are true of their pictures, where it has that head
-    generate                                captions of pictures, where it has a decoder
+    generate                                captions of pictures or answers to questions, where it has a decoder
+    answer_likelihoods                      how likely each of given answers is, where the decoder answers questions
 
 Shapes: B rows, P image tokens (the patches last), T text tokens, D a tower's width, S the shared width, N heads, E the
 width of an embedding. Embeddings have length one.
@@ -141,6 +142,11 @@ class BridgeModel(PreTrainedModel):
     def answer_logits(self, pixel_values, input_ids, attention_mask=None):
         """Score every answer to question i about picture i: [B,answers], in the order of `config.id2label`."""
         if self.heads.vqa is None:
+            if self.config.answering_decoder:
+                raise ValueError(
+                    "this checkpoint has no vqa head; its decoder answers: rank answers with answer_likelihoods, or "
+                    "write one with generate"
+                )
             raise ValueError("this checkpoint was trained without the vqa loss and answers no questions")
         found, mask = self(pixel_values, input_ids, attention_mask), _mask(input_ids, attention_mask)
         return self.heads.vqa(torch.cat([pool(found.text_states, mask), pool(found.image_states, None)], -1))
@@ -163,10 +169,10 @@ class BridgeModel(PreTrainedModel):
         return self.heads.nlvr2(pooled.reshape(len(input_ids), -1))[:, 0]
 
     def generate(self, pixel_values, input_ids, attention_mask=None, num_beams=None, length_penalty=None):
-        """Caption pictures: ids [B,T] for the tokenizer to decode.
+        """Caption pictures, or answer questions about them: ids [B,T] for the tokenizer to decode.
 
-        `input_ids` [B,L] are those of an empty text, whose two tokens frame a caption. `num_beams` and
-        `length_penalty` are those of the config where they are not given.
+        `input_ids` [B,L] are those of an empty text, whose two tokens frame a caption, or of the questions.
+        `num_beams` and `length_penalty` are those of the config where they are not given.
         """
         decoder, memory = self._decoder(), self._memory(pixel_values, input_ids, attention_mask)
         last = _mask(input_ids, attention_mask)[0].sum() - 1
@@ -178,9 +184,21 @@ class BridgeModel(PreTrainedModel):
         """Score every next word of captions [B,T] of the pictures: [B,T,vocabulary]. `input_ids` as for `generate`."""
         return self._decoder()(caption_ids, self._memory(pixel_values, input_ids, attention_mask))[0]
 
+    def answer_likelihoods(self, pixel_values, input_ids, attention_mask, answer_ids, answer_mask):
+        """Log-likelihood [B,A] of each of the answers [A,T], the end included, to question i about picture i.
+
+        The answers as the tokenizer gives them, padded on the right: `answer_mask` is its attention mask.
+        """
+        if not self.config.answering_decoder:
+            raise ValueError(
+                "this checkpoint was trained without the vqa_generative loss: no decoder answers questions"
+            )
+        memory = self._memory(pixel_values, input_ids, attention_mask)
+        return self._decoder().likelihoods(memory, answer_ids, answer_mask.bool())
+
     def _decoder(self):
         if self.decoder is None:
-            raise ValueError("this checkpoint was trained without the caption loss and has no decoder")
+            raise ValueError("this checkpoint was trained with neither the caption nor the vqa_generative loss")
         return self.decoder
 
     def _memory(self, pixel_values, input_ids, attention_mask):

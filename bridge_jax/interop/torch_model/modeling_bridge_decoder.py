@@ -103,6 +103,21 @@ class Decoder(nn.Module):
         return F.linear(self.norm(x), self.word.weight, self.bias).float(), kept
 
     @torch.no_grad()
+    def likelihoods(self, memory, ids, mask):
+        """Log-likelihoods [B,A] of the answers [A,T] to every row, the end included; `mask` is False on padding."""
+        found, ids = [], ids[:, : int(mask.sum(1).amax())]
+        said = mask[:, 1 : ids.shape[1]]
+        for row in range(len(memory[1])):
+            of_row = []
+            for words, counts in zip(ids.split(64), said.split(64), strict=True):
+                index = torch.full((len(words),), row, device=ids.device)
+                one = [tuple(x[index] for x in keys) for keys in memory[0]], memory[1][index]
+                logs = self(words[:, :-1], one)[0].log_softmax(-1).gather(-1, words[:, 1:, None])[..., 0]
+                of_row.append(logs.masked_fill(~counts, 0.0).sum(-1))
+            found.append(torch.cat(of_row))
+        return torch.stack(found)
+
+    @torch.no_grad()
     def beam(self, memory, start: int, end: int, beams: int, length_penalty: float):
         """The best of `beams` captions a row, [B,T]: `start`, words, and `end` up to the length.
 

@@ -1,0 +1,53 @@
+"""The likelihood of whole answers against a loop in float64."""
+
+import numpy as np
+import pytest
+import scipy.special
+
+from bridge_jax import losses
+from bridge_jax.config import ConfigError
+from bridge_jax.losses import vqa_generative
+from bridge_jax.types import Batch, Outputs
+
+B, T, V = 4, 5, 7
+draw = np.random.default_rng(0)
+LOGITS = draw.normal(size=(B, T - 1, V)).astype(np.float32)
+IDS = draw.integers(0, V, (B, T)).astype(np.int32)
+MASK = np.arange(T) < np.array([[5], [3], [0], [2]])
+
+
+def found(logits=LOGITS, ids=IDS):
+    batch = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 2), bool), answer_ids=ids, answer_mask=MASK)
+    return vqa_generative.loss(Outputs(logit_scale=1.0, answer_word_logits=logits), batch)
+
+
+def test_equals_the_loop_over_words_and_is_a_mean_over_answers():
+    """A row without an answer counts nothing."""
+    logs, expected = scipy.special.log_softmax(LOGITS.astype(np.float64), axis=-1), 0.0
+    for row, length in enumerate((5, 3, 0, 2)):
+        for place in range(1, length):
+            expected -= logs[row, place - 1, IDS[row, place]]
+    assert found().sum == pytest.approx(expected, rel=1e-5)
+    assert found().count == 3
+    assert found().mean == pytest.approx(expected / 3, rel=1e-5)
+
+
+def test_words_behind_an_answer_change_nothing():
+    other = np.where(MASK, IDS, (IDS + 1) % V)
+    assert found(ids=other).sum == found().sum
+    assert found(ids=other).metrics == found().metrics
+
+
+def test_accuracy_is_of_answers_that_are_right_in_every_word():
+    right = np.eye(V, dtype=np.float32)[IDS[:, 1:]]
+    assert found(right).metrics["accuracy"] == 1
+    right[0, 3] = np.roll(right[0, 3], 1)
+    assert found(right).metrics["accuracy"] == pytest.approx(2 / 3)
+    right[1, 2] = np.roll(right[1, 2], 1)  # behind the end
+    assert found(right).metrics["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_it_has_no_settings_but_its_weight():
+    assert losses.bind("vqa_generative", {"weight": 1.0})[1] == ("answer_words",)
+    with pytest.raises(ConfigError, match=r"config\.losses\.vqa_generative\.answers is not a key"):
+        losses.bind("vqa_generative", {"weight": 1.0, "answers": 5})
