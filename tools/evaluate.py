@@ -4,14 +4,16 @@
     python -m tools.evaluate --workdir=runs/coco --checkpoint=latest --split=test --rerank --json=coco_test.json
     python -m tools.evaluate --workdir=runs/vqav2 --split=test --results=vqav2_test.json
     python -m tools.evaluate --workdir=runs/nlvr2 --split=test1 --results=nlvr2_test1.csv
+    python -m tools.evaluate --workdir=runs/coco --config=configs/msrvtt.py --split=test --rerank
 
 `--results` writes the answer to every question, the judgement of every statement or the caption of every picture, as
 the evaluation servers of VQA and COCO captions and NLVR2's own score take them, and scores nothing: a test split need
 have nothing to score with.
 
-The model and all settings are those of the checkpoint's own config. Recall is of the unimodal order, with --rerank of
-the reranked one too; every number has its 95 % interval. Exit code 2: it cannot be done, with one line that
-says why; 3: a score is NaN.
+The model and all settings are those of the checkpoint's own config. `--config` scores it on the data set of another
+one, as that one evaluates: its data.dataset, data.data_dir and evals replace the checkpoint's, and nothing else. Recall
+is of the unimodal order, with --rerank of the reranked one too; every number has its 95 % interval. Exit code 2: it
+cannot be done, with one line that says why; 3: a score is NaN.
 """
 
 import dataclasses
@@ -34,15 +36,21 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")
 _SPLIT = flags.DEFINE_string("split", None, "A split of the data set, such as test.")
 _RERANK = flags.DEFINE_bool("rerank", False, "Also let the bridge rerank the best unimodal candidates.")
+_CONFIG = command_line.define_config("Whose data set and evals replace the checkpoint's, such as configs/msrvtt.py.")
 _JSON = flags.DEFINE_string("json", "", "Write the numbers, the config and the step to this file.")
 _RESULTS = flags.DEFINE_string("results", "", "Only answer, judge or caption, and write what is said to this file.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training found it.")
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
 
 
-def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data: str) -> tuple[types.Table, dict]:
-    """Return the table of `split` and what it is of, as JSON can hold it. `data` replaces keys of config.data."""
-    meta, cfg, name = _of(saves, step, data)
+def evaluate(
+    saves: Checkpoints, step: int, split: str, *, rerank: bool, other: Config | None = None, **data: str
+) -> tuple[types.Table, dict]:
+    """Return the table of `split` and what it is of, as JSON can hold it.
+
+    `other` is the config whose data set and evals replace the checkpoint's, `data` replaces keys of config.data.
+    """
+    meta, cfg, name = _of(saves, step, other, data)
     if rerank and name != "retrieval":
         raise ConfigError(f"--rerank: checkpoint {step} is of stage {meta.stage!r}, which {name} scores: leave it out")
     if rerank and cfg.bridge.design == "none":
@@ -56,12 +64,12 @@ def evaluate(saves: Checkpoints, step: int, split: str, *, rerank: bool, **data:
     return evals.module(name).table(metrics), _record(meta, cfg, split, metrics)
 
 
-def results(saves: Checkpoints, step: int, split: str, **data: str) -> tuple[str, int]:
+def results(saves: Checkpoints, step: int, split: str, *, other: Config | None = None, **data: str) -> tuple[str, int]:
     """Return what the model says of every question, statement or picture of `split`, as its official score takes it.
 
     As the text of the file, and how many there are.
     """
-    meta, cfg, name = _of(saves, step, data)
+    meta, cfg, name = _of(saves, step, other, data)
     if name == "retrieval":
         raise ConfigError(f"--results: checkpoint {step} is of stage {meta.stage!r}, which has nothing to say")
     params, evaluator = _restored(saves, step, cfg, name)
@@ -69,9 +77,12 @@ def results(saves: Checkpoints, step: int, split: str, **data: str) -> tuple[str
         return evaluator.results(params, split, progress)
 
 
-def _of(saves: Checkpoints, step: int, data: Mapping[str, str]) -> tuple[Meta, Config, str]:
+def _of(saves: Checkpoints, step: int, other: Config | None, data: Mapping[str, str]) -> tuple[Meta, Config, str]:
     """Return what a checkpoint says of itself, its config, and the evaluator that watched its stage."""
     meta, cfg = saves.meta(step), saves.config(step)
+    if other is not None:
+        data = {"dataset": other.data.dataset, "data_dir": other.data.data_dir, **data}
+        cfg = dataclasses.replace(cfg, evals=other.evals)
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
     return meta, cfg, watcher(cfg.stages[meta.stage])
 
@@ -98,12 +109,13 @@ def main(argv: list[str]) -> None:
     saves = Checkpoints(workdir, read_only=True)
     step = saves.choose(_CHECKPOINT.value)
     given = {name: value for name, value in data.items() if value}
+    other = None if _CONFIG.value is None else command_line.read_config(_CONFIG)
     if _RESULTS.value:
-        said, count = results(saves, step, split, **given)
+        said, count = results(saves, step, split, other=other, **given)
         Path(_RESULTS.value).write_text(said, encoding="utf-8")
         terminal.say(f"{count} results of {split}, step {step}: {_RESULTS.value}")
         return
-    table, record = evaluate(saves, step, split, rerank=_RERANK.value, **given)
+    table, record = evaluate(saves, step, split, rerank=_RERANK.value, other=other, **given)
     terminal.table(table, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -146,9 +146,12 @@ def _of_record(split: str, records: Split, index: int) -> list[_Item]:
     except (ConfigError, RuntimeError, ValueError) as error:  # the last two: of array_record and tfds for a cut shard
         fault = " ".join(str(error).split())
         return [_Item(split, f"record {index} of {split}", unread="damaged_record", fault=fault)]
-    encoded = pictures(record, records.pictures)
+    encoded = pictures(record)
     items = [_Item(split, record["filename"], record["image_id"], texts(record))]
-    items += [_Item(split, f"second picture of {record['filename']}") for _ in encoded[1:]]
+    if records.frames > 1:
+        items += [_Item(split, f"frame {n} of {record['filename']}") for n in range(2, len(encoded) + 1)]
+    else:
+        items += [_Item(split, f"second picture of {record['filename']}") for _ in encoded[1:]]
     return [_seen(item, one) for item, one in zip(items, encoded, strict=True)]
 
 

@@ -20,14 +20,17 @@ SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memor
 _SHARED = ("karpathy", "pairs", "statements")  # modules here that are no data set
 
 
-def features(*, questions: bool = False, statements: bool = False, pairs: bool = False) -> tfds.features.FeaturesDict:
+def features(
+    *, questions: bool = False, statements: bool = False, pairs: bool = False, frames: int = 1
+) -> tfds.features.FeaturesDict:
     """Return the record that all data sets share, and what only some have.
 
     `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
     `caption_kinds` says of each "caption" (written by people), "description", "relation" or "converse" (shapes).
     `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos. `questions` and
     `statements` are JSON of `questions.Question`. `second_image` is another file's bytes, of which the statements speak
-    too; captions and questions never do.
+    too; captions and questions never do. `later_frames` are the files' bytes of a video's `frames` after `image`, the
+    first: of all of them the captions speak. (As text, which keeps any bytes; a sequence of images would be decoded.)
     """
     own = {
         name: tfds.features.Sequence(tfds.features.Text())
@@ -35,6 +38,7 @@ def features(*, questions: bool = False, statements: bool = False, pairs: bool =
         if there
     }
     own |= {"second_image": tfds.features.Image(shape=(None, None, 3))} if pairs else {}
+    own |= {"later_frames": tfds.features.Sequence(tfds.features.Text(), length=frames - 1)} if frames > 1 else {}
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),

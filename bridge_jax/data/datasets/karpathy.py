@@ -33,7 +33,8 @@ _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 class Photo(NamedTuple):
     """One image of the JSON: its file, its id, its captions (stripped), and what only some data sets have.
 
-    Those are questions, or statements about it, about the `second` image too where there is one.
+    Those are questions, or statements about it, about the `second` image too where there is one, or the `later` frames
+    of a video of which the image is the first.
     """
 
     path: Path
@@ -41,10 +42,11 @@ class Photo(NamedTuple):
     captions: tuple[str, ...]
     questions: tuple[Question, ...] = ()
     second: Path | None = None
+    later: tuple[Path, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return (self.path,) if self.second is None else (self.path, self.second)
+        return (self.path, *(() if self.second is None else (self.second,)), *self.later)
 
 
 Refuse = Callable[[str], None]  # is told of a fault of the raw folder
@@ -131,6 +133,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     QUESTIONS = False  # whether the photos have some
     STATEMENTS = False  # whether what they have are statements
     PAIRS = False  # whether a second photo belongs to each
+    frames = 1  # of a video, where that is what a record is of
     PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: not known
     SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another that has all its photos too
 
@@ -162,7 +165,9 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
-            features=datasets.features(questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS),
+            features=datasets.features(
+                questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS, frames=self.frames
+            ),
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
         )
@@ -203,6 +208,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             ({"questions": asked} if self.QUESTIONS else {})
             | ({"statements": asked} if self.STATEMENTS else {})
             | ({"second_image": encoded[1]} if self.PAIRS else {})
+            | ({"later_frames": encoded[1:]} if self.frames > 1 else {})
         )
 
     def _usable(self, photo: Photo) -> Photo:

@@ -78,7 +78,10 @@ class Builder(karpathy.Builder, skip_registration=True):
             answers = cls._answers(entry, split, f"{path}: line {number} ({name})", refuse)
             statement = Question(next(ids), said, "statement", answers, name, place.sentence)
             stated.setdefault(place.paths, []).append(statement)
-        return [Photo(paths[0], next(image_ids), (), tuple(found), *paths[1:]) for paths, found in stated.items()]
+        return [
+            Photo(paths[0], next(image_ids), (), tuple(found), second=next(iter(paths[1:]), None))
+            for paths, found in stated.items()
+        ]
 
     @classmethod
     def _answers(cls, entry: Mapping[str, Any], split: str, where: str, refuse: Refuse) -> tuple[str, ...]:
