@@ -25,12 +25,12 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.checkpoint import Checkpoints
-from configs import caption, coco, flickr8k, flickr30k, nlvr, nlvr2, pretrain, shapes, vqav2
+from configs import caption, coco, flickr8k, flickr30k, msrvtt, nlvr, nlvr2, pretrain, shapes, vqav2
 from tests.data.test_pairs import shard, tar
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, caption, pretrain)
+MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, caption, pretrain, msrvtt)
 CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")
@@ -39,7 +39,7 @@ import sys
 from absl import flags
 import {module} as program
 flags.FLAGS(sys.argv)
-if hasattr(program, "_CONFIG"):
+if hasattr(program, "_CONFIG") and program._CONFIG.value:  # tools.evaluate does without
     program.command_line.read_config(program._CONFIG)
 """
 
@@ -206,6 +206,18 @@ def test_statements_are_prepared_from_the_layout_that_is_described(words, tmp_pa
     changed = [word.replace("=DIR", f"={raw}").replace("=data", f"={tmp_path / 'data'}") for word in words]
     done = run([sys.executable, *changed[1:]])
     assert done.stdout.endswith("train 1, dev 1, test1 1\n" if dataset == "nlvr2" else "train 1, dev 1\n")
+
+
+@pytest.mark.parametrize("words", prepares("msrvtt"), ids=name_of)
+def test_videos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
+    folder = tmp_path / "raw" / "frames" / "video7010"
+    folder.mkdir(parents=True)
+    for number in range(1, 40):
+        Image.new("RGB", (30, 20), (number, 0, 0)).save(folder / f"{number:04d}.jpg")
+    rows = "key,vid_key,video_id,sentence\nret0,msr7010,video7010,a girl doing gymnastics\n"
+    (tmp_path / "raw" / "MSRVTT_JSFUSION_test.csv").write_text(rows)
+    changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith("test 1\n")
 
 
 @pytest.mark.parametrize(
