@@ -51,9 +51,9 @@ def required(flag: flags.FlagHolder) -> str:
     return flag.value
 
 
-def define_config() -> flags.FlagHolder:
+def define_config(says: str = "The experiment, such as configs/shapes.py.") -> flags.FlagHolder:
     """Define --config, and with it --config.any.key."""
-    return config_flags.DEFINE_config_file("config", None, "The experiment, such as configs/shapes.py.")
+    return config_flags.DEFINE_config_file("config", None, says)
 
 
 def read_config(flag: flags.FlagHolder) -> configs.Config:

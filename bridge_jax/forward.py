@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, UInt8
 
 from bridge_jax import mining
 from bridge_jax.config import Config
+from bridge_jax.models import layers
 from bridge_jax.models.bridge import BridgeModel, meeting_blocks, normalise
 from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
 
@@ -127,6 +128,15 @@ def lower_images(
     *rows, H, W, channels = images.shape
     states = model.lower_image(images.reshape(-1, H, W, channels), deterministic=deterministic)
     return states.reshape(*rows, *states.shape[1:])
+
+
+def unimodal_images(model: BridgeModel, lower: Float[Array, "B *k P D"]) -> Float[Array, "B E"]:
+    """Embed a picture a row, or all of a row's k pictures as one: the mean of their embeddings, of length one."""
+    *rows, P, D = lower.shape
+    embeddings = model.unimodal_image(lower.reshape(-1, P, D))
+    if len(rows) == 1:
+        return embeddings
+    return layers.l2_normalise(embeddings.reshape(*rows, -1).mean(axis=1))
 
 
 def each_picture(lower: Lower) -> tuple[Lower, int]:

@@ -58,9 +58,9 @@ class Predict:
 
     lower_image: Any  # params, uint8 [B,H,W,3] -> [B,P,D]; [B,k,H,W,3] -> [B,k,P,D]
     lower_text: Any  # params, ids [B,T], mask [B,T] -> [B,T,D]
-    unimodal_image: Any  # params, lower [B,P,D] -> [B,E]
+    unimodal_image: Any  # params, lower [B,P,D], or [B,k,P,D] of k frames that are embedded as one -> [B,E]
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
-    fused: Any  # params, Lower -> (similarity [B], itm_logit [B]) of the pairs
+    fused: Any  # params, Lower (image [B,P,D] or [B,k,P,D]) -> (similarity [B], itm_logit [B]) of the pairs
     answers: Any  # params, Lower -> logits [B,A] of the answers to the questions, which are the texts
     answer_likelihoods: Any  # answers (ids [A,T], mask [A,T]) -> (params, Lower -> their log-likelihoods [B,A])
     masked_words: Any  # params, Lower of masked texts -> the likeliest word in every place, ids [B,T]
@@ -199,7 +199,7 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         rows=sharding.host_rows(size, mesh),
         lower_image=method(forward.lower_images, sharding.put_batch),
         lower_text=method(lambda m, ids, mask: m.lower_text(ids, mask)),
-        unimodal_image=method(lambda m, lower: m.unimodal_image(lower)),
+        unimodal_image=method(forward.unimodal_images),
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
         fused=method(fused),
         answers=method(answers),

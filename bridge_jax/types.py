@@ -7,7 +7,7 @@
     C  candidates scored for one query: the true partner first, then the mined ones
     Q  interaction layers                   V  vocabulary size
     H W  pixels of an image                 M  width of a hidden layer
-    A  answers that a question may have     k  pictures that a statement is about
+    A  answers that a question may have     k  pictures of a row: a statement's two, a video's frames
 
 An array is named with its letters (`states_BPD`), and a public signature says them again as jaxtyping shapes.
 """
@@ -51,7 +51,7 @@ class Batch:
 class Lower:
     """Both towers' states where they first meet: after the first bridged block of each, before any interaction."""
 
-    image: Array  # [B,P,D_v]; [B,k,P,D_v] where a row has k pictures, which no pass reads but `statements`
+    image: Array  # [B,P,D_v]; [B,k,P,D_v] where a row has k pictures: for `statements`, and for `fused` a video
     text: Array  # [B,T,D_t]
     text_mask: Array  # bool [B,T]
 
@@ -63,7 +63,7 @@ class Fused:
     image: Array  # [B,E], L2-normalised
     text: Array  # [B,E], L2-normalised
     itm_logit: Array  # [B], match logit
-    image_states: Array  # [B,P,D_v], updated states of the finished tower
+    image_states: Array  # [B,P,D_v], updated states of the finished tower; [B,kP,D_v] of all frames of a video
     text_states: Array  # [B,T,D_t]
     text_over_image: tuple[Array, ...] = ()  # Q times [B,T,P], head-averaged attention before dropout
     image_over_text: tuple[Array, ...] = ()  # Q times [B,P,T]

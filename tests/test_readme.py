@@ -1,9 +1,9 @@
 """Every command that the README, docs/ and the configs' docstrings give, run or at least parsed.
 
 Run, shrunken: `tools.prepare_data` and `tools.doctor` on hand-made raw folders (those of pre-training and of nocaps in
-tests/test_readme_corpora.py), and for configs/shapes.py
-`bridge_jax.main` (also --dry_run), `tools.evaluate`, `tools.export_stablehlo`, `tools.export_pytorch`,
-`tools.export_onnx` of that and the way back, and between them the script for PyTorch users.
+test_readme_corpora.py, of all else but photos in test_readme_data.py), and for configs/shapes.py `bridge_jax.main`
+(also --dry_run), `tools.evaluate`, `tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and
+the way back, and between them the script for PyTorch users.
 Parsed by the program's own flag definitions, with the config loaded and checked: the photo experiments'
 `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py, and `tools.plan` in
 tests/test_planner.py. Checked against the config: `hf download` and `tools.import_hf` of a tower, which need the
@@ -26,11 +26,11 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.checkpoint import Checkpoints
-from configs import caption, coco, flickr8k, flickr30k, nlvr, nlvr2, nocaps, pretrain, shapes, vqav2
+from configs import caption, coco, flickr8k, flickr30k, msrvtt, nlvr, nlvr2, nocaps, pretrain, shapes, vqav2
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, caption, nocaps, pretrain)
+MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, caption, nocaps, pretrain, msrvtt)
 CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")
@@ -39,7 +39,7 @@ import sys
 from absl import flags
 import {module} as program
 flags.FLAGS(sys.argv)
-if hasattr(program, "_CONFIG") and (program._CONFIG.value or program.__name__ != "tools.evaluate"):
+if hasattr(program, "_CONFIG") and program._CONFIG.value:  # tools.evaluate does without
     program.command_line.read_config(program._CONFIG)
 """
 
@@ -163,42 +163,6 @@ def test_the_doctor_examines_what_is_described(words, tmp_path):
     assert done.stdout.endswith("\n1 warning\n")
     if target := given(words, "json"):
         assert json.loads((tmp_path / target).read_text())["splits"] == {"train": 2, "val": 1, "test": 1}
-
-
-@pytest.mark.parametrize("words", prepares("vqav2"), ids=name_of)
-def test_questions_are_prepared_from_the_layout_that_is_described(words, tmp_path):
-    for number, (subset, asked) in enumerate({"train2014": True, "val2014": True, "test2015": False}.items()):
-        folder = tmp_path / "raw" / subset
-        folder.mkdir(parents=True)
-        Image.new("RGB", (30, 20)).save(folder / f"COCO_{subset}_{number:012d}.jpg")
-        question = {"question_id": number, "image_id": number, "question": "is it ?"}
-        people = {"question_id": number, "answer_type": "yes/no", "answers": [{"answer": "no"}] * 10}
-        files = {f"v2_OpenEnded_mscoco_{subset}_questions.json": {"questions": [question]}}
-        files |= {f"v2_mscoco_{subset}_annotations.json": {"annotations": [people]}} if asked else {}
-        for name, content in files.items():
-            (tmp_path / "raw" / name).write_text(json.dumps(content))
-    changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
-    assert run([sys.executable, *changed[1:]]).stdout.endswith("train 1, val 1, test 1\n")
-
-
-@pytest.mark.parametrize("words", prepares("nlvr2", "nlvr"), ids=name_of)
-def test_statements_are_prepared_from_the_layout_that_is_described(words, tmp_path):
-    dataset, raw = given(words, "dataset"), tmp_path / "raw"
-    for split in ("train", "dev", "test1") if dataset == "nlvr2" else ("train", "dev"):
-        line = {"identifier": f"{split}-7-0-0", "sentence": "it is .", "label": "True"}
-        folder, names = raw / "images" / split, [f"{split}-7-0-img{side}.png" for side in (0, 1)]
-        if dataset == "nlvr":
-            names = names[:1]
-            line |= {"image": f"images/{split}/{names[0]}"}
-        elif split == "train":
-            line, folder = line | {"directory": 42}, folder / "42"
-        folder.mkdir(parents=True)
-        for name in names:
-            Image.new("RGB", (30, 20)).save(folder / name)
-        (raw / f"{split}.json{'l' * (dataset == 'nlvr')}").write_text(json.dumps(line) + "\n")
-    changed = [word.replace("=DIR", f"={raw}").replace("=data", f"={tmp_path / 'data'}") for word in words]
-    done = run([sys.executable, *changed[1:]])
-    assert done.stdout.endswith("train 1, dev 1, test1 1\n" if dataset == "nlvr2" else "train 1, dev 1\n")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from bridge_jax import command_line, terminal
 from bridge_jax.config import ConfigError
 from bridge_jax.data import checkup, datasets, text
 from bridge_jax.data.checkup import Checkup, Finding
-from bridge_jax.data.datasets import karpathy
+from bridge_jax.data.datasets import photo_builder
 
 _DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string(
@@ -48,7 +48,7 @@ def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int
         folder = datasets.prepared(builder, data_dir, "--data_dir")
         source, stored = checkup.prepared(folder), folder / datasets.VOCABULARY
         vocabulary = vocabulary or (str(stored) if stored.is_file() else "")
-    elif issubclass(builder, karpathy.Builder):
+    elif issubclass(builder, photo_builder.Builder):
         source = checkup.raw(builder, Path(raw_dir).expanduser())
     else:
         raise ConfigError(f"--raw_dir: {dataset!r} has no raw files; give --data_dir")

@@ -5,15 +5,16 @@
     python -m tools.evaluate --workdir=runs/vqav2 --split=test --results=vqav2_test.json
     python -m tools.evaluate --workdir=runs/nlvr2 --split=test1 --results=nlvr2_test1.csv
     python -m tools.evaluate --workdir=runs/caption --config=configs/nocaps.py --split=val
+    python -m tools.evaluate --workdir=runs/coco --config=configs/msrvtt.py --split=test --rerank
 
 `--results` writes the answer to every question, the judgement of every statement or the caption of every picture, as
 the evaluation servers of VQA and COCO captions and NLVR2's own score take them, and scores nothing: a test split need
 have nothing to score with.
 
-The model and all settings are those of the checkpoint's own config. With `--config` the data set and the settings of
-the evaluator are those of another, and the vocabulary stays that of the checkpoint. Recall is of the unimodal order,
-with --rerank of the reranked one too; every number has its 95 % interval. Exit code 2: it cannot be done, with one line
-that says why; 3: a score is NaN.
+The model and all settings are those of the checkpoint's own config. `--config` scores it on the data set of another
+one, as that one evaluates: its data.dataset, data.data_dir, data.eval_split and evaluator replace the checkpoint's, and
+nothing else. Recall is of the unimodal order, with --rerank of the reranked one too; every number has its 95 %
+interval. Exit code 2: it cannot be done, with one line that says why; 3: a score is NaN.
 """
 
 import dataclasses
@@ -34,12 +35,12 @@ from bridge_jax.config_json import as_dict
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")
-_CONFIG = command_line.define_config()
 _SPLIT = flags.DEFINE_string("split", None, "A split of the data set, such as test.")
 _RERANK = flags.DEFINE_bool("rerank", False, "Also let the bridge rerank the best unimodal candidates.")
+_CONFIG = command_line.define_config("Another config, whose data set and evaluator count, such as configs/msrvtt.py.")
 _JSON = flags.DEFINE_string("json", "", "Write the numbers, the config and the step to this file.")
 _RESULTS = flags.DEFINE_string("results", "", "Only answer, judge or caption, and write what is said to this file.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training found it.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data lies, if not where training or --config says.")
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary, if not where training found it.")
 
 
@@ -48,7 +49,7 @@ def evaluate(
 ) -> tuple[types.Table, dict]:
     """Return the table of `split` and what it is of, as JSON can hold it.
 
-    `other` has another data set and evaluator, `data` replaces keys of config.data.
+    `other` is the config whose data set and evaluator replace the checkpoint's, `data` replaces keys of config.data.
     """
     meta, cfg, name = _of(saves, step, other, data)
     if rerank and name != "retrieval":
@@ -82,8 +83,8 @@ def _of(saves: Checkpoints, step: int, other: Config | None, data: Mapping[str, 
     meta, cfg = saves.meta(step), saves.config(step)
     name = watcher(cfg.stages[meta.stage])
     if other is not None:
-        settings = {name: evaluator(other, name)}
-        data = {"dataset": other.data.dataset, "eval_split": other.data.eval_split, **data}
+        asked = {key: getattr(other.data, key) for key in ("dataset", "data_dir", "eval_split")}
+        data, settings = {**asked, **data}, {name: evaluator(other, name)}
         cfg = dataclasses.replace(cfg, evals=dataclasses.replace(cfg.evals, **settings))
     return meta, dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data)), name
 
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> None:
     saves = Checkpoints(workdir, read_only=True)
     step = saves.choose(_CHECKPOINT.value)
     given = {name: value for name, value in data.items() if value}
-    other = command_line.read_config(_CONFIG) if _CONFIG.value is not None else None
+    other = None if _CONFIG.value is None else command_line.read_config(_CONFIG)
     if _RESULTS.value:
         said, count = results(saves, step, split, other=other, **given)
         Path(_RESULTS.value).write_text(said, encoding="utf-8")

@@ -3,6 +3,7 @@
     python -m tools.prepare_data --dataset=flickr8k --raw_dir=DIR --data_dir=OUT
     python -m tools.prepare_data --dataset=cc3m --raw_dir=DIR --data_dir=OUT --held_out=coco,flickr30k
     python -m tools.prepare_data --dataset=vqav2 --raw_dir=DIR --data_dir=OUT --min_answer_count=9
+    python -m tools.prepare_data --dataset=msrvtt --raw_dir=DIR --data_dir=OUT --num_frames=8
     python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
 
 `--held_out` names data sets prepared before: whatever is in a split of theirs other than train, by its id in COCO or by
@@ -30,6 +31,7 @@ _NUM_TRAIN = flags.DEFINE_integer("num_train", 16000, "shapes: training scenes, 
 _SEED = flags.DEFINE_integer("seed", 0, "shapes: seed of the scenes.", lower_bound=0)
 _NUM_ANSWERS = flags.DEFINE_integer("num_answers", 3129, "vqav2: answers that a model chooses from.", lower_bound=1)
 _MIN_ANSWER_COUNT = flags.DEFINE_integer("min_answer_count", 1, "vqav2: questions that an answer has.", lower_bound=1)
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", 12, "msrvtt: frames of a video that are kept.", lower_bound=1)
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads that read and check images.", lower_bound=1)
 _HELD_OUT = flags.DEFINE_list("held_out", [], "Photos: prepared data sets; no copy of what they evaluate on is kept.")
 
@@ -74,6 +76,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--raw_dir is missing: the folder with the raw files of {dataset!r}")
     else:
         arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value, "hold_out": _HELD_OUT.value}
+        if dataset == "msrvtt":
+            arguments |= {"num_frames": _NUM_FRAMES.value}
         if dataset == "vqav2":
             arguments |= {"num_answers": _NUM_ANSWERS.value, "min_answer_count": _MIN_ANSWER_COUNT.value}
     print(prepare(dataset, data_dir, **arguments))

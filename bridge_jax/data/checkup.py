@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import datasets, image, text
-from bridge_jax.data.datasets import karpathy
+from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.records import Split, open_splits, pictures, texts
 
 BuilderClass = type[tfds.core.ShardBasedBuilder]
@@ -102,7 +102,7 @@ class Source(NamedTuple):
     told: dict[str, list[str]]
 
 
-def raw(builder: type[karpathy.Builder], folder: Path) -> Source:
+def raw(builder: type[photo_builder.Builder], folder: Path) -> Source:
     """Return the raw data set in `folder`. Faults of its annotations are told, not raised."""
     faults: list[str] = []
     try:
@@ -125,7 +125,7 @@ def prepared(folder: Path) -> Source:
     return Source(reads, {split: len(records) for split, records in splits.items()}, {"left_out": left_out})
 
 
-def _of_photo(split: str, photo: karpathy.Photo) -> list[_Item]:
+def _of_photo(split: str, photo: photo_builder.Photo) -> list[_Item]:
     items = [_Item(split, str(photo.path), photo.image_id, photo.said)]
     items += [_Item(split, str(path)) for path in photo.paths[1:]]  # what is said of both is read with the first
     return [_of_file(item, path) for item, path in zip(items, photo.paths, strict=True)]
@@ -145,9 +145,12 @@ def _of_record(split: str, records: Split, index: int) -> list[_Item]:
     except (ConfigError, RuntimeError, ValueError) as error:  # the last two: of array_record and tfds for a cut shard
         fault = " ".join(str(error).split())
         return [_Item(split, f"record {index} of {split}", unread="damaged_record", fault=fault)]
-    encoded = pictures(record, records.pictures)
+    encoded = pictures(record)
     items = [_Item(split, record["filename"], record["image_id"], texts(record))]
-    items += [_Item(split, f"second picture of {record['filename']}") for _ in encoded[1:]]
+    if records.frames > 1:
+        items += [_Item(split, f"frame {n} of {record['filename']}") for n in range(2, len(encoded) + 1)]
+    else:
+        items += [_Item(split, f"second picture of {record['filename']}") for _ in encoded[1:]]
     return [_seen(item, one) for item, one in zip(items, encoded, strict=True)]
 
 
@@ -167,7 +170,7 @@ def examine(
     With a `tokenizer`, captions are compared with its length and words with its vocabulary. `progress` is called as
     (what, done, total).
     """
-    photos = builder if issubclass(builder, karpathy.Builder) else None
+    photos = builder if issubclass(builder, photo_builder.Builder) else None
     subsets = photos.SUBSETS if photos else {}
     tally = _Tally({part for part, whole in subsets.items() if whole in source.sizes}, tokenizer)
     with ThreadPoolExecutor(workers) as pool:

@@ -25,9 +25,10 @@ class Split(Sequence[Record]):
     A record whose bytes are not what was written raises BrokenError. A byte that is not UTF-8 becomes U+FFFD.
     """
 
-    def __init__(self, source: Sequence[Mapping[str, Any]], pictures: int = 1):
+    def __init__(self, source: Sequence[Mapping[str, Any]], pictures: int = 1, frames: int = 1):
         self._source = source
         self.pictures = pictures  # of a record
+        self.frames = frames  # how many of them are one video, of which the captions speak
 
     def __len__(self) -> int:
         return len(self._source)
@@ -46,8 +47,7 @@ class Split(Sequence[Record]):
             record[name] = raw[name].decode(errors="replace")
         for name in ("captions", "caption_kinds", "wrong_captions"):
             record[name] = [caption.decode(errors="replace") for caption in raw[name]]
-        if self.pictures > 1:
-            record["second_image"] = raw["second_image"]
+        record |= {name: raw[name] for name in ("second_image", "later_frames") if name in raw}
         for name in ("questions", "statements"):
             record[name] = [Question.from_json(asked.decode(errors="replace")) for asked in raw.get(name, ())]
         return record
@@ -123,9 +123,12 @@ def fingerprint(data: config.Data, split: str) -> str:
 
 
 def _records(builder: Any, split: str) -> Split:  # tfds hides the signature of as_data_source behind a decorator
-    images = [name for name in ("image", "second_image") if name in builder.info.features]
+    features = builder.info.features
+    images = [name for name in ("image", "second_image") if name in features]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
-    return Split(builder.as_data_source(split, decoders=decoders), pictures=len(images))
+    later = features["later_frames"].shape[0] if "later_frames" in features else 0
+    source = builder.as_data_source(split, decoders=decoders)
+    return Split(source, pictures=len(images) + later, frames=1 + later)
 
 
 def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
@@ -148,9 +151,10 @@ def asked(record: Record) -> list[Question]:
     return [*record["questions"], *record["statements"]]
 
 
-def pictures(record: Record, count: int) -> list[bytes]:
-    """Return the first `count` pictures of a record, encoded."""
-    return [record[name] for name in ("image", "second_image")[:count]]
+def pictures(record: Record, count: int | None = None) -> list[bytes]:
+    """Return the first `count` pictures of a record (None: all), encoded; the frames of a video in their order."""
+    second = [record["second_image"]] if "second_image" in record else []
+    return [record["image"], *second, *record.get("later_frames", ())][:count]
 
 
 def drawn_captions(record: Record, kinds: Sequence[str], *, of: str = "captions") -> list[int]:
@@ -183,7 +187,7 @@ def broken_part(records: Sequence[Record], index: int, caption: int) -> tuple[st
     except BrokenError as error:
         return f"record {index}", str(error), 1.0
     if caption < 0:
-        faults = [image.fault(encoded) for encoded in pictures(record, 2 if "second_image" in record else 1)]
+        faults = [image.fault(encoded) for encoded in pictures(record)]
         return record["filename"], next(filter(None, faults), "its picture cannot be read"), 1.0
     said = texts(record)
     return record["filename"], f"{text.fault(said[caption])} (the {caption + 1}. of {len(said)})", 1 / len(said)

@@ -5,7 +5,7 @@ each kind too, every kind as a set of its own with its own document frequencies:
 code, one annotation file each.
 
 Beside it the same captions, each scored as if it were of another picture, which shows how far words alone go. Where the
-data says what is in the scene (shapes), also how many captions are true of it.
+data says what is in the scene (shapes), also how many captions are true of it; where its Java program is, METEOR.
 """
 
 import collections
@@ -13,17 +13,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
 from bridge_jax import decode, rng
 from bridge_jax import step as steps
 from bridge_jax.config import Config, ConfigError, evaluator
 from bridge_jax.data import pipeline, shapes, text
 from bridge_jax.evals.asking import derangement
-from bridge_jax.evals.scores import accuracy, caption, ptb
+from bridge_jax.evals.scores import accuracy, caption, meteor, ptb
 from bridge_jax.types import Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
-SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4", "bleu_1": "BLEU-1", "rouge_l": "ROUGE-L", "true": "true %"}
+SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4", "bleu_1": "BLEU-1", "rouge_l": "ROUGE-L"}
+SCORES |= {"meteor": "METEOR", "true": "true %"}
 
 
 def check(cfg: Config) -> None:
@@ -65,17 +67,19 @@ class Evaluator:
         return f"captions: {', '.join(found)}"
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
-        """Return every metric of `split`. Raises FloatingPointError on NaN."""
+        """Return every metric of `split`, METEOR where it can be computed. Raises FloatingPointError on NaN."""
         order = range(len(pipeline.open_split(self._cfg.data, split)))
         self._check_described(split, order)
         written = self.write(params, split, order, progress)
         others = derangement(len(order), rng.stream_seed(self._cfg.seed, f"caption/{split}"))
-        samples, metrics = self._settings.bootstrap_samples, {}
+        samples, metrics, of_meteor = self._settings.bootstrap_samples, {}, {}
         for name, said in (("caption", written), ("shuffled", [written[other] for other in others])):
             metrics |= self._scores(name, split, order, said, samples)
+            of_meteor |= {} if meteor.missing() else self._meteor(name, split, order, said, samples)
             for kind, part in self._kinds(split, order).items():
                 metrics |= self._scores(f"{name}/{kind}", split, part, [said[index] for index in part], samples)
-        return metrics
+        of_both = {"caption/meteor", "shuffled/meteor"} <= of_meteor.keys()
+        return metrics | (of_meteor if of_both else {})
 
     def _check_described(self, split: str, order: Sequence[int]) -> None:
         records = pipeline.open_split(self._cfg.data, split)
@@ -114,12 +118,28 @@ class Evaluator:
             progress("pictures", len(written), len(order))
         return written
 
+    def _meteor(
+        self, name: str, split: str, order: Sequence[int], written: list[str], samples: int
+    ) -> dict[str, float]:
+        """Return METEOR, or nothing where its program fails, which costs no other score."""
+        try:
+            found = meteor.scores(*self._tokenised(split, order, written), samples, self._cfg.seed)
+        except meteor.MeteorError as error:
+            logging.warning("no METEOR: %s", error)
+            return {}
+        return {f"{name}/{key}": value for key, value in found.items()}
+
+    def _tokenised(self, split: str, order: Sequence[int], written: list[str]) -> tuple[list[str], list[list[str]]]:
+        """Return the captions and what people wrote, in the words that are scored."""
+        records = pipeline.open_split(self._cfg.data, split)
+        references = [[ptb.tokenise(said) for said in records[index]["captions"]] for index in order]
+        return [ptb.tokenise(said) for said in written], references
+
     def _scores(
         self, name: str, split: str, order: Sequence[int], written: list[str], samples: int
     ) -> dict[str, float]:
         records = pipeline.open_split(self._cfg.data, split)
-        references = [[ptb.tokenise(said) for said in records[index]["captions"]] for index in order]
-        found = caption.scores([ptb.tokenise(said) for said in written], references, samples, self._cfg.seed)
+        found = caption.scores(*self._tokenised(split, order, written), samples, self._cfg.seed)
         scenes = [records[index]["scene"] for index in order]
         if all(scenes):
             right = [shapes.is_true(said, shapes.Scene.from_json(s)) for said, s in zip(written, scenes, strict=True)]
@@ -129,7 +149,10 @@ class Evaluator:
 
 
 def table(metrics: Mapping[str, float]) -> Table:
-    """Return the scores with 95 % intervals, CIDEr-D by kind too, beside those of captions of other pictures."""
+    """Return the scores with 95 % intervals, CIDEr-D by kind too, beside those of captions of other pictures.
+
+    And, below, why one is not there.
+    """
 
     def row(label: str, kind: str, key: str) -> tuple[str, ...]:
         ends = [[metrics[f"{of}/{kind}{key}{end}"] for end in ("", "_low", "_high")] for of in ("caption", "shuffled")]
@@ -139,4 +162,7 @@ def table(metrics: Mapping[str, float]) -> Table:
     rows = [row(label, "", key) for key, label in SCORES.items() if f"caption/{key}" in metrics]
     rows[1:1] = [row(f"{SCORES['cider']}, {kind}", f"{kind}/", "cider") for kind in kinds if kind != "cider"]
     columns = ("score", "captions [95 %]", "of another picture [95 %]")
-    return Table(columns, labels=1, rows=rows, lines=[f"{metrics['caption/pictures']:.0f} pictures"])
+    lines = [f"{metrics['caption/pictures']:.0f} pictures"]
+    if "caption/meteor" not in metrics:
+        lines.append(f"METEOR is left out: {meteor.missing() or 'its program failed'}")
+    return Table(columns, labels=1, rows=rows, lines=lines)

@@ -4,6 +4,10 @@ Every picture and caption is embedded once. The unimodal order picks each query'
 the true ones, are then really fused from the cached lower states, and scored
 
     fused + rerank_weight x unimodal,   fused = ITM logit,   unimodal = logit scale x cosine.
+
+A video is its k frames: its embedding is the mean of theirs, of length one again, and the bridge sees the tokens of
+all of them, while the image tower's own blocks see one frame at a time (`BridgeModel.fused`). A batch of pairs holds k
+times the states; the lower states of a split, all in memory, are k times as many.
 """
 
 import dataclasses
@@ -26,7 +30,7 @@ PAIRED_SAMPLES = 1000
 class Side:
     """One side of a split: rows in record order."""
 
-    lower: np.ndarray  # [n,L,D]; empty where nothing will be reranked
+    lower: np.ndarray  # [n,L,D], of videos [n,k,L,D]; empty where nothing will be reranked
     mask: np.ndarray  # bool [n,T]; empty for pictures
     image_ids: np.ndarray  # int32 [n]
     kinds: np.ndarray  # str [n]; what kind of caption; empty strings for pictures
@@ -107,7 +111,8 @@ class Evaluator:
             return Side(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
         empty, rows = np.zeros((0, 0)), []
-        for images, ids, valid in pipeline.images(self._cfg, split, size, predict.rows):
+        frames = pipeline.open_split(self._cfg.data, split).frames
+        for images, ids, valid in pipeline.images(self._cfg, split, size, predict.rows, count=frames):
             lower = predict.lower_image(params, images)
             embedding = np.asarray(predict.unimodal_image(params, lower))[valid]
             kept = np.asarray(lower)[valid] if keep_lower else empty

@@ -113,16 +113,16 @@ class BridgeModel(nn.Module):
     def fused(self, lower: Lower, deterministic: bool = True) -> Fused:
         """Run the upper towers with the interaction; row i of `lower.image` meets row i of `lower.text`.
 
-        The embeddings pool the *updated* states; the authors pool the last block's input, which leaves that block
-        without gradient (METHOD section 5, point 3).
+        The embeddings pool the *updated* states, not the last block's input (METHOD section 5, point 3). Of k pictures
+        a row, [B,k,P,D], each goes through the tower's blocks alone; the interaction and the pooling see all kP tokens.
         """
-        states, mask, attention = (lower.image, lower.text), lower.text_mask, []
+        (image, text), mask, attention = (lower.image, lower.text), lower.text_mask, []
         for _, equal in itertools.groupby(range(len(self.bridge.layers)), self._make):
-            states, found = self._segments(tuple(equal), states, mask, deterministic)
+            (image, text), found = self._segments(tuple(equal), (image, text), mask, deterministic)
             attention += found
-        image, text = states
         if not self.finish_below:
             image, text = self.vision.finish(image), self.text.finish(text)
+        image = image.reshape(len(image), -1, image.shape[-1])
         image_BE = self.heads.fused_image(layers.masked_mean(image, None))
         text_BE = self.heads.fused_text(layers.masked_mean(text, mask))
         return Fused(
@@ -142,7 +142,8 @@ class BridgeModel(nn.Module):
         image, text, over_image, over_text = self.bridge.layers[q](*states, mask, deterministic)
         images, texts = self._blocks_after(q)
         start, text_start = self.image_after[q] + 1, self.text_after[q] + 1
-        image = self.vision.blocks(image, start, start + images, deterministic)
+        frames = image.reshape(-1, *image.shape[-2:])
+        image = self.vision.blocks(frames, start, start + images, deterministic).reshape(image.shape)
         text = self.text.blocks(text, mask, text_start, text_start + texts, deterministic)
         return (image, text), (over_image, over_text)
 

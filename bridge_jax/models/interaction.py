@@ -18,6 +18,9 @@ class CosineAttention(nn.Module):
     logits = <q, k> / (|q| |k| tau) + bias, tau = softplus(raw), one learned position bias shared by the heads, no
     1/sqrt(K). The authors start at tau = 1, where attention over 197 keys is nearly uniform; ours is a setting.
 
+    `frames`, of the queries and of the others: a side of several pictures repeats its positions, a picture's own, in
+    every one of them.
+
     Returns the attended values [B,L,S] and the head-averaged weights [B,L,M] before dropout.
     """
 
@@ -33,6 +36,7 @@ class CosineAttention(nn.Module):
         other_BMS: Float[Array, "B M S"],
         other_mask: Bool[Array, "B M"] | None,
         deterministic: bool,
+        frames: tuple[int, int] = (1, 1),
     ) -> tuple[Float[Array, "B L S"], Float[Array, "B L M"]]:
         (_, L, S), M = query_BLS.shape, other_BMS.shape[1]
 
@@ -42,7 +46,8 @@ class CosineAttention(nn.Module):
         q_BNLK, k_BNMK = (layers.l2_normalise(x).astype(self.dtype) for x in (q_BNLK, k_BNMK))
         tau_raw = float(np.log(np.expm1(self.tau_start)))
         tau = nn.softplus(self.param("tau", nn.initializers.constant(tau_raw), ()))
-        bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L, M))
+        bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L // frames[0], M // frames[1]))
+        bias_LM = bias_LM if frames == (1, 1) else jnp.tile(bias_LM, frames)
         logits_BNLM = jnp.einsum("BNLK,BNMK->BNLM", q_BNLK, k_BNMK).astype(jnp.float32) / tau + bias_LM
         mask = None if other_mask is None else other_mask[:, None, None, :]
         weights_BNLM = layers.masked_softmax(logits_BNLM, mask)
@@ -70,7 +75,8 @@ class Interaction(nn.Module):
     2. A_t: text queries over image keys; A_v: image queries over text keys; separate weights
     3. H_t + sigmoid(b_t) (A_t W_st), H_v + sigmoid(b_v) (A_v W_sv)
 
-    With a gate at exactly zero that side's states return bit for bit.
+    With a gate at exactly zero that side's states return bit for bit. Of k pictures a row (frames of a video) the text
+    attends to all kP tokens at once, and each of them to the text; k times the same picture is that picture.
     """
 
     cfg: Bridge
@@ -79,12 +85,14 @@ class Interaction(nn.Module):
     @nn.compact
     def __call__(
         self,
-        image_BPD: Float[Array, "B P D_v"],
+        image_BPD: Float[Array, "B *k P D_v"],
         text_BTD: Float[Array, "B T D_t"],
         mask_BT: Bool[Array, "B T"],
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
         cfg, dtype, S = self.cfg, self.dtype, self.cfg.shared_width
+        shape, frames = image_BPD.shape, image_BPD.shape[1] if image_BPD.ndim > 3 else 1
+        image_BPD = image_BPD.reshape(shape[0], -1, shape[-1])
         z_v = layers.dense(S, dtype, "image_to_shared")(layers.layer_norm(NORM_EPS, dtype, "image_norm")(image_BPD))
         z_t = layers.dense(S, dtype, "text_to_shared")(layers.layer_norm(NORM_EPS, dtype, "text_norm")(text_BTD))
         if cfg.design == "self_cross":
@@ -100,10 +108,14 @@ class Interaction(nn.Module):
             text_over_image = image_over_text = None
         else:
             settings = (cfg.heads, cfg.tau_start, cfg.attention_dropout, dtype)
-            a_t, text_over_image = CosineAttention(*settings, name="text_over_image")(z_t, z_v, None, deterministic)
-            a_v, image_over_text = CosineAttention(*settings, name="image_over_text")(z_v, z_t, mask_BT, deterministic)
+            a_t, text_over_image = CosineAttention(*settings, name="text_over_image")(
+                z_t, z_v, None, deterministic, frames=(1, frames)
+            )
+            a_v, image_over_text = CosineAttention(*settings, name="image_over_text")(
+                z_v, z_t, mask_BT, deterministic, frames=(frames, 1)
+            )
         return (
-            self._residual("image", image_BPD, a_v, deterministic),
+            self._residual("image", image_BPD, a_v, deterministic).reshape(shape),
             self._residual("text", text_BTD, a_t, deterministic),
             text_over_image,
             image_over_text,

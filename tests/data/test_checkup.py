@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bridge_jax.data import checkup, datasets, text
-from bridge_jax.data.datasets import flickr8k, karpathy, vqav2
+from bridge_jax.data.datasets import flickr8k, photo_builder, vqav2
 from tests.data import bad_inputs
 from tests.data.bad_inputs import BROKEN_CAPTIONS, BROKEN_PICTURES, GIF, JPEG, ODD_CAPTIONS, ODD_PICTURES, encode
 from tests.data.test_vqav2 import write
@@ -40,7 +40,7 @@ def vocabulary(tmp_path):
     return path
 
 
-def findings(source, builder: type[karpathy.Builder] = Small, tokenizer=None) -> dict[str, checkup.Finding]:
+def findings(source, builder: type[photo_builder.Builder] = Small, tokenizer=None) -> dict[str, checkup.Finding]:
     found = checkup.examine(source, builder, tokenizer, workers=2).findings
     assert len({finding.kind for finding in found}) == len(found)
     return {finding.kind: finding for finding in found}

@@ -17,10 +17,12 @@ from bridge_jax import config
 VOCABULARY = "tokenizer.json"  # stored beside the records by a data set that trains its own
 SKIPPED = "skipped_images.txt"  # stored beside the records when images or captions were broken
 SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memory while it is written
-_SHARED = ("karpathy", "pairs", "statements")  # modules here that are no data set
+_SHARED = ("karpathy", "pairs", "photo_builder", "statements")  # modules here that are no data set
 
 
-def features(*, questions: bool = False, statements: bool = False, pairs: bool = False) -> tfds.features.FeaturesDict:
+def features(
+    *, questions: bool = False, statements: bool = False, pairs: bool = False, frames: int = 1
+) -> tfds.features.FeaturesDict:
     """Return the record that all data sets share, and what only some have.
 
     `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
@@ -28,7 +30,8 @@ def features(*, questions: bool = False, statements: bool = False, pairs: bool =
     which domain its picture is (nocaps).
     `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos. `questions` and
     `statements` are JSON of `questions.Question`. `second_image` is another file's bytes, of which the statements speak
-    too; captions and questions never do.
+    too; captions and questions never do. `later_frames` are the files' bytes of a video's `frames` after `image`, the
+    first: of all of them the captions speak. (As text, which keeps any bytes; a sequence of images would be decoded.)
     """
     own = {
         name: tfds.features.Sequence(tfds.features.Text())
@@ -36,6 +39,7 @@ def features(*, questions: bool = False, statements: bool = False, pairs: bool =
         if there
     }
     own |= {"second_image": tfds.features.Image(shape=(None, None, 3))} if pairs else {}
+    own |= {"later_frames": tfds.features.Sequence(tfds.features.Text(), length=frames - 1)} if frames > 1 else {}
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),

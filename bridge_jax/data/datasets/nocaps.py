@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data.datasets import karpathy
-from bridge_jax.data.datasets.karpathy import Photo, Refuse
+from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 VAL = "nocaps_val_4500_captions.json"
@@ -18,7 +18,7 @@ FILES = {  # split -> the official file, and the folders its photos may lie in, 
 }
 
 
-class Builder(karpathy.Builder, skip_registration=True):
+class Builder(photo_builder.Builder, skip_registration=True):
     """Raw folder: `nocaps_val_4500_captions.json`, photos in `val/`, and maybe `nocaps_test_image_info.json`, `test/`.
 
     The kind of a caption is the domain of its photo: `in-domain` where it shows only classes of COCO, `out-domain`
@@ -34,7 +34,7 @@ class Builder(karpathy.Builder, skip_registration=True):
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> photos. Raises ConfigError for the first fault."""
-        return self.survey(raw, karpathy.at_once)
+        return self.survey(raw, photo_builder.at_once)
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
@@ -51,7 +51,7 @@ class Builder(karpathy.Builder, skip_registration=True):
                 if folder is None:
                     raise ConfigError(f"--raw_dir: no image folder {folders[0]}/ in {raw}, with the photos of {name}")
                 found[split] = _photos(raw / name, folder, split == "val", refuse)
-                karpathy.check({split: found[split]}, raw / name, refuse)
+                photo_builder.check({split: found[split]}, raw / name, refuse)
         return found
 
 
@@ -73,7 +73,7 @@ def _photos(file: Path, folder: Path, described: bool, refuse: Refuse) -> list[P
             continue
         if type(image_id) is not int or image_id in photos:
             refuse(f"{file}: images[{position}] has the id {image_id!r}; expected a number that no other image has")
-        elif karpathy.leaves(name):
+        elif photo_builder.leaves(name):
             refuse(f"{file}: images[{position}]: {name!r} leaves the folder; expected a path inside {folder}")
         elif domain not in DOMAINS:
             refuse(f"{file}: images[{position}] has the domain {domain!r}; expected one of {', '.join(DOMAINS)}")

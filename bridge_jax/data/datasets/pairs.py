@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data.datasets import karpathy
-from bridge_jax.data.datasets.karpathy import Photo, Refuse
+from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
 LISTS = ("captions.jsonl", "captions.csv", "captions.tsv")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -50,7 +50,7 @@ class Member:
         return f"{self.tar}/{self.inside}"
 
 
-class Builder(karpathy.Builder, skip_registration=True):
+class Builder(photo_builder.Builder, skip_registration=True):
     """A subclass says how the collection is called."""
 
     @classmethod
@@ -64,12 +64,12 @@ class Builder(karpathy.Builder, skip_registration=True):
         for path, caption in of_tars(tars, refuse) if tars else of_list(lists[0], refuse):
             said[path].append(caption.strip())
         photos = [Photo(path, number, tuple(captions)) for number, (path, captions) in enumerate(said.items())]
-        karpathy.check({"train": photos}, tars[0] if tars else lists[0], refuse)
+        photo_builder.check({"train": photos}, tars[0] if tars else lists[0], refuse)
         return {"train": photos}
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return the same. Raises ConfigError for the first fault."""
-        return self.survey(raw, karpathy.at_once)
+        return self.survey(raw, photo_builder.at_once)
 
 
 def of_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str]]:
@@ -78,7 +78,7 @@ def of_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str]]:
         image, caption = (row.get(key) for key in ("image", "caption"))
         if not isinstance(image, str) or not isinstance(caption, str):
             refuse(f"{file}, row {number}: expected `image` and `caption`, got {', '.join(map(str, row)) or 'nothing'}")
-        elif karpathy.leaves(image):
+        elif photo_builder.leaves(image):
             refuse(f"{file}, row {number}: {image!r} leaves the folder; expected a path inside {file.parent}")
         else:
             yield file.parent / image, caption
@@ -106,7 +106,7 @@ def of_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str]]:
         try:
             with tarfile.open(tar) as archive:
                 for entry in archive:
-                    if karpathy.leaves(entry.name) or not (entry.isfile() or entry.isdir()):
+                    if photo_builder.leaves(entry.name) or not (entry.isfile() or entry.isdir()):
                         refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
                     elif entry.isfile():
                         _sort(tar, archive, entry, pictures, captions)

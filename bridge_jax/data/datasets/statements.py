@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from bridge_jax.data.datasets import karpathy
-from bridge_jax.data.datasets.karpathy import Photo, Refuse
+from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 from bridge_jax.data.questions import JUDGEMENTS, Question
 
 TRAIN = "train"
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     sentence: str
 
 
-class Builder(karpathy.Builder, skip_registration=True):
+class Builder(photo_builder.Builder, skip_registration=True):
     """Write the pictures of statements. A subclass says which files there are and what a line of them means."""
 
     STATEMENTS = True
@@ -39,7 +39,7 @@ class Builder(karpathy.Builder, skip_registration=True):
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> pictures with their statements. Raises ConfigError for the first fault."""
-        return self.survey(raw, karpathy.at_once)
+        return self.survey(raw, photo_builder.at_once)
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
@@ -49,7 +49,7 @@ class Builder(karpathy.Builder, skip_registration=True):
             path = next((raw / name for name in names if (raw / name).is_file()), None)
             if path is not None:
                 photos[split] = cls._pictures(raw, path, split, image_ids, ids, refuse)
-                karpathy.check({split: photos[split]}, path, refuse)
+                photo_builder.check({split: photos[split]}, path, refuse)
         if TRAIN not in photos:
             refuse(f"--raw_dir: no {' or '.join(cls.FILES[TRAIN])} in {raw}; fetch it from {cls.HOMEPAGE}")
         return photos

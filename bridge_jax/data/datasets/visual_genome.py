@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data.datasets import karpathy
-from bridge_jax.data.datasets.karpathy import Photo, Refuse
+from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
 IMAGES, REGIONS = "image_data.json", "region_descriptions.json"
 FOLDERS = ("VG_100K", "VG_100K_2")
 
 
-class Builder(karpathy.Builder, skip_registration=True):
+class Builder(photo_builder.Builder, skip_registration=True):
     """Raw folder: `image_data.json`, `region_descriptions.json`, `VG_100K/` and `VG_100K_2/` with `<image_id>.jpg`.
 
     All of it is one split, `train`. A photo that nothing is said of is left out. The file of regions has 0.7 GB, and
@@ -34,7 +34,7 @@ class Builder(karpathy.Builder, skip_registration=True):
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return the photos with their phrases. Raises ConfigError for the first fault."""
-        return self.survey(raw, karpathy.at_once)
+        return self.survey(raw, photo_builder.at_once)
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
@@ -55,7 +55,7 @@ class Builder(karpathy.Builder, skip_registration=True):
             for image_id, coco_id in coco_ids.items()
             if said.get(image_id)
         ]
-        karpathy.check({"train": photos}, raw / REGIONS, refuse)
+        photo_builder.check({"train": photos}, raw / REGIONS, refuse)
         return {"train": photos}
 
 

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data.answers import normalise
-from bridge_jax.data.datasets import karpathy
-from bridge_jax.data.datasets.karpathy import Photo, Refuse
+from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 from bridge_jax.data.questions import Question, save_answers
 
 SPLITS = {"train2014": "train", "val2014": "val", "test2015": "test", "test-dev2015": "test_dev"}
 _WITH_ANSWERS = ("train", "val")
 
 
-class Builder(karpathy.Builder, skip_registration=True):
+class Builder(photo_builder.Builder, skip_registration=True):
     """Raw folder: `v2_OpenEnded_mscoco_<subset>*_questions.json`, `v2_mscoco_<subset>*_annotations.json` and photos.
 
     The subsets are train2014, val2014, test2015 and test-dev2015, whatever is there; the last two have no annotations.
@@ -39,7 +39,7 @@ class Builder(karpathy.Builder, skip_registration=True):
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> photos with their questions. Raises ConfigError where a file is missing or does not fit."""
-        return self.survey(raw, karpathy.at_once)
+        return self.survey(raw, photo_builder.at_once)
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
@@ -54,7 +54,7 @@ class Builder(karpathy.Builder, skip_registration=True):
                         f"{cls.HOMEPAGE}"
                     )
                 photos[split] = _photos(raw, subset, asked, answered, refuse)
-                karpathy.check({split: photos[split]}, asked, refuse)
+                photo_builder.check({split: photos[split]}, asked, refuse)
         if "train" not in photos:
             refuse(
                 f"--raw_dir: no v2_OpenEnded_mscoco_train2014_questions.json in {raw}; its answers are what a model "

@@ -1,0 +1,238 @@
+"""What the builders of photo data sets share: a raw folder of files in, checked records out.
+
+Pictures that cannot be read and captions that cannot be used are listed and skipped, up to one in a hundred.
+"""
+
+import abc
+import collections
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, NamedTuple, NoReturn
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from bridge_jax.config import ConfigError
+from bridge_jax.data import datasets, image, text
+from bridge_jax.data.broken import BrokenError
+from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
+from bridge_jax.data.questions import Question
+
+BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops; one of n captions is 1/n of its image
+_LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
+
+
+class Photo(NamedTuple):
+    """One image of the JSON: its file, its id, its captions (stripped), and what only some data sets have.
+
+    Those are questions, or statements about it, about the `second` image too where there is one, the `later` frames of
+    a video of which the image is the first, and its id in COCO. `kind` is that of all its captions.
+    """
+
+    path: Path
+    image_id: int
+    captions: tuple[str, ...]
+    questions: tuple[Question, ...] = ()
+    second: Path | None = None
+    coco_id: int | None = None
+    kind: str = "caption"
+    later: tuple[Path, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path, *(() if self.second is None else (self.second,)), *self.later)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Captions and questions; none in a test set of captions."""
+        return (*self.captions, *(question.text for question in self.questions))
+
+
+Refuse = Callable[[str], None]  # is told of a fault of the raw folder
+
+
+def at_once(fault: str) -> NoReturn:
+    """Raise ConfigError: the preparation stops at the first fault."""
+    raise ConfigError(fault)
+
+
+def leaves(name: str) -> bool:
+    """Return whether a path that a file names leads out of the folder."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refuse) -> None:
+    """Tell `refuse` where there is no photo or a folder of photos is missing."""
+    everything = [photo for split in photos.values() for photo in split]
+    if not everything:
+        refuse(f"{annotations}: `images` is empty")
+    for folder in sorted({p.path.parent for p in everything}):
+        if not folder.is_dir():
+            refuse(f"--raw_dir: no image folder {folder}, which {annotations.name} names")
+
+
+class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Write the photos of a raw folder. A subclass says how the data set is called and laid out."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    DESCRIPTION: str
+    HOMEPAGE: str
+    CITATION: str
+    QUESTIONS = False  # whether the photos have some
+    STATEMENTS = False  # whether what they have are statements
+    PAIRS = False  # whether a second photo belongs to each
+    frames = 1  # of a video, where that is what a record is of
+    PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: not known
+    SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another that has all its photos too
+
+    def __init__(self, *, raw_dir: str, workers: int = 1, held_out: HeldOut | None = None, **arguments: Any):
+        """Read and check the lists of `raw_dir`, before anything is written. Raises ConfigError (see `read`).
+
+        Images are read and checked in `workers` threads: decoding releases the GIL. What is `held_out` is left out of
+        train.
+        """
+        raw = Path(raw_dir).expanduser()
+        if not raw.is_dir():
+            raise ConfigError(f"--raw_dir: {raw} is not a folder")
+        self._photos = self.read(raw)
+        self._total = sum(len(split) for split in self._photos.values())
+        self._workers = workers
+        self._broken: list[str] = []
+        self._share = 0.0  # of them, in images
+        self._held_out = held_out
+        self._copies: list[tuple[Path, Copy]] = []
+        super().__init__(**arguments)
+
+    @abc.abstractmethod
+    def read(self, raw: Path) -> dict[str, list[Photo]]:
+        """Return split -> photos of the raw folder. Raises ConfigError for the first fault."""
+
+    @classmethod
+    @abc.abstractmethod
+    def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
+        """Return split -> photos of the raw folder, every fault told to `refuse`. Raises ConfigError."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=datasets.features(
+                questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS, frames=self.frames
+            ),
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+            metadata=None if self._held_out is None else tfds.core.MetadataDict(),
+        )
+
+    def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
+        super()._download_and_prepare(*arguments, **keywords)
+        if self._broken:  # data_path is still the temporary folder, renamed when everything went well
+            (Path(self.data_path) / datasets.SKIPPED).write_text("\n".join(self._broken) + "\n", encoding="utf-8")
+            logging.warning("%d pictures or captions skipped, listed in %s", len(self._broken), datasets.SKIPPED)
+        if self._copies and len(self._copies) == len(self._photos[TRAIN]):
+            raise ConfigError(f"--held_out: all {len(self._copies)} pictures of {TRAIN} are held out; nothing is left")
+        if self._held_out is not None and self.info.metadata is not None:
+            self.info.metadata.update(self._held_out.save(self._copies, Path(self.data_path)))
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
+        shards = {}
+        for split, members in self._photos.items():
+            starts = range(0, len(members), datasets.SHARD_EXAMPLES)
+            parts = [members[start : start + datasets.SHARD_EXAMPLES] for start in starts]
+            shards[split] = [functools.partial(self._examples, split, part) for part in parts]
+        return shards
+
+    def _examples(self, split: str, photos: Sequence[Photo]) -> Iterator[tuple[int, dict[str, Any]]]:
+        logging.info("%s: %d images from %s on", split, len(photos), photos[0].path.name)
+        with ThreadPoolExecutor(self._workers) as pool:
+            coming = ((photo, pool.submit(self._read, split, photo)) for photo in photos)
+            pending = collections.deque(itertools.islice(coming, self._workers * _LOOK_AHEAD))
+            while pending:
+                photo, future = pending.popleft()
+                pending.extend(itertools.islice(coming, 1))
+                encoded, path, fault, copy = future.result()
+                if copy:
+                    self._copies.append((path, copy))
+                elif fault:
+                    self._skip(path, fault, 1.0)
+                elif (usable := self._usable(photo)).captions or usable.questions or not photo.said:
+                    yield photo.image_id, _record(usable, encoded[0]) | self._own(usable, encoded)
+
+    def _read(self, split: str, photo: Photo) -> "_Read":
+        held = self._held_out if split == TRAIN else None
+        if held and (copy := held.copy_by_id(photo.image_id if self.name in COCO_NUMBERED else photo.coco_id)):
+            return _Read([], photo.path, copy=copy)
+        read = _read_images(photo)
+        if held is None or read.fault:
+            return read
+        try:
+            return read._replace(copy=held.copy_by_hash(read.encoded))
+        except BrokenError as error:
+            return read._replace(fault=str(error))
+
+    def _own(self, photo: Photo, encoded: Sequence[bytes]) -> dict[str, Any]:
+        """Return what the records of this data set have besides."""
+        asked = [question.to_json() for question in photo.questions]
+        return (
+            ({"questions": asked} if self.QUESTIONS else {})
+            | ({"statements": asked} if self.STATEMENTS else {})
+            | ({"second_image": encoded[1]} if self.PAIRS else {})
+            | ({"later_frames": encoded[1:]} if self.frames > 1 else {})
+        )
+
+    def _usable(self, photo: Photo) -> Photo:
+        faults = {caption: text.fault(caption) for caption in photo.said}
+        for number, caption in enumerate(photo.said, 1):
+            if fault := faults[caption]:
+                self._skip(photo.path, f"{fault} (the {number}. of {len(photo.said)})", 1 / len(photo.said))
+        return photo._replace(
+            captions=tuple(caption for caption in photo.captions if not faults[caption]),
+            questions=tuple(question for question in photo.questions if not faults[question.text]),
+        )
+
+    def _skip(self, path: Path, fault: str, share: float) -> None:
+        self._broken.append(f"{path}: {fault}")
+        self._share += share
+        logging.warning("skipped %s", self._broken[-1])
+        if self._share > BROKEN_LIMIT * self._total:
+            raise ConfigError(
+                f"--raw_dir: more than {BROKEN_LIMIT:.0%} of {self._total} images are broken "
+                f"({len(self._broken)} so far, the last: {self._broken[-1]}); fetch them again"
+            )
+
+
+class _Read(NamedTuple):
+    """The files of a photo, or the path of the first that something is wrong with, and what; of which it is a copy."""
+
+    encoded: list[bytes]
+    path: Path
+    fault: str = ""
+    copy: Copy | None = None
+
+
+def _read_images(photo: Photo) -> _Read:
+    encoded = []
+    for path in photo.paths:
+        try:
+            encoded.append(path.read_bytes())
+        except OSError as error:
+            return _Read(encoded, path, error.strerror or str(error))
+        if fault := image.fault(encoded[-1]):
+            return _Read(encoded, path, fault)
+    return _Read(encoded, photo.path)
+
+
+def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
+    return {
+        "image": encoded,
+        "image_id": photo.image_id,
+        "filename": photo.path.name,
+        "captions": photo.captions,
+        "caption_kinds": (photo.kind,) * len(photo.captions),
+        "wrong_captions": (),
+        "scene": "",
+    }
