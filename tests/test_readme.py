@@ -1,9 +1,9 @@
 """Every command that the README, docs/ and the configs' docstrings give, run or at least parsed.
 
-Run, shrunken: `tools.prepare_data` and `tools.doctor` on hand-made raw folders (those of pre-training and of nocaps in
-test_readme_corpora.py, of all else but photos in test_readme_data.py), and for configs/shapes.py `bridge_jax.main`
-(also --dry_run), `tools.evaluate`, `tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and
-the way back, and between them the script for PyTorch users.
+Run, shrunken: `tools.prepare_data` (of all but photos with captions in test_readme_data.py) and `tools.doctor` on
+hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also --dry_run), `tools.evaluate`,
+`tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and the way back, and between them the
+script for PyTorch users.
 Parsed by the program's own flag definitions, with the config loaded and checked: the photo experiments'
 `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py, and `tools.plan` in
 tests/test_planner.py. Checked against the config: `hf download` and `tools.import_hf` of a tower, which need the

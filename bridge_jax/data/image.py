@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from bridge_jax import config
 from bridge_jax.data.broken import BrokenError
@@ -81,6 +81,8 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
         raise OversizedError(str(error)) from error
+    except UnidentifiedImageError as error:  # its own text names a Python object
+        raise BrokenError("no picture in a format that Pillow knows") from error
     except Exception as error:  # Pillow's plugins raise whatever their parser met
         raise BrokenError(" ".join(str(error).split()) or type(error).__name__) from error
 

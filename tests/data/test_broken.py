@@ -65,7 +65,7 @@ def test_all_that_is_broken_is_named_and_nothing_else(cfg, epoch):
     ("name", "said"),
     [
         ("truncated_half.jpg", "truncated"),
-        ("empty.jpg", "cannot identify image file"),
+        ("empty.jpg", "no picture in a format"),
         ("bomb_20000.png", "Image size (400000000 pixels) exceeds limit"),
         ("pixels_20000.png", "20000 x 4001 pixels, at most 80 million are decoded"),
         ("sixteen_bits.png", "samples of more than 8 bits"),
@@ -179,7 +179,7 @@ def test_the_log_counts_parts_once_keeps_to_the_step_and_stops_at_the_limit(cfg,
     log = broken_log.BrokenLog(tmp_path, 0, found, 1 / COUNT)
     assert not (tmp_path / broken_log.FILE).exists()
     (line,) = log.take(1, "align", np.array([(-1, -1), picture]))
-    assert line.startswith("empty.jpg: cannot identify")
+    assert line.startswith("empty.jpg: no picture")
     assert log.take(2, "align", np.array([picture])) == []
     with pytest.raises(
         ConfigError, match=r"more than 1.04% of 96 training records are broken: empty.jpg: .*; caption_e"

@@ -82,7 +82,7 @@ def turned(folder):
 PLANTED = {
     "missing": (lambda folder: (folder / "images" / "good_0.jpg").unlink(), "missing_picture", "good_0.jpg: No such"),
     "truncated": (put("good_1.jpg", JPEG[:-200]), "damaged_picture", "good_1.jpg: image file is truncated"),
-    "no_picture": (put("good_1.jpg", b"<html>"), "damaged_picture", "good_1.jpg: cannot identify image file"),
+    "no_picture": (put("good_1.jpg", b"<html>"), "damaged_picture", "good_1.jpg: no picture in a format"),
     "oversized": (put("good_1.jpg", BROKEN_PICTURES["pixels_20000.png"]), "oversized_picture", "20000 x 4001 pixels"),
     "bomb": (put("good_1.jpg", BROKEN_PICTURES["bomb_20000.png"]), "oversized_picture", "good_1.jpg: Image size (40"),
     "grey": (put("good_2.jpg", ODD_PICTURES["grey.jpg"]), "grey_picture", "images/good_2.jpg"),
@@ -216,7 +216,7 @@ def test_what_the_preparation_left_out_and_damaged_records_are_named(tmp_path):
     found = findings(checkup.prepared(prepared))
     assert list(found) == ["damaged_record", "left_out", "split_size"]
     assert found["left_out"].count == 1
-    assert found["left_out"].names[0].startswith(f"{folder}/images/empty.jpg: cannot identify image file")
+    assert found["left_out"].names[0].startswith(f"{folder}/images/empty.jpg: no picture in a format")
     assert found["damaged_record"].count == 1
     assert "of train: a damaged record: Corrupted" in found["damaged_record"].names[0]
 
