@@ -63,7 +63,8 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     Which shape has which colour is hardly learned from answers: every stage of retrieval and 1,000 steps of questions
     gave 55.4 % on `test`, relations at chance. Words of captions teach it: the decoder's the image tower, masked ones
     the bridge, which puts 99 % back after 1,200 steps. What they taught is soon lost at a high rate: on the first 64
-    pictures of `val`, 700 steps of questions at 2e-4 gave 71.7 % (relations 84.4 %), 800 at 4e-4 63.8 % (50.0 %).
+    pictures of `val`, 700 steps of questions at 2e-4 gave 71.7 % (relations 84.4 %), 800 at 4e-4 63.8 % (50.0 %). It
+    learns on: 83.6 % on `val` after 2,400 steps of 32, of shapes 56.3 %, but in more than five minutes.
     """
     config = caption(config)
     config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0))
@@ -114,7 +115,7 @@ def nlvr2(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     First with the towers frozen: with all open from the start, 700 steps at 1e-3 stayed at chance, on statements about
     a colour and a shape at once. On `val` 60.2 % after `align`, then 67.0, 74.8 and 73.1 % after 200, 300 and 350 steps
-    of `task`; on `test` 72.3 %, of "exactly one" 55.1 %.
+    of `task`; on `test` 72.3 %, of "exactly one" 55.1 %. Halved batches and 1,300 steps: 73.0 % and 67.6 %.
     """
     config.losses.nlvr2 = dict(weight=1.0, pictures=2)
     statements = dict(batch_size=64, losses=("nlvr2",))
