@@ -6,7 +6,8 @@
 # figures. Arrays in huge pages, where the kernel otherwise hands out a step's memory 4 KB at a time, and kept for the
 # next step (names only, elsewhere than on Linux); and products by Eigen, which for the tall, narrow matrices of a small
 # model reaches 90 % of a square product's rate, where XLA's own choice (YNNPACK) reaches 70 %.
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736}"
+kept=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:$kept}"
 export XLA_FLAGS="${XLA_FLAGS:---xla_cpu_experimental_ynn_fusion_type=-individual_dot}"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
