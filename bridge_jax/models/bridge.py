@@ -122,7 +122,7 @@ class BridgeModel(nn.Module):
             attention += found
         if not self.finish_below:
             image, text = self.vision.finish(image), self.text.finish(text)
-        image = image.reshape(len(image), -1, image.shape[-1])
+        image = image.reshape(image.shape[0], -1, image.shape[-1])  # the batch may be a symbol
         image_BE = self.heads.fused_image(layers.masked_mean(image, None))
         text_BE = self.heads.fused_text(layers.masked_mean(text, mask))
         return Fused(
