@@ -36,11 +36,8 @@ DESIGNS = ("none", "pooled", "self_cross", "cross")
 PLACEMENTS = ("top", "middle", "early", "staggered", "after")
 # loss -> the evaluator that watches the stages that train on it
 WATCHERS = {"vqa": "vqa", "vqa_generative": "vqa", "nlvr2": "nlvr2", "caption": "caption"}
-READS = {
-    "vqa": "questions",
-    "vqa_generative": "questions",
-    "nlvr2": "statements",
-}  # what a loss reads that reads no captions
+# loss that reads no captions -> what it reads
+READS = {"vqa": "questions", "vqa_generative": "questions", "nlvr2": "statements"}
 
 
 def parse(config: ml_collections.ConfigDict) -> Config:

@@ -19,7 +19,7 @@ from configs import coco, common
 
 def get_config() -> ml_collections.ConfigDict:
     config = coco.get_config()
-    common.decoder(config, "base", layers=6)
+    common.caption_decoder(config, "base", layers=6)
     config.stages = dict(
         task=common.stage(
             steps=coco.epochs(10, coco.TRAIN_PHOTOS, coco.BATCH_SIZE),

@@ -200,14 +200,14 @@ def stage(**changes) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | changes)
 
 
-def decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
+def caption_decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
     """Give the experiment a decoder of captions, the loss that trains it and the evaluator of what it writes."""
-    add_decoder(config, size, **(dict(reads="image") | changes))
+    decoder(config, size, **(dict(reads="image") | changes))
     config.losses.caption = dict(weight=1.0, label_smoothing=0.1)
     config.evals.caption = caption()
 
 
-def add_decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
+def decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
     """Give the experiment a decoder of answers, which reads picture and question after they met, and its rules."""
     depth, width, heads, mlp_width = SIZES[size]
     settings = dict(layers=depth, width=width, heads=heads, mlp_width=mlp_width, dropout=0.1, reads="fused")

@@ -92,7 +92,7 @@ def caption(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     It trains with the towers from the start: every word of a caption asks what a picture shows, where a match of the
     whole caption says little of its parts.
     """
-    common.decoder(config, "tiny", layers=2)
+    common.caption_decoder(config, "tiny", layers=2)
     config.losses.caption.label_smoothing = 0.0
     config.stages = dict(
         task=common.stage(

@@ -52,7 +52,7 @@ def get_config(form: str = "form=classifier") -> ml_collections.ConfigDict:
 
 def generative(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Let a decoder answer. It is new, and so it trains from the first stage on at the rate of what is."""
-    common.add_decoder(config, "base", layers=6)
+    common.decoder(config, "base", layers=6)
     config.losses = dict(vqa_generative=dict(weight=1.0))
     for stage in config.stages.values():
         stage.losses = ("vqa_generative",)

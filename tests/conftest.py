@@ -11,6 +11,7 @@ import pytest
 from bridge_jax.data import shapes
 from configs import common
 from configs import shapes as shapes_config
+from tests import runs
 from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +116,7 @@ def tiny_vqa_generative(tiny_vqa) -> Callable[[], ml_collections.ConfigDict]:
 
     def make() -> ml_collections.ConfigDict:
         config = tiny_vqa()
-        common.add_decoder(config, "tiny", layers=1, width=32, heads=2, mlp_width=64)
+        common.decoder(config, "tiny", layers=1, width=32, heads=2, mlp_width=64)
         del config.losses.vqa
         config.losses.vqa_generative = dict(weight=1.0)
         config.stages.task.losses = ("vqa_generative",)
@@ -130,7 +131,7 @@ def tiny_caption(tiny) -> Callable[[], ml_collections.ConfigDict]:
 
     def make() -> ml_collections.ConfigDict:
         config = tiny()
-        common.decoder(config, "tiny", layers=1, width=16, heads=2, mlp_width=24)
+        common.caption_decoder(config, "tiny", layers=1, width=16, heads=2, mlp_width=24)
         config.evals.retrieval.splits = ()
         config.evals.caption.update(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20, beams=2)
         quick = dict(steps=4, batch_size=8, learning_rate=1e-2, cached_crops=1)
@@ -156,6 +157,12 @@ def tiny_nlvr2(tiny) -> Callable[[], ml_collections.ConfigDict]:
         return config
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole(cfg, tmp_path_factory) -> tuple[Path, dict]:
+    """The run of the module's own `cfg` that never stopped: its workdir, and what it returned."""
+    return runs.whole(cfg, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="session")

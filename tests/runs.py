@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from bridge_jax import optim, run_log, train
 from bridge_jax import step as steps
@@ -93,3 +94,13 @@ def stop_at(monkeypatch, step, cfg):
 
     monkeypatch.setattr(pipeline, "train", named)
     monkeypatch.setattr(pipeline, "batches", batches)
+
+
+def stopped_at(steps, cfg, workdir: Path, monkeypatch) -> dict:
+    """Stop a run where each of `steps` is drawn, start it again each time, and return what it returns at its end."""
+    for step in steps:
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, cfg)
+            with pytest.raises(Stopped):
+                train.run(cfg, str(workdir))
+    return train.run(cfg, str(workdir))

@@ -227,7 +227,7 @@ def with_a_decoder_that_answers(config):
     del config.losses.vqa
     config.losses.vqa_generative = {"weight": 1.0}
     config.stages.task.losses = ("vqa_generative",)
-    common.add_decoder(config, "tiny")
+    common.decoder(config, "tiny")
 
 
 def test_answers_of_a_decoder_are_watched_by_the_same_evaluator(config):

@@ -13,7 +13,7 @@ from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import pipeline
 from tests import runs
-from tests.runs import Stopped, assert_same, logged, parameters, stop_at
+from tests.runs import assert_same, logged, parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST = 8
@@ -23,12 +23,6 @@ pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 @pytest.fixture(scope="module")
 def cfg(tiny_nlvr2):
     return config.parse(tiny_nlvr2())
-
-
-@pytest.fixture(scope="module")
-def whole(cfg, tmp_path_factory):
-    """The run that never stopped: its workdir, and what it returned."""
-    return runs.whole(cfg, tmp_path_factory.mktemp("whole"))
 
 
 def test_the_stage_is_watched_by_its_own_evaluator(whole):
@@ -44,12 +38,7 @@ def test_the_stage_is_watched_by_its_own_evaluator(whole):
 
 
 def test_a_stopped_run_ends_as_if_it_never_was(whole, cfg, tmp_path, monkeypatch):
-    for step in (3, 6):
-        with monkeypatch.context() as patch:
-            stop_at(patch, step, cfg)
-            with pytest.raises(Stopped):
-                train.run(cfg, str(tmp_path))
-    assert train.run(cfg, str(tmp_path)) == whole[1]
+    assert runs.stopped_at((3, 6), cfg, tmp_path, monkeypatch) == whole[1]
     assert_same(tmp_path, whole[0])
 
 

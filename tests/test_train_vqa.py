@@ -11,7 +11,7 @@ from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import questions
 from tests import runs
-from tests.runs import Stopped, assert_same, logged, parameters, stop_at
+from tests.runs import assert_same, logged, parameters
 
 LAST = 8
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
@@ -20,12 +20,6 @@ pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 @pytest.fixture(scope="module")
 def cfg(tiny_vqa):
     return config.parse(tiny_vqa())
-
-
-@pytest.fixture(scope="module")
-def whole(cfg, tmp_path_factory):
-    """The run that never stopped: its workdir, and what it returned."""
-    return runs.whole(cfg, tmp_path_factory.mktemp("whole"))
 
 
 def test_every_stage_is_watched_by_its_own_evaluator(whole):
@@ -43,12 +37,7 @@ def test_every_stage_is_watched_by_its_own_evaluator(whole):
 
 
 def test_a_stopped_run_ends_as_if_it_never_was(whole, cfg, tmp_path, monkeypatch):
-    for step in (3, 4, 6):
-        with monkeypatch.context() as patch:
-            stop_at(patch, step, cfg)
-            with pytest.raises(Stopped):
-                train.run(cfg, str(tmp_path))
-    assert train.run(cfg, str(tmp_path)) == whole[1]
+    assert runs.stopped_at((3, 4, 6), cfg, tmp_path, monkeypatch) == whole[1]
     assert_same(tmp_path, whole[0])
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import config, evals, optim, origin, planner, sharding, train
+from bridge_jax import config, evals, optim, origin, planner, sharding
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import pipeline, questions
 from bridge_jax.types import Lower
 from tests import runs
-from tests.runs import Stopped, assert_same, logged, parameters, stop_at
+from tests.runs import assert_same, logged, parameters
 
 LAST = 8
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
@@ -23,12 +23,6 @@ pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 @pytest.fixture(scope="module")
 def cfg(tiny_vqa_generative):
     return config.parse(tiny_vqa_generative())
-
-
-@pytest.fixture(scope="module")
-def whole(cfg, tmp_path_factory):
-    """The run that never stopped: its workdir, and what it returned."""
-    return runs.whole(cfg, tmp_path_factory.mktemp("whole"))
 
 
 def test_the_stage_is_watched_by_the_evaluator_of_answers(whole, cfg):
@@ -47,12 +41,7 @@ def test_the_stage_is_watched_by_the_evaluator_of_answers(whole, cfg):
 
 
 def test_a_stopped_run_ends_as_if_it_never_was(whole, cfg, tmp_path, monkeypatch):
-    for step in (5, 6):
-        with monkeypatch.context() as patch:
-            stop_at(patch, step, cfg)
-            with pytest.raises(Stopped):
-                train.run(cfg, str(tmp_path))
-    assert train.run(cfg, str(tmp_path)) == whole[1]
+    assert runs.stopped_at((5, 6), cfg, tmp_path, monkeypatch) == whole[1]
     assert_same(tmp_path, whole[0])
 
 

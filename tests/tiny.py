@@ -54,9 +54,9 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
     if {"vqa", "vqa_generative"} & set(config.losses):
         config.evals.vqa = common.asking()
     if "vqa_generative" in config.losses:
-        common.add_decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
-    if "caption" in config.losses:
         common.decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
+    if "caption" in config.losses:
+        common.caption_decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
     if "nlvr2" in config.losses:
         config.evals.nlvr2 = common.asking()
     for name, value in sections.items():

@@ -118,7 +118,7 @@ def _hashed(where: str, found: records.Split, workers: int) -> list[tuple[str, i
     def of_record(index: int) -> tuple[str, int, list[np.uint64]] | None:
         try:
             record = found[index]
-            ones = [perceptual_hash(encoded) for encoded in records.pictures(record, found.pictures)]
+            ones = [perceptual_hash(encoded) for encoded in records.pictures(record)]
         except BrokenError:
             return None
         return f"{where}/{record['filename']}", record["image_id"], ones

@@ -84,7 +84,7 @@ class Examples:
             (answer, *_) = given = asked(record)[chosen - len(record["captions"])].answers
             if self._words:
                 drawn = answers.draw(given, self._answers, generator)
-                example["answer_ids"], example["answer_mask"] = _row(self._words, drawn)
+                example["answer_ids"], example["answer_mask"] = _answer(self._words, drawn)
             elif self._reads == "questions":
                 example["answer_scores"] = answers.scores(given, self._answers)
             else:
@@ -94,7 +94,7 @@ class Examples:
         return example
 
 
-def _row(words: tuple[np.ndarray, np.ndarray], index: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _answer(words: tuple[np.ndarray, np.ndarray], index: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and mask of the answer `index`; of None, ids of which none is to be written."""
     ids, mask = words
     return (ids[0], np.zeros_like(mask[0])) if index is None else (ids[index], mask[index])

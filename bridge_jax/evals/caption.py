@@ -11,6 +11,7 @@ data says what is in the scene (shapes), also how many captions are true of it; 
 import collections
 import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -35,6 +36,14 @@ def check(cfg: Config) -> None:
         pipeline.open_split(cfg.data, split)
 
 
+class _Picture(NamedTuple):
+    """What a caption of a picture is scored against."""
+
+    references: list[str]  # what people wrote, tokenised
+    kinds: frozenset[str]  # of what they wrote
+    scene: str  # JSON, or empty
+
+
 class Evaluator:
     """Write a caption of every picture. Metrics: `<score>/<name>`, with `_low` and `_high` in the table at the end.
 
@@ -54,7 +63,8 @@ class Evaluator:
         split = self._cfg.data.eval_split
         count = len(pipeline.open_split(self._cfg.data, split))
         order = range(min(count, self._settings.select_images or count))
-        found = self._scores("caption", split, order, self.write(params, split, order, progress), samples=1)
+        pictures = self._pictures(split, order)
+        found = self._scores("caption", pictures, self.write(params, split, order, progress), samples=1)
         return {name: value for name, value in found.items() if not name.endswith(("_low", "_high"))}
 
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -69,33 +79,31 @@ class Evaluator:
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
         """Return every metric of `split`, METEOR where it can be computed. Raises FloatingPointError on NaN."""
         order = range(len(pipeline.open_split(self._cfg.data, split)))
-        self._check_described(split, order)
+        pictures = self._pictures(split, order)
         written = self.write(params, split, order, progress)
         others = derangement(len(order), rng.stream_seed(self._cfg.seed, f"caption/{split}"))
         samples, metrics, of_meteor = self._settings.bootstrap_samples, {}, {}
         for name, said in (("caption", written), ("shuffled", [written[other] for other in others])):
-            metrics |= self._scores(name, split, order, said, samples)
-            of_meteor |= {} if meteor.missing() else self._meteor(name, split, order, said, samples)
-            for kind, part in self._kinds(split, order).items():
-                metrics |= self._scores(f"{name}/{kind}", split, part, [said[index] for index in part], samples)
+            metrics |= self._scores(name, pictures, said, samples)
+            of_meteor |= {} if meteor.missing() else self._meteor(name, pictures, said, samples)
+            for kind, part in _of_kinds(pictures).items():
+                own = [pictures[index] for index in part], [said[index] for index in part]
+                metrics |= self._scores(f"{name}/{kind}", *own, samples)
         of_both = {"caption/meteor", "shuffled/meteor"} <= of_meteor.keys()
         return metrics | (of_meteor if of_both else {})
 
-    def _check_described(self, split: str, order: Sequence[int]) -> None:
-        records = pipeline.open_split(self._cfg.data, split)
-        if not all(records[index]["captions"] for index in order):
-            raise ConfigError(
-                f"split {split!r} of {self._cfg.data.dataset!r} has pictures without captions to score with; "
-                "tools.evaluate --results=FILE writes what the model says of them"
-            )
-
-    def _kinds(self, split: str, order: Sequence[int]) -> dict[str, list[int]]:
-        """Return which pictures are of each kind; none where all are alike or one has captions of several kinds."""
-        records, found = pipeline.open_split(self._cfg.data, split), collections.defaultdict(list)
-        for index in order:
-            found[tuple(sorted(set(records[index]["caption_kinds"])))].append(index)
-        alone = len(found) > 1 and all(len(kinds) == 1 for kinds in found)
-        return {kind: found[kind,] for (kind,) in sorted(found)} if alone else {}
+    def _pictures(self, split: str, order: Sequence[int]) -> list[_Picture]:
+        """Read what a caption of each picture is scored against. Raises ConfigError where one has no captions."""
+        records, found = pipeline.open_split(self._cfg.data, split), []
+        for record in (records[index] for index in order):
+            if not record["captions"]:
+                raise ConfigError(
+                    f"split {split!r} of {self._cfg.data.dataset!r} has pictures without captions to score with; "
+                    "tools.evaluate --results=FILE writes what the model says of them"
+                )
+            references = [ptb.tokenise(said) for said in record["captions"]]
+            found.append(_Picture(references, frozenset(record["caption_kinds"]), record["scene"]))
+        return found
 
     def results(self, params: Params, split: str, progress: Progress) -> tuple[str, int]:
         """Return the caption of every picture, as COCO's evaluation server takes them, and how many there are."""
@@ -118,34 +126,37 @@ class Evaluator:
             progress("pictures", len(written), len(order))
         return written
 
-    def _meteor(
-        self, name: str, split: str, order: Sequence[int], written: list[str], samples: int
-    ) -> dict[str, float]:
+    def _meteor(self, name: str, pictures: list[_Picture], written: list[str], samples: int) -> dict[str, float]:
         """Return METEOR, or nothing where its program fails, which costs no other score."""
         try:
-            found = meteor.scores(*self._tokenised(split, order, written), samples, self._cfg.seed)
+            found = meteor.scores(*_tokenised(pictures, written), samples, self._cfg.seed)
         except meteor.MeteorError as error:
             logging.warning("no METEOR: %s", error)
             return {}
         return {f"{name}/{key}": value for key, value in found.items()}
 
-    def _tokenised(self, split: str, order: Sequence[int], written: list[str]) -> tuple[list[str], list[list[str]]]:
-        """Return the captions and what people wrote, in the words that are scored."""
-        records = pipeline.open_split(self._cfg.data, split)
-        references = [[ptb.tokenise(said) for said in records[index]["captions"]] for index in order]
-        return [ptb.tokenise(said) for said in written], references
-
-    def _scores(
-        self, name: str, split: str, order: Sequence[int], written: list[str], samples: int
-    ) -> dict[str, float]:
-        records = pipeline.open_split(self._cfg.data, split)
-        found = caption.scores(*self._tokenised(split, order, written), samples, self._cfg.seed)
-        scenes = [records[index]["scene"] for index in order]
-        if all(scenes):
-            right = [shapes.is_true(said, shapes.Scene.from_json(s)) for said, s in zip(written, scenes, strict=True)]
+    def _scores(self, name: str, pictures: list[_Picture], written: list[str], samples: int) -> dict[str, float]:
+        found = caption.scores(*_tokenised(pictures, written), samples, self._cfg.seed)
+        if all(picture.scene for picture in pictures):
+            scenes = [shapes.Scene.from_json(picture.scene) for picture in pictures]
+            right = [shapes.is_true(said, scene) for said, scene in zip(written, scenes, strict=True)]
             share = accuracy.mean(np.array(right), np.arange(len(right)), samples, self._cfg.seed)
             found |= {key.replace("accuracy", "true"): value for key, value in share.items()}
         return {f"{name}/{key}": value for key, value in found.items()} | {f"{name}/pictures": float(len(written))}
+
+
+def _tokenised(pictures: list[_Picture], written: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the captions and what people wrote, in the words that are scored."""
+    return [ptb.tokenise(said) for said in written], [picture.references for picture in pictures]
+
+
+def _of_kinds(pictures: list[_Picture]) -> dict[str, list[int]]:
+    """Return which pictures are of each kind; none where all are alike or one has captions of several kinds."""
+    found = collections.defaultdict(list)
+    for index, picture in enumerate(pictures):
+        found[picture.kinds].append(index)
+    alone = len(found) > 1 and all(len(kinds) == 1 for kinds in found)
+    return dict(sorted((*kinds, part) for kinds, part in found.items())) if alone else {}
 
 
 def table(metrics: Mapping[str, float]) -> Table:

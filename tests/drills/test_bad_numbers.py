@@ -10,8 +10,9 @@ from bridge_jax import bad_step, broken_log, config, lower_cache, train
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import datasets
+from tests import runs
 from tests.data import bad_inputs
-from tests.runs import Stopped, assert_same, logged, parameters, stop_at
+from tests.runs import assert_same, logged, parameters
 from tools import replay
 
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
@@ -60,12 +61,7 @@ def test_bad_steps_are_skipped_within_the_budget_and_exactly_so_after_every_stop
         assert moved == (step not in skipped), step
     # Without a save between them, the step after a bad one is dispatched before that one is read, and once more then.
     rarely = dataclasses.replace(cfg, checkpoint=config.Checkpoint(every_steps=4, keep_last=2))
-    for step in (5,):
-        with monkeypatch.context() as patch:
-            stop_at(patch, step, cfg)
-            with pytest.raises(Stopped):
-                train.run(rarely, str(tmp_path / "stopped"))
-    train.run(rarely, str(tmp_path / "stopped"))
+    runs.stopped_at((5,), rarely, tmp_path / "stopped", monkeypatch)
     assert_same(tmp_path / "stopped", tmp_path / "whole")
     spike = min(spikes)
     assert replay.replay(tmp_path / "stopped" / f"bad_step_{spike}") == reports[spike]["first_bad"]
@@ -117,12 +113,7 @@ def test_a_half_percent_broken_is_trained_around_and_exactly_so_after_every_stop
     assert 1 <= step <= 25
     assert f"step {step}: another example in place of {file}: " in capsys.readouterr().out
     assert logged(tmp_path / "whole")[50, "train/broken_data"] == 1
-    for stop in (step, 30):
-        with monkeypatch.context() as patch:
-            stop_at(patch, stop, cfg)
-            with pytest.raises(Stopped):
-                train.run(cfg, str(tmp_path / "stopped"))
-    train.run(cfg, str(tmp_path / "stopped"))
+    runs.stopped_at((step, 30), cfg, tmp_path / "stopped", monkeypatch)
     assert_same(tmp_path / "stopped", tmp_path / "whole")
     assert entries(tmp_path / "stopped") == entries(tmp_path / "whole")
 

@@ -32,13 +32,9 @@ class Builder(photo_builder.Builder, skip_registration=True):
     HOMEPAGE = "https://nocaps.org/"
     CITATION = "Agrawal et al.: nocaps: novel object captioning at scale. ICCV, 2019. arXiv 1812.08658."
 
-    def read(self, raw: Path) -> dict[str, list[Photo]]:
-        """Return split -> photos. Raises ConfigError for the first fault."""
-        return self.survey(raw, photo_builder.at_once)
-
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return the same, and tell `refuse` of entries that cannot be read, ids used twice, photos without captions.
+        """Return split -> photos, and tell `refuse` of entries not read, ids used twice, photos without captions.
 
         Raises ConfigError where the file of val or a folder is missing and for a file of another kind.
         """

@@ -67,10 +67,6 @@ class Builder(photo_builder.Builder, skip_registration=True):
         photo_builder.check({"train": photos}, tars[0] if tars else lists[0], refuse)
         return {"train": photos}
 
-    def read(self, raw: Path) -> dict[str, list[Photo]]:
-        """Return the same. Raises ConfigError for the first fault."""
-        return self.survey(raw, photo_builder.at_once)
-
 
 def of_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str]]:
     """Yield picture and caption of every line."""

@@ -107,9 +107,9 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._copies: list[tuple[Path, Copy]] = []
         super().__init__(**arguments)
 
-    @abc.abstractmethod
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> photos of the raw folder. Raises ConfigError for the first fault."""
+        return self.survey(raw, at_once)
 
     @classmethod
     @abc.abstractmethod

@@ -37,13 +37,9 @@ class Builder(photo_builder.Builder, skip_registration=True):
     def place(cls, raw: Path, split: str, entry: Mapping[str, Any]) -> Place:
         """Return where a line belongs. Raises ValueError, KeyError or TypeError for one that cannot be read."""
 
-    def read(self, raw: Path) -> dict[str, list[Photo]]:
-        """Return split -> pictures with their statements. Raises ConfigError for the first fault."""
-        return self.survey(raw, photo_builder.at_once)
-
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return the same, and tell `refuse` of what is wrong: a line that cannot be read, a label that is none."""
+        """Return split -> pictures with their statements, and tell `refuse` of lines and labels not read."""
         photos, image_ids, ids = {}, itertools.count(), itertools.count()
         for split, names in cls.FILES.items():
             path = next((raw / name for name in names if (raw / name).is_file()), None)

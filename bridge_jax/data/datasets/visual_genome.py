@@ -32,13 +32,9 @@ class Builder(photo_builder.Builder, skip_registration=True):
     HOMEPAGE = "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
     CITATION = "Krishna et al.: Visual Genome. IJCV 123, 2017. arXiv 1602.07332."
 
-    def read(self, raw: Path) -> dict[str, list[Photo]]:
-        """Return the photos with their phrases. Raises ConfigError for the first fault."""
-        return self.survey(raw, photo_builder.at_once)
-
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return the photos, and tell `refuse` of entries that cannot be read, ids used twice and regions of no photo.
+        """Return split -> photos, and tell `refuse` of entries not read, ids used twice and regions of no photo.
 
         A photo is looked for in both folders. Raises ConfigError where a file or both folders are missing.
         """

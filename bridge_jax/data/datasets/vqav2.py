@@ -37,13 +37,12 @@ class Builder(photo_builder.Builder, skip_registration=True):
         super().__init__(**arguments)
         self._answers = most_frequent(self._photos["train"], num_answers, min_answer_count)
 
-    def read(self, raw: Path) -> dict[str, list[Photo]]:
-        """Return split -> photos with their questions. Raises ConfigError where a file is missing or does not fit."""
-        return self.survey(raw, photo_builder.at_once)
-
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return the same, and tell `refuse` of what is missing. Raises ConfigError for a file of another kind."""
+        """Return split -> photos with their questions, and tell `refuse` of what is missing.
+
+        Raises ConfigError for a file of another kind.
+        """
         photos = {}
         for subset, split in SPLITS.items():
             if asked := _one(raw, f"v2_OpenEnded_mscoco_{subset}*_questions.json"):
