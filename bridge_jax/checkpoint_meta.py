@@ -22,7 +22,7 @@ class Meta:
     stage: str
     config: Mapping[str, Any]
     fused_trained: bool = False  # whether the fused heads were ever trained, here or in what the run started from
-    answers: tuple[str, ...] = ()  # what the outputs of the vqa head stand for
+    answers: tuple[str, ...] = ()  # what questions are answered with: the vqa head's outputs, or what a decoder ranks
     frozen: str = ""  # hash of the manifest of `frozen`; empty: every parameter is in the checkpoint itself
 
 
@@ -45,12 +45,12 @@ def score_of(scores: Mapping[str, float]) -> float:
 
 
 def check_answers(meta: Meta, answers: Sequence[str], where: str) -> None:
-    """Raise ConfigError, naming the first that differs, where the vqa head stands for other answers."""
+    """Raise ConfigError, naming the first that differs, where a checkpoint was trained on other answers."""
     pairs = list(itertools.zip_longest(meta.answers, answers))
     if meta.answers and answers and tuple(answers) != meta.answers:
         output = next(i for i, (mine, theirs) in enumerate(pairs) if mine != theirs)
         raise ConfigError(
-            f"{where}: its vqa head was trained on other answers than the prepared data lists: output {output} is "
+            f"{where}: it was trained on other answers than the prepared data lists: answer {output} is "
             f"{pairs[output][0]!r} there and {pairs[output][1]!r} here; give the data that it was trained on"
         )
 

@@ -51,8 +51,8 @@ def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
 
 
 def answers(cfg: Config) -> tuple[str, ...]:
-    """Return what the outputs of the vqa head stand for; nothing where there is none. Raises ConfigError."""
-    return questions.load_answers(cfg) if "vqa" in cfg.losses else ()
+    """Return what questions are answered with; nothing where none are asked. Raises ConfigError."""
+    return questions.load_answers(cfg) if {"vqa", "vqa_generative"} & cfg.losses.keys() else ()
 
 
 def frozen_towers(cfg: Config, plans: list[steps.StageStep]) -> set[str]:
@@ -68,7 +68,8 @@ def initial(cfg: Config, mesh: Mesh) -> Params:
     params = jax.jit(lambda: steps.init_params(cfg), out_shardings=placed)()
     if cfg.init_from:
         source, step = _source(cfg)
-        check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
+        if "vqa" in cfg.losses and "vqa" in source.config(step).losses:  # a decoder can say what it has not said yet
+            check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
         return source.restore_params(step, params, parts=OF_TASKS)
     if cfg.vision.pretrained:
         params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}

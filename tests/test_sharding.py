@@ -24,6 +24,7 @@ def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("meshes")
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles in half the time
+    flags += " --xla_cpu_use_fusion_emitters=false"
     command = [sys.executable, "-m", "tests.meshes", str(folder), *MESHES]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"XLA_FLAGS": flags})
     return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast", "gathered")}

@@ -48,7 +48,7 @@ def test_the_answers_travel_with_the_checkpoint_and_others_are_refused(whole, cf
     swapped = (known[1], known[0], *known[2:])
     monkeypatch.setattr(questions, "load_answers", lambda cfg: swapped)
     mesh = sharding.make_mesh(cfg.mesh)
-    says = rf"its vqa head was trained on other answers .* output 0 is {known[0]!r} there and {known[1]!r} here"
+    says = rf"it was trained on other answers .* answer 0 is {known[0]!r} there and {known[1]!r} here"
     with pytest.raises(ConfigError, match=says):
         origin.resume(cfg, saves, LAST, mesh)
     with pytest.raises(ConfigError, match=f"config.init_from: .*{says}"):

@@ -11,7 +11,9 @@ import pytest
 from bridge_jax import config, evals, optim, origin, planner, sharding
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline, questions
+from bridge_jax.interop import torch_export
 from bridge_jax.types import Lower
 from tests import runs
 from tests.runs import assert_same, logged, parameters
@@ -43,6 +45,19 @@ def test_the_stage_is_watched_by_the_evaluator_of_answers(whole, cfg):
 def test_a_stopped_run_ends_as_if_it_never_was(whole, cfg, tmp_path, monkeypatch):
     assert runs.stopped_at((5, 6), cfg, tmp_path, monkeypatch) == whole[1]
     assert_same(tmp_path, whole[0])
+
+
+def test_the_answers_travel_with_the_checkpoint(whole, cfg, monkeypatch):
+    """Its own run and its scores are refused others; another run may start from it, as a decoder says any words."""
+    known, mesh = questions.load_answers(cfg), sharding.make_mesh(cfg.mesh)
+    saves = Checkpoints(whole[0], read_only=True)
+    assert saves.meta(LAST).answers == known
+    exported = torch_export.config_json(cfg, torch_export.restore(saves, LAST), saves.meta(LAST))
+    assert exported["id2label"] == {str(i): answer for i, answer in enumerate(known)}
+    monkeypatch.setattr(questions, "load_answers", lambda cfg: known[::-1])
+    with pytest.raises(ConfigError, match=rf"it was trained on other answers .* answer 0 is {known[0]!r} there"):
+        origin.resume(cfg, saves, LAST, mesh)
+    origin.initial(dataclasses.replace(cfg, init_from=str(whole[0])), mesh)
 
 
 def test_the_results_file_holds_an_answer_of_the_list_to_every_question(whole, cfg):

@@ -37,7 +37,7 @@ class BridgeConfig(PretrainedConfig):
         pictures: int = 0,  # of which the nlvr2 head judges a statement; 0: there is no such head
         sigmoid_head: bool = False,
         caption_decoder: dict | None = None,  # what writes, and how it searches; None: there is none
-        answering_decoder: bool = False,  # it has learned to answer questions
+        answering_decoder: bool = False,  # it has learned to answer questions, with one of `id2label`
         bridge_jax: dict | None = None,
         **kwargs,
     ):
