@@ -13,7 +13,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bridge_jax import decode, forward, objective, optim, rng, rules, sharding
+from bridge_jax import decode, forward, losses, objective, optim, rng, rules, sharding
 from bridge_jax.config import Config, evaluator
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Array, Batch, Lower, Params
@@ -82,6 +82,8 @@ def init_params(cfg: Config) -> Params:
 
 def abstract_params(cfg: Config, mesh: Mesh) -> Params:
     """Return the shapes of all parameters, each with where it lies on the mesh. Raises ConfigError."""
+    for name, arguments in cfg.losses.items():
+        losses.bind(name, arguments)  # their heads are made of them, so they are checked first
     params = jax.eval_shape(lambda: init_params(cfg))
     place = sharding.layout(cfg, params, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, place(params))

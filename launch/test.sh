@@ -12,8 +12,5 @@ install_package '.[test]' "$(grep '^torch==' constraints.txt)"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m pyright
-# Compiling is most of the time, of programs that run for a moment: with the least effort and the older code generators
-# it takes half as long. The tests of a file go to one process, as they share what it prepares.
-quick="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
-export XLA_FLAGS="$XLA_FLAGS $quick"
+# The tests of a file go to one process, as they share what it prepares.
 exec "$python" -m pytest -n 2 --dist loadfile "$@"

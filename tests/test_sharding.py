@@ -22,9 +22,7 @@ MESHES = ("1x1x1", "2x1x1", "1x4x1", "1x1x2", "8x1x1", "2x2x2")  # data x fsdp x
 def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """Mesh -> what three steps on it gave."""
     folder = tmp_path_factory.mktemp("meshes")
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles in half the time
-    flags += " --xla_cpu_use_fusion_emitters=false"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-m", "tests.meshes", str(folder), *MESHES]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"XLA_FLAGS": flags})
     return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast", "gathered")}

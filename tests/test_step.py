@@ -56,6 +56,21 @@ def test_the_same_state_and_batch_give_the_same_bits(align, params):
     assert float(later[1]["loss"]) != float(one[1]["loss"])  # other dropout
 
 
+@pytest.mark.parametrize(
+    ("loss", "arguments", "says"),
+    [
+        ("mim", {"targets": "pixels"}, r"config\.losses\.mim\.targets is not a key; nearest: 'target'"),
+        ("vqa", {}, r"config\.losses\.vqa\.answers is missing"),
+        ("itcc", {}, r"config\.losses\.itcc is unknown; nearest: 'itc'"),
+    ],
+)
+def test_a_loss_that_no_stage_uses_is_checked(cfg, loss, arguments, says):
+    """The heads are made of what the losses say, those of other stages too."""
+    other = dataclasses.replace(cfg, losses={**cfg.losses, loss: {"weight": 1.0, **arguments}})
+    with pytest.raises(ConfigError, match=says):
+        steps.build(other, "align", 4, sharding.make_mesh(other.mesh))
+
+
 def test_only_what_trains_moves_and_has_optimizer_state(align, params):
     state = state_of(align, params)
     for _ in range(3):  # the first has rate 0; the match head's hidden layer waits for its last, which starts at zero

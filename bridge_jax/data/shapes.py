@@ -35,7 +35,9 @@ COLOURS = {
     "purple": (150, 50, 170),
     "black": (20, 20, 20),
 }
-SIZES_PX = {"small": 11, "large": 18}  # side or diameter of one object
+# An object stands in the middle of its cell, a patch of configs/shapes.py: a shape is learned in minutes then.
+CELL_PX = 16
+SIZES_PX = {"small": 9, "large": 14}  # side or diameter of one object
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
 COUNTS = {1: "one", 2: "two", 3: "three"}
 RELATIONS = {"horizontal": ("left of", "right of"), "vertical": ("above", "below")}  # first to second, and back
@@ -44,7 +46,7 @@ HELD_OUT_PAIRS = 128  # mirrored pairs in each of val_relations and test_relatio
 _DESCRIPTIONS = ("{} and {}", "{} with {}", "a picture of {} and {}")
 _DESCRIPTIONS_EACH = 4  # of the phrasings x 2 orders
 _STATEMENTS = ("{} {} {}", "a picture of {} {} {}")
-_HALVES = (16, 47)  # middle of each half along the axis, in pixels
+_HALVES = ((0, 1), (2, 3))  # cells of each half along the axis
 _OVERSAMPLE = 4
 
 
@@ -96,20 +98,22 @@ class Caption(NamedTuple):
 
 
 def place(groups: tuple[Group, Group], axis: str, generator: np.random.Generator) -> Scene:
-    """Return a scene with the groups at random places of their halves: a line across the axis, a little ragged."""
-    centres = []
-    for group, middle in zip(groups, _HALVES, strict=True):
-        side = SIZES_PX[group.size]
-        least, margin = side + 2, side // 2 + 1
-        room = CANVAS_PX - 1 - 2 * margin
-        gap = int(generator.integers(least, min(least + 5, room // max(1, group.count - 1)) + 1))
-        start = margin + int(generator.integers(room - gap * (group.count - 1) + 1))
-        base = middle + int(generator.integers(-3, 4))
-        points = []
-        for i in range(group.count):
-            along, across = base + int(generator.integers(-1, 2)), start + i * gap
-            points.append((along, across) if axis == "horizontal" else (across, along))
-        centres.append(tuple(points))
+    """Return a scene with the groups at random places of their halves: lines of cells across the axis, a little ragged.
+
+    The lines overlap: groups that stand left and right of each other are not also one above the other.
+    """
+    cells = CANVAS_PX // CELL_PX
+    centres, before = [], range(cells)
+    for group, half in zip(groups, _HALVES, strict=True):
+        along = half[int(generator.integers(len(half)))]
+        lowest, highest = max(0, before[0] - group.count + 1), min(cells - group.count, before[-1])
+        start = int(generator.integers(lowest, highest + 1))
+        before = range(start, start + group.count)
+        ragged = CELL_PX // 2 + generator.integers(-1, 1, size=(group.count, 2))
+        points = [
+            (CELL_PX * along + int(a), CELL_PX * cell + int(b)) for cell, (a, b) in zip(before, ragged, strict=True)
+        ]
+        centres.append(tuple(points if axis == "horizontal" else [point[::-1] for point in points]))
     return Scene(axis, groups, tuple(centres))
 
 
