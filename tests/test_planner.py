@@ -28,13 +28,13 @@ def compiler():
     sys.path.remove(LIBTPU)
 
 
-def shrunken():
+def shrunken(*, depth: int = 4):
     """configs/coco.py with small towers, every kind of segment left: three bridged, two of them equal."""
     config = coco.get_config()
     for tower in (config.vision, config.text):
-        tower.update(depth=4, width=128, heads=2, mlp_width=256)
+        tower.update(depth=depth, width=128, heads=2, mlp_width=256)
     config.text.vocab_size = 512
-    config.bridge.update(layers=3, shared_width=128, heads=2)
+    config.bridge.update(layers=depth - 1, shared_width=128, heads=2)
     config.blocks = dict(scan=True, remat="full")
     config.stages.align.top_blocks = 2
     config.mining.group = PAIRS
@@ -86,7 +86,7 @@ def test_compiled_products_are_the_models_and_what_is_computed_again(plans):
 
 def test_without_remat_products_are_the_models(quickly):
     """With everything open, so that no gradient is computed in vain."""
-    config = shrunken()
+    config = shrunken(depth=2)
     config.blocks.remat = "none"
     chip, devices = chips.slice_of("v5e:4x4")
     plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "task", chip, devices)
@@ -111,7 +111,7 @@ def test_no_hidden_states_and_no_scores_cross_the_slice(plans):
 
 
 def test_over_fsdp_parameters_travel_and_states_stay(quickly):
-    config = shrunken()
+    config = shrunken(depth=2)
     config.mesh.fsdp = 4
     chip, devices = chips.slice_of("v5e:4x4")
     plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "stabilise", chip, devices)
