@@ -42,8 +42,8 @@ def start(tiny_flags) -> Start:
     def processes(
         workdir: Path, flags: list[list[str]], *, count: int, devices: int, program: tuple[str, ...] = MAIN
     ) -> list[subprocess.Popen]:
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-        environment = os.environ | {"XLA_FLAGS": flags}
+        compiler = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        environment = os.environ | {"XLA_FLAGS": compiler}
         environment |= {"DRILL_LOG": os.devnull, "DRILL_STALL": "slow"}
         found, address = [], free_address()
         for index, own in enumerate(flags):

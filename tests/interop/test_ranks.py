@@ -40,7 +40,7 @@ class Split:
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
-    """A model trained until its ranks are no draw: two stages of 60 and 20 steps."""
+    """A model trained until its ranks are no draw: two stages of 150 and 20 steps."""
     if "RANKS_WORKDIR" in os.environ:
         return Path(os.environ["RANKS_WORKDIR"])
     data_dir, workdir = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run")
@@ -52,7 +52,7 @@ def run(tiny, tmp_path_factory):
     settings.data.data_dir = str(data_dir)
     quick = dict(batch_size=32, learning_rate=1e-3, train=common.EVERYTHING)
     settings.stages = dict(
-        stabilise=common.stage(**quick, steps=60, losses=("itc",)), task=common.stage(**quick, steps=20)
+        stabilise=common.stage(**quick, steps=150, losses=("itc",)), task=common.stage(**quick, steps=20)
     )
     settings.stage_order = ("stabilise", "task")
     settings.evals.retrieval.every_steps = settings.checkpoint.every_steps = 1000
