@@ -61,23 +61,25 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """First write and complete captions, then answer questions.
 
     Which shape has which colour is hardly learned from answers, and soon from captions: the decoder's words teach the
-    image tower, masked ones the bridge. A higher rate than 2e-4 costs more of it than it gains: 900 steps of questions
-    at 5e-4 gave 85.6 % on `val`, at 1e-3 61 % on its first 64 pictures after 600.
+    image tower, masked ones the bridge. With 80 % of the words masked it has to see who stands where; with 40 %, the
+    rest of the caption tells. After 850 steps of captions, 1,800 of questions gave 87.6 % on `val`; in batches of 64,
+    900 steps at 5e-4 gave 85.6 %, and at 1e-3 61 % on its first 64 pictures after 600.
 
-    Relations stay at chance for those five minutes; nothing tried here changed that, see README.
+    Relations stay at chance. Matching against mirror images is learned in 100 steps after the captions, but "yes" and
+    "no" are not, not even in a stage of relations alone.
     """
     config = caption(config)
     config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0))
-    config.data.mask_text_fraction = 0.4
+    config.data.mask_text_fraction = 0.8
     config.stages.caption = config.stages.task
-    config.stages.caption.update(steps=700, losses=("caption", "mlm"))
+    config.stages.caption.update(steps=800, losses=("caption", "mlm"))
     config.stages.task = common.stage(
-        steps=850,
-        batch_size=64,
+        steps=1550,
+        batch_size=32,
         group_examples=2,
         losses=("vqa",),
         train=common.EVERYTHING,
-        learning_rate=2e-4,
+        learning_rate=3e-4,
         lr_factors=(("heads/vqa/.*", 5.0), (".*", 1.0)),
     )
     config.stage_order = ("caption", "task")
