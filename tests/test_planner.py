@@ -111,7 +111,7 @@ def test_no_hidden_states_and_no_scores_cross_the_slice(plans):
 
 
 def test_over_fsdp_parameters_travel_and_states_stay(quickly):
-    config = shrunken(depth=2)
+    config = shrunken()
     config.mesh.fsdp = 4
     chip, devices = chips.slice_of("v5e:4x4")
     plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "stabilise", chip, devices)
