@@ -3,8 +3,11 @@
 A question names a group by what tells it from the other one, so it has one answer; all ten people give it. A relation
 is asked in both orders, so half of the answers are yes and the words alone say nothing.
 
-    are two small red circles left of one large blue square ?    yes
-    is one large blue square left of two small red circles ?     no
+    two small red circles left of one large blue square    yes
+    one large blue square left of two small red circles    no
+
+These are the words of a caption, and no more. A model that has learned in minutes which captions are true hangs on the
+places of their words: it matched all captions, 86 % of them with a question mark, and 64 % as "are two small ... ?".
 """
 
 from collections.abc import Iterator
@@ -23,7 +26,7 @@ def questions(scene: Scene, image_id: int) -> list[Question]:
     asked = [found for pair in ((first, second), (second, first)) for found in _about(*pair)]
     relation = RELATIONS[scene.axis][0]
     for a, b, answer in ((first, second, "yes"), (second, first, "no")):
-        asked.append(("relation", f"{_verb(a)} {a.phrase()} {relation} {b.phrase()} ?", answer))
+        asked.append(("relation", f"{a.phrase()} {relation} {b.phrase()}", answer))
     ids = range(image_id * PER_SCENE, (image_id + 1) * PER_SCENE)
     return [
         Question(id_, text, kind, (answer,) * PEOPLE) for id_, (kind, text, answer) in zip(ids, asked, strict=False)

@@ -49,13 +49,13 @@ def answer(asked, scene):
         return only(o["size"] for o in everything if (o["colour"], o["shape"]) == (found[2], singular(found[3])))
     if found := re.fullmatch(r"how many (\w+) (\w+) are there \?", asked):
         return str(sum((o["colour"], o["shape"]) == (found[1], singular(found[2])) for o in everything))
-    found = re.fullmatch(rf"(is|are) {GROUP} (left of|above) {GROUP} \?", asked)
+    found = re.fullmatch(rf"{GROUP} (left of|above) {GROUP}", asked)
     assert found, asked
     sides = []
-    for count, *looks in (found.groups()[1:5], found.groups()[6:10]):
+    for count, *looks in (found.groups()[:4], found.groups()[5:9]):
         members = [o for o in everything if [o["size"], o["colour"], o["shape"]] == looks]
         assert len(members) == NUMBER[count]
-        sides.append([o["x" if found[6] == "left of" else "y"] for o in members])
+        sides.append([o["x" if found[5] == "left of" else "y"] for o in members])
     return "yes" if max(sides[0]) < min(sides[1]) else "no"
 
 

@@ -4,6 +4,7 @@ Version 1.1.0 adds the questions. Pictures, captions and the ids of the captions
 Version 1.2.0 adds a second picture and the statements about both; all else is that of 1.1.0.
 Version 1.3.0 adds the words of the answers to the vocabulary, behind all others.
 Version 2.0.0 has other pictures: every object stands in a patch of its own, and a scene has one relation and not two.
+Version 2.1.0 asks for relations in the words of the captions; all else is that of 2.0.0.
 """
 
 import functools
@@ -22,7 +23,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Draw the scenes, write them split by split and train their vocabulary, one token a word."""
 
     name = "shapes"
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
 
     def __init__(self, *, num_train: int, seed: int, **arguments: Any):
         """Draw all scenes. Raises ConfigError when `num_train` does not fit (see `shapes.splits`)."""
