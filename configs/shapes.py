@@ -62,9 +62,10 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     Which shape has which colour is hardly learned from answers, and soon from captions: the decoder's words teach the
     image tower, masked ones the bridge. With 80 % of the words masked it has to see who stands where; with 40 %, the
-    rest of the caption tells. Matching against the mirror image then takes 100 steps, and is what the answers "yes" and
-    "no" begin from: without it they stayed at chance for as long as the others were learned. Frozen towers bear a rate
-    of 1e-3: on the first 64 pictures of `val` 86.7 % after 1,100 steps; all open, 79.5 at 3e-4 and 82.6 at 5e-4.
+    rest of the caption tells. In batches of 32 masked words are learned in 1,200 steps; 850 of 64 left their loss at
+    0.1, and then 82.3 % of the questions were answered. Matching against the mirror image takes 100 steps after that,
+    and is what "yes" and "no" begin from. The towers stay frozen with questions, as a rate of 1e-3 spoils them and the
+    bridge needs it: all open at 3e-4, 1,550 steps left the relations at chance.
     """
     config = caption(config)
     config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0))
