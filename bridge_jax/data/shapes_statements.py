@@ -10,8 +10,8 @@ that half of every kind is true, whatever its words. Of "one", a single picture 
 must say something ("both" is false where one picture lacks the colour), and as little as can be: of "both" and
 "neither" a single picture with the words tells three quarters, of "side" all or nothing, depending on which it is.
 
-They name colours alone: statements about a colour and a shape at once, and about which picture has more, were not
-learned in five minutes on two cores.
+They name colours alone: of shapes 1, where objects stood anywhere, statements about a colour and a shape at once, and
+about which picture has more, were not learned in five minutes on two cores.
 """
 
 import collections
