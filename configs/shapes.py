@@ -64,25 +64,30 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     image tower, masked ones the bridge. With 80 % of the words masked it has to see who stands where; with 40 %, the
     rest of the caption tells. In batches of 32 masked words are learned in 1,200 steps; 850 of 64 left their loss at
     0.1, and then 82.3 % of the questions were answered. Matching against the mirror image takes 100 steps after that,
-    and is what "yes" and "no" begin from. The towers stay frozen with questions, as a rate of 1e-3 spoils them and the
-    bridge needs it: all open at 3e-4, 1,550 steps left the relations at chance.
+    and is what "yes" and "no" begin from. The towers stay frozen with questions: 1,000 steps at 1e-3 gave 95.2 % on the
+    first 64 pictures of `val`, all open at 3e-4 75.7 %, both from 850 steps of 64 captions and with a question mark.
     """
     config = caption(config)
     config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0))
     config.data.mask_text_fraction = 0.8
     config.mining.group = 2  # a scene and its mirror
-    everything, batch = dict(train=common.EVERYTHING), dict(batch_size=32, group_examples=2)
+    mirrored = dict(batch_size=32, group_examples=2)
     config.stages = dict(
         stabilise=config.stages.task,
         align=common.stage(
-            steps=150, losses=("itm", "mlm"), caption_kinds=("relation",), learning_rate=5e-4, **batch, **everything
+            steps=150,
+            caption_kinds=("relation",),
+            losses=("itm", "mlm"),
+            train=common.EVERYTHING,
+            learning_rate=5e-4,
+            **mirrored,
         ),
         task=common.stage(
             steps=1200,
             losses=("vqa",),
             train=(*common.BRIDGE_AND_HEADS, (".*", False)),
             learning_rate=1e-3,
-            **batch,
+            **mirrored,
         ),
     )
     config.stages.stabilise.update(steps=1400, batch_size=32, losses=("caption", "mlm"))
