@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -189,6 +189,7 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
     def masked_words(model: BridgeModel, lower: Lower) -> Array:
         return model.heads.mlm(model.fused(lower).text_states).argmax(axis=-1)
 
+    @cache
     def captions(frame: decode.Frame) -> Any:
         settings: Any = evaluator(cfg, "caption")
         return method(lambda m, lower, rows: decode.captions(m, lower, rows, frame, settings))

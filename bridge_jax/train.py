@@ -54,6 +54,9 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         for name, end in zip(cfg.stage_order, ends, strict=True)
     ]
     saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=origin.frozen_towers(cfg, plans))
+    scored = [kind for kind in evaluators(cfg) if evaluator(cfg, kind).splits]
+    watchers = [watcher(cfg.stages[name]) for name in cfg.stage_order]
+    predicts = {kind: steps.build_predict(cfg, mesh, kind) for kind in {*watchers, *scored}}  # traced once for a run
     with contextlib.closing(saves):
         step = saves.latest() or 0
         params = origin.resume(cfg, saves, step, mesh) if step else origin.initial(cfg, mesh)
@@ -67,9 +70,11 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         with RunLog(workdir, resume_step=step) as log, stop.watchdog(cfg.watchdog_secs):
             for index, (plan, end) in enumerate(zip(plans, ends, strict=True)):
                 if step < end or (step == end and not saves.scores(step)):  # killed before its last state was scored
-                    params = _Stage(cfg, index, plan, mesh, saves, log, stop, broken).run(params, step, end)
+                    stage = _Stage(cfg, index, plan, mesh, predicts[watchers[index]], saves, log, stop, broken)
+                    params = stage.run(params, step, end)
                     step = end
-            return _finish(cfg, mesh, saves, log, params, step, stop)
+            final = {kind: evals.build(kind, cfg, predicts[kind]) for kind in scored}
+            return _finish(cfg, final, saves, log, params, step, stop)
 
 
 class _Stage:
@@ -81,19 +86,21 @@ class _Stage:
         index: int,
         plan: steps.StageStep,
         mesh: Mesh,
+        predict: steps.Predict,
         saves: Checkpoints,
         log: RunLog,
         stop: Stop,
         broken: BrokenLog,
     ) -> None:
         self.cfg, self.index, self.plan, self.mesh, self.saves, self.log = cfg, index, plan, mesh, saves, log
+        self.predict = predict
         self.stop, self.spending, self.broken = stop, stop.outcome.spending, broken
         self.asked = 0  # the signal that one of the hosts has got, as all know by now
         self.name = cfg.stage_order[index]
         self.stage = cfg.stages[self.name]
         self.watcher = watcher(self.stage)
         frozen = self.stage.cached_crops > 0
-        self.evaluator, self.predict = evals.build(self.watcher, cfg, mesh, lower_frozen=frozen)
+        self.evaluator = evals.build(self.watcher, cfg, predict, lower_frozen=frozen)
         self.fused_was_trained = origin.fused_was_trained(cfg, index)
 
     def run(self, params: Params, step: int, end: int) -> Params:
@@ -248,7 +255,7 @@ class _Pending:
 
 
 def _finish(
-    cfg: Config, mesh: Mesh, saves: Checkpoints, log: RunLog, params: Params, step: int, stop: Stop
+    cfg: Config, built: dict[str, Any], saves: Checkpoints, log: RunLog, params: Params, step: int, stop: Stop
 ) -> dict[str, float]:
     """Evaluate the best checkpoint on every split of every evaluator, and print the tables."""
     best = saves.best()
@@ -256,7 +263,6 @@ def _finish(
         params = saves.restore_params(best, params)
     everything: dict[str, float] = {}
     stop.outcome.step = step
-    built = {kind: evals.build(kind, cfg, mesh)[0] for kind in evaluators(cfg) if evaluator(cfg, kind).splits}
     for name, split in ((kind, split) for kind in built for split in evaluator(cfg, kind).splits):
         started = time.monotonic()
         with (

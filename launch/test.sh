@@ -13,4 +13,4 @@ install_package '.[test]' "$(grep '^torch==' constraints.txt)"
 "$python" -m ruff format --check .
 "$python" -m pyright
 # The tests of a file go to one process, as they share what it prepares.
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,5 +1,6 @@
 """What all tests share: how programs are compiled and where they are kept, small experiments, and the way to data."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 # And the programs hardly change from one run of the suite to the next.
 CACHE = {
     "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "jax"),
-    "jax_persistent_cache_min_compile_time_secs": 0.2,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
     # Caches inside XLA (for GPUs) would put the folder's path into the key of every program, and a run's folder is new
     # in every session.
     "jax_persistent_cache_enable_xla_caches": "none",
@@ -34,6 +35,19 @@ CACHE = {
 for _name, _value in CACHE.items():
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)  # for the programs that tests start
+
+# Tracing makes objects by the million and hardly a cycle, and a garbage collection looks at all that live.
+gc.set_threshold(100_000, 50, 100)
+
+
+# The files of minutes begin first, so that at the end no process waits long for another (with --no-loadscope-reorder).
+LONG = ("test_planner", "test_drills", "test_disk", "test_distributed", "test_objective", "test_bad_numbers",
+        "test_train", "test_gradients", "test_train_caption", "test_train_vqa_generative",
+        "test_vqav2_learns")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -38,20 +38,21 @@ def at_once(cfg, batch):
     stage = cfg.stages["train"]
     rows = np.arange(8).reshape(-1, stage.microbatches, cfg.mining.group or 1)
 
+    @jax.jit  # of one part, which all have: the whole in one program takes much longer to compile
+    def passes(params, part, dropout, mining):
+        asked = objective.stage_passes(cfg, "train")
+        return forward.outputs(
+            forward.BridgeModel(cfg), params, part, passes=asked, dropout_key=dropout, mining_key=mining,
+            lower_frozen=False,
+        )  # fmt: skip
+
     def total(live):
         params, outputs, parts = optim.unflatten(live), [], []
         for index in range(stage.microbatches):
             mine = rows[:, index].ravel()
             part = jax.tree.map(lambda leaf, mine=mine: leaf[mine], batch)
             keys = (jax.random.fold_in(rng.key(cfg.seed, stream, STEP), index) for stream in ("dropout", "mining"))
-            passes = objective.stage_passes(cfg, "train")
-            dropout, mining = keys
-            outputs.append(
-                forward.outputs(
-                    forward.BridgeModel(cfg), params, part, passes=passes, dropout_key=dropout, mining_key=mining,
-                    lower_frozen=False,
-                )
-            )  # fmt: skip
+            outputs.append(passes(params, part, *keys))
             parts.append(part)
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         embedded = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(objective._embeddings, outputs))
@@ -65,7 +66,7 @@ def at_once(cfg, batch):
                 means |= {name: sum(loss.sum for loss in each) / sum(loss.count for loss in each)}
         return objective.weigh(cfg, params, means)
 
-    (value, metrics), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(optim.flatten(tiny.params(cfg)))
+    (value, metrics), grads = jax.value_and_grad(total, has_aux=True)(optim.flatten(tiny.params(cfg)))
     return value, metrics, grads
 
 

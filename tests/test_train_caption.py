@@ -54,7 +54,7 @@ def test_every_search_writes_of_every_picture_whatever_the_batch(cfg, reads, sea
             {path: x + 0.3 * np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
              for path, x in optim.flatten(origin.initial(changed, mesh)).items()}
         )  # fmt: skip
-        evaluator = evals.build("caption", changed, mesh)[0]
+        evaluator = evals.build("caption", changed, steps.build_predict(changed, mesh, "caption"))
         found.append(evaluator.write(params, "val", range(16), lambda *_: None))
     assert found[0] == found[1]
     assert len(found[0]) == 16

@@ -61,7 +61,8 @@ def test_the_answers_travel_with_the_checkpoint(whole, cfg, monkeypatch):
 
 
 def test_the_results_file_holds_an_answer_of_the_list_to_every_question(whole, cfg):
-    evaluator, mesh = evals.build("vqa", cfg, sharding.make_mesh(cfg.mesh))[0], sharding.make_mesh(cfg.mesh)
+    mesh = sharding.make_mesh(cfg.mesh)
+    evaluator = evals.build("vqa", cfg, steps.build_predict(cfg, mesh, "vqa"))
     params = origin.initial(dataclasses.replace(cfg, init_from=str(whole[0])), mesh)
     written, count = evaluator.results(params, "val", lambda *_: None)
     records = pipeline.open_split(cfg.data, "val")
@@ -82,7 +83,8 @@ def test_a_batch_of_any_size_gives_the_same_answers(cfg):
     for size in (8, 64):
         settings = dataclasses.replace(cfg.evals.vqa, batch_size=size)
         changed = dataclasses.replace(cfg, evals=dataclasses.replace(cfg.evals, vqa=settings))
-        found.append(evals.build("vqa", changed, mesh)[0].answer(params, "val", range(16), lambda *_: None)[1])
+        evaluator = evals.build("vqa", changed, steps.build_predict(changed, mesh, "vqa"))
+        found.append(evaluator.answer(params, "val", range(16), lambda *_: None)[1])
     assert found[0] == found[1]
     assert len(set(found[0])) > 2
 

@@ -98,6 +98,7 @@ def real_loop(
     )
     mesh = sharding.make_mesh(cfg.mesh)
     plan, params = steps.build(cfg, name, 0, mesh), origin.initial(cfg, mesh)
+    predict = steps.build_predict(cfg, mesh, configs.watcher(cfg.stages[name]))
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
 
     def run() -> list[float]:
@@ -106,7 +107,7 @@ def real_loop(
             checkpoints = Checkpoints(workdir, 1, frozen=origin.frozen_towers(cfg, [plan]))
             broken = broken_log.BrokenLog(Path(workdir), 0, records, cfg.data.broken_limit)
             with run_log.RunLog(workdir, resume_step=0) as log:
-                loop = _Unscored(cfg, 0, plan, mesh, checkpoints, log, stop.Stop(outcome), broken)
+                loop = _Unscored(cfg, 0, plan, mesh, predict, checkpoints, log, stop.Stop(outcome), broken)
                 loop.ends = []
                 jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, count + 1))
                 loop.ends.append(time.perf_counter())

@@ -94,7 +94,7 @@ def _restored(saves: Checkpoints, step: int, cfg: Config, name: str) -> tuple[ty
     check_answers(saves.meta(step), origin.answers(cfg), f"{saves.folder}/{step}")
     mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine, whatever it was trained on
     params = saves.restore_params(step, steps.abstract_params(cfg, mesh))
-    return params, evals.build(name, cfg, mesh)[0]
+    return params, evals.build(name, cfg, steps.build_predict(cfg, mesh, name))
 
 
 def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> dict[str, Any]:

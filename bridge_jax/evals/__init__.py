@@ -18,10 +18,8 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from jax.sharding import Mesh
-
-from bridge_jax import step as steps
 from bridge_jax.config import Config, evaluators
+from bridge_jax.step import Predict
 
 
 def module(name: str) -> ModuleType:
@@ -35,10 +33,9 @@ def check(cfg: Config) -> None:
         module(name).check(cfg)
 
 
-def build(name: str, cfg: Config, mesh: Mesh, *, lower_frozen: bool = False) -> tuple[Any, steps.Predict]:
-    """Return the evaluator `name` and the inference functions that it calls. Raises ConfigError.
+def build(name: str, cfg: Config, predict: Predict, *, lower_frozen: bool = False) -> Any:
+    """Return the evaluator `name`, which calls the inference functions built for it. Raises ConfigError.
 
     `lower_frozen`: what lies below the first bridged layer never changes while the evaluator lives.
     """
-    predict = steps.build_predict(cfg, mesh, name)
-    return module(name).Evaluator(cfg, predict, lower_frozen=lower_frozen), predict
+    return module(name).Evaluator(cfg, predict, lower_frozen=lower_frozen)

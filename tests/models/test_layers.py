@@ -1,5 +1,6 @@
 """The layers that are ours and not Linen's."""
 
+import functools
 from math import erf
 
 import jax
@@ -44,23 +45,25 @@ def test_gelu_is_exact():
     assert layers.gelu(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-TOP, AFTER = dict(layers=3), dict(layers=2, placement="after")
-
-
 @pytest.mark.parametrize(
-    ("scan", "remat", "bridge"), [(True, "none", TOP), (False, "dots", TOP), (True, "full", TOP), (True, "full", AFTER)]
+    ("scan", "remat", "placement"),
+    [(True, "none", "top"), (False, "dots", "top"), (True, "full", "top"), (True, "full", "after")],
 )
-def test_blocks_scanned_or_computed_again_give_the_same_numbers(scan, remat, bridge):
+def test_blocks_scanned_or_computed_again_give_the_same_numbers(scan, remat, placement):
     """Losses and gradients of the whole model, dropout on, unequal towers. Of 3 layers 2 segments are equal."""
-    sections = dict(vision=dict(depth=4, dropout=0.1), text=dict(depth=3, dropout=0.1), bridge=bridge)
-    found, expected = (
-        tiny_gradients(tiny.config(stage=dict(losses=("itc", "itm")), blocks=dict(scan=s, remat=r), **sections))
-        for s, r in ((scan, remat), (False, "none"))
-    )
+    found, expected = gradients(scan, remat, placement), gradients(False, "none", placement)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
-def tiny_gradients(cfg):
+@functools.cache
+def gradients(scan, remat, placement):
+    cfg = tiny.config(
+        vision=dict(depth=4, dropout=0.1),
+        text=dict(depth=3, dropout=0.1),
+        bridge=dict(layers=2 if placement == "after" else 3, placement=placement),
+        stage=dict(losses=("itc", "itm")),
+        blocks=dict(scan=scan, remat=remat),
+    )
     params, batch, key = tiny.params(cfg), jax.tree.map(jnp.asarray, tiny.batch(cfg)), jax.random.key(3)
 
     def objective(params):

@@ -75,7 +75,8 @@ def test_a_stage_on_questions_is_scored_by_its_answers(answering, tmp_path):
     done = run(f"--workdir={folder}", "--split=val", f"--json={tmp_path / 'out.json'}")
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads((tmp_path / "out.json").read_text())
-    expected = evals.build("vqa", cfg, sharding.make_mesh(cfg.mesh))[0].final(params, "val", lambda *_: None)
+    predict = steps.build_predict(cfg, sharding.make_mesh(cfg.mesh), "vqa")
+    expected = evals.build("vqa", cfg, predict).final(params, "val", lambda *_: None)
     assert record["metrics"] == pytest.approx(expected)
     assert f"{expected['shuffled/colour/accuracy']:.1f} [" in done.stdout
     done = run(f"--workdir={folder}", "--split=val", "--rerank")
@@ -89,7 +90,7 @@ def test_the_answers_are_written_as_the_server_takes_them(answering, workdir, tm
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads((tmp_path / "out.json").read_text())
     records = pipeline.open_split(cfg.data, "test")
-    evaluator = evals.build("vqa", cfg, sharding.make_mesh(cfg.mesh))[0]
+    evaluator = evals.build("vqa", cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh), "vqa"))
     given = evaluator.answer(params, "test", range(len(records)), lambda *_: None)[1]
     ids = [question.id for record in records for question in record["questions"]]
     assert found == [{"question_id": id_, "answer": said} for id_, said in zip(ids, given, strict=True)]
