@@ -203,6 +203,7 @@ def test_the_command_prints_and_writes_the_plan(command, plans):
             assert f"{plan.memory.peak / chips.GIB:.2f}" in text
         assert "align" in text
     assert done.stdout.count("none to the host") == 2
+    assert not re.search(r"\s0\.0+ (ms|h|chip-hours)\b", done.stdout), "small models have small numbers, not none"
     assert done.stderr == ""
 
 

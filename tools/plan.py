@@ -102,12 +102,12 @@ def _say(cfg: Config, topology: str, chip: Chip, plan: Plan) -> None:
         f"code {code:.2f}",
         f"  products    {plan.compiled_flops / 1e12:.3f} TFLOP a chip, {plan.compiled_flops / plan.model_flops:.2f} "
         f"times the model's {plan.model_flops / 1e12:.3f}",
-        f"  traffic     {plan.hbm_bytes / 1e9:.1f} GB of HBM a chip; {host}",
-        f"  roofline    compute {1e3 * plan.compute_secs:.1f} ms, memory {1e3 * plan.memory_secs:.1f} ms, interconnect "
-        f"{1e3 * plan.interconnect_secs:.2f} ms ({100 * plan.interconnect_secs / plan.secs:.1f} % of the bound): "
-        f"{plan.bound} binds",
-        f"  at most     {rate:,.0f} pairs/s, {100 * mfu:.0f} % MFU; all of the stage's pairs in {hours:.2f} h, "
-        f"{hours * plan.chips:.1f} chip-hours",
+        f"  traffic     {_short(plan.hbm_bytes / 1e9)} GB of HBM a chip; {host}",
+        f"  roofline    compute {_short(1e3 * plan.compute_secs)} ms, memory {_short(1e3 * plan.memory_secs)} ms, "
+        f"interconnect {_short(1e3 * plan.interconnect_secs)} ms "
+        f"({100 * plan.interconnect_secs / plan.secs:.1f} % of the bound): {plan.bound} binds",
+        f"  at most     {rate:,.0f} pairs/s, {100 * mfu:.0f} % MFU; all of the stage's pairs in {_short(hours)} h, "
+        f"{_short(hours * plan.chips)} chip-hours",
     ]
     for item in plan.traffic:
         lines.append(
@@ -126,14 +126,19 @@ def _row(cfg: Config, topology: str, chip: Chip, plan: Plan) -> list[str]:
         str(plan.pairs),
         f"{plan.memory.peak / GIB:.2f}",
         f"{plan.compiled_flops / plan.model_flops:.2f}",
-        f"{1e3 * plan.compute_secs:.1f}",
-        f"{1e3 * plan.memory_secs:.1f}",
-        f"{1e3 * plan.interconnect_secs:.2f}",
+        _short(1e3 * plan.compute_secs),
+        _short(1e3 * plan.memory_secs),
+        _short(1e3 * plan.interconnect_secs),
         f"{rate:,.0f}",
         f"{100 * mfu:.0f}",
-        f"{hours * plan.chips:.1f}",
+        _short(hours * plan.chips),
         f"{plan.compile_secs:.0f}",
     ]
+
+
+def _short(value: float) -> str:
+    """Return a number with one decimal, or where it is less than one with two digits: small models have small ones."""
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
 if __name__ == "__main__":
