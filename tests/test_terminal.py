@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from bridge_jax import terminal
-from bridge_jax.evals import retrieval
+from bridge_jax.evals import asking, retrieval
 
 
 @pytest.fixture
@@ -90,3 +90,15 @@ def test_without_a_terminal_a_side_task_says_a_line_a_quarter(shown):
         report("captions", 3, 3)
     lines = [f"lower states to disk: pictures {done}/8" for done in (2, 4, 6, 8)]
     assert shown.getvalue().splitlines() == [*lines, "lower states to disk: captions 3/3"]
+
+
+def test_a_number_stands_with_its_interval_in_80_columns(shown):
+    scores = {
+        f"{score}/{kind}{end}": value
+        for score in ("nlvr2", "shuffled", "majority")
+        for kind in ("", "exactly one/")
+        for end, value in (("accuracy", 52.0), ("accuracy_low", 45.1), ("accuracy_high", 58.9), ("statements", 200))
+    }
+    terminal.table(asking.table("nlvr2", "statements", "majority", scores), "nlvr/dev, step 50", 1.0)
+    assert shown.getvalue().count("52.0 [45.1, 58.9]") == 4
+    assert max(map(len, shown.getvalue().splitlines())) <= 80

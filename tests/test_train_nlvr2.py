@@ -63,7 +63,7 @@ def test_the_commands_evaluate_a_checkpoint_and_write_its_judgements(whole, cfg,
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    assert "majority answer" in run()
+    assert "one answer" in run()
     assert "64 results of test" in run(f"--results={tmp_path / 'said.csv'}")
     lines = (tmp_path / "said.csv").read_text().splitlines()
     ids = [str(q.id) for record in pipeline.open_split(cfg.data, "test") for q in record["statements"]]

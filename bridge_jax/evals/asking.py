@@ -135,7 +135,7 @@ def best_of_kind(asked: list[Asked], scores: np.ndarray) -> list[float]:
 
 
 def table(name: str, texts: str, constant: str, metrics: Mapping[str, float]) -> Table:
-    """Return accuracy in percent with 95 % intervals, overall and by kind, beside that of `shuffled` and `constant`."""
+    """Return accuracy in percent with 95 % intervals, overall and by kind, beside `shuffled` and one answer for all."""
 
     def row(label: str, kind: str) -> tuple[str, ...]:
         cells = []
@@ -144,7 +144,7 @@ def table(name: str, texts: str, constant: str, metrics: Mapping[str, float]) ->
             cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]" if score != constant else f"{value:.1f}")
         return label, f"{metrics[f'{name}/{kind}{texts}']:.0f}", *cells
 
-    columns = (texts, "asked", "accuracy [95 %]", "picture shuffled [95 %]", f"{constant} answer")
+    columns = (texts, "asked", "accuracy [95 %]", "picture shuffled [95 %]", "one answer")
     rows = [row("all", ""), *(row(f"  {kind}", f"{kind}/") for kind in kinds(name, metrics))]
     return Table(columns, labels=1, rows=rows)
 
