@@ -91,6 +91,11 @@ def open_split(data: config.Data, split: str) -> Split:
     return _records(_builder(data, split), split)
 
 
+def has_split(data: config.Data, split: str) -> bool:
+    """Return whether a data set has `split`. Raises ConfigError when it is not prepared."""
+    return split in tfds.builder_from_directory(datasets.prepared_folder(data)).info.splits
+
+
 def open_training(data: config.Data) -> Split | Joined:
     """Return the records to train on: those of `data.mixture`, or of `data.dataset`. Raises ConfigError as above."""
     if not data.mixture:

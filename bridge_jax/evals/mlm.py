@@ -1,9 +1,11 @@
 """Masked words: how many the mlm head puts back right, with the picture and with another one.
 
 Every caption of a split is masked once, in places that depend on the seed and the caption's number alone. Beside the
-model stands the same with every picture taken from another record: what it gains by looking.
+model stands the same with every picture taken from another record: what it gains by looking. Of a mixture, the split of
+every data set that has it is read, and scored by itself and with the others.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +14,8 @@ from bridge_jax import rng
 from bridge_jax import step as steps
 from bridge_jax.config import Config, evaluator
 from bridge_jax.data import masking, pipeline, text
-from bridge_jax.evals.asking import derangement
+from bridge_jax.data.records import has_split
+from bridge_jax.evals.asking import derangement, kinds
 from bridge_jax.evals.scores import accuracy
 from bridge_jax.types import Lower, Params, Table
 
@@ -23,11 +26,15 @@ def check(cfg: Config) -> None:
     """Raise ConfigError where the vocabulary has no mask token or there is no such split."""
     text.load(cfg.data, cfg.text).mask_id  # noqa: B018
     for split in evaluator(cfg, "mlm").splits:
-        pipeline.open_split(cfg.data, split)
+        for one in _data_sets(cfg, split).values():
+            pipeline.open_split(one.data, split)
 
 
 class Evaluator:
-    """Put words back. Metrics: `<score>/accuracy` in percent of the masked words, for `mlm` and `shuffled`."""
+    """Put words back. Metrics: `<score>/accuracy` in percent of the masked words, for `mlm` and `shuffled`.
+
+    Where several data sets have the split, also `<score>/<data set>/accuracy`.
+    """
 
     def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
@@ -36,24 +43,32 @@ class Evaluator:
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
         """Return every metric of `split`."""
-        count = len(pipeline.open_split(self._cfg.data, split))
-        others = derangement(count, rng.stream_seed(self._cfg.seed, f"mlm/{split}"))
-        metrics = {}
-        for name, pictures in (("mlm", np.arange(count)), ("shuffled", others)):
-            hits, records = self._hits(params, split, pictures, progress)
-            found = accuracy.mean(hits, records, self._settings.bootstrap_samples, self._cfg.seed)
-            metrics |= {f"{name}/{key}": value for key, value in found.items()}
-        return metrics | {"mlm/words": float(len(hits))}
+        data_sets, metrics = _data_sets(self._cfg, split), {}
+        for score in ("mlm", "shuffled"):
+            found, first = {}, 0
+            for name, cfg in data_sets.items():
+                pictures = np.arange(count := len(pipeline.open_split(cfg.data, split)))
+                if score == "shuffled":
+                    pictures = derangement(count, rng.stream_seed(cfg.seed, f"mlm/{split}"))
+                hits, records = self._hits(cfg, params, split, pictures, progress)
+                found[f"{score}/{name}"] = hits, first + records
+                first += count
+            whole = {score: tuple(map(np.concatenate, zip(*found.values(), strict=True)))}
+            for prefix, (hits, records) in (whole | (found if len(found) > 1 else {})).items():
+                of = accuracy.mean(hits, records, self._settings.bootstrap_samples, self._cfg.seed)
+                metrics |= {f"{prefix}/{key}": value for key, value in of.items()}
+                metrics[f"{prefix}/words"] = float(len(hits))
+        return metrics
 
     def _hits(
-        self, params: Params, split: str, pictures: Sequence[int] | np.ndarray, progress: Progress
+        self, cfg: Config, params: Params, split: str, pictures: Sequence[int] | np.ndarray, progress: Progress
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return for every masked word whether it was put back (0 or 1), and the record that it is of."""
-        records, size = pipeline.open_split(self._cfg.data, split), self._settings.batch_size
-        seed, fraction = rng.stream_seed(self._cfg.seed, f"mlm/{split}/masks"), self._cfg.data.mask_text_fraction
+        records, size = pipeline.open_split(cfg.data, split), self._settings.batch_size
+        seed, fraction = rng.stream_seed(cfg.seed, f"mlm/{split}/masks"), cfg.data.mask_text_fraction
         hits, of_records, first = [], [], 0
         order = [int(picture) for picture in pictures]
-        for images, _, valid in pipeline.images(self._cfg, split, size, self._predict.rows, order):
+        for images, _, valid in pipeline.images(cfg, split, size, self._predict.rows, order):
             states = np.asarray(self._predict.lower_image(params, images))
             captions = [
                 (row, number, said)
@@ -80,10 +95,22 @@ class Evaluator:
 
 
 def table(metrics: Mapping[str, float]) -> Table:
-    """Return the accuracy with its 95 % interval, beside that with the pictures of other records."""
-    cells = []
-    for score in ("mlm", "shuffled"):
-        value, low, high = (metrics[f"{score}/accuracy{end}"] for end in ("", "_low", "_high"))
-        cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
-    columns = ("masked words", "accuracy [95 %]", "picture shuffled [95 %]")
-    return Table(columns, labels=0, rows=[(f"{metrics['mlm/words']:.0f}", *cells)])
+    """Return the accuracy with its 95 % interval, beside that with the pictures of other records, also by data set."""
+
+    def row(label: str, of: str) -> tuple[str, ...]:
+        cells = []
+        for score in ("mlm", "shuffled"):
+            value, low, high = (metrics[f"{score}/{of}accuracy{end}"] for end in ("", "_low", "_high"))
+            cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
+        return label, f"{metrics[f'mlm/{of}words']:.0f}", *cells
+
+    columns = ("captions", "masked words", "accuracy [95 %]", "picture shuffled [95 %]")
+    rows = [row("all", ""), *(row(f"  {name}", f"{name}/") for name in kinds("mlm", metrics))]
+    return Table(columns, labels=1, rows=rows)
+
+
+def _data_sets(cfg: Config, split: str) -> dict[str, Config]:
+    """Return the config of every data set of the mixture that has `split`, by its name; of `data.dataset` without."""
+    names = [name for name, _ in cfg.data.mixture]
+    each = {name: dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, dataset=name)) for name in names}
+    return {name: one for name, one in each.items() if has_split(one.data, split)} or {cfg.data.dataset: cfg}

@@ -1,16 +1,21 @@
 """The evaluator of masked words against a slow twin that masks and reads one caption at a time."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from bridge_jax import config, optim, rng, sharding
 from bridge_jax import step as steps
 from bridge_jax.config import ConfigError
-from bridge_jax.data import image, masking, pipeline, text
+from bridge_jax.data import datasets, image, masking, pipeline, text
 from bridge_jax.evals import asking, mlm
 from bridge_jax.types import Lower
 from configs import common
 from tests import runs
+from tests.data import bad_inputs
+from tests.data.test_pairs import shard, tar
+from tools import prepare_data
 
 SPLIT = "val"
 
@@ -74,8 +79,38 @@ def test_equals_one_caption_at_a_time(cfg, params, metrics):
 
 def test_the_table_has_both(metrics):
     table = mlm.table(metrics)
-    assert table.columns[1:] == ("accuracy [95 %]", "picture shuffled [95 %]")
-    assert table.rows[0][0] == f"{metrics['mlm/words']:.0f}"
+    assert table.columns[2:] == ("accuracy [95 %]", "picture shuffled [95 %]")
+    assert [row[:2] for row in table.rows] == [("all", f"{metrics['mlm/words']:.0f}")]
+
+
+def test_of_a_mixture_every_data_set_with_the_split_is_scored(cfg, params, metrics, small_shapes, tmp_path):
+    """Shapes and photos; Conceptual Captions have no `val`."""
+    (tmp_path / "shapes").symlink_to(small_shapes / "shapes")
+    raw = bad_inputs.raw_folder(tmp_path / "raw", 8, {}, held_out=5)
+    prepare_data.prepare("flickr8k", str(tmp_path), raw_dir=str(raw))
+    tar(tmp_path / "0.tar", shard("abc"))
+    prepare_data.prepare("cc3m", str(tmp_path), raw_dir=str(tmp_path), workers=1)
+    vocabulary = str(next(small_shapes.rglob(datasets.VOCABULARY)))
+
+    def scored(*names):
+        mixture = tuple((name, 1 / len(names)) for name in names)
+        data = dataclasses.replace(cfg.data, data_dir=str(tmp_path), mixture=mixture, vocabulary=vocabulary)
+        mixed = dataclasses.replace(cfg, data=data)
+        mlm.check(mixed)
+        predict = steps.build_predict(mixed, sharding.make_mesh(cfg.mesh), "mlm")
+        return mlm.Evaluator(mixed, predict).final(params, SPLIT, lambda *_: None)
+
+    found = scored("flickr8k", "cc3m", "shapes")
+    for score in ("mlm", "shuffled"):
+        own = [found[f"{score}/{name}/accuracy"] for name in ("flickr8k", "shapes")]
+        words = [found[f"{score}/{name}/words"] for name in ("flickr8k", "shapes")]
+        assert found[f"{score}/words"] == sum(words)
+        assert found[f"{score}/accuracy"] == pytest.approx(np.average(own, weights=words))
+        assert own[1] == metrics[f"{score}/accuracy"]
+        assert found[f"{score}/shapes/accuracy_low"] == metrics[f"{score}/accuracy_low"]
+    assert not [name for name in found if "cc3m" in name]
+    assert [row[0] for row in mlm.table(found).rows] == ["all", "  flickr8k", "  shapes"]
+    assert scored("cc3m", "shapes") == metrics
 
 
 def test_it_needs_the_head(tiny):
