@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from bridge_jax import chips, planner
+from bridge_jax import chips, planner, sharding
 from bridge_jax import config as configs
 from bridge_jax.config import ConfigError
 from configs import coco
@@ -197,6 +197,9 @@ def test_v4_is_one_device_a_chip():
 def test_the_command_prints_and_writes_the_plan(command, plans):
     done, written = command
     assert [(plan.chips, plan.pairs, plan.batch_size) for plan in plans] == [(16, PAIRS, 128), (64, PAIRS, 512)]
+    devices = chips.slice_of("v5e:4x4")[1]
+    asked = planner.with_pairs(configs.parse(shrunken()), PAIRS, devices)  # the model that the flags were to make
+    assert plans[0].model_flops == planner.model_flops(asked, "align", sharding.make_mesh(asked.mesh, devices)) / 16
     for text in (done.stdout, written["html"], written["markdown"]):
         for plan, topology in zip(plans, ("v5e:4x4", "v5e:8x8"), strict=True):
             assert topology in text

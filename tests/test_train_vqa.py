@@ -37,7 +37,7 @@ def test_every_stage_is_watched_by_its_own_evaluator(whole):
 
 
 def test_a_stopped_run_ends_as_if_it_never_was(whole, cfg, tmp_path, monkeypatch):
-    assert runs.stopped_at((4, 6), cfg, tmp_path, monkeypatch) == whole[1]
+    assert runs.stopped_at((3, 4, 6), cfg, tmp_path, monkeypatch) == whole[1]
     assert_same(tmp_path, whole[0])
 
 
