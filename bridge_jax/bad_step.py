@@ -5,7 +5,6 @@ WORKDIR/bad_step_7/checkpoints/6    the state that the step began with
                   /report.json      step, stage, the first bad tensor, loss and gradient norm, the examples' ids
 """
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -40,8 +39,7 @@ def keep(
     saves = Checkpoints(folder)
     saves.save(step - 1, stage, state.params, state.opt_state, cfg)
     saves.close()
-    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    gathered = multihost_utils.process_allgather({k: v for k, v in fields.items() if v is not None}, tiled=True)
+    gathered = multihost_utils.process_allgather(batch.arrays(), tiled=True)
     arrays: dict[str, Any] = {name: np.asarray(array) for name, array in gathered.items()}
     ids = arrays["image_ids"].tolist()
     if jax.process_index() == 0:
@@ -80,7 +78,7 @@ def read(folder: Path) -> tuple[Checkpoints, dict[str, Any], Batch]:
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         with np.load(folder / BATCH, allow_pickle=False) as arrays:
-            batch = Batch(**dict(arrays))
+            batch = Batch.of(dict(arrays))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{folder}: expected a folder bad_step_N of a workdir ({error})") from error
     return Checkpoints(folder, read_only=True), report, batch

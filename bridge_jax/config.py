@@ -6,27 +6,24 @@ of the wrong type are errors that name the key; there are no defaults, so what a
 """
 
 import dataclasses
+import types
 from typing import Any
 
 import ml_collections
 
+from bridge_jax import evals, losses
 from bridge_jax.config_convert import ConfigError as ConfigError  # which everyone looks for here
 from bridge_jax.config_convert import build, require, require_one_of
 from bridge_jax.config_convert import nearest as nearest
-from bridge_jax.config_keys import Asking as Asking
 from bridge_jax.config_keys import BadSteps as BadSteps
 from bridge_jax.config_keys import Blocks as Blocks
 from bridge_jax.config_keys import Bridge as Bridge
-from bridge_jax.config_keys import Caption as Caption
 from bridge_jax.config_keys import Checkpoint as Checkpoint
 from bridge_jax.config_keys import Config as Config
 from bridge_jax.config_keys import Data as Data
 from bridge_jax.config_keys import Decoder as Decoder
-from bridge_jax.config_keys import Evals as Evals
 from bridge_jax.config_keys import Mesh as Mesh
 from bridge_jax.config_keys import Mining as Mining
-from bridge_jax.config_keys import Mlm as Mlm
-from bridge_jax.config_keys import Retrieval as Retrieval
 from bridge_jax.config_keys import Rules as Rules
 from bridge_jax.config_keys import Stage as Stage
 from bridge_jax.config_keys import Text as Text
@@ -34,39 +31,41 @@ from bridge_jax.config_keys import Vision as Vision
 
 DESIGNS = ("none", "pooled", "self_cross", "cross")
 PLACEMENTS = ("top", "middle", "early", "staggered", "after")
-# loss -> the evaluator that watches the stages that train on it
-WATCHERS = {"vqa": "vqa", "vqa_generative": "vqa", "nlvr2": "nlvr2", "caption": "caption"}
-# loss that reads no captions -> what it reads
-READS = {"vqa": "questions", "vqa_generative": "questions", "nlvr2": "statements"}
 
 
 def parse(config: ml_collections.ConfigDict) -> Config:
     """Return the checked config. Raises ConfigError naming the key."""
     cfg = build(Config, config.to_dict(), "config")
+    sections = {name: section for name, section in cfg.evals.items() if section is not None}
+    settings = {
+        name: build(evals.module(name).Settings, section, f"config.evals.{name}") for name, section in sections.items()
+    }
+    cfg = dataclasses.replace(cfg, evals=types.MappingProxyType(settings))
     check(cfg)
     return cfg
 
 
 def evaluator(cfg: Config, name: str) -> Any:
     """Return the settings of an evaluator. Raises ConfigError where the config has none."""
-    settings = getattr(cfg.evals, name)
-    require(settings is not None, f"config.evals.{name} is missing; add it to the config file (see configs/common.py)")
-    return settings
-
-
-def evaluators(cfg: Config) -> list[str]:
-    """Return the names of the evaluators that the config has."""
-    return [field.name for field in dataclasses.fields(Evals) if getattr(cfg.evals, field.name) is not None]
+    require(name in cfg.evals, f"config.evals.{name} is missing; add it to the config file (see configs/common.py)")
+    return cfg.evals[name]
 
 
 def watcher(stage: Stage) -> str:
     """Return the evaluator by which the best checkpoint of a stage is chosen."""
-    return next((name for loss, name in WATCHERS.items() if loss in stage.losses), "retrieval")
+    watchers = [losses.needs(loss).watcher for loss in stage.losses]
+    return next((name for name in watchers if name != "retrieval"), "retrieval")
 
 
 def reads(stage: Stage) -> str:
     """Return which texts of the records a stage reads: captions, questions or statements."""
-    return next((texts for loss, texts in READS.items() if loss in stage.losses), "captions")
+    return next(filter(None, (losses.needs(loss).reads for loss in stage.losses)), "captions")
+
+
+def pictures(cfg: Config, stage: Stage) -> int:
+    """Return how many pictures of a record a row of a stage's batch has."""
+    counts = [losses.needs(loss).pictures for loss in stage.losses]
+    return max((count(cfg) for count in counts if count), default=1)
 
 
 def reads_questions(stage: Stage) -> bool:
@@ -109,7 +108,7 @@ def check(cfg: Config) -> None:
         ("mining.partners", cfg.mining.partners),
         *(
             (f"evals.{name}.{key}", getattr(evaluator(cfg, name), key))
-            for name in evaluators(cfg)
+            for name in cfg.evals
             for key in ("batch_size", "every_steps")
             if hasattr(evaluator(cfg, name), key)
         ),
@@ -128,58 +127,44 @@ def check(cfg: Config) -> None:
 def _check_losses(cfg: Config) -> None:
     for name, arguments in cfg.losses.items():
         require("weight" in arguments, f"config.losses.{name}.weight is missing")
-    _check_tasks(cfg)
-    in_use = {loss for name in cfg.stage_order for loss in cfg.stages[name].losses}
-    require(
-        "mim" not in in_use or cfg.vision.mask_token,
-        "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
-    )
-
-
-def _check_tasks(cfg: Config) -> None:
-    answering = [name for name in ("vqa", "vqa_generative") if name in cfg.losses]
-    require(
-        cfg.evals.vqa is None or bool(answering),
-        "config.evals.vqa needs the answers that config.losses.vqa trains (or vqa_generative): add that loss, or leave "
-        "the evaluator out",
-    )
-    require(
-        len(answering) < 2,
-        "config.losses: vqa and vqa_generative both answer the questions, and config.evals.vqa scores one of them: "
-        "leave the other out",
-    )
-    require(
-        cfg.evals.nlvr2 is None or "nlvr2" in cfg.losses,
-        "config.evals.nlvr2 needs the head that config.losses.nlvr2 trains: add that loss, or leave the evaluator out",
-    )
-    if "nlvr2" in cfg.losses and "pictures" in cfg.losses["nlvr2"]:
-        pictures = cfg.losses["nlvr2"]["pictures"]
-        require(pictures in (1, 2), f"config.losses.nlvr2.pictures is {pictures}; a statement is about 1 or 2")
+    for name in cfg.evals:
+        wanted = evals.module(name).LOSSES
+        found = [loss for loss in wanted if loss in cfg.losses]
+        require(
+            bool(found) or not wanted,
+            f"config.evals.{name} scores what the loss {' or '.join(wanted)} trains: add it to config.losses, or leave "
+            "the evaluator out",
+        )
+        require(
+            len(found) < 2,
+            f"config.losses: {' and '.join(found)} train what config.evals.{name} scores, which is of one of them: "
+            "leave the other out",
+        )
     _check_decoder(cfg)
-    require(
-        cfg.evals.mlm is None or "mlm" in cfg.losses,
-        "config.evals.mlm needs the head that config.losses.mlm trains: add that loss, or leave the evaluator out",
-    )
+    for name in dict.fromkeys(loss for stage in cfg.stage_order for loss in cfg.stages[stage].losses):
+        if fits := losses.needs(name).check:
+            fits(cfg)
 
 
 def _check_decoder(cfg: Config) -> None:
-    writing = [name for name in ("caption", "vqa_generative") if name in cfg.losses]
-    require(
-        bool(writing) == (cfg.decoder is not None),
-        f"config.decoder and config.losses.{writing[0] if writing else 'caption'} belong together: "
-        + ("the loss trains a decoder" if writing else "nothing else but vqa_generative trains a decoder")
-        + ": give both or neither (see common.decoder)",
-    )
-    require(
-        cfg.evals.caption is None or "caption" in cfg.losses,
-        "config.evals.caption needs config.losses.caption, which trains config.decoder to write captions: add both, or "
-        "leave the evaluator out",
-    )
-    require(
-        "vqa_generative" not in cfg.losses or (cfg.decoder is not None and cfg.decoder.reads == "fused"),
-        "config.decoder.reads is 'image', but the decoder of vqa_generative sees the question in the fused states "
-        "alone: set config.decoder.reads=fused",
-    )
+    writing = {name: of for name in cfg.losses if (of := losses.needs(name).decoder)}
+    for name, of in writing.items():
+        require(
+            cfg.decoder is not None,
+            f"config.decoder is missing, which config.losses.{name} trains: add it (see common.decoder), or leave the "
+            "loss out",
+        )
+        reads = cfg.decoder.reads if cfg.decoder else ""
+        require(
+            reads in of,
+            f"config.decoder.reads is {reads!r}, and config.losses.{name} needs what another one reads: set "
+            f"config.decoder.reads={of[0]}",
+        )
+    if cfg.decoder is not None and not writing:
+        trainers = " or ".join(name for name in losses.known() if losses.needs(name).decoder)
+        raise ConfigError(
+            f"config.decoder is there, but no loss that trains it: add {trainers} to config.losses, or leave it out"
+        )
 
 
 def _check_stages(cfg: Config) -> None:
@@ -217,28 +202,35 @@ def _check_stage(cfg: Config, name: str) -> None:
         "group_examples=1 and cached_crops=0",
     )
     require(
-        getattr(cfg.evals, watcher(stage)) is not None,
+        watcher(stage) in cfg.evals,
         f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
     )
-    for loss in (loss for loss in READS if loss in stage.losses):
-        captions = [loss for loss in stage.losses if loss in ("itc", "sigmoid", "fused_itc", "itm", "caption")]
-        does = "writes" if captions[:1] == ["caption"] else "compares pictures with"
-        require(
-            not captions,
-            f"{key}.losses: {loss} reads {READS[loss]}, and {captions and captions[0]} {does} captions: give them "
-            "stages of their own",
-        )
-        require(
-            not stage.cached_crops,
-            f"{key}.cached_crops is {stage.cached_crops}, but the cache holds captions, not the {READS[loss]} that "
-            f"{loss} reads: set cached_crops=0",
-        )
-    others = [loss for loss in stage.losses if loss != "nlvr2"]
+    _check_rows(cfg, name)
+
+
+def _check_rows(cfg: Config, name: str) -> None:
+    """Raise ConfigError where the losses of a stage need different rows, or more of them than the cache holds."""
+    stage, key = cfg.stages[name], f"config.stages.{name}"
+    readers = {loss: of for loss in stage.losses if (of := losses.needs(loss).reads)}
+    other = next((loss for loss, of in readers.items() if of != reads(stage)), None)
     require(
-        "nlvr2" not in stage.losses or not others,
-        f"{key}.losses: a statement of nlvr2 may be about several pictures, and {others and others[0]} reads one a "
-        "row: give them stages of their own",
+        other is None,
+        f"{key}.losses: "
+        + " and ".join(f"{loss} reads {of}" for loss, of in readers.items() if loss == other or of == reads(stage))
+        + ": give them stages of their own",
     )
+    several = [loss for loss in stage.losses if losses.needs(loss).pictures]
+    require(
+        not several or len(stage.losses) == 1,
+        f"{key}.losses: {' and '.join(several)} may read several pictures a row, and the other losses one: give it a "
+        "stage of its own",
+    )
+    for loss in stage.losses if stage.cached_crops else ():
+        require(
+            losses.needs(loss).extras is None and not reads_questions(stage),
+            f"{key}.cached_crops is {stage.cached_crops}, but the cache holds pictures and captions, and {loss} reads "
+            "more: set cached_crops=0",
+        )
 
 
 def _check_limits(cfg: Config) -> None:

@@ -133,71 +133,6 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Retrieval:
-    """Recall of the unimodal embeddings, and of the bridge reranking their best."""
-
-    every_steps: int
-    batch_size: int
-    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
-    select_images: int  # photos of data.eval_split scored during training; 0: all
-    rerank_top_k: int
-    rerank_weight: float  # score = fused + weight x unimodal, both as logits
-    folds: int  # also report the mean over this many equal folds (COCO: five of 1K); 1: off
-    bootstrap_samples: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asking:
-    """Accuracy of the answers to questions about pictures, or of the judgements of statements."""
-
-    every_steps: int
-    batch_size: int
-    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
-    select_images: int  # records of data.eval_split whose texts are asked during training; 0: all
-    bootstrap_samples: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Caption:
-    """Scores of captions that the decoder writes."""
-
-    every_steps: int
-    batch_size: int
-    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
-    select_images: int  # photos of data.eval_split that are captioned during training; 0: all
-    bootstrap_samples: int
-    search: Literal["greedy", "beam", "nucleus"]
-    beams: int
-    length_penalty: float  # the score of a beam is its log-likelihood / words^length_penalty
-    nucleus_mass: float  # a word is drawn of the likeliest that have this probability together
-    temperature: float  # of nucleus
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mlm:
-    """Accuracy of the words that the mlm head puts in the place of masked ones."""
-
-    batch_size: int
-    splits: tuple[str, ...]  # what the table at the end covers; it never chooses a checkpoint
-    bootstrap_samples: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evals:
-    """The evaluators of a run, each the module of bridge_jax/evals of that name. One that a config leaves out is None.
-
-    A stage that trains on the loss of an evaluator's name is watched by it (one on vqa_generative by `vqa`), and so its
-    best checkpoint is chosen; all other stages by `retrieval`.
-    """
-
-    retrieval: Retrieval | None
-    vqa: Asking | None
-    caption: Caption | None
-    mlm: Mlm | None
-    nlvr2: Asking | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     every_steps: int
     keep_last: int
@@ -250,7 +185,7 @@ class Config:
     no_decay: tuple[str, ...]  # patterns of parameters that weight decay never touches
     stages: Mapping[str, Stage]
     stage_order: tuple[str, ...]
-    evals: Evals
+    evals: Mapping[str, Any]  # evaluator -> the Settings of bridge_jax/evals/<name>.py
     checkpoint: Checkpoint
     bad_steps: BadSteps
     log_every_steps: int

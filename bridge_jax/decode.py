@@ -10,16 +10,16 @@ on R = B x K rows, the K beams of a picture side by side. Captions are int32 [B,
 The last place is for `end` alone, so every caption ends.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from bridge_jax import rng
-from bridge_jax.config import Caption
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Lower
 
@@ -27,6 +27,17 @@ NextLogits = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 Choose = Callable[[Float[Array, "B V"], jax.Array], Int[Array, "B"]]  # logits and position -> words
 
 LOGITS = 2**26  # that `likelihoods` holds at once, over all devices: 256 MiB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a caption is searched for."""
+
+    search: Literal["greedy", "beam", "nucleus"]
+    beams: int
+    length_penalty: float  # the score of a beam is its log-likelihood / words^length_penalty
+    nucleus_mass: float  # a word is drawn of the likeliest that have this probability together
+    temperature: float  # of nucleus
 
 
 class Frame(NamedTuple):
@@ -38,7 +49,7 @@ class Frame(NamedTuple):
     length: int  # T, with start and end
 
 
-def captions(model: BridgeModel, lower: Lower, rows: Int[Array, "B"], frame: Frame, how: Caption) -> Int[Array, "B T"]:
+def captions(model: BridgeModel, lower: Lower, rows: Int[Array, "B"], frame: Frame, how: Search) -> Int[Array, "B T"]:
     """Write a caption of every picture. What is drawn depends on the row's number alone, not on its batch."""
     memory, decoder = model.memory(lower), model.decoder
     # no module may be called inside a compiled loop but one that is given its parameters
@@ -58,10 +69,10 @@ def captions(model: BridgeModel, lower: Lower, rows: Int[Array, "B"], frame: Fra
     return one_by_one(next_logits, decoder.empty_cache(B), B, frame, choose)
 
 
-def likelihoods(
-    model: BridgeModel, lower: Lower, ids_AT: Int[np.ndarray, "A T"], mask_AT: Bool[np.ndarray, "A T"]
-) -> Float[Array, "B A"]:
+def likelihoods(model: BridgeModel, lower: Lower, answers: Sequence[Sequence[int]]) -> Float[Array, "B A"]:
     """Return the log-likelihood of every answer to every question: the sum over its words, the end included.
+
+    `answers` are their ids, with the tokens around them and without padding.
 
     Exact for all of them; ALBEF and BLIP score only answers that begin with one of the k likeliest first words. The
     states of picture and question are made once. Answers of one length go through the decoder together, so none is
@@ -69,7 +80,7 @@ def likelihoods(
     """
     memory, decoder = model.memory(lower), model.decoder
     params, plain = decoder.variables, decoder.clone(parent=None, name=None)  # as in `captions`
-    B, lengths_A = len(memory.mask), mask_AT.sum(axis=1)
+    B, lengths_A = len(memory.mask), np.array([len(ids) for ids in answers])
 
     def of_chunk(ids_CL: jax.Array) -> Float[Array, "B C"]:
         ids_RL = jnp.tile(ids_CL, (B, 1))  # R = B x C rows, all answers to a question side by side
@@ -77,13 +88,13 @@ def likelihoods(
         word_RL = jnp.take_along_axis(logits_RLV, ids_RL[:, 1:, None], axis=-1)[..., 0]
         return (word_RL - jax.nn.logsumexp(logits_RLV, axis=-1)).sum(axis=-1).reshape(B, -1)
 
-    found_BA = jnp.zeros((B, len(ids_AT)), jnp.float32)
+    found_BA = jnp.zeros((B, len(answers)), jnp.float32)
     for length in np.unique(lengths_A):
         of_length = np.flatnonzero(lengths_A == length)
         fits = LOGITS // (B * (length - 1) * model.cfg.text.vocab_size)
         size = int(min(len(of_length), max(1, fits)))
         chunks = np.resize(of_length, (-(-len(of_length) // size), size))  # the last is filled up from the first
-        found_nBC = jax.lax.map(of_chunk, jnp.asarray(ids_AT[:, :length][chunks]))
+        found_nBC = jax.lax.map(of_chunk, jnp.asarray([[answers[index] for index in chunk] for chunk in chunks]))
         found_BX = jnp.moveaxis(found_nBC, 0, 1).reshape(B, -1)
         found_BA = found_BA.at[:, of_length].set(found_BX[:, : len(of_length)])
     return found_BA

@@ -25,8 +25,7 @@ def report(cfg: Config) -> None:
 
 def _stage(cfg: Config, name: str, mesh) -> None:
     step, state, batch = planner.step_of(cfg, name, mesh)
-    for field, leaf in vars(batch).items():
-        if leaf is not None:
-            _console.print(f"  {field}: {leaf.dtype}{list(leaf.shape)}", markup=False)
+    for field, leaf in batch.arrays().items():
+        _console.print(f"  {field}: {leaf.dtype}{list(leaf.shape)}", markup=False)
     asked, peak = flops.flops_of(step, state, batch), planner.memory_of(step.lower(state, batch).compile()).peak
     _console.print(f"  {asked / 1e9:.1f} GFLOP a step, peak memory {peak / 2**30:.2f} GiB")

@@ -3,17 +3,12 @@
     unimodal      both towers alone
     fused         every true pair through the bridge
     mismatched    each text with mined images and each image with mined texts, really fused, in the same batched call
-    masked_text   the caption with words masked, fused with its whole picture
-    masked_image  the picture with patches masked, fused with its whole caption
-    answers       the answer to a question about the picture, from the fused pair
-    answer_words  every word of the answer from those before it, picture and question, by the decoder
-    caption       every word of the caption from those before it and the picture, by the decoder
-    statements    whether a statement is true of the row's pictures, from it fused with each of them
+    each_picture  the row's text fused with each of the row's pictures
 
-All of them start from one `lower` pass, or from cached states that replace it.
+A loss may bring a pass of its own, which has its name (`losses.Needs.own`), or a head that reads the fused pairs
+(`losses.Needs.score`). All of them start from one `lower` pass, or from cached states that replace it.
 """
 
-import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -22,23 +17,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from bridge_jax import mining
+from bridge_jax import losses, mining
 from bridge_jax.config import Config
 from bridge_jax.models import layers
-from bridge_jax.models.bridge import BridgeModel, meeting_blocks, normalise
+from bridge_jax.models.bridge import BridgeModel, meeting_blocks
 from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
 
-PASSES = (
-    "unimodal",
-    "fused",
-    "mismatched",
-    "masked_text",
-    "masked_image",
-    "answers",
-    "answer_words",
-    "statements",
-    "caption",
-)
+PASSES = ("unimodal", "fused", "mismatched", "each_picture")
+
+
+def passes_of(names: Collection[str]) -> tuple[str, ...]:
+    """Return the passes that the losses `names` need, and the names of those that have one of their own or a head."""
+    needs = {name: losses.needs(name) for name in names}
+    shared = [name for of in needs.values() for name in of.passes]
+    return tuple(dict.fromkeys((*shared, *(name for name, of in needs.items() if of.own or of.score))))
 
 
 def outputs(
@@ -52,7 +44,7 @@ def outputs(
     lower_frozen: bool,
     spread: Callable[[Any], Any] = lambda rows: rows,
 ) -> Outputs:
-    """Run `passes` in training mode (dropout on).
+    """Run `passes` (of `passes_of`) in training mode (dropout on).
 
     `spread` says where the rows of states lie, as the batch's do over the devices of a mesh.
 
@@ -62,37 +54,25 @@ def outputs(
 
     def run(model: BridgeModel) -> Outputs:
         lower = spread(_lower(model, batch, deterministic=lower_frozen))
-        found: dict[str, Any] = model.scales()
+        found: dict[str, Any] = {"logit_scale": model.heads.logit_scale()}
+        mask = lower.text_mask  # of the fused pairs
         if {"unimodal", "mismatched"} & set(passes):
             found["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
             found["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
         if "mismatched" in passes:
             found |= _fused_and_mismatched(model, lower, batch, found, mining_key, spread)
-        elif {"fused", "answers", "answer_words"} & set(passes):
+        elif "fused" in passes:
             found["fused"] = model.fused(lower, deterministic=False)
-        if "answers" in passes:
-            found["answer_logits"] = model.answers(found["fused"], lower.text_mask, deterministic=False)
-        if "answer_words" in passes:
-            fused: Fused = found["fused"]
-            memory = model.decoder.read(fused.image_states, (fused.text_states, lower.text_mask))
-            found["answer_word_logits"] = model.decoder(batch.answer_ids[:, :-1], memory, deterministic=False)
-        if "statements" in passes:
-            pairs, pictures = each_picture(lower)
-            found["fused"] = model.fused(spread(pairs), deterministic=False)
-            found["statement_logit"] = model.judge(found["fused"], pairs.text_mask, pictures, deterministic=False)
-        if "masked_text" in passes:
-            masked = model.lower_text(batch.masked_ids, batch.text_mask, deterministic=lower_frozen)
-            fused = model.fused(dataclasses.replace(lower, text=masked), deterministic=False)
-            found["mlm_logits"] = model.heads.mlm(fused.text_states)
-        if "masked_image" in passes:
-            masked = model.lower_image(batch.images, batch.masked_patches, deterministic=lower_frozen)
-            fused = model.fused(dataclasses.replace(lower, image=masked), deterministic=False)
-            found["mim_prediction"] = model.heads.mim(fused.image_states[:, model.vision.prefix :])
-            found["mim_target"] = _mim_target(model, batch, lower)
-        if "caption" in passes:
-            memory = model.memory(_without_text(model, lower, batch, lower_frozen), deterministic=False)
-            found["caption_logits"] = model.decoder(batch.ids[:, :-1], memory, deterministic=False)
-        return Outputs(**found)
+        elif "each_picture" in passes:
+            pairs = each_picture(lower)
+            found["fused"], mask = model.fused(spread(pairs), deterministic=False), pairs.text_mask
+        fused, own = found.get("fused"), {}
+        for name, needs in ((name, losses.needs(name)) for name in passes if name not in PASSES):
+            if needs.own:
+                own[name] = needs.own(model, losses.Given(batch, lower, fused, lower_frozen))
+            elif needs.score:
+                own[name] = needs.score(model, fused, mask, deterministic=False)
+        return Outputs(**found, own=own)
 
     return nn.apply(run, model)({"params": params}, rngs={"dropout": dropout_key})
 
@@ -104,21 +84,6 @@ def _lower(model: BridgeModel, batch: Batch, deterministic: bool) -> Lower:
     if text is None:
         text = model.lower_text(batch.ids, batch.text_mask, deterministic=deterministic)
     return Lower(image=image.astype(model.dtype), text=text.astype(model.dtype), text_mask=batch.text_mask)
-
-
-def _without_text(model: BridgeModel, lower: Lower, batch: Batch, lower_frozen: bool) -> Lower:
-    """Return the pictures' states beside those of an empty text: a caption's two framing tokens, if the decoder asks.
-
-    The towers meet before the decoder writes, so it must not find there what it has to write.
-    """
-    if model.decoder.cfg.reads == "image":
-        return lower
-    last_B1 = batch.text_mask.sum(axis=1, keepdims=True) - 1
-    end_B1 = jnp.take_along_axis(batch.ids, last_B1, axis=1)
-    ids_BT = jnp.where(jnp.arange(batch.ids.shape[1]) == 0, batch.ids[:, :1], end_B1)
-    mask_BT = jnp.broadcast_to(jnp.arange(batch.ids.shape[1]) < 2, ids_BT.shape)
-    text = model.lower_text(ids_BT, mask_BT, deterministic=lower_frozen)
-    return dataclasses.replace(lower, text=text.astype(model.dtype), text_mask=mask_BT)
 
 
 def lower_images(
@@ -139,15 +104,15 @@ def unimodal_images(model: BridgeModel, lower: Float[Array, "B *k P D"]) -> Floa
     return layers.l2_normalise(embeddings.reshape(*rows, -1).mean(axis=1))
 
 
-def each_picture(lower: Lower) -> tuple[Lower, int]:
-    """Return the text of every row with each of the row's k pictures, [B*k] pairs, and k.
+def each_picture(lower: Lower) -> Lower:
+    """Return the text of every row with each of the row's k pictures, [B*k] pairs.
 
     The pairs of a row stay side by side, and so on one device.
     """
     *rows, P, D = lower.image.shape
     k = rows[1] if len(rows) > 1 else 1
     text, mask = (jnp.repeat(x, k, axis=0) for x in (lower.text, lower.text_mask))
-    return Lower(image=lower.image.reshape(-1, P, D), text=text, text_mask=mask), k
+    return Lower(image=lower.image.reshape(-1, P, D), text=text, text_mask=mask)
 
 
 def _fused_and_mismatched(
@@ -218,19 +183,6 @@ def _partners(cfg: Config, batch: Batch, cosines_Ggg: jax.Array, key: jax.Array)
     text_key, image_key = jax.random.split(key)
     images = mining.semi_hard(fixed_Ggg, same_Ggg, text_key, *band)
     return images, mining.semi_hard(fixed_Ggg.mT, same_Ggg.mT, image_key, *band)
-
-
-def _mim_target(model: BridgeModel, batch: Batch, lower: Lower) -> jax.Array:
-    if model.cfg.losses["mim"]["target"] == "features":
-        return jax.lax.stop_gradient(model.finish_image(lower.image))[:, model.vision.prefix :]
-    return patches(normalise(batch.images, model.cfg), model.cfg.vision.patch_px)
-
-
-def patches(pixels: Float[Array, "B H W 3"] | UInt8[Array, "B H W 3"], side: int) -> Float[Array, "B P-1 X"]:
-    """Cut pictures into square patches, row by row, each flattened as (row, column, channel)."""
-    B, H, W, channels = pixels.shape
-    grid = pixels.reshape(B, H // side, side, W // side, side, channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(B, (H // side) * (W // side), side * side * channels)
 
 
 def is_lower(path: str, cfg: Config) -> bool:

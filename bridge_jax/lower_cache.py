@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bridge_jax import forward, optim, rng
+from bridge_jax import forward, losses, optim, rng
 from bridge_jax.config import Config, ConfigError, Stage, evaluator
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
@@ -46,7 +46,7 @@ class LowerCache:
     faults: Mapping[int, str]  # row of a caption that cannot be used -> why
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
-        """Return the fields of `types.Batch` for a photo: one of its crops and one of its captions, at random.
+        """Return the arrays of `types.Batch.of` for a photo: one of its crops and one of its captions, at random.
 
         Raises BrokenError for a photo that could not be read when the cache was filled.
         """
@@ -126,12 +126,13 @@ def open_or_fill(
         faults |= {first + i: found for i, caption in enumerate(said) if (found := text.fault(caption))}
         words += said
         first += len(said)
+    own = any(losses.needs(name).own for name in stage.losses)  # a pass that may read the words themselves
     marks = folder / BROKEN  # a cache of before it was written has none
     return LowerCache(
         image=np.load(folder / IMAGE, mmap_mode="r", allow_pickle=False),
         text=np.load(folder / TEXT, mmap_mode="r", allow_pickle=False),
         text_mask=np.load(folder / MASK, allow_pickle=False),
-        ids=text.load(cfg.data, cfg.text).encode(words)[0] if "caption" in stage.losses else None,
+        ids=text.load(cfg.data, cfg.text).encode(words)[0] if own else None,
         captions=captions,
         first=np.array(firsts),
         image_ids=np.array(image_ids, np.int32),

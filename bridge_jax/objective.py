@@ -25,11 +25,6 @@ from bridge_jax.types import Array, Batch, Loss, Outputs, Params
 Gradients = Callable[[optim.Flat, optim.Flat, Batch, Array], tuple[tuple[Array, tuple[Any, Outputs]], optim.Flat]]
 
 
-def stage_passes(cfg: Config, stage_name: str) -> frozenset[str]:
-    """Return the passes that the losses of a stage need."""
-    return frozenset(p for name in cfg.stages[stage_name].losses for p in losses.bind(name, cfg.losses[name])[1])
-
-
 def gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Mesh) -> Gradients:
     """Return the function that gives a stage's loss and gradients. Raises ConfigError."""
     _check(cfg, stage_name, trainable)
@@ -47,7 +42,7 @@ def gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Me
 
 def _in_parts(cfg: Config, names: tuple[str, ...], run: Callable[..., Outputs], mesh: Mesh, parts: int) -> Gradients:
     """Return the same function over parts of the batch, in two passes."""
-    whole = tuple(name for name in names if losses.bind(name, cfg.losses[name])[1] == ("unimodal",))
+    whole = tuple(name for name in names if losses.needs(name).passes == ("unimodal",))
     own = tuple(name for name in names if name not in whole)
 
     def gradients(live: optim.Flat, frozen: optim.Flat, batch: Batch, step: Array) -> Any:
@@ -68,7 +63,7 @@ def _in_parts(cfg: Config, names: tuple[str, ...], run: Callable[..., Outputs], 
         weights = _weights(cfg, names, joined(live))
 
         def compare(live: optim.Flat, embeddings: Any) -> Any:
-            found = losses_of(cfg, whole, _scales(cfg, joined(live), embeddings), _rows(split))
+            found = losses_of(cfg, whole, _compared(cfg, whole, joined(live), embeddings), _rows(split))
             return {name: loss.mean for name, loss in found.items()}, _metrics(found)
 
         means, back, metrics = jax.vjp(compare, live, embeddings, has_aux=True)
@@ -99,17 +94,13 @@ def _in_parts(cfg: Config, names: tuple[str, ...], run: Callable[..., Outputs], 
 
 
 def _check(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> None:
-    stage, passes, key = cfg.stages[stage_name], stage_passes(cfg, stage_name), f"config.stages.{stage_name}"
+    stage, key = cfg.stages[stage_name], f"config.stages.{stage_name}"
+    passes = forward.passes_of(stage.losses)
     lower = [path for path in trainable if forward.is_lower(path, cfg)]
     if stage.cached_crops and lower:
         raise ConfigError(
             f"{key}.cached_crops is {stage.cached_crops}, but {lower[0]!r} lies below the first "
             "bridged layer and trains: freeze it or set cached_crops=0"
-        )
-    if stage.cached_crops and passes & {"masked_text", "masked_image"}:
-        raise ConfigError(
-            f"{key}: masked losses read pixels and ids, which cached states replace: "
-            "set cached_crops=0 or drop mlm and mim"
         )
     if "cycle" in stage.losses and cfg.bridge.design in ("none", "pooled"):
         raise ConfigError(
@@ -129,7 +120,7 @@ def _check(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> None:
 
 def _runner(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Mesh) -> Callable[..., Outputs]:
     """Return (params, rows, step, part or None) -> what the stage's passes compute."""
-    model, passes = BridgeModel(cfg), stage_passes(cfg, stage_name)
+    model, passes = BridgeModel(cfg), forward.passes_of(cfg.stages[stage_name].losses)
     lower_frozen = not any(forward.is_lower(path, cfg) for path in trainable)
 
     def run(params: Params, batch: Batch, step: Array, part: Array | None) -> Outputs:
@@ -172,16 +163,21 @@ def _embeddings(found: Outputs) -> tuple[Array, Array]:
     return found.unimodal_text, found.unimodal_image
 
 
-def _scales(cfg: Config, params: Params, embeddings: Any) -> Outputs:
-    """Return what a loss reads that compares all rows of the batch."""
+def _compared(cfg: Config, names: tuple[str, ...], params: Params, embeddings: Any) -> Outputs:
+    """Return what the losses `names` read, which compare all rows of the batch."""
     text, image = _rows(embeddings) if embeddings else (None, None)
-    heads = nn.apply(lambda model: model.scales(), BridgeModel(cfg))({"params": params})
-    return Outputs(**heads, unimodal_text=text, unimodal_image=image)
+
+    def run(model: BridgeModel) -> Outputs:
+        scores = {name: losses.needs(name).score for name in names}
+        own = {name: score(model, None, None, deterministic=False) for name, score in scores.items() if score}
+        return Outputs(logit_scale=model.heads.logit_scale(), unimodal_text=text, unimodal_image=image, own=own)
+
+    return nn.apply(run, BridgeModel(cfg))({"params": params})
 
 
 def losses_of(cfg: Config, names: tuple[str, ...], outputs: Outputs, batch: Batch) -> dict[str, Loss]:
     """Return every loss of `names`."""
-    return {name: losses.bind(name, cfg.losses[name])[0](outputs, batch) for name in names}
+    return {name: losses.bind(name, cfg.losses[name])(outputs, batch) for name in names}
 
 
 def combine(

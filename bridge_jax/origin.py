@@ -4,7 +4,7 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from bridge_jax import rules
+from bridge_jax import losses, rules
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import check_answers
@@ -21,11 +21,7 @@ MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps
 
 # What a run has for its losses alone, and one that starts from it or that it starts from may have none of.
 OF_TASKS = (
-    "heads/vqa/",
-    "heads/nlvr2/",
-    "heads/mlm/",
-    "heads/mim/",
-    "heads/sigmoid/",
+    *(f"heads/{name}/" for name in losses.known() if losses.needs(name).head),
     "decoder/",
     "vision/mask_token",
     "loss_weights/",
@@ -52,7 +48,7 @@ def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
 
 def answers(cfg: Config) -> tuple[str, ...]:
     """Return what questions are answered with; nothing where none are asked. Raises ConfigError."""
-    return questions.load_answers(cfg) if {"vqa", "vqa_generative"} & cfg.losses.keys() else ()
+    return questions.load_answers(cfg) if any(losses.needs(name).reads == "questions" for name in cfg.losses) else ()
 
 
 def frozen_towers(cfg: Config, plans: list[steps.StageStep]) -> set[str]:
@@ -68,7 +64,8 @@ def initial(cfg: Config, mesh: Mesh) -> Params:
     params = jax.jit(lambda: steps.init_params(cfg), out_shardings=placed)()
     if cfg.init_from:
         source, step = _source(cfg)
-        if "vqa" in cfg.losses and "vqa" in source.config(step).losses:  # a decoder can say what it has not said yet
+        both = [losses.needs(name) for name in cfg.losses.keys() & source.config(step).losses.keys()]
+        if any(of.head and of.reads == "questions" for of in both):  # a decoder can say what it has not said yet
             check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
         return source.restore_params(step, params, parts=OF_TASKS)
     if cfg.vision.pretrained:

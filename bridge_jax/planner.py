@@ -18,11 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bridge_jax import config as configs
-from bridge_jax import flops, hlo, sharding
+from bridge_jax import flops, hlo, losses, sharding
 from bridge_jax import step as steps
 from bridge_jax.chips import GIB, Chip
 from bridge_jax.config import Blocks, Config, ConfigError
-from bridge_jax.models.bridge import answer_count, tower_class
+from bridge_jax.models.bridge import tower_class
 from bridge_jax.types import Batch
 
 
@@ -186,32 +186,24 @@ def model_flops(cfg: Config, stage_name: str, mesh: Mesh) -> float:
 def abstract_batch(cfg: Config, stage_name: str) -> Batch:
     """Return the shapes of a stage's global batch."""
     stage = cfg.stages[stage_name]
-    B, T, side = stage.batch_size, cfg.text.length, cfg.vision.image_px
-    patches = (side // cfg.vision.patch_px) ** 2
+    B, T, side, k = stage.batch_size, cfg.text.length, cfg.vision.image_px, configs.pictures(cfg, stage)
+    needs = [losses.needs(name) for name in stage.losses]
 
-    def leaf(*shape: int, dtype: type = np.int32) -> jax.ShapeDtypeStruct:
+    def leaf(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((B, *shape), dtype)
 
-    fields = {"image_ids": leaf(), "text_mask": leaf(T, dtype=np.bool_)}
+    arrays = {"image_ids": leaf(), "text_mask": leaf(T, dtype=np.bool_)}
     if stage.cached_crops:
-        prefix = tower_class("vision", cfg.vision.tower).prefix
-        fields["lower_image"] = leaf(prefix + patches, cfg.vision.width, dtype=np.float16)
-        fields["lower_text"] = leaf(T, cfg.text.width, dtype=np.float16)
+        tokens = tower_class("vision", cfg.vision.tower).prefix + (side // cfg.vision.patch_px) ** 2
+        arrays["lower_image"] = leaf(tokens, cfg.vision.width, dtype=np.float16)
+        arrays["lower_text"] = leaf(T, cfg.text.width, dtype=np.float16)
     else:
-        pictures = cfg.losses["nlvr2"]["pictures"] if "nlvr2" in stage.losses else 1
-        fields["images"] = leaf(*([pictures] if pictures > 1 else []), side, side, 3, dtype=np.uint8)
-        fields["ids"] = leaf(T)
-    if "mlm" in stage.losses:
-        fields |= {"masked_ids": leaf(T), "masked_text": leaf(T, dtype=np.bool_)}
-    if "vqa_generative" in stage.losses:
-        fields |= {"answer_ids": leaf(T), "answer_mask": leaf(T, dtype=np.bool_)}
-    if "mim" in stage.losses:
-        fields["masked_patches"] = leaf(patches, dtype=np.bool_)
-    if "vqa" in stage.losses:
-        fields["answer_scores"] = leaf(answer_count(cfg), dtype=np.float32)
-    if "nlvr2" in stage.losses:
-        fields["statement_true"] = leaf(dtype=np.bool_)
-    return Batch(**fields)
+        arrays["images"] = leaf(*([k] if k > 1 else []), side, side, 3, dtype=np.uint8)
+    if not stage.cached_crops or any(of.own for of in needs):
+        arrays["ids"] = leaf(T)
+    for extras in (of.extras for of in needs if of.extras):
+        arrays |= {name: leaf(*row.shape, dtype=row.dtype) for name, row in extras(cfg).items()}
+    return Batch.of(arrays)
 
 
 def _does_not_fit(cfg: Config, stage_name: str, mesh: Mesh, error: Exception) -> Exception:

@@ -8,17 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bridge_jax import decode, forward, losses, objective, optim, rng, rules, sharding
+from bridge_jax import forward, losses, objective, optim, rng, rules, sharding
 from bridge_jax.config import Config, evaluator
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Array, Batch, Lower, Params
-
-FUSED_PASSES = {"fused", "mismatched", "masked_text", "masked_image", "answers", "answer_words", "statements"}
 
 
 @struct.dataclass
@@ -50,8 +47,8 @@ class StageStep:
 class Predict:
     """Jitted inference (no dropout) on batches of config.evals.<evaluator>.batch_size.
 
-    Every host gives and gets all rows. The pictures alone are given as each host's own (`sharding.host_rows`): nothing
-    else takes time to read.
+    `of` does the same with an evaluator's own function. Every host gives and gets all rows. The pictures alone are
+    given as each host's own (`sharding.host_rows`): nothing else takes time to read.
     """
 
     rows: tuple[int, ...]  # those rows
@@ -61,11 +58,7 @@ class Predict:
     unimodal_image: Any  # params, lower [B,P,D], or [B,k,P,D] of k frames that are embedded as one -> [B,E]
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
     fused: Any  # params, Lower (image [B,P,D] or [B,k,P,D]) -> (similarity [B], itm_logit [B]) of the pairs
-    answers: Any  # params, Lower -> logits [B,A] of the answers to the questions, which are the texts
-    answer_likelihoods: Any  # answers (ids [A,T], mask [A,T]) -> (params, Lower -> their log-likelihoods [B,A])
-    masked_words: Any  # params, Lower of masked texts -> the likeliest word in every place, ids [B,T]
-    captions: Any  # decode.Frame -> (params, Lower, row numbers int32 [B] -> ids [B,T]), as config.evals.caption says
-    statements: Any  # params, Lower -> logits [B] that the statements, which are the texts, are true of their pictures
+    of: Any  # (function (model, arrays..., settings...), settings...) -> (params, arrays...) -> what it returns
 
 
 def init_params(cfg: Config) -> Params:
@@ -73,8 +66,7 @@ def init_params(cfg: Config) -> Params:
     model, image_px = BridgeModel(cfg), cfg.vision.image_px
     images = jnp.zeros((1, image_px, image_px, 3), jnp.uint8)
     ids, mask = jnp.zeros((1, cfg.text.length), jnp.int32), jnp.ones((1, cfg.text.length), bool)
-    touch = partial(BridgeModel.touch, losses=tuple(cfg.losses))
-    params = nn.init(touch, model)(rng.key(cfg.seed, "params", 0), images, ids, mask)["params"]
+    params = nn.init(BridgeModel.touch, model)(rng.key(cfg.seed, "params", 0), images, ids, mask)["params"]
     if cfg.loss_weighting != "fixed":
         params = {**params, "loss_weights": {name: jnp.zeros(()) for name in cfg.losses}}
     return params
@@ -90,8 +82,9 @@ def abstract_params(cfg: Config, mesh: Mesh) -> Params:
 
 
 def trains_fused(cfg: Config, stage_name: str) -> bool:
-    """Return whether a stage trains the fused heads."""
-    return bool(FUSED_PASSES & objective.stage_passes(cfg, stage_name))
+    """Return whether a stage trains what fuses: one of its losses reads fused pairs, or has a head that does."""
+    needs = [losses.needs(name) for name in cfg.stages[stage_name].losses]
+    return any(set(of.passes) - {"unimodal"} or (of.head and not of.passes) for of in needs)
 
 
 def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageStep:
@@ -180,23 +173,9 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         found = model.fused(lower)
         return (found.text * found.image).sum(axis=-1), found.itm_logit
 
-    def answers(model: BridgeModel, lower: Lower) -> Array:
-        return model.answers(model.fused(lower), lower.text_mask)
-
-    def answer_likelihoods(ids: np.ndarray, mask: np.ndarray) -> Any:
-        return method(lambda m, lower: decode.likelihoods(m, lower, ids, mask))
-
-    def masked_words(model: BridgeModel, lower: Lower) -> Array:
-        return model.heads.mlm(model.fused(lower).text_states).argmax(axis=-1)
-
-    @cache
-    def captions(frame: decode.Frame) -> Any:
-        settings: Any = evaluator(cfg, "caption")
-        return method(lambda m, lower, rows: decode.captions(m, lower, rows, frame, settings))
-
-    def statements(model: BridgeModel, lower: Lower) -> Array:
-        pairs, pictures = forward.each_picture(lower)
-        return model.judge(model.fused(pairs), pairs.text_mask, pictures)
+    @cache  # so that the evaluators of all stages share what was compiled
+    def of(function: Callable[..., Any], *settings: Any) -> Any:
+        return method(lambda model, *args: function(model, *args, *settings))
 
     return Predict(
         rows=sharding.host_rows(size, mesh),
@@ -205,9 +184,5 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         unimodal_image=method(forward.unimodal_images),
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
         fused=method(fused),
-        answers=method(answers),
-        answer_likelihoods=answer_likelihoods,
-        masked_words=method(masked_words),
-        captions=captions,
-        statements=method(statements),
+        of=of,
     )

@@ -24,7 +24,7 @@ from bridge_jax import step as steps
 from bridge_jax.broken_log import BrokenLog
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import STAGE
-from bridge_jax.config import Config, evaluator, evaluators, watcher
+from bridge_jax.config import Config, evaluator, watcher
 from bridge_jax.data import pipeline, text
 from bridge_jax.outcome import Outcome
 from bridge_jax.run_log import RunLog
@@ -54,7 +54,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         for name, end in zip(cfg.stage_order, ends, strict=True)
     ]
     saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=origin.frozen_towers(cfg, plans))
-    scored = [kind for kind in evaluators(cfg) if evaluator(cfg, kind).splits]
+    scored = [kind for kind in cfg.evals if evaluator(cfg, kind).splits]
     watchers = [watcher(cfg.stages[name]) for name in cfg.stage_order]
     predicts = {kind: steps.build_predict(cfg, mesh, kind) for kind in {*watchers, *scored}}  # traced once for a run
     with contextlib.closing(saves):

@@ -13,6 +13,7 @@ An array is named with its letters (`states_BPD`), and a public signature says t
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -35,23 +36,27 @@ class Batch:
     ids: Array = None  # int32 [B,T]
     lower_image: Array = None  # [B,P,D], the cached states that replace `images`
     lower_text: Array = None  # [B,T,D], the cached states that replace `ids`
-    masked_ids: Array = None  # int32 [B,T], ids with tokens masked for MLM
-    masked_text: Array = None  # bool [B,T], the positions MLM predicts
-    masked_patches: Array = None  # bool [B,P-1], the patches MIM predicts (no class token)
-    answer_scores: Array = None  # float32 [B,A], what each answer to the question is worth, 0 to 1
-    answer_ids: Array = None  # int32 [B,T], an answer that people gave to the question
-    answer_mask: Array = (
-        None  # bool [B,T]; False on padding, and everywhere in a row whose question has no known answer
-    )
-    statement_true: Array = None  # bool [B], whether the statement holds of the row's pictures
+    extras: dict[str, Array] = struct.field(default_factory=dict)  # what single losses read besides (losses.Needs)
     broken: Array = None  # int32 [B,2], the record that was drawn for the row in vain and its caption (broken.py)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> "Batch":
+        """Return the batch of arrays by name; a name that is no part of every batch is one of `extras`."""
+        common = {field.name for field in dataclasses.fields(cls)} & arrays.keys()
+        extras = {name: array for name, array in arrays.items() if name not in common}
+        return cls(**{name: arrays[name] for name in common}, extras=extras)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return what there is, by name: the way back from `of`."""
+        common = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: array for name, array in common.items() if name != "extras" and array is not None} | self.extras
 
 
 @struct.dataclass
 class Lower:
     """Both towers' states where they first meet: after the first bridged block of each, before any interaction."""
 
-    image: Array  # [B,P,D_v]; [B,k,P,D_v] where a row has k pictures: for `statements`, and for `fused` a video
+    image: Array  # [B,P,D_v]; [B,k,P,D_v] where a row has k pictures: for `each_picture`, and for `fused` a video
     text: Array  # [B,T,D_t]
     text_mask: Array  # bool [B,T]
 
@@ -84,19 +89,12 @@ class Outputs:
     """What the passes computed. A pass that no active loss needs leaves its fields None."""
 
     logit_scale: Array  # scalar, already exponentiated and clamped
-    logit_bias: Array = None  # scalar, of the sigmoid loss
     unimodal_image: Array = None  # [B,E], L2-normalised
     unimodal_text: Array = None  # [B,E]
     fused: Any = None  # Fused, the true pairs
     by_text: Any = None  # Candidates, for each text, images
     by_image: Any = None  # Candidates, for each image, texts
-    mlm_logits: Array = None  # [B,T,V]
-    mim_prediction: Array = None  # [B,P-1,X]
-    mim_target: Array = None  # [B,P-1,X]
-    answer_logits: Array = None  # [B,A]
-    answer_word_logits: Array = None  # [B,T-1,V], of the words 1 to T-1 of the answer, each from those before it
-    caption_logits: Array = None  # [B,T-1,V], of the words 1 to T-1, each from those before it
-    statement_logit: Array = None  # [B], that the statement is true
+    own: dict[str, Any] = struct.field(default_factory=dict)  # loss -> what its own pass or its head computed
 
 
 @struct.dataclass

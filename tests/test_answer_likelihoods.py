@@ -45,7 +45,8 @@ def lower(cfg, params):
 
 
 def likelihoods(cfg, params, lower, words):
-    run = jax.jit(lambda params, lower: tiny.apply(cfg, params, lambda m: decode.likelihoods(m, lower, *words)))
+    answers = [ids[mask].tolist() for ids, mask in zip(*words, strict=True)]
+    run = jax.jit(lambda params, lower: tiny.apply(cfg, params, lambda m: decode.likelihoods(m, lower, answers)))
     return np.asarray(run(params, lower))
 
 

@@ -19,7 +19,8 @@ KNOWN = ["bridge_jax/models/vit.py", "bridge_jax/losses/itc.py", "bridge_jax/ste
 @pytest.mark.parametrize(
     ("path", "source", "caught"),
     [
-        ("bridge_jax/losses/foo.py", "from bridge_jax.models import vit", "floor 1.* imports bridge_jax/models/vit.py"),
+        ("bridge_jax/data/foo.py", "from bridge_jax.models import vit", "floor 1.* imports bridge_jax/models/vit.py"),
+        ("bridge_jax/losses/foo.py", "from bridge_jax import forward", "floor 2.* imports bridge_jax/forward.py"),
         ("bridge_jax/losses/foo.py", "def f():\n    import bridge_jax.step", "imports bridge_jax/step.py"),
         ("bridge_jax/forward.py", "from bridge_jax.optim import x", "imports bridge_jax/optim.py"),
         ("bridge_jax/evals/scores/foo.py", "from bridge_jax.losses.itc import x", "of losses"),

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import forward, mining, optim
+from bridge_jax import forward, losses, mining, optim
+from bridge_jax.losses import mim
 from bridge_jax.models.bridge import normalise
 from bridge_jax.types import Lower
 from tests import tiny
@@ -102,31 +103,45 @@ def test_mining_sends_no_gradient_into_the_unimodal_heads():
         (("unimodal",), {"unimodal_image", "unimodal_text"}),
         (("fused",), {"fused"}),
         (("fused", "mismatched"), {"unimodal_image", "unimodal_text", "fused", "by_text", "by_image"}),
-        (("masked_text",), {"mlm_logits"}),
-        (("masked_image",), {"mim_prediction", "mim_target"}),
+        (("mlm",), set()),
+        (("mim",), set()),
     ],
 )
 def test_only_the_asked_passes_run(passes, fields):
     cfg, params, batch = setup()
-    found = vars(tiny.outputs(cfg, params, batch, passes=passes))
-    assert {name for name, value in found.items() if value is not None} == fields | {"logit_scale"}
+    found = tiny.outputs(cfg, params, batch, passes=passes)
+    own = vars(found).pop("own")
+    assert {name for name, value in vars(found).items() if value is not None} == fields | {"logit_scale"}
+    assert set(own) == {"mlm", "mim"} & set(passes)
+
+
+@pytest.mark.parametrize("name", losses.known())
+def test_what_a_loss_needs_is_there(name):
+    """The shared passes by their names, and what says something of fused pairs is given some."""
+    needs = losses.needs(name)
+    assert set(needs.passes) <= set(forward.PASSES)
+    assert (needs.extras is None) == (needs.example is None)
+    assert needs.own or needs.score is None or needs.passes
+    assert needs.head is None or needs.score
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_padding_changes_no_loss_bit_for_bit(design):
     cfg, params, batch = setup(design=design)
+    masked_ids = batch.extras["masked_ids"]
     spoilt = dataclasses.replace(
         batch,
         ids=np.where(batch.text_mask, batch.ids, 7).astype(np.int32),
-        masked_ids=np.where(batch.text_mask, batch.masked_ids, 9).astype(np.int32),
+        extras=batch.extras | {"masked_ids": np.where(batch.text_mask, masked_ids, 9).astype(np.int32)},
     )
     found, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, spoilt)
     before, after = tiny.loss_values(cfg, found, batch), tiny.loss_values(cfg, again, spoilt)
     assert before == after
     assert set(before) == set(losses_of(design))
-    for name in ("by_text", "by_image", "unimodal_text", "mim_prediction"):
+    for name in ("by_text", "by_image", "unimodal_text"):
         jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(again, name))
-    np.testing.assert_array_equal(found.mlm_logits[batch.text_mask], again.mlm_logits[batch.text_mask])
+    np.testing.assert_array_equal(found.own["mim"].prediction, again.own["mim"].prediction)
+    np.testing.assert_array_equal(found.own["mlm"][batch.text_mask], again.own["mlm"][batch.text_mask])
 
 
 def test_permuting_the_batch_permutes_the_losses_nowhere():
@@ -173,31 +188,32 @@ def test_a_frozen_lower_tower_runs_without_dropout():
 
 def test_masking_reaches_the_masked_passes_alone():
     cfg, params, batch = setup()
-    other = dataclasses.replace(batch, masked_ids=batch.ids, masked_patches=np.zeros_like(batch.masked_patches))
+    unmasked = {"masked_ids": batch.ids, "masked_patches": np.zeros_like(batch.extras["masked_patches"])}
+    other = dataclasses.replace(batch, extras=batch.extras | unmasked)
     found, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, other)
     np.testing.assert_array_equal(found.fused.text, again.fused.text)
-    assert not np.allclose(found.mlm_logits, again.mlm_logits)
-    assert not np.allclose(found.mim_prediction, again.mim_prediction)
+    assert not np.allclose(found.own["mlm"], again.own["mlm"])
+    assert not np.allclose(found.own["mim"].prediction, again.own["mim"].prediction)
     fused = found.fused.text_states
-    unmasked = tiny.apply(cfg, params, lambda m: m.heads.mlm(fused))
-    np.testing.assert_allclose(again.mlm_logits, unmasked, rtol=1e-4, atol=1e-4)
+    unmasked = tiny.apply(cfg, params, lambda m: m.heads.of["mlm"](fused))
+    np.testing.assert_allclose(again.own["mlm"], unmasked, rtol=1e-4, atol=1e-4)
 
 
 def test_mim_targets():
     cfg, params, batch = setup()
-    found = tiny.outputs(cfg, params, batch, passes=("masked_image",))
+    found = tiny.outputs(cfg, params, batch, passes=("mim",))
     side = cfg.vision.patch_px
     pixels = np.asarray(normalise(batch.images, cfg))
-    np.testing.assert_array_equal(found.mim_target[:, 1], pixels[:, :side, side:].reshape(4, -1))
-    np.testing.assert_array_equal(found.mim_target[:, 2], pixels[:, side:, :side].reshape(4, -1))
+    np.testing.assert_array_equal(found.own["mim"].target[:, 1], pixels[:, :side, side:].reshape(4, -1))
+    np.testing.assert_array_equal(found.own["mim"].target[:, 2], pixels[:, side:, :side].reshape(4, -1))
 
     features, _, _ = setup(losses=dict(mim=dict(weight=1.0, target="features")))
     params = tiny.params(features)
-    found = tiny.outputs(features, params, batch, passes=("masked_image",))
+    found = tiny.outputs(features, params, batch, passes=("mim",))
     low = tiny.lower(features, params, batch)
     finished = tiny.apply(features, params, lambda m: m.finish_image(low.image))
-    np.testing.assert_allclose(found.mim_target, finished[:, 1:], rtol=1e-5, atol=1e-5)
-    assert found.mim_prediction.shape == found.mim_target.shape
+    np.testing.assert_allclose(found.own["mim"].target, finished[:, 1:], rtol=1e-5, atol=1e-5)
+    assert found.own["mim"].prediction.shape == found.own["mim"].target.shape
 
 
 TOWERS = [
@@ -215,7 +231,7 @@ def test_every_loss_runs_on_every_tower(towers):
     cfg = tiny.config(**towers)
     batch = tiny.batch(cfg)
     found = tiny.outputs(cfg, tiny.params(cfg), batch)
-    assert found.mim_prediction.shape == found.mim_target.shape == (4, 4, 48)
+    assert found.own["mim"].prediction.shape == found.own["mim"].target.shape == (4, 4, 48)
     assert all(np.isfinite(value) for value in tiny.loss_values(cfg, found, batch).values())
 
 
@@ -242,6 +258,6 @@ def test_is_lower_is_what_the_lower_pass_reads(sections):
 
 def test_patches_are_cut_row_by_row():
     picture = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    cut = forward.patches(picture, 2)
+    cut = mim.patches(picture, 2)
     assert cut.shape == (2, 6, 12)
     np.testing.assert_array_equal(cut[1, 4], picture[1, 2:4, 2:4].ravel())

@@ -32,14 +32,11 @@ def config(design: str, placement: str):
 
 def gradients(cfg):
     """Return path -> gradient of the stage's whole loss, all passes in it, at parameters ALL drawn at random."""
-    flat, batch, key = optim.flatten(tiny.params(cfg)), tiny.batch(cfg), jax.random.key(0)
+    flat, batch = optim.flatten(tiny.params(cfg)), tiny.batch(cfg)
 
     def total(flat):
         params = optim.unflatten(flat)
-        found = forward.outputs(
-            forward.BridgeModel(cfg), params, batch, passes=objective.stage_passes(cfg, "train"), dropout_key=key,
-            mining_key=key, lower_frozen=False,
-        )  # fmt: skip
+        found = tiny.outputs(cfg, params, batch, forward.passes_of(cfg.stages["train"].losses))
         return objective.combine(cfg, cfg.stages["train"].losses, params, found, batch)[0]
 
     return jax.grad(total)(flat)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge_jax import config, losses, migrations
+from bridge_jax import config, evals, losses, migrations
 from bridge_jax.checkpoint_meta import Meta, read_config, read_meta
 from bridge_jax.config import ConfigError
 from bridge_jax.config_json import differences
@@ -56,7 +56,7 @@ def keys_of(schema: int) -> list[str]:
 
 
 def keys_of_class(cls: type, root: str = "") -> Iterator[str]:
-    """Yield the keys of a config record; `*` is any name, and a loss has its keyword arguments."""
+    """Yield the keys of a config record; `*` is any name, a loss has its keyword arguments, an evaluator Settings."""
     for name, hint in typing.get_type_hints(cls).items():
         if typing.get_origin(hint) is types.UnionType:  # a section that may be left out
             hint = typing.get_args(hint)[0]
@@ -69,6 +69,10 @@ def keys_of_class(cls: type, root: str = "") -> Iterator[str]:
                 function = importlib.import_module(f"bridge_jax.losses.{loss.name}").loss
                 arguments = set(inspect.signature(function).parameters) - {"outputs", "batch"}
                 yield from (f"losses.{loss.name}.{argument}" for argument in {"weight", *arguments})
+        elif root + name == "evals":
+            for file in pkgutil.iter_modules(evals.__path__):
+                module = importlib.import_module(f"bridge_jax.evals.{file.name}")
+                yield from keys_of_class(module.Settings, f"evals.{file.name}.") if hasattr(module, "LOSSES") else ()
         else:
             yield root + name
 

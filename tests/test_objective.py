@@ -40,7 +40,7 @@ def at_once(cfg, batch):
 
     @jax.jit  # of one part, which all have: the whole in one program takes much longer to compile
     def passes(params, part, dropout, mining):
-        asked = objective.stage_passes(cfg, "train")
+        asked = forward.passes_of(stage.losses)
         return forward.outputs(
             forward.BridgeModel(cfg), params, part, passes=asked, dropout_key=dropout, mining_key=mining,
             lower_frozen=False,
@@ -81,7 +81,8 @@ def test_parts_are_the_whole_differentiated_at_once(weighting, parts):
     """Every loss, with dropout: the second pass draws what the first drew. Counts of masked words differ by part."""
     cfg = config(tuple(tiny.LOSSES), parts, loss_weighting=weighting, **DROPOUT)
     batch = tiny.batch(cfg, 8)
-    batch = dataclasses.replace(batch, masked_text=batch.masked_text & (np.arange(8) != 5)[:, None])
+    masked = batch.extras["masked_text"] & (np.arange(8) != 5)[:, None]
+    batch = dataclasses.replace(batch, extras=batch.extras | {"masked_text": masked})
     (total, metrics, grads), (expected, wanted, exact) = found(cfg, batch), at_once(cfg, batch)
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
     assert {name: float(metrics[name]) for name in wanted} == pytest.approx(
@@ -105,7 +106,8 @@ def test_a_stage_without_a_comparison(loss):
     """One question has no answer, so the parts count differently many."""
     cfg = config((loss,), 4, group=0)
     batch = tiny.batch(cfg, 8)
-    batch = dataclasses.replace(batch, answer_mask=batch.answer_mask & (np.arange(8) != 5)[:, None])
+    answered = batch.extras["answer_mask"] & (np.arange(8) != 5)[:, None]
+    batch = dataclasses.replace(batch, extras=batch.extras | {"answer_mask": answered})
     (total, _, grads), (expected, _, exact) = found(cfg, batch), at_once(cfg, batch)
     assert float(total) == pytest.approx(float(expected), rel=1e-6)
     agree(exact, grads, 1e-5)

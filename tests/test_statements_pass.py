@@ -14,6 +14,7 @@ import pytest
 from bridge_jax import config as configs
 from bridge_jax import forward, planner, sharding, step
 from bridge_jax.config import ConfigError
+from bridge_jax.evals.nlvr2 import judgements
 from bridge_jax.types import Lower
 from tests import tiny
 
@@ -32,7 +33,7 @@ def params(cfg):
 
 
 def logits(cfg, params, batch):
-    return np.asarray(tiny.outputs(cfg, params, batch, ("statements",)).statement_logit)
+    return np.asarray(tiny.outputs(cfg, params, batch, ("each_picture", "nlvr2")).own["nlvr2"])
 
 
 def one_by_one(cfg, params, batch):
@@ -48,7 +49,7 @@ def one_by_one(cfg, params, batch):
                 text = (fused.text_states[0] * weight).sum(axis=0) / weight.sum()
                 common = cfg.bridge.embed_width * fused.text[0] * fused.image[0]
                 parts += [text, fused.image_states[0].mean(axis=0), common]
-            found.append(model.heads.nlvr2(jnp.concatenate(parts)[None], True)[0, 0])
+            found.append(model.heads.of["nlvr2"](jnp.concatenate(parts)[None], True)[0, 0])
         return jnp.stack(found)
 
     return np.asarray(tiny.apply(cfg, params, run))
@@ -59,7 +60,7 @@ def evaluated(cfg, params, batch):
     predict = step.build_predict(cfg, sharding.make_mesh(cfg.mesh), "nlvr2")
     image = np.asarray(predict.lower_image(params, batch.images))
     text = np.asarray(predict.lower_text(params, batch.ids, batch.text_mask))
-    return np.asarray(predict.statements(params, Lower(image=image, text=text, text_mask=batch.text_mask)))
+    return np.asarray(predict.of(judgements)(params, Lower(image=image, text=text, text_mask=batch.text_mask)))
 
 
 def test_every_pair_is_fused_as_if_it_were_alone(cfg, params):
@@ -98,8 +99,7 @@ def test_a_single_picture_needs_no_axis(params):
 
 def test_rows_stay_whole():
     lower = Lower(image=np.arange(12).reshape(2, 3, 2, 1), text=np.array([[[1.0]], [[2.0]]]), text_mask=np.ones((2, 1)))
-    pairs, k = forward.each_picture(lower)
-    assert k == 3
+    pairs = forward.each_picture(lower)
     assert pairs.image[:, 0, 0].tolist() == [0, 2, 4, 6, 8, 10]
     assert pairs.text[:, 0, 0].tolist() == [1, 1, 1, 2, 2, 2]
 
@@ -107,7 +107,7 @@ def test_rows_stay_whole():
 def test_the_plan_is_of_the_batch_that_there_is(cfg):
     planned, batch = planner.abstract_batch(cfg, "train"), tiny.batch(cfg, 8)
     for name in ("images", "ids", "statement_true", "text_mask", "image_ids"):
-        found, made = getattr(planned, name), getattr(batch, name)
+        found, made = planned.arrays()[name], batch.arrays()[name]
         assert (found.shape, found.dtype) == (made.shape, made.dtype), name
 
 
@@ -157,12 +157,20 @@ def test_one_answer_on_one_device_and_on_eight():
 @pytest.mark.parametrize(
     ("stage", "losses", "says"),
     [
-        (dict(losses=("nlvr2", "itm")), ("nlvr2", "itm"), "nlvr2 reads statements, and itm compares pictures with"),
-        (dict(losses=("nlvr2", "mlm")), ("nlvr2", "mlm"), "several pictures, and mlm reads one a row"),
+        (
+            dict(losses=("nlvr2", "itm")),
+            ("nlvr2", "itm"),
+            "nlvr2 reads statements and itm reads captions: give them",
+        ),
+        (
+            dict(losses=("nlvr2", "mlm")),
+            ("nlvr2", "mlm"),
+            "nlvr2 may read several pictures a row, and the other",
+        ),
         (
             dict(losses=("nlvr2",), cached_crops=1),
             ("nlvr2",),
-            "the cache holds captions, not the statements that nlvr2",
+            "the cache holds pictures and captions, and nlvr2 reads more",
         ),
     ],
 )

@@ -138,7 +138,7 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
     ("changes", "says"),
     [
         (dict(top_blocks=2), r"cached_crops is 2, but '.*block_00.*' lies below the first bridged layer and trains"),
-        (dict(losses=("mlm",)), "masked losses read pixels and ids, which cached states replace"),
+        (dict(losses=("mlm",)), "cached_crops is 2, but the cache holds pictures and captions, and mlm reads more"),
     ],
 )
 def test_cached_states_with_what_they_cannot_serve_are_refused(tiny, changes, says):

@@ -125,8 +125,7 @@ def test_a_bad_number_stops_the_run_and_is_never_saved(cfg, tmp_path, monkeypatc
     assert report["image_ids"] == batch.image_ids.tolist()
     assert np.isnan(batch.lower_text).all()
     assert replay.replay(left) == "output unimodal_text"
-    arrays = {name: value for name, value in vars(batch).items() if value is not None}
-    np.savez(left / "batch.npz", **arrays | {"lower_text": np.zeros_like(batch.lower_text)})
+    np.savez(left / "batch.npz", **batch.arrays() | {"lower_text": np.zeros_like(batch.lower_text)})
     assert replay.replay(left) == ""
 
 

@@ -47,8 +47,8 @@ def test_every_search_writes_of_every_picture_whatever_the_batch(cfg, reads, sea
     decoder = dataclasses.replace(cfg.decoder, reads=reads)
     found = []
     for size in (8, 64):
-        settings = dataclasses.replace(cfg.evals.caption, search=search, batch_size=size)
-        changed = dataclasses.replace(cfg, decoder=decoder, evals=dataclasses.replace(cfg.evals, caption=settings))
+        settings = dataclasses.replace(cfg.evals["caption"], search=search, batch_size=size)
+        changed = dataclasses.replace(cfg, decoder=decoder, evals={**cfg.evals, "caption": settings})
         mesh = sharding.make_mesh(cfg.mesh)
         params = optim.unflatten(
             {path: x + 0.3 * np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
@@ -73,7 +73,7 @@ def test_a_caption_is_not_in_the_states_that_the_decoder_reads(cfg):
         key = jax.random.key(0)
         return forward.outputs(
             BridgeModel(fused), params, batch, passes=("caption",), dropout_key=key, mining_key=key, lower_frozen=True
-        ).caption_logits
+        ).own["caption"]
 
     words = batch.ids.copy()
     words[:, 3] = np.where(batch.text_mask[:, 3], 7, words[:, 3])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import config, evals, optim, origin, planner, sharding
+from bridge_jax import config, decode, evals, optim, origin, planner, sharding
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
@@ -81,8 +81,8 @@ def test_a_batch_of_any_size_gives_the_same_answers(cfg):
          for path, x in optim.flatten(origin.initial(cfg, mesh)).items()}
     )  # fmt: skip
     for size in (8, 64):
-        settings = dataclasses.replace(cfg.evals.vqa, batch_size=size)
-        changed = dataclasses.replace(cfg, evals=dataclasses.replace(cfg.evals, vqa=settings))
+        settings = dataclasses.replace(cfg.evals["vqa"], batch_size=size)
+        changed = dataclasses.replace(cfg, evals={**cfg.evals, "vqa": settings})
         evaluator = evals.build("vqa", changed, steps.build_predict(changed, mesh, "vqa"))
         found.append(evaluator.answer(params, "val", range(16), lambda *_: None)[1])
     assert found[0] == found[1]
@@ -114,11 +114,11 @@ def test_a_handful_of_questions_is_learned(cfg):
     """Eight questions, every one answered right, and other questions about the same pictures not so."""
     stage = dataclasses.replace(cfg.stages["task"], steps=300, group_examples=2)
     quiet = {side: dataclasses.replace(getattr(cfg, side), dropout=0.0) for side in ("vision", "text", "decoder")}
-    evaluators = dataclasses.replace(cfg.evals, vqa=dataclasses.replace(cfg.evals.vqa, batch_size=8))
+    evaluators = {**cfg.evals, "vqa": dataclasses.replace(cfg.evals["vqa"], batch_size=8)}
     cfg = dataclasses.replace(cfg, stages={**cfg.stages, "task": stage}, evals=evaluators, **quiet)
     mesh = sharding.make_mesh(cfg.mesh)
     batch = dataclasses.replace(pipeline.train(cfg, stage, seed_stream="test")[0], broken=None)
-    right, (ids, mask) = batch.answer_ids, questions.load_answer_words(cfg)
+    right, (ids, mask) = batch.extras["answer_ids"], questions.load_answer_words(cfg)
     assert len({tuple(row) for row in right.tolist()}) > 3
     plan = steps.build(cfg, "task", 0, mesh)
     state = plan.init(jnp.int32(0), origin.initial(cfg, mesh))
@@ -126,13 +126,14 @@ def test_a_handful_of_questions_is_learned(cfg):
         state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))
     assert metrics["vqa_generative/accuracy"] == 1
     predict = steps.build_predict(cfg, mesh, "vqa")
+    known = tuple(tuple(row[written].tolist()) for row, written in zip(ids, mask, strict=True))
     images, text = jax.device_get(
         (predict.lower_image(state.params, batch.images), predict.lower_text(state.params, batch.ids, batch.text_mask))
     )
 
     def answered(images, text, text_mask):
         lower = Lower(image=images, text=text, text_mask=text_mask)
-        return np.asarray(predict.answer_likelihoods(ids, mask)(state.params, lower))
+        return np.asarray(predict.of(decode.likelihoods, known)(state.params, lower))
 
     found = answered(images, text, batch.text_mask)
     np.testing.assert_array_equal(ids[found.argmax(axis=-1)], right)

@@ -4,7 +4,6 @@ from tests import tiny
 cfg = tiny.config(bridge=dict(design="pooled"), stage=dict(losses=("itc",)))
 """
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -51,14 +50,13 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
     config.stages.train.update(stage or {})
     config.losses = {name: {"weight": 1.0, **(LOSSES | OTHERS)[name]} for name in config.stages.train.losses}
     config.vision.mask_token = "mim" in config.losses
-    if {"vqa", "vqa_generative"} & set(config.losses):
-        config.evals.vqa = common.asking()
     if "vqa_generative" in config.losses:
         common.decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
     if "caption" in config.losses:
         common.caption_decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
-    if "nlvr2" in config.losses:
-        config.evals.nlvr2 = common.asking()
+    for name in config.losses:
+        if (watcher := losses.needs(name).watcher) not in config.evals:
+            config.evals[watcher] = common.asking()
     for name, value in sections.items():
         if isinstance(value, dict):
             config[name].update(value)
@@ -82,7 +80,7 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
     """Return B pairs with every field but the lower states. Row 0 has no padding, all others have some."""
     draw = np.random.default_rng(seed)
     T, side = cfg.text.length, cfg.vision.image_px
-    pictures = cfg.losses["nlvr2"]["pictures"] if "nlvr2" in cfg.losses else 1
+    pictures = configs.pictures(cfg, cfg.stages["train"])
     shape = (B, pictures, side, side, 3) if pictures > 1 else (B, side, side, 3)
     patches = (side // cfg.vision.patch_px) ** 2
     lengths = draw.integers(3, T, B)
@@ -90,11 +88,13 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
     text_mask = np.arange(T) < lengths[:, None]
     ids = np.where(text_mask, draw.integers(3, cfg.text.vocab_size, (B, T)), 0).astype(np.int32)
     masked_text = text_mask & (np.arange(T) == draw.integers(1, 3, B)[:, None])
-    return Batch(
+    common = dict(
         image_ids=np.arange(B, dtype=np.int32),
         text_mask=text_mask,
         images=draw.integers(0, 256, shape).astype(np.uint8),
         ids=ids,
+    )
+    extras = dict(
         masked_ids=np.where(masked_text, 1, ids).astype(np.int32),
         masked_text=masked_text,
         masked_patches=np.arange(patches) == draw.integers(0, patches, B)[:, None],
@@ -103,6 +103,7 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
         answer_scores=draw.random((B, OTHERS["vqa"]["answers"])).astype(np.float32),
         statement_true=draw.random(B) < 0.5,
     )
+    return Batch(**common, extras=extras)
 
 
 def apply(cfg: configs.Config, params: Params, function: Any, *args: Any) -> Any:
@@ -120,7 +121,7 @@ def lower(cfg: configs.Config, params: Params, batch: Batch) -> Lower:
     return apply(cfg, params, run)
 
 
-OF_LOSSES = tuple(name for name in forward.PASSES if name not in ("answers", "answer_words", "statements", "caption"))
+OF_LOSSES = forward.passes_of(tuple(LOSSES))
 
 
 def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str, ...] = OF_LOSSES) -> Outputs:
@@ -134,10 +135,9 @@ def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str
 def loss_values(cfg: configs.Config, found: Outputs, batch: Batch) -> dict[str, np.ndarray]:
     """Return the mean of every loss of the stage."""
     names = cfg.stages["train"].losses
-    return {name: np.asarray(losses.bind(name, cfg.losses[name])[0](found, batch).mean) for name in names}
+    return {name: np.asarray(losses.bind(name, cfg.losses[name])(found, batch).mean) for name in names}
 
 
 def take(batch: Batch, rows: Any) -> Batch:
     """Return the rows of a batch, in that order."""
-    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return Batch(**{name: None if value is None else value[rows] for name, value in fields.items()})
+    return jax.tree.map(lambda array: array[rows], batch)

@@ -85,7 +85,7 @@ def _of(saves: Checkpoints, step: int, other: Config | None, data: Mapping[str, 
     if other is not None:
         asked = {key: getattr(other.data, key) for key in ("dataset", "data_dir", "eval_split")}
         data, settings = {**asked, **data}, {name: evaluator(other, name)}
-        cfg = dataclasses.replace(cfg, evals=dataclasses.replace(cfg.evals, **settings))
+        cfg = dataclasses.replace(cfg, evals={**cfg.evals, **settings})
     return meta, dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data)), name
 
 

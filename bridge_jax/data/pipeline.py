@@ -18,8 +18,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from bridge_jax import config, rng, types
-from bridge_jax.data import answers, image, masking, questions, text
+from bridge_jax import config, losses, rng, types
+from bridge_jax.data import image, text
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
 from bridge_jax.data.records import (
     Joined,
@@ -46,17 +46,13 @@ class Examples:
     def __init__(self, cfg: config.Config, stage: config.Stage, records: Sequence[Record]):
         self._kinds = stage.caption_kinds
         self._records, self._data, self._image_px = records, cfg.data, cfg.vision.image_px
-        self._patches = (cfg.vision.image_px // cfg.vision.patch_px) ** 2
         self._tokenizer = text.load(cfg.data, cfg.text)
-        self._mlm, self._mim = "mlm" in stage.losses, "mim" in stage.losses
-        self._reads = config.reads(stage)
-        self._pictures = cfg.losses["nlvr2"]["pictures"] if self._reads == "statements" else 1
-        known = questions.load_answers(cfg) if self._reads == "questions" else ()
-        self._answers = {answer: output for output, answer in enumerate(known)}
-        self._words = questions.load_answer_words(cfg) if "vqa_generative" in stage.losses else None
+        self._reads, self._pictures = config.reads(stage), config.pictures(cfg, stage)
+        makers = [losses.needs(name).example for name in stage.losses]
+        self._extras = [maker(cfg, self._tokenizer) for maker in makers if maker]
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return the fields of `types.Batch` for one row. Raises BrokenError."""
+        """Return the arrays of `types.Batch.of` for one row. Raises BrokenError."""
         record = self._records[index]
         said = texts(record)
         chosen, refused = draw_caption(
@@ -76,28 +72,11 @@ class Examples:
             "ids": ids,
             "text_mask": mask,
         }
-        if self._mlm:
-            example["masked_ids"], example["masked_text"] = masking.mask_tokens(
-                ids, mask, self._tokenizer, self._data.mask_text_fraction, generator
-            )
-        if self._reads != "captions":
-            (answer, *_) = given = asked(record)[chosen - len(record["captions"])].answers
-            if self._words:
-                drawn = answers.draw(given, self._answers, generator)
-                example["answer_ids"], example["answer_mask"] = _answer(self._words, drawn)
-            elif self._reads == "questions":
-                example["answer_scores"] = answers.scores(given, self._answers)
-            else:
-                example["statement_true"] = np.bool_(questions.JUDGEMENTS.index(answer))
-        if self._mim:
-            example["masked_patches"] = masking.mask_patches(self._patches, self._data.mask_patch_fraction, generator)
+        captions = len(record["captions"])
+        row = losses.Row(ids, mask, None if self._reads == "captions" else asked(record)[chosen - captions])
+        for make in self._extras:
+            example |= make(row, generator)
         return example
-
-
-def _answer(words: tuple[np.ndarray, np.ndarray], index: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids and mask of the answer `index`; of None, ids of which none is to be written."""
-    ids, mask = words
-    return (ids[0], np.zeros_like(mask[0])) if index is None else (ids[index], mask[index])
 
 
 class _GroupShuffle:
@@ -155,12 +134,12 @@ def train(
     `rows` are the positions within the global batch that this host reads; None: all.
 
     A pure function of (cfg.seed, seed_stream, step). Every epoch is shuffled anew, keeping runs of
-    `stage.group_examples` neighbouring records together and in their order; a batch may span two epochs. The losses of
-    the stage decide whether tokens ("mlm") and patches ("mim") are masked.
+    `stage.group_examples` neighbouring records together and in their order; a batch may span two epochs. What single
+    losses of the stage read besides, they make (`losses.Needs.example`).
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
-    returns the fields of `types.Batch` for one row or raises BrokenError, and may draw from the generator, but not keep
-    it.
+    returns the arrays of `types.Batch.of` for one row or raises BrokenError, and may draw from the generator, but not
+    keep it.
     Raises ConfigError when the groups do not divide the split.
     """
     rows = range(stage.batch_size) if rows is None else rows
@@ -182,7 +161,7 @@ def train(
 
 
 def _to_batch(examples: Sequence[Mapping[str, np.ndarray]]) -> types.Batch:
-    return types.Batch(**{name: np.stack([e[name] for e in examples]) for name in examples[0]})
+    return types.Batch.of({name: np.stack([e[name] for e in examples]) for name in examples[0]})
 
 
 def batches(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.DatasetIterator:

@@ -57,12 +57,12 @@ def load_answers(cfg: config.Config) -> tuple[str, ...]:
             "and the evaluator of vqa read; choose a data set that has"
         )
     answers = tuple(path.read_text(encoding="utf-8").splitlines())
-    outputs = cfg.losses["vqa"]["answers"] if "vqa" in cfg.losses else len(answers)
-    if len(answers) != outputs:
-        raise config.ConfigError(
-            f"config.losses.vqa.answers is {outputs}, but {path} lists {len(answers)}: "
-            f"set config.losses.vqa.answers={len(answers)}"
-        )
+    for name, arguments in cfg.losses.items():
+        if "answers" in arguments and arguments["answers"] != len(answers):
+            raise config.ConfigError(
+                f"config.losses.{name}.answers is {arguments['answers']}, but {path} lists {len(answers)}: "
+                f"set config.losses.{name}.answers={len(answers)}"
+            )
     return answers
 
 

@@ -2,6 +2,9 @@
 
 An evaluator module defines
 
+    Settings                    the record of its section of config.evals: batch_size, splits, and every_steps where it
+                                may watch a stage
+    LOSSES                      the losses of which a config that has it needs one; empty: none
     check(cfg)                  raise ConfigError, before a run begins, where its data cannot be scored
     Evaluator(cfg, predict, *, lower_frozen)
         .watch(params, progress)          -> metrics of config.data.eval_split, while a stage trains
@@ -15,26 +18,31 @@ An evaluator module defines
 """
 
 import importlib
-from types import ModuleType
+import pkgutil
 from typing import Any
 
-from bridge_jax.config import Config, evaluators
-from bridge_jax.step import Predict
+from bridge_jax.config_convert import ConfigError, nearest
+from bridge_jax.config_keys import Config
 
 
-def module(name: str) -> ModuleType:
-    """Return the module of the evaluator `name`, one of config.evals."""
-    return importlib.import_module(f"{__name__}.{name}")
+def module(name: str) -> Any:
+    """Return the module of the evaluator `name`. Raises ConfigError where there is none of that name."""
+    files = [found.name for found in pkgutil.iter_modules(__path__)]
+    found = importlib.import_module(f"{__name__}.{name}") if name in files else None
+    if not hasattr(found, "Evaluator"):
+        known = [file for file in files if hasattr(importlib.import_module(f"{__name__}.{file}"), "Evaluator")]
+        raise ConfigError(f"config.evals.{name} is not a config key; {nearest(name, known)}")
+    return found
 
 
 def check(cfg: Config) -> None:
     """Raise ConfigError where the data cannot be scored by the evaluators of the config."""
-    for name in evaluators(cfg):
+    for name in cfg.evals:
         module(name).check(cfg)
 
 
-def build(name: str, cfg: Config, predict: Predict, *, lower_frozen: bool = False) -> Any:
-    """Return the evaluator `name`, which calls the inference functions built for it. Raises ConfigError.
+def build(name: str, cfg: Config, predict: Any, *, lower_frozen: bool = False) -> Any:
+    """Return the evaluator `name`, which calls the inference functions (step.Predict) built for it. Raises ConfigError.
 
     `lower_frozen`: what lies below the first bridged layer never changes while the evaluator lives.
     """

@@ -17,6 +17,17 @@ from bridge_jax.types import Lower, Params, Table
 Progress = Callable[[str, int, int], None]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Accuracy of the answers to questions about pictures, or of the judgements of statements."""
+
+    every_steps: int
+    batch_size: int
+    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
+    select_images: int  # records of data.eval_split whose texts are asked during training; 0: all
+    bootstrap_samples: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """A question or statement of a split, and the position of its picture."""

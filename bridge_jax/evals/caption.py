@@ -9,6 +9,7 @@ data says what is in the scene (shapes), also how many captions are true of it; 
 """
 
 import collections
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -27,6 +28,20 @@ from bridge_jax.types import Lower, Params, Table
 Progress = Callable[[str, int, int], None]
 SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4", "bleu_1": "BLEU-1", "rouge_l": "ROUGE-L"}
 SCORES |= {"meteor": "METEOR", "true": "true %"}
+
+
+LOSSES = ("caption",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(decode.Search):
+    """Scores of captions that the decoder writes, and how they are searched for."""
+
+    every_steps: int
+    batch_size: int
+    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
+    select_images: int  # photos of data.eval_split that are captioned during training; 0: all
+    bootstrap_samples: int
 
 
 def check(cfg: Config) -> None:
@@ -56,7 +71,8 @@ class Evaluator:
         self._cfg, self._predict, self._settings = cfg, predict, evaluator(cfg, "caption")
         self._tokenizer = text.load(cfg.data, cfg.text)
         start, end = self._tokenizer.frame
-        self._write = predict.captions(decode.Frame(start, end, self._tokenizer.pad_id, cfg.text.length))
+        frame = decode.Frame(start, end, self._tokenizer.pad_id, cfg.text.length)
+        self._write = predict.of(decode.captions, frame, self._settings)
 
     def watch(self, params: Params, progress: Progress) -> dict[str, float]:
         """Return the scores on the first `select_images` pictures of data.eval_split."""

@@ -17,9 +17,21 @@ from bridge_jax.data import masking, pipeline, text
 from bridge_jax.data.records import has_split
 from bridge_jax.evals.asking import derangement, kinds
 from bridge_jax.evals.scores import accuracy
-from bridge_jax.types import Lower, Params, Table
+from bridge_jax.losses.mlm import words
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.types import Array, Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
+LOSSES = ("mlm",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Accuracy of the words that the mlm head puts in the place of masked ones."""
+
+    batch_size: int
+    splits: tuple[str, ...]  # what the table at the end covers; it never chooses a checkpoint
+    bootstrap_samples: int
 
 
 def check(cfg: Config) -> None:
@@ -87,11 +99,16 @@ class Evaluator:
                 rows = [row for row, *_ in part] + [part[-1][0]] * (size - len(part))
                 lower_text = np.asarray(self._predict.lower_text(params, masked, mask))
                 lower = Lower(image=states[rows], text=lower_text, text_mask=mask)
-                hits.append((np.asarray(self._predict.masked_words(params, lower)) == ids)[chosen])
+                hits.append((np.asarray(self._predict.of(likeliest)(params, lower)) == ids)[chosen])
                 of_records.append(np.repeat(first + np.array(rows), chosen.sum(axis=1)))
             first += size
             progress("pictures", min(first, len(order)), len(order))
         return np.concatenate(hits).astype(np.float64), np.concatenate(of_records)
+
+
+def likeliest(model: BridgeModel, lower: Lower) -> Array:
+    """Return the likeliest word in every place of masked texts, ids [B,T]."""
+    return words(model, model.fused(lower)).argmax(axis=-1)
 
 
 def table(metrics: Mapping[str, float]) -> Table:

@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from bridge_jax import forward
 from bridge_jax import step as steps
 from bridge_jax.config import Config, ConfigError, evaluator
 from bridge_jax.data import pipeline
 from bridge_jax.data.questions import JUDGEMENTS
 from bridge_jax.evals import asking
 from bridge_jax.evals.asking import Asked, Asking, Progress
+from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.evals.scores import accuracy
-from bridge_jax.types import Lower, Params, Table
+from bridge_jax.losses.nlvr2 import judge
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.types import Array, Lower, Params, Table
+
+LOSSES = ("nlvr2",)
 
 
 def check(cfg: Config) -> None:
@@ -58,7 +64,7 @@ class Evaluator(Asking):
 
     def given(self, params: Params, lower: Lower) -> list[bool]:
         """Return whether the model takes each statement for true."""
-        logits = np.asarray(self._predict.statements(params, lower))
+        logits = np.asarray(self._predict.of(judgements)(params, lower))
         if np.isnan(logits).any():
             raise FloatingPointError("nlvr2: a logit is NaN; an accuracy would be meaningless")
         return (logits > 0).tolist()
@@ -104,6 +110,12 @@ class Evaluator(Asking):
         pairs = zip(*self.answer(params, split, records, progress), strict=True)
         lines = [f"{one.question.name or one.question.id},{said}\n" for one, said in pairs]
         return "".join(lines), len(lines)
+
+
+def judgements(model: BridgeModel, lower: Lower) -> Array:
+    """Return the logits [B] that the statements, which are the texts, are true of their pictures."""
+    pairs = forward.each_picture(lower)
+    return judge(model, model.fused(pairs), pairs.text_mask)
 
 
 def apart(asked: list[Asked]) -> np.ndarray:

@@ -24,6 +24,21 @@ from bridge_jax.types import Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
 PAIRED_SAMPLES = 1000
+LOSSES = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Recall of the unimodal embeddings, and of the bridge reranking their best."""
+
+    every_steps: int
+    batch_size: int
+    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
+    select_images: int  # photos of data.eval_split scored during training; 0: all
+    rerank_top_k: int
+    rerank_weight: float  # score = fused + weight x unimodal, both as logits
+    folds: int  # also report the mean over this many equal folds (COCO: five of 1K); 1: off
+    bootstrap_samples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +195,7 @@ class Evaluator:
         self, params: Params, cosines: np.ndarray, scale: float, texts: Side, images: Side, report: Progress
     ) -> dict[str, float]:
         k = min(self._settings.rerank_top_k, cosines.shape[1])
-        by_text, by_image = _top(cosines, k), _top(cosines.T, min(k, cosines.shape[0]))
+        by_text, by_image = recall.top(cosines, k), recall.top(cosines.T, min(k, cosines.shape[0]))
         n_texts, n_images = cosines.shape
         candidate = np.zeros((n_texts, n_images), bool)
         candidate[np.arange(n_texts)[:, None], by_text] = True
@@ -190,7 +205,7 @@ class Evaluator:
         fused = np.zeros((n_texts, n_images), np.float32)
         fused[rows, columns] = self._fuse(params, texts, images, rows, columns, report)
         score = fused + self._settings.rerank_weight * scale * cosines
-        reranked_t, reranked_i = _reorder(cosines, score, by_text), _reorder(cosines.T, score.T, by_image)
+        reranked_t, reranked_i = recall.reorder(cosines, score, by_text), recall.reorder(cosines.T, score.T, by_image)
         metrics = self._recalls("rerank", reranked_t, reranked_i, texts, images)
         if self._settings.folds > 1:
             metrics |= self._folds("rerank", reranked_t, reranked_i, texts, images)
@@ -260,20 +275,6 @@ def _batches(count: int, size: int) -> Iterator[np.ndarray]:
     """Yield the indices of `count` rows, `size` at a time; the last batch repeats the last row to be as large."""
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
-
-
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of each row's k best scores, in no order."""
-    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
-
-
-def _reorder(unimodal: np.ndarray, score: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """Return scores in which each row's `top` columns are ordered by `score` and stand before all the others."""
-    rows = np.arange(len(unimodal))[:, None]
-    best = score[rows, top]
-    result = best.min(axis=1, keepdims=True) - 3.0 + unimodal  # cosines: at least one below the least of the best
-    result[rows, top] = best
-    return result
 
 
 def _two_way(

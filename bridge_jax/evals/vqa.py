@@ -13,12 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from bridge_jax import decode
 from bridge_jax import step as steps
 from bridge_jax.config import Config, ConfigError, evaluator
 from bridge_jax.data import answers, pipeline, questions
 from bridge_jax.evals import asking
 from bridge_jax.evals.asking import Asked, Asking, Progress
-from bridge_jax.types import Lower, Params, Table
+from bridge_jax.evals.asking import Settings as Settings
+from bridge_jax.losses.vqa import score
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.types import Array, Lower, Params, Table
+
+LOSSES = ("vqa", "vqa_generative")
 
 
 def check(cfg: Config) -> None:
@@ -47,9 +53,10 @@ class Evaluator(Asking):
         del lower_frozen  # too many states to keep
         super().__init__(cfg, predict, "vqa", texts="questions", pictures=1)
         self._answers = questions.load_answers(cfg)
-        self._score = predict.answers
+        self._score = predict.of(answer_logits)
         if "vqa_generative" in cfg.losses:
-            self._score = predict.answer_likelihoods(*questions.load_answer_words(cfg))
+            pairs = zip(*questions.load_answer_words(cfg), strict=True)
+            self._score = predict.of(decode.likelihoods, tuple(tuple(ids[mask].tolist()) for ids, mask in pairs))
 
     def given(self, params: Params, lower: Lower) -> list[str]:
         """Return the best answer to each question."""
@@ -78,6 +85,11 @@ class Evaluator(Asking):
         pairs = zip(*self.answer(params, split, records, progress), strict=True)
         found = [{"question_id": one.question.id, "answer": said} for one, said in pairs]
         return json.dumps(found) + "\n", len(found)
+
+
+def answer_logits(model: BridgeModel, lower: Lower) -> Array:
+    """Return the logits [B,A] of the answers to the questions, which are the texts."""
+    return score(model, model.fused(lower), lower.text_mask)
 
 
 def table(metrics: Mapping[str, float]) -> Table:

@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from bridge_jax import optim, sharding
+from bridge_jax import losses, optim, sharding
 from bridge_jax import step as steps
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.checkpoint_meta import Meta
@@ -32,11 +32,13 @@ from bridge_jax.config_json import as_dict
 from bridge_jax.data import text
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import hf_config, model_card, names
-from bridge_jax.models.bridge import meeting_blocks, mim_width
+from bridge_jax.losses import mim
+from bridge_jax.models.bridge import meeting_blocks
 from bridge_jax.types import Params
 
 WEIGHTS, VOCABULARY = "model.safetensors", "tokenizer.json"
 MODEL_TYPE = "bridge"
+HEADS = ("itm", "mlm", "mim", "vqa", "nlvr2", "sigmoid")  # of losses, which the exported model knows by name
 CODE = Path(__file__).parent / "torch_model"
 
 
@@ -145,13 +147,14 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "interaction_attention_dropout": bridge.attention_dropout,
         "interaction_output_dropout": bridge.output_dropout,
         "logit_scale_max": bridge.logit_scale_max,
-        "rerank_weight": cfg.evals.retrieval.rerank_weight
-        if cfg.evals.retrieval
+        "rerank_weight": cfg.evals["retrieval"].rerank_weight
+        if "retrieval" in cfg.evals
         else 1.0,  # as configs/common.py has it
         "mlm_head": "mlm" in params["heads"],
-        "mim_width": mim_width(cfg) if "mim" in params["heads"] else 0,
+        "mim_width": mim.width(cfg) if "mim" in params["heads"] else 0,
         "vqa_head": "vqa" in params["heads"],
         "pictures": cfg.losses["nlvr2"]["pictures"] if "nlvr2" in params["heads"] else 0,
+        **({"classifiers": found} if (found := _classifiers(params)) else {}),
         "sigmoid_head": "sigmoid" in params["heads"],
         "caption_decoder": _decoder(cfg),  # `decoder` would pass for a text tower in transformers
         "answering_decoder": "vqa_generative" in cfg.losses,
@@ -161,13 +164,33 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
     }
 
 
+def _classifiers(params: Params) -> dict[str, list[int]]:
+    """Return the features and classes of every head that PyTorch knows as a classifier and not by name.
+
+    Raises ConfigError for a head of another make.
+    """
+    found = {name: head for name, head in params["heads"].items() if name in losses.known() and name not in HEADS}
+    for name, head in found.items():
+        if set(head) != {"hidden_0", "norm_0", "hidden_1", "norm_1", "out"}:
+            raise ConfigError(
+                f"heads/{name} is no models.heads.Classifier, and of other heads the exported model has only those of "
+                f"{', '.join(HEADS)}: add it to bridge_jax/interop/torch_model"
+            )
+    return {
+        name: [int(head["hidden_0"]["kernel"].shape[0]), int(head["out"]["kernel"].shape[1])]
+        for name, head in found.items()
+    }
+
+
 def _decoder(cfg: Config) -> dict[str, Any] | None:
     """Return the decoder and how it searches: as it was scored, or with the beams of configs/common.py."""
     if cfg.decoder is None:
         return None
-    how = cfg.evals.caption
-    search = {"beams": how.beams if how.search == "beam" else 1, "length_penalty": how.length_penalty} if how else {}
-    return dataclasses.asdict(cfg.decoder) | ({"beams": 5, "length_penalty": 0.7} | search)
+    search = {"beams": 5, "length_penalty": 0.7}
+    if "caption" in cfg.evals:
+        how = cfg.evals["caption"]
+        search = {"beams": how.beams if how.search == "beam" else 1, "length_penalty": how.length_penalty}
+    return dataclasses.asdict(cfg.decoder) | search
 
 
 def without_places(cfg: Config) -> Config:

@@ -1,26 +1,77 @@
-"""One file per objective; file name = config key = metric prefix.
+"""One file per objective; file name = config key = metric prefix. The whole of an objective is in its file:
 
-A loss module defines `PASSES`, the forward passes it needs, and `loss(outputs, batch, **keywords) -> Loss`. One whose
-only pass is `unimodal` compares the embeddings of all rows of the batch; every other is a mean over rows.
+    loss(outputs, batch, **keywords) -> Loss
+    NEEDS                                     what it needs besides: passes, a head, fields of the batch, see `Needs`
+
+Nobody else knows it by name. A loss whose only pass is `unimodal` compares the embeddings of all rows of the batch;
+every other is a mean over rows.
 """
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from bridge_jax.config import ConfigError, nearest
-from bridge_jax.types import Loss
+import jax
+import numpy as np
+
+from bridge_jax.config_convert import ConfigError, nearest
+from bridge_jax.config_keys import Config
+from bridge_jax.types import Array, Batch, Fused, Loss, Lower
 
 
-def bind(name: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Loss], tuple[str, ...]]:
-    """Return the loss with its keyword arguments bound, and its passes. Raises ConfigError on a name or key unknown."""
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in known:
-        raise ConfigError(f"config.losses.{name} is unknown; {nearest(name, known)}")
-    module = importlib.import_module(f"{__name__}.{name}")
+class Row(NamedTuple):
+    """What a loss makes its fields of the batch from, for one row."""
+
+    ids: np.ndarray  # int32 [T]
+    mask: np.ndarray  # bool [T]
+    question: Any  # data.questions.Question: what is asked or stated; None of a caption
+
+
+class Given(NamedTuple):
+    """What a loss's own pass starts from, in training mode."""
+
+    batch: Batch
+    lower: Lower  # both towers' states where they first meet
+    fused: Fused | None  # the pairs, if one of `Needs.passes` fuses them
+    lower_frozen: bool  # what lies below the first bridged layer runs without dropout
+
+
+Example = Callable[[Row, np.random.Generator], Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What an objective needs besides its keywords.
+
+    `model` is the bound models.bridge.BridgeModel. What `score` or `own` returns, the loss finds as
+    `outputs.own[<its name>]`. Functions that make an example go to worker processes, so they can be pickled.
+    """
+
+    passes: tuple[str, ...] = ()  # of forward.PASSES
+    head: Callable[[Config, str], Any] | None = None  # (cfg, name) -> the module model.heads.of[name]
+    score: Callable[..., Array] | None = None  # (model, fused, text mask, deterministic) -> what the head says of pairs
+    own: Callable[[Any, Given], Any] | None = None  # (model, given) -> its own pass; None: `score` of the fused pairs
+    extras: Callable[[Config], Mapping[str, jax.ShapeDtypeStruct]] | None = None  # its fields of the batch, of one row
+    example: Callable[[Config, Any], Example] | None = None  # (cfg, tokenizer) -> what makes those fields
+    reads: str = ""  # which texts of a record: captions, questions or statements; empty: whichever are drawn
+    pictures: Callable[[Config], int] | None = None  # of a row, if it may be more than one
+    watcher: str = "retrieval"  # the evaluator of the stages that train on it
+    decoder: tuple[str, ...] = ()  # values of config.decoder.reads with which the decoder serves it
+    check: Callable[[Config], None] | None = None  # raises ConfigError where the rest of the config does not fit
+
+
+def needs(name: str) -> Needs:
+    """Return what the loss `name` needs. Raises ConfigError where there is none of that name."""
+    return _module(name).NEEDS
+
+
+def bind(name: str, arguments: Mapping[str, Any]) -> Callable[..., Loss]:
+    """Return the loss with its keyword arguments bound. Raises ConfigError on a name or key unknown."""
+    module = _module(name)
     keywords = {k: v for k, v in arguments.items() if k != "weight"}
     accepted = set(inspect.signature(module.loss).parameters) - {"outputs", "batch"}
     for keyword in keywords:
@@ -29,4 +80,15 @@ def bind(name: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Loss], 
     for keyword in accepted:
         if keyword not in keywords:
             raise ConfigError(f"config.losses.{name}.{keyword} is missing")
-    return partial(module.loss, **keywords), module.PASSES
+    return partial(module.loss, **keywords)
+
+
+def known() -> list[str]:
+    """Return the names of all losses."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def _module(name: str) -> Any:
+    if name not in known():
+        raise ConfigError(f"config.losses.{name} is unknown; {nearest(name, known())}")
+    return importlib.import_module(f"{__name__}.{name}")

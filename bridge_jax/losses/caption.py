@@ -1,12 +1,15 @@
 """Captioning: every word of the caption from those before it and the picture."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
-from bridge_jax.types import Batch, Loss, Outputs
-
-PASSES = ("caption",)
+from bridge_jax.losses import Given, Needs
+from bridge_jax.types import Batch, Loss, Lower, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> Loss:
@@ -15,7 +18,7 @@ def loss(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> Loss:
     `label_smoothing` is the share of the target that all V words have in common (Szegedy et al. 2016). Metrics:
     `accuracy`, the share of words that the decoder would have chosen.
     """
-    logits_BTV, words_BT, said_BT = outputs.caption_logits, batch.ids[:, 1:], batch.text_mask[:, 1:]
+    logits_BTV, words_BT, said_BT = outputs.own["caption"], batch.ids[:, 1:], batch.text_mask[:, 1:]
     losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, words_BT)
     if label_smoothing:
         even_BT = -jnp.mean(jax.nn.log_softmax(logits_BTV), axis=-1)
@@ -27,3 +30,28 @@ def loss(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> Loss:
         count=count,
         metrics={"accuracy": (hit_BT * said_BT).sum() / jnp.maximum(count, 1)},
     )
+
+
+def caption_words(model: Any, given: Given) -> Float[Array, "B T-1 V"]:
+    """Let the decoder read the picture: logits of the words 1 to T-1, each from those before it."""
+    memory = model.memory(_without_text(model, given), deterministic=False)
+    return model.decoder(given.batch.ids[:, :-1], memory, deterministic=False)
+
+
+def _without_text(model: Any, given: Given) -> Lower:
+    """Return the pictures' states beside those of an empty text: a caption's two framing tokens, if the decoder asks.
+
+    The towers meet before the decoder writes, so it must not find there what it has to write.
+    """
+    if model.decoder.cfg.reads == "image":
+        return given.lower
+    ids_BT, mask_BT = given.batch.ids, given.batch.text_mask
+    last_B1 = mask_BT.sum(axis=1, keepdims=True) - 1
+    end_B1 = jnp.take_along_axis(ids_BT, last_B1, axis=1)
+    empty_BT = jnp.where(jnp.arange(ids_BT.shape[1]) == 0, ids_BT[:, :1], end_B1)
+    mask_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]) < 2, ids_BT.shape)
+    text = model.lower_text(empty_BT, mask_BT, deterministic=given.lower_frozen)
+    return dataclasses.replace(given.lower, text=text.astype(model.dtype), text_mask=mask_BT)
+
+
+NEEDS = Needs(own=caption_words, reads="captions", watcher="caption", decoder=("image", "fused"))

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from bridge_jax.losses import Needs
 from bridge_jax.types import Batch, Loss, Outputs
 
-PASSES = ("fused",)
+NEEDS = Needs(passes=("fused",))
 EPS = 1e-9
 
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax.config import ConfigError
+from bridge_jax.losses import Needs
 from bridge_jax.losses.itc import symmetric_info_nce
 from bridge_jax.types import Batch, Candidates, Loss, Outputs
 
-PASSES = ("fused", "mismatched")
+NEEDS = Needs(passes=("fused", "mismatched"), reads="captions")
 FORMS = ("joint", "paper")
 
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from bridge_jax.losses import Needs
 from bridge_jax.types import Batch, Loss, Outputs
 
-PASSES = ("unimodal",)
+NEEDS = Needs(passes=("unimodal",), reads="captions")
 
 
 def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 import optax
 
+from bridge_jax.losses import Needs
 from bridge_jax.types import Batch, Loss, Outputs
 
-PASSES = ("fused", "mismatched")
+NEEDS = Needs(passes=("fused", "mismatched"), reads="captions")
 
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:

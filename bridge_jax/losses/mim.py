@@ -1,12 +1,30 @@
 """Masked image modelling: predict the masked patches from the picture's rest and the whole caption."""
 
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
 
-from bridge_jax.config import ConfigError
-from bridge_jax.types import Batch, Loss, Outputs
+from bridge_jax.config import Config, ConfigError, require
+from bridge_jax.data import masking
+from bridge_jax.losses import Example, Given, Needs, Row
+from bridge_jax.models.bridge import normalise
+from bridge_jax.models.heads import MaskedHead
+from bridge_jax.types import Batch, Fused, Loss, Outputs
 
-PASSES = ("masked_image",)
 TARGETS = ("pixels", "features")
+
+
+class Predicted(NamedTuple):
+    """What is predicted of every patch, and what it should be."""
+
+    prediction: Array  # [B,P-1,X]
+    target: Array  # [B,P-1,X]
 
 
 def loss(outputs: Outputs, batch: Batch, target: str) -> Loss:
@@ -17,8 +35,74 @@ def loss(outputs: Outputs, batch: Batch, target: str) -> Loss:
     """
     if target not in TARGETS:
         raise ConfigError(f"config.losses.mim.target: {target!r} is unknown; known: {', '.join(TARGETS)}")
-    wanted = outputs.mim_target.astype(jnp.float32)
+    found: Predicted = outputs.own["mim"]
+    masked_BP = batch.extras["masked_patches"]
+    wanted = found.target.astype(jnp.float32)
     wanted = (wanted - wanted.mean(axis=-1, keepdims=True)) / (wanted.std(axis=-1, keepdims=True) + 1e-3)
-    errors_BP = jnp.square(outputs.mim_prediction - wanted).mean(axis=-1)
-    count = batch.masked_patches.sum().astype(jnp.float32)
-    return Loss(sum=(errors_BP * batch.masked_patches).sum(), count=count)
+    errors_BP = jnp.square(found.prediction - wanted).mean(axis=-1)
+    return Loss(sum=(errors_BP * masked_BP).sum(), count=masked_BP.sum().astype(jnp.float32))
+
+
+def width(cfg: Config) -> int:
+    """Return the width of what is predicted: a patch's pixels, or the tower's finished state."""
+    return cfg.vision.width if cfg.losses["mim"]["target"] == "features" else 3 * cfg.vision.patch_px**2
+
+
+def predict(model: Any, fused: Fused, *_: Any, **__: Any) -> Float[Array, "B P-1 X"]:
+    """Return what the head says of every patch."""
+    return model.heads.of["mim"](fused.image_states[:, model.vision.prefix :])
+
+
+def masked_image(model: Any, given: Given) -> Predicted:
+    """Fuse the picture with patches masked with its whole caption."""
+    batch = given.batch
+    masked = model.lower_image(batch.images, batch.extras["masked_patches"], deterministic=given.lower_frozen)
+    prediction = predict(model, model.fused(dataclasses.replace(given.lower, image=masked), deterministic=False))
+    if model.cfg.losses["mim"]["target"] == "features":
+        finished = jax.lax.stop_gradient(model.finish_image(given.lower.image))
+        return Predicted(prediction, finished[:, model.vision.prefix :])
+    return Predicted(prediction, patches(normalise(batch.images, model.cfg), model.cfg.vision.patch_px))
+
+
+def patches(pixels: Float[Array, "B H W 3"] | UInt8[Array, "B H W 3"], side: int) -> Float[Array, "B P-1 X"]:
+    """Cut pictures into square patches, row by row, each flattened as (row, column, channel)."""
+    B, H, W, channels = pixels.shape
+    grid = pixels.reshape(B, H // side, side, W // side, side, channels)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(B, (H // side) * (W // side), side * side * channels)
+
+
+def _patch_count(cfg: Config) -> int:
+    return (cfg.vision.image_px // cfg.vision.patch_px) ** 2
+
+
+def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """`masked_patches`, the patches to predict, without the class token."""
+    return {"masked_patches": jax.ShapeDtypeStruct((_patch_count(cfg),), np.bool_)}
+
+
+def _example(count: int, fraction: float, row: Row, generator: np.random.Generator) -> Mapping[str, np.ndarray]:
+    del row
+    return {"masked_patches": masking.mask_patches(count, fraction, generator)}
+
+
+def example(cfg: Config, tokenizer: Any) -> Example:
+    del tokenizer
+    return partial(_example, _patch_count(cfg), cfg.data.mask_patch_fraction)
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError where the tower has nothing to put in the place of a patch."""
+    require(
+        cfg.vision.mask_token,
+        "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
+    )
+
+
+NEEDS = Needs(
+    head=lambda cfg, name: MaskedHead(width(cfg), jnp.dtype(cfg.compute_dtype), name=name),
+    score=predict,
+    own=masked_image,
+    extras=extras,
+    example=example,
+    check=check,
+)

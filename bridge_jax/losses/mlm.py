@@ -1,20 +1,71 @@
 """Masked language modelling: predict the masked words from the caption's rest and the whole picture."""
 
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Float
 
-from bridge_jax.types import Batch, Loss, Outputs
-
-PASSES = ("masked_text",)
+from bridge_jax.config import Config
+from bridge_jax.data import masking, text
+from bridge_jax.losses import Example, Given, Needs, Row
+from bridge_jax.models.heads import MaskedHead
+from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:
     """Cross entropy over the vocabulary at the masked positions. The masking was done in the data path."""
-    losses_BT = optax.softmax_cross_entropy_with_integer_labels(outputs.mlm_logits, batch.ids)
-    hit_BT = outputs.mlm_logits.argmax(axis=-1) == batch.ids
-    count = batch.masked_text.sum().astype(jnp.float32)
+    logits_BTV, masked_BT = outputs.own["mlm"], batch.extras["masked_text"]
+    losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.ids)
+    hit_BT = logits_BTV.argmax(axis=-1) == batch.ids
+    count = masked_BT.sum().astype(jnp.float32)
     return Loss(
-        sum=(losses_BT * batch.masked_text).sum(),
+        sum=(losses_BT * masked_BT).sum(),
         count=count,
-        metrics={"accuracy": (hit_BT * batch.masked_text).sum() / jnp.maximum(count, 1)},
+        metrics={"accuracy": (hit_BT * masked_BT).sum() / jnp.maximum(count, 1)},
     )
+
+
+def words(model: Any, fused: Fused, *_: Any, **__: Any) -> Float[Array, "B T V"]:
+    """Return the logits of the word in every place."""
+    return model.heads.of["mlm"](fused.text_states)
+
+
+def masked_text(model: Any, given: Given) -> Float[Array, "B T V"]:
+    """Fuse the caption with words masked with its whole picture."""
+    masked = model.lower_text(given.batch.extras["masked_ids"], given.batch.text_mask, deterministic=given.lower_frozen)
+    return words(model, model.fused(dataclasses.replace(given.lower, text=masked), deterministic=False))
+
+
+def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """`masked_ids`, the ids with tokens masked, and `masked_text`, the positions to predict."""
+    T = cfg.text.length
+    return {
+        "masked_ids": jax.ShapeDtypeStruct((T,), np.int32),
+        "masked_text": jax.ShapeDtypeStruct((T,), np.bool_),
+    }
+
+
+def _example(
+    tokenizer: text.Tokenizer, fraction: float, row: Row, generator: np.random.Generator
+) -> Mapping[str, np.ndarray]:
+    masked_ids, masked = masking.mask_tokens(row.ids, row.mask, tokenizer, fraction, generator)
+    return {"masked_ids": masked_ids, "masked_text": masked}
+
+
+def example(cfg: Config, tokenizer: text.Tokenizer) -> Example:
+    return partial(_example, tokenizer, cfg.data.mask_text_fraction)
+
+
+NEEDS = Needs(
+    head=lambda cfg, name: MaskedHead(cfg.text.vocab_size, jnp.dtype(cfg.compute_dtype), name=name),
+    score=words,
+    own=masked_text,
+    extras=extras,
+    example=example,
+)

@@ -1,11 +1,19 @@
 """Statements about pictures (NLVR2, NLVR): true or false."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float
 
-from bridge_jax.types import Batch, Loss, Outputs
-
-PASSES = ("statements",)
+from bridge_jax.config import Config, require
+from bridge_jax.data.questions import JUDGEMENTS
+from bridge_jax.losses import Needs, Row
+from bridge_jax.models.heads import Classifier, pooled
+from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, pictures: int) -> Loss:
@@ -15,10 +23,65 @@ def loss(outputs: Outputs, batch: Batch, *, pictures: int) -> Loss:
     entrance. Metrics: `accuracy`, the share of statements that are judged right at a logit of zero.
     """
     assert batch.images.shape[1:-3] == ((pictures,) if pictures > 1 else ())
-    logit_B, true_B = outputs.statement_logit, batch.statement_true
+    logit_B, true_B = outputs.own["nlvr2"], batch.extras["statement_true"]
     losses_B = optax.sigmoid_binary_cross_entropy(logit_B, true_B.astype(jnp.float32))
     return Loss(
         sum=losses_B.sum(),
         count=jnp.float32(len(logit_B)),
         metrics={"accuracy": ((logit_B > 0) == true_B).astype(jnp.float32).mean()},
     )
+
+
+def judge(model: Any, fused: Fused, mask: Bool[Array, "pairs T"], deterministic: bool = True) -> Float[Array, "B"]:
+    """Return the logit that each statement is true of its k pictures.
+
+    `fused` holds every statement with each of its pictures, one pair after the other: pair i k + j is statement i with
+    picture j. The features of a statement's pairs are put side by side, so the order of the pictures counts.
+    """
+    found = features(model, fused, mask)
+    return model.heads.of["nlvr2"](found.reshape(-1, pictures(model.cfg) * found.shape[-1]), deterministic)[:, 0]
+
+
+def features(model: Any, fused: Fused, mask: Bool[Array, "pairs T"]) -> Float[Array, "pairs D"]:
+    """Return what a classifier of statements reads of each pair.
+
+    Both sides' finished states, each averaged, and the product of the fused embeddings, entry by entry (ViLBERT's),
+    scaled to entries near one: what a statement and a picture have in common, which the classifier alone would have to
+    learn to multiply.
+    """
+    common = model.cfg.bridge.embed_width * fused.text * fused.image
+    return jnp.concatenate([pooled(fused, mask), common.astype(model.dtype)], axis=-1)
+
+
+def pictures(cfg: Config) -> int:
+    """Return of how many pictures a statement speaks."""
+    return cfg.losses["nlvr2"]["pictures"]
+
+
+def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """`statement_true`, whether the statement holds of the row's pictures."""
+    del cfg
+    return {"statement_true": jax.ShapeDtypeStruct((), np.bool_)}
+
+
+def _example(row: Row, generator: np.random.Generator) -> Mapping[str, Any]:
+    del generator
+    return {"statement_true": np.bool_(JUDGEMENTS.index(row.question.answers[0]))}
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError for another number of pictures than 1 or 2."""
+    require(pictures(cfg) in (1, 2), f"config.losses.nlvr2.pictures is {pictures(cfg)}; a statement is about 1 or 2")
+
+
+NEEDS = Needs(
+    passes=("each_picture",),
+    head=lambda cfg, name: Classifier(1, cfg.bridge.shared_width, jnp.dtype(cfg.compute_dtype), name=name),
+    score=judge,
+    extras=extras,
+    example=lambda cfg, tokenizer: _example,
+    reads="statements",
+    pictures=pictures,
+    watcher="nlvr2",
+    check=check,
+)

@@ -6,10 +6,17 @@ In place of `itc`. No pair competes with another, so there is no softmax over th
 import jax
 import jax.numpy as jnp
 
+from bridge_jax.losses import Needs
 from bridge_jax.losses.itc import chunks
+from bridge_jax.models.heads import LogitBias
 from bridge_jax.types import Array, Batch, Loss, Outputs
 
-PASSES = ("unimodal",)
+NEEDS = Needs(
+    passes=("unimodal",),
+    head=lambda cfg, name: LogitBias(name=name),
+    score=lambda model, *pairs, **_: model.heads.of["sigmoid"](),
+    reads="captions",
+)
 
 
 def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:
@@ -24,7 +31,7 @@ def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:
         total, top_B, hit_B = carry
         image_CE, ids_C, valid_C = x
         same_BC = ids_B[:, None] == ids_C
-        logits_BC = text_BE @ image_CE.T + outputs.logit_bias
+        logits_BC = text_BE @ image_CE.T + outputs.own["sigmoid"]
         total += jnp.where(valid_C, jax.nn.softplus(jnp.where(same_BC, -logits_BC, logits_BC)), 0.0).sum()
         ranked_BC = jax.lax.stop_gradient(jnp.where(valid_C, logits_BC, -jnp.inf))
         best_is_same_B = jnp.take_along_axis(same_BC, ranked_BC.argmax(axis=1)[:, None], axis=1)[:, 0]

@@ -1,11 +1,21 @@
 """Visual question answering: which of A answers is worth how much."""
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float
 
-from bridge_jax.types import Batch, Loss, Outputs
-
-PASSES = ("answers",)
+from bridge_jax.config import Config
+from bridge_jax.data import questions
+from bridge_jax.data.answers import scores
+from bridge_jax.losses import Example, Needs, Row
+from bridge_jax.models.heads import Classifier, pooled
+from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, answers: int) -> Loss:
@@ -15,7 +25,7 @@ def loss(outputs: Outputs, batch: Batch, *, answers: int) -> Loss:
     some questions none is sure. A softmax would make them share one. `answers` is A, the width of the head. Metrics:
     `accuracy`, what the best answer scores.
     """
-    logits_BA, scores_BA = outputs.answer_logits, batch.answer_scores
+    logits_BA, scores_BA = outputs.own["vqa"], batch.extras["answer_scores"]
     assert logits_BA.shape[-1] == answers
     losses_BA = optax.sigmoid_binary_cross_entropy(logits_BA, scores_BA)
     given_B1 = logits_BA.argmax(axis=-1)[:, None]
@@ -24,3 +34,36 @@ def loss(outputs: Outputs, batch: Batch, *, answers: int) -> Loss:
         count=jnp.float32(len(logits_BA)),
         metrics={"accuracy": jnp.take_along_axis(scores_BA, given_B1, axis=-1).mean()},
     )
+
+
+def score(model: Any, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True) -> Float[Array, "B A"]:
+    """Score every answer to questions about pictures, from both sides' finished states, each averaged."""
+    return model.heads.of["vqa"](pooled(fused, mask), deterministic)
+
+
+def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """`answer_scores`, what each answer to the question is worth, 0 to 1."""
+    return {"answer_scores": jax.ShapeDtypeStruct((cfg.losses["vqa"]["answers"],), np.float32)}
+
+
+def _example(known: Mapping[str, int], row: Row, generator: np.random.Generator) -> Mapping[str, np.ndarray]:
+    del generator
+    return {"answer_scores": scores(row.question.answers, known)}
+
+
+def example(cfg: Config, tokenizer: Any) -> Example:
+    del tokenizer
+    return partial(_example, {answer: output for output, answer in enumerate(questions.load_answers(cfg))})
+
+
+NEEDS = Needs(
+    passes=("fused",),
+    head=lambda cfg, name: Classifier(
+        cfg.losses["vqa"]["answers"], cfg.bridge.shared_width, jnp.dtype(cfg.compute_dtype), name=name
+    ),
+    score=score,
+    extras=extras,
+    example=example,
+    reads="questions",
+    watcher="vqa",
+)

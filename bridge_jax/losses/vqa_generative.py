@@ -4,12 +4,20 @@ The classifier's form is `vqa`. What people answered is one answer a row, drawn 
 it was given (Li et al. 2021, ALBEF, weighs them alike): the likelihoods of the answers then tend to those shares.
 """
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Float
 
+from bridge_jax.config import Config
+from bridge_jax.data import answers, questions
+from bridge_jax.losses import Example, Given, Needs, Row
 from bridge_jax.types import Batch, Loss, Outputs
-
-PASSES = ("answer_words",)
 
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:
@@ -19,7 +27,8 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     answer (`answer_mask` False everywhere) counts nothing. Metrics: `accuracy`, the share of answers of which the
     decoder would have chosen every word.
     """
-    logits_BTV, words_BT, said_BT = outputs.answer_word_logits, batch.answer_ids[:, 1:], batch.answer_mask[:, 1:]
+    logits_BTV = outputs.own["vqa_generative"]  # of the words 1 to T-1, each from those before it
+    words_BT, said_BT = batch.extras["answer_ids"][:, 1:], batch.extras["answer_mask"][:, 1:]
     losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, words_BT)
     hit_BT = (logits_BTV.argmax(axis=-1) == words_BT) | ~said_BT
     answered_B = said_BT.any(axis=-1)
@@ -29,3 +38,46 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
         count=count,
         metrics={"accuracy": (hit_BT.all(axis=-1) & answered_B).sum() / jnp.maximum(count, 1)},
     )
+
+
+def answer_words(model: Any, given: Given) -> Float[Array, "B T-1 V"]:
+    """Let the decoder read what picture and question became when they met."""
+    fused: Any = given.fused
+    memory = model.decoder.read(fused.image_states, (fused.text_states, given.lower.text_mask))
+    return model.decoder(given.batch.extras["answer_ids"][:, :-1], memory, deterministic=False)
+
+
+def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """`answer_ids`, an answer that people gave, and `answer_mask`, False on padding and where none is known."""
+    T = cfg.text.length
+    return {
+        "answer_ids": jax.ShapeDtypeStruct((T,), np.int32),
+        "answer_mask": jax.ShapeDtypeStruct((T,), np.bool_),
+    }
+
+
+def _example(
+    known: Mapping[str, int], words: tuple[np.ndarray, np.ndarray], row: Row, generator: np.random.Generator
+) -> Mapping[str, np.ndarray]:
+    ids, mask = words
+    drawn = answers.draw(row.question.answers, known, generator)
+    if drawn is None:
+        return {"answer_ids": ids[0], "answer_mask": np.zeros_like(mask[0])}  # none of these words is to be written
+    return {"answer_ids": ids[drawn], "answer_mask": mask[drawn]}
+
+
+def example(cfg: Config, tokenizer: Any) -> Example:
+    del tokenizer
+    known = {answer: index for index, answer in enumerate(questions.load_answers(cfg))}
+    return partial(_example, known, questions.load_answer_words(cfg))
+
+
+NEEDS = Needs(
+    passes=("fused",),
+    own=answer_words,
+    extras=extras,
+    example=example,
+    reads="questions",
+    watcher="vqa",
+    decoder=("fused",),
+)

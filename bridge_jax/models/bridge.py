@@ -10,7 +10,6 @@ The passes, in the order of the data:
 import dataclasses
 import importlib
 import itertools
-from collections.abc import Collection
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -18,9 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from bridge_jax import losses
 from bridge_jax.config import Blocks, Config, ConfigError
-from bridge_jax.models import heads, layers
+from bridge_jax.models import layers
 from bridge_jax.models.decoder import Decoder, Memory
+from bridge_jax.models.heads import Heads
 from bridge_jax.models.interaction import Interaction
 from bridge_jax.types import Fused, Lower
 
@@ -57,7 +58,7 @@ class BridgeModel(nn.Module):
         self.vision = tower_class("vision", cfg.vision.tower)(cfg.vision, self.dtype, cfg.blocks)
         self.text = tower_class("text", cfg.text.tower)(cfg.text, self.dtype, cfg.blocks)
         self.bridge = Layers(cfg, self.dtype)
-        self.heads = heads.Heads(cfg.bridge, self.dtype, cfg.text.vocab_size, mim_width(cfg), answer_count(cfg))
+        self.heads = Heads(cfg)
         if cfg.decoder is not None:
             self.decoder = Decoder(cfg.decoder, cfg.text.vocab_size, cfg.text.length, self.dtype, cfg.blocks)
         self.image_after, self.text_after = meeting_blocks(cfg)
@@ -190,25 +191,6 @@ class BridgeModel(nn.Module):
             given.append((own, layers.dropout_key(self.bridge.layers[q], deterministic)))
         return layers.run_equal(how, run, states, given)
 
-    def answers(self, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True) -> Float[Array, "B A"]:
-        """Score every answer to questions about pictures, from both sides' finished states, each averaged."""
-        return self.heads.vqa(_pooled(fused, mask), deterministic)
-
-    def judge(
-        self, fused: Fused, mask: Bool[Array, "pairs T"], pictures: int, deterministic: bool = True
-    ) -> Float[Array, "B"]:
-        """Return the logit that each statement is true of its pictures.
-
-        `fused` holds every statement with each of its `pictures`, one pair after the other: pair i * pictures + j is
-        statement i with picture j. Of a pair the classifier gets both sides' finished states, each averaged, and the
-        product of the fused embeddings, entry by entry (ViLBERT's), scaled to entries near one: what a statement and
-        a picture have in common, which the classifier alone would have to learn to multiply. The pairs of a statement
-        are put side by side, so the order of the pictures counts.
-        """
-        common = self.cfg.bridge.embed_width * fused.text * fused.image
-        pooled = jnp.concatenate([_pooled(fused, mask), common.astype(self.dtype)], axis=-1)
-        return self.heads.nlvr2(pooled.reshape(-1, pictures * pooled.shape[-1]), deterministic)[:, 0]
-
     def memory(self, lower: Lower, deterministic: bool = True) -> Memory:
         """Return what the decoder reads: the picture's own finished states, or both sides' after they met."""
         if self.decoder.cfg.reads == "image":
@@ -216,33 +198,20 @@ class BridgeModel(nn.Module):
         fused = self.fused(lower, deterministic)
         return self.decoder.read(fused.image_states, (fused.text_states, lower.text_mask))
 
-    def scales(self) -> dict[str, jax.Array | None]:
-        """Return what makes logits of cosines: the scale, and the bias of the sigmoid loss, None without it."""
-        return {
-            "logit_scale": self.heads.logit_scale(),
-            "logit_bias": self.heads.sigmoid() if "sigmoid" in self.cfg.losses else None,
-        }
-
-    def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array, losses: Collection[str]) -> None:
-        """Run every part once, so that `init` makes every parameter that an experiment with `losses` uses."""
+    def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array) -> None:
+        """Run every part once, so that `init` makes every parameter that an experiment uses."""
         lower = Lower(image=self.lower_image(images), text=self.lower_text(ids, mask), text_mask=mask)
         if self.cfg.vision.mask_token:
             self.lower_image(images, jnp.zeros((len(images), lower.image.shape[1] - self.vision.prefix), bool))
         self.unimodal_image(lower.image)
         self.unimodal_text(lower.text, mask)
         fused = self.fused(lower)
-        if "mlm" in losses:
-            self.heads.mlm(fused.text_states)
-        if "mim" in losses:
-            self.heads.mim(fused.image_states[:, self.vision.prefix :])
-        if "vqa" in losses:
-            self.answers(fused, mask)
-        if "nlvr2" in losses:
-            pictures = self.cfg.losses["nlvr2"]["pictures"]
-            of_each, masks = jax.tree.map(lambda rows: jnp.repeat(rows, pictures, axis=0), (fused, mask))
-            self.judge(of_each, masks, pictures)
-        if "sigmoid" in losses:
-            self.heads.sigmoid()
+        for name in self.heads.of:
+            needs = losses.needs(name)
+            k = needs.pictures(self.cfg) if needs.pictures else 1
+            of_each, masks = jax.tree.map(lambda rows, k=k: jnp.repeat(rows, k, axis=0), (fused, mask))
+            if needs.score:
+                needs.score(self, of_each, masks)
         if self.cfg.decoder is not None:
             self.decoder(ids[:, :-1], self.memory(lower))
 
@@ -256,12 +225,6 @@ class Layers(nn.Module):
     def setup(self):
         bridge = self.cfg.bridge
         self.layers = [Interaction(bridge, self.dtype, name=f"layer_{q}") for q in range(bridge.layers)]
-
-
-def _pooled(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-    """Average the finished states of both sides of every pair, and put them side by side."""
-    pooled = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
-    return jnp.concatenate(pooled, axis=-1)
 
 
 def tower_class(side: Literal["vision", "text"], module: str) -> Any:
@@ -286,15 +249,3 @@ def normalise(images: UInt8[Array, "B H W 3"], cfg: Config) -> Float[Array, "B H
     """Scale bytes to 0..1 and apply the image tower's own mean and standard deviation."""
     mean, std = jnp.asarray(cfg.vision.mean), jnp.asarray(cfg.vision.std)
     return (images.astype(jnp.float32) / 255.0 - mean) / std
-
-
-def mim_width(cfg: Config) -> int:
-    """Return the width of what MIM predicts: a patch's pixels, or the tower's finished state."""
-    if "mim" in cfg.losses and cfg.losses["mim"]["target"] == "features":
-        return cfg.vision.width
-    return 3 * cfg.vision.patch_px**2
-
-
-def answer_count(cfg: Config) -> int:
-    """Return A, how many answers the vqa head chooses from; 0 where there is no such head."""
-    return cfg.losses["vqa"]["answers"] if "vqa" in cfg.losses else 0

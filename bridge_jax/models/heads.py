@@ -4,10 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from bridge_jax.config import Bridge
+from bridge_jax import losses
+from bridge_jax.config import Bridge, Config
 from bridge_jax.models import layers
+from bridge_jax.types import Fused
 
 
 class Projection(nn.Module):
@@ -90,26 +92,26 @@ class Classifier(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads. Those named like a loss get parameters only when the loss is used; `itm` always."""
+    """All heads: those that every model has, and in `of` those that the losses of the config bring, by loss."""
 
-    cfg: Bridge
-    dtype: jnp.dtype
-    vocab_size: int
-    mim_width: int
-    answers: int
+    cfg: Config
 
     def setup(self):
-        E = self.cfg.embed_width
+        bridge = self.cfg.bridge
+        E = bridge.embed_width
         self.unimodal_image, self.unimodal_text = Projection(E), Projection(E)
         self.fused_image, self.fused_text = Projection(E), Projection(E)
-        self.itm = MatchHead(self.cfg)
-        self.mlm = MaskedHead(self.vocab_size, self.dtype)
-        self.mim = MaskedHead(self.mim_width, self.dtype)
-        self.sigmoid = LogitBias()
-        self.vqa = Classifier(self.answers, self.cfg.shared_width, self.dtype)
-        self.nlvr2 = Classifier(1, self.cfg.shared_width, self.dtype)
-        self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(self.cfg.logit_scale_start)), ())
+        self.itm = MatchHead(bridge)
+        heads = {name: losses.needs(name).head for name in self.cfg.losses}
+        self.of = {name: head(self.cfg, name) for name, head in heads.items() if head}
+        self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(bridge.logit_scale_start)), ())
 
     def logit_scale(self) -> jax.Array:
         """Return the contrastive scale, exp of a learned scalar, clamped (also its gradient) at the maximum."""
-        return jnp.exp(jnp.minimum(self.log_scale, np.log(self.cfg.logit_scale_max)))
+        return jnp.exp(jnp.minimum(self.log_scale, np.log(self.cfg.bridge.logit_scale_max)))
+
+
+def pooled(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """Average the finished states of both sides of every pair, and put them side by side."""
+    parts = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
+    return jnp.concatenate(parts, axis=-1)

@@ -40,14 +40,14 @@ def test_a_row_has_an_answer_to_its_own_question_in_the_models_tokens(cfg):
     records = {record["image_id"]: record for record in pipeline.open_split(cfg.data, "train")}
     tokenizer, seen = text.load(cfg.data, cfg.text), set()
     for batch in batches(cfg):
-        assert batch.answer_scores is None
-        for row, ids in enumerate(batch.answer_ids):
+        assert set(batch.extras) == {"answer_ids", "answer_mask"}
+        for row, ids in enumerate(batch.extras["answer_ids"]):
             asked = records[int(batch.image_ids[row])]["questions"]
             (question,) = [one for one in asked if one.text == tokenizer.decode(batch.ids[row])]
             said = question.answers[0]  # all ten agree
             ids_of_it, mask_of_it = tokenizer.encode([said])
             np.testing.assert_array_equal(ids, ids_of_it[0])
-            np.testing.assert_array_equal(batch.answer_mask[row], mask_of_it[0])
+            np.testing.assert_array_equal(batch.extras["answer_mask"][row], mask_of_it[0])
             seen.add(said)
     assert len(seen) > 3
 
@@ -62,16 +62,16 @@ def test_what_is_drawn_is_a_function_of_the_step(cfg, monkeypatch):
     monkeypatch.setattr(questions.Question, "from_json", of_many)
     first, again = batches(cfg), batches(cfg)
     for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one.answer_ids, other.answer_ids)
-    assert len({tuple(ids) for batch in first for ids in batch.answer_ids.tolist()}) > 4
+        np.testing.assert_array_equal(one.extras["answer_ids"], other.extras["answer_ids"])
+    assert len({tuple(ids) for batch in first for ids in batch.extras["answer_ids"].tolist()}) > 4
     stage = dataclasses.replace(cfg.stages["task"], batch_size=4)
     part = pipeline.train(cfg, stage, seed_stream="test", rows=[1, 2])[0]
-    np.testing.assert_array_equal(part.answer_ids, first[0].answer_ids[[1, 2]])
+    np.testing.assert_array_equal(part.extras["answer_ids"], first[0].extras["answer_ids"][[1, 2]])
 
 
 def test_a_question_without_a_known_answer_has_nothing_to_write(cfg, monkeypatch):
     monkeypatch.setattr(questions, "load_answers", lambda cfg: ("red", "yes"))
-    masks = np.concatenate([batch.answer_mask for batch in batches(cfg)]).sum(axis=1)
+    masks = np.concatenate([batch.extras["answer_mask"] for batch in batches(cfg)]).sum(axis=1)
     assert set(masks.tolist()) == {0, 3}
 
 

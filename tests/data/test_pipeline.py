@@ -46,12 +46,11 @@ def test_a_batch_has_the_fields_that_the_losses_ask_for(cfg):
     assert batch.images.dtype == np.uint8
     assert batch.ids.shape == batch.text_mask.shape == (16, 24)
     assert (batch.ids.dtype, batch.text_mask.dtype, batch.image_ids.dtype) == (np.int32, bool, np.int32)
-    assert batch.masked_ids is None
-    assert batch.masked_patches is None
+    assert batch.extras == {}
     batch = pipeline.train(cfg, stage_of(cfg, losses=("mlm", "mim")), seed_stream=STREAM)[0]
-    assert batch.masked_text.any(axis=1).all()
-    assert not (batch.masked_text & ~batch.text_mask).any()
-    np.testing.assert_array_equal(batch.masked_patches.sum(axis=1), round(0.4 * 64))
+    assert batch.extras["masked_text"].any(axis=1).all()
+    assert not (batch.extras["masked_text"] & ~batch.text_mask).any()
+    np.testing.assert_array_equal(batch.extras["masked_patches"].sum(axis=1), round(0.4 * 64))
 
 
 def test_a_row_is_its_record(cfg):
@@ -73,7 +72,7 @@ def test_a_row_of_a_stage_on_questions_is_a_question_of_its_record(cfg):
     known = questions.load_answers(asked)
     ds = pipeline.train(asked, stage_of(cfg, losses=("vqa",)), seed_stream=STREAM)
     for step in range(3):
-        for row, scores in enumerate(ds[step].answer_scores):
+        for row, scores in enumerate(ds[step].extras["answer_scores"]):
             record = records[int(ds[step].image_ids[row])]
             (question,) = [q for q in record["questions"] if q.text == tokenizer.decode(ds[step].ids[row])]
             assert known[scores.argmax()] == question.answers[0]
@@ -81,7 +80,7 @@ def test_a_row_of_a_stage_on_questions_is_a_question_of_its_record(cfg):
             seen.add(question.kind)
     assert seen == {"colour", "count", "relation", "shape", "size"}
     only = pipeline.train(asked, stage_of(cfg, losses=("vqa",), caption_kinds=("relation",)), seed_stream=STREAM)[0]
-    assert set(only.answer_scores.argmax(axis=1)) == {known.index("yes"), known.index("no")}
+    assert set(only.extras["answer_scores"].argmax(axis=1)) == {known.index("yes"), known.index("no")}
     with pytest.raises(ConfigError, match=r"has only \['colour', .*'size'\] among its questions"):
         pipeline.train(asked, stage_of(cfg, losses=("vqa",), caption_kinds=("age",)), seed_stream=STREAM)[0]
 

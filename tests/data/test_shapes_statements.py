@@ -122,7 +122,7 @@ def test_a_row_is_a_statement_with_both_pictures_in_order(cfg):
         record = records[int(batch.image_ids[row])]
         said = tokenizer.decode(batch.ids[row])
         left, right = (scenes[record[key]] for key in ("image", "second_image"))
-        assert batch.statement_true[row] == judge(said, left, right)
+        assert batch.extras["statement_true"][row] == judge(said, left, right)
         for at, scene in enumerate((left, right)):
             np.testing.assert_array_equal(batch.images[row, at], pipeline.image.eval_view(shapes.render(scene), 64))
         seen.add(said.split()[0])

@@ -49,7 +49,7 @@ def one_by_one(cfg, params, pictures):
 
     def run(model, images, ids, mask):
         lower = Lower(image=model.lower_image(images), text=model.lower_text(ids, mask), text_mask=mask)
-        return model.heads.mlm(model.fused(lower).text_states)
+        return model.heads.of["mlm"](model.fused(lower).text_states)
 
     jitted = steps.jax.jit(lambda *args: steps.nn.apply(run, model)({"params": params}, *args))
     hits, words = [], []
@@ -116,5 +116,5 @@ def test_of_a_mixture_every_data_set_with_the_split_is_scored(cfg, params, metri
 def test_it_needs_the_head(tiny):
     settings = tiny()
     settings.evals.mlm = common.mlm()
-    with pytest.raises(ConfigError, match=r"config\.evals\.mlm needs the head that config\.losses\.mlm trains"):
+    with pytest.raises(ConfigError, match=r"config\.evals\.mlm scores what the loss mlm trains"):
         config.parse(settings)

@@ -12,6 +12,7 @@ from bridge_jax.data import image, pipeline, text
 from bridge_jax.data.questions import Question
 from bridge_jax.evals import asking, nlvr2
 from bridge_jax.evals.asking import Asked
+from bridge_jax.losses.nlvr2 import judge
 from configs import common
 from tests import runs
 
@@ -55,15 +56,15 @@ def alone(cfg, params):
             for pixels in (left, right)
         ]
         both = steps.jax.tree.map(lambda *leaves: steps.jnp.concatenate(leaves), *fused)
-        return model.judge(both, steps.jnp.concatenate([mask, mask]), 2)
+        return judge(model, both, steps.jnp.concatenate([mask, mask]))
 
     jitted = steps.jax.jit(lambda *args: steps.nn.apply(run, model)({"params": params}, *args))
 
-    def judge(record, said):
+    def one(record, said):
         views = [image.eval_view(records[record][key], cfg.vision.image_px)[None] for key in ("image", "second_image")]
         return bool(jitted(*views, *tokenizer.encode([said]))[0] > 0)
 
-    return judge
+    return one
 
 
 def worth(cfg, judge, order):

@@ -10,6 +10,7 @@ from bridge_jax import step as steps
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, questions, text
 from bridge_jax.evals import asking, vqa
+from bridge_jax.losses.vqa import score
 from bridge_jax.types import Lower
 from configs import common, shapes
 from tests import runs
@@ -49,7 +50,7 @@ def alone(cfg, params):
 
     def run(model, images, ids, mask):
         lower = Lower(image=model.lower_image(images), text=model.lower_text(ids, mask), text_mask=mask)
-        return model.answers(model.fused(lower), mask)
+        return score(model, model.fused(lower), mask)
 
     jitted = steps.jax.jit(lambda *args: steps.nn.apply(run, model)({"params": params}, *args))
 
@@ -96,7 +97,7 @@ def test_every_question_meets_the_picture_that_it_is_asked_about(cfg, evaluator,
         sums = np.abs(np.asarray(lower.image)).sum(axis=(1, 2))
         return np.arange(17) == (1e4 * sums).astype(int)[:, None] % 17
 
-    predict = dataclasses.replace(evaluator._predict, answers=by_picture)
+    predict = dataclasses.replace(evaluator._predict, of=lambda function: by_picture)
     order, stub = asking.derangement(16, 3), vqa.Evaluator(cfg, predict)
     asked, here = stub.answer(params, SPLIT, range(16), lambda *_: None)
     of_picture = {one.position: given for one, given in zip(asked, here, strict=True)}

@@ -63,7 +63,7 @@ def run(tiny, tmp_path_factory):
 def ours(saves: Checkpoints, step: int) -> Split:
     cfg = saves.config(step)
     predict = steps.build_predict(cfg, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
-    params, size = torch_export.restore(saves, step), cfg.evals.retrieval.batch_size
+    params, size = torch_export.restore(saves, step), cfg.evals["retrieval"].batch_size
     images, texts = [], []
     for pixels, ids, valid in pipeline.images(cfg, cfg.data.eval_split, size):
         lower = predict.lower_image(params, pixels)

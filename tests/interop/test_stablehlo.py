@@ -74,7 +74,7 @@ def test_a_stranger_computes_what_we_do(run, served, tmp_path):
     assert np.abs(found["texts"] - text_embeds[:2]).max() <= 1e-5
     assert np.abs(found["logits"] - logits).max() <= 1e-4
     scale = np.exp(min(float(params["heads"]["log_scale"]), np.log(cfg.bridge.logit_scale_max)))
-    scores = logits + cfg.evals.retrieval.rerank_weight * scale * (image_embeds * text_embeds).sum(axis=1)
+    scores = logits + cfg.evals["retrieval"].rerank_weight * scale * (image_embeds * text_embeds).sum(axis=1)
     assert np.abs(found["scores"] - scores).max() <= 1e-4
     np.testing.assert_array_equal(found["captions"], tokenizer.encode(["a dog", "a house"])[0])
 

@@ -127,7 +127,7 @@ def test_a_stranger_without_our_code_or_network_computes_what_we_do(run, exporte
         assert np.abs(found[name] - expected).max() <= 1e-5, name
     assert np.abs(found["match_logits"] - fused.itm_logit).max() <= 1e-4
     scale = np.exp(min(float(params["heads"]["log_scale"]), np.log(cfg.bridge.logit_scale_max)))
-    weight = cfg.evals.retrieval.rerank_weight * scale
+    weight = cfg.evals["retrieval"].rerank_weight * scale
     scores = fused.itm_logit + weight * (image_embeds * text_embeds).sum(axis=1)
     assert np.abs(np.diag(found["scores"]) - scores).max() <= 1e-4
 

@@ -9,6 +9,7 @@ import torch
 
 from bridge_jax import decode, forward, optim
 from bridge_jax.interop import torch_import
+from bridge_jax.losses import nlvr2, vqa
 from bridge_jax.types import Lower
 from tests import tiny
 from tests.interop.test_torch_model import assert_equal, difference, exported, ours, pairs_of, small, torch_inputs
@@ -22,7 +23,7 @@ def test_the_vqa_head(shared, tmp_path):
     model = exported(cfg, params, tmp_path, words)
 
     def answers(bridge):
-        return bridge.answers(ours(bridge, batch)[2], jnp.asarray(batch.text_mask))
+        return vqa.score(bridge, ours(bridge, batch)[2], jnp.asarray(batch.text_mask))
 
     expected = tiny.apply(cfg, params, answers)
     with torch.no_grad():
@@ -52,7 +53,7 @@ def test_the_decoder(shared, tmp_path, reads):
     frame = decode.Frame(start=2, end=3, pad=0, length=cfg.text.length)
     ids = np.tile([[2, 3, *[0] * (cfg.text.length - 2)]], (len(batch.ids), 1))
     mask = np.arange(cfg.text.length) < np.full((len(ids), 1), 2)
-    how = dataclasses.replace(cfg.evals.caption, beams=3)
+    how = dataclasses.replace(cfg.evals["caption"], beams=3)
 
     def lower(bridge):
         text = bridge.lower_text(ids, mask)
@@ -85,7 +86,7 @@ def test_the_decoder_that_answers(shared, tmp_path):
     def likelihoods(bridge):
         text, seen = bridge.lower_text(batch.ids, batch.text_mask), jnp.asarray(batch.text_mask)
         lower = Lower(image=bridge.lower_image(batch.images), text=text, text_mask=seen)
-        return decode.likelihoods(bridge, lower, ids, mask)
+        return decode.likelihoods(bridge, lower, [row[said].tolist() for row, said in zip(ids, mask, strict=True)])
 
     expected, inputs = tiny.apply(cfg, params, likelihoods), torch_inputs(cfg, batch)
     found = model.answer_likelihoods(*inputs, torch.tensor(ids), torch.tensor(mask))
@@ -113,8 +114,8 @@ def test_the_judge_of_statements(shared, tmp_path, pictures):
     def judge(bridge):
         text, mask = bridge.lower_text(batch.ids, batch.text_mask), jnp.asarray(batch.text_mask)
         lower = Lower(image=forward.lower_images(bridge, images), text=text, text_mask=mask)
-        pairs, count = forward.each_picture(lower)
-        return bridge.judge(bridge.fused(pairs), pairs.text_mask, count)
+        pairs = forward.each_picture(lower)
+        return nlvr2.judge(bridge, bridge.fused(pairs), pairs.text_mask)
 
     expected = tiny.apply(cfg, params, judge)
     sides = [torch_inputs(cfg, dataclasses.replace(batch, images=images[:, k])) for k in range(pictures)]

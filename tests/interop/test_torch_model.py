@@ -168,9 +168,9 @@ def test_masked_heads(with_heads):
             text=bridge.lower_text(batch.ids, batch.text_mask),
             text_mask=jnp.asarray(batch.text_mask),
         )
-        return bridge.heads.mim(bridge.fused(lower).image_states[:, 1:])
+        return bridge.heads.of["mim"](bridge.fused(lower).image_states[:, 1:])
 
-    words = tiny.apply(cfg, params, lambda bridge: bridge.heads.mlm(ours(bridge, batch)[2].text_states))
+    words = tiny.apply(cfg, params, lambda bridge: bridge.heads.of["mlm"](ours(bridge, batch)[2].text_states))
     inputs = torch_inputs(cfg, batch)
     with torch.no_grad():
         assert difference(words, model.masked_token_logits(*inputs)) <= 1e-4
@@ -208,7 +208,7 @@ def test_match_scores_every_pair_as_our_evaluation_does(with_heads):
     pairs = dataclasses.replace(tiny.take(batch, texts), images=batch.images[images])
     image_embeds, text_embeds, fused = tiny.apply(cfg, params, ours, pairs)
     cosines = (image_embeds * text_embeds).sum(axis=1)
-    scores = fused.itm_logit + cfg.evals.retrieval.rerank_weight * scale * cosines
+    scores = fused.itm_logit + cfg.evals["retrieval"].rerank_weight * scale * cosines
     assert difference(fused.itm_logit, found.logits.flatten()) <= 1e-4
     assert difference(scores, found.scores.flatten()) <= 1e-4
 
@@ -246,7 +246,7 @@ def test_gradients_of_the_contrastive_loss(with_heads):
 
     def objective(params):
         found = tiny.outputs(cfg, params, batch, passes=("unimodal",))
-        return losses.bind("itc", cfg.losses["itc"])[0](found, batch).mean
+        return losses.bind("itc", cfg.losses["itc"])(found, batch).mean
 
     expected_loss, expected = jax.jit(jax.value_and_grad(objective))(params)
     pixels, ids, mask = torch_inputs(cfg, batch)

@@ -13,11 +13,11 @@ MASKED = np.array([[0, 1, 1], [1, 0, 0]], bool)
 draw = np.random.default_rng(0)
 TARGET = (3 * draw.normal(size=(B, PATCHES, X)) + 5).astype(np.float32)
 PREDICTION = draw.normal(size=(B, PATCHES, X)).astype(np.float32)
-BATCH = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 1), bool), masked_patches=MASKED)
+BATCH = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 1), bool), extras={"masked_patches": MASKED})
 
 
 def outputs(prediction=PREDICTION, target=TARGET):
-    return Outputs(logit_scale=1.0, mim_prediction=prediction, mim_target=target)
+    return Outputs(logit_scale=1.0, own={"mim": mim.Predicted(prediction, target)})
 
 
 @pytest.mark.parametrize("target", mim.TARGETS)

@@ -11,12 +11,13 @@ from bridge_jax.types import Batch, Outputs
 B = 5
 LOGITS = np.random.default_rng(0).normal(size=B).astype(np.float32)
 TRUE = np.array([True, False, True, True, False])
+MASK = np.ones((B, 2), bool)
 
 
 def found(logits, pictures=2):
     images = np.zeros((B, 2, 4, 4, 3) if pictures == 2 else (B, 4, 4, 3), np.uint8)
-    batch = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 2), bool), images=images, statement_true=TRUE)
-    return nlvr2.loss(Outputs(logit_scale=1.0, statement_logit=logits), batch, pictures=pictures)
+    batch = Batch(image_ids=np.arange(B), text_mask=MASK, images=images, extras={"statement_true": TRUE})
+    return nlvr2.loss(Outputs(logit_scale=1.0, own={"nlvr2": logits}), batch, pictures=pictures)
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
@@ -38,9 +39,9 @@ def test_accuracy_is_the_share_judged_right():
 
 def test_another_number_of_pictures_than_the_head_is_for_is_no_row_of_it():
     images = np.zeros((B, 4, 4, 3), np.uint8)
-    batch = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 2), bool), images=images, statement_true=TRUE)
+    batch = Batch(image_ids=np.arange(B), text_mask=MASK, images=images, extras={"statement_true": TRUE})
     with pytest.raises(AssertionError):
-        nlvr2.loss(Outputs(logit_scale=1.0, statement_logit=LOGITS), batch, pictures=2)
+        nlvr2.loss(Outputs(logit_scale=1.0, own={"nlvr2": LOGITS}), batch, pictures=2)
 
 
 def test_the_config_names_how_many_pictures_there_are():

@@ -19,7 +19,7 @@ def given(ids=IDS, scale=5.0, bias=-2.0):
     text, image = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in draw.normal(size=(2, B, E)))
     outputs = Outputs(
         logit_scale=jnp.float32(scale),
-        logit_bias=jnp.float32(bias),
+        own={"sigmoid": jnp.float32(bias)},
         unimodal_text=jnp.float32(text),
         unimodal_image=jnp.float32(image),
     )
@@ -33,7 +33,7 @@ def by_loop(outputs, ids):
         for j in range(B):
             z = 1 if ids[i] == ids[j] else -1
             total += np.log1p(
-                np.exp(-z * (float(outputs.logit_scale) * text[i] @ image[j] + float(outputs.logit_bias)))
+                np.exp(-z * (float(outputs.logit_scale) * text[i] @ image[j] + float(outputs.own["sigmoid"])))
             )
     return total / B
 
@@ -61,7 +61,8 @@ def test_chunks_have_the_gradient_of_the_whole(chunk_columns):
 
 def test_a_perfect_batch_costs_nothing():
     outputs, batch = given(np.arange(B))
-    outputs = outputs.replace(unimodal_text=jnp.eye(B), unimodal_image=jnp.eye(B), logit_scale=100.0, logit_bias=-50.0)
+    apart = dict(logit_scale=100.0, own={"sigmoid": -50.0})
+    outputs = outputs.replace(unimodal_text=jnp.eye(B), unimodal_image=jnp.eye(B), **apart)
     assert sigmoid.loss(outputs, batch, 0).mean == pytest.approx(0, abs=1e-6)
 
 

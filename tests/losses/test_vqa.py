@@ -12,11 +12,11 @@ B, A = 3, 4
 draw = np.random.default_rng(0)
 LOGITS = draw.normal(size=(B, A)).astype(np.float32)
 SCORES = np.array([[1, 0, 0.3, 0], [0, 0, 0, 0], [0.6, 0.9, 0, 0]], np.float32)
-BATCH = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 2), bool), answer_scores=SCORES)
+BATCH = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 2), bool), extras={"answer_scores": SCORES})
 
 
 def found(logits):
-    return vqa.loss(Outputs(logit_scale=1.0, answer_logits=logits), BATCH, answers=A)
+    return vqa.loss(Outputs(logit_scale=1.0, own={"vqa": logits}), BATCH, answers=A)
 
 
 def test_equals_the_loop():

@@ -17,8 +17,9 @@ MASK = np.arange(T) < np.array([[5], [3], [0], [2]])
 
 
 def found(logits=LOGITS, ids=IDS):
-    batch = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 2), bool), answer_ids=ids, answer_mask=MASK)
-    return vqa_generative.loss(Outputs(logit_scale=1.0, answer_word_logits=logits), batch)
+    answered = {"answer_ids": ids, "answer_mask": MASK}
+    batch = Batch(image_ids=np.arange(B), text_mask=np.ones((B, 2), bool), extras=answered)
+    return vqa_generative.loss(Outputs(logit_scale=1.0, own={"vqa_generative": logits}), batch)
 
 
 def test_equals_the_loop_over_words_and_is_a_mean_over_answers():
@@ -48,6 +49,6 @@ def test_accuracy_is_of_answers_that_are_right_in_every_word():
 
 
 def test_it_has_no_settings_but_its_weight():
-    assert losses.bind("vqa_generative", {"weight": 1.0})[1] == ("answer_words",)
+    losses.bind("vqa_generative", {"weight": 1.0})
     with pytest.raises(ConfigError, match=r"config\.losses\.vqa_generative\.answers is not a key"):
         losses.bind("vqa_generative", {"weight": 1.0, "answers": 5})

@@ -77,8 +77,8 @@ def test_masked_head_equals_its_formula():
     [(np.log(20.0), 20.0, 20.0), (np.log(49.9), 49.9, 49.9), (np.log(50.0) + 0.1, 50.0, 0.0), (9.0, 50.0, 0.0)],
 )
 def test_logit_scale_is_clamped_and_so_is_its_gradient(log_scale, expected, slope):
-    cfg = dataclasses.replace(BRIDGE, logit_scale_max=50.0)
-    module = heads.Heads(cfg, F32, vocab_size=5, mim_width=5, answers=0)
+    cfg = dataclasses.replace(tiny.config(), bridge=dataclasses.replace(BRIDGE, logit_scale_max=50.0))
+    module = heads.Heads(cfg)
 
     def scale(raw):
         return module.apply({"params": {"log_scale": raw}}, method="logit_scale")
@@ -89,7 +89,7 @@ def test_logit_scale_is_clamped_and_so_is_its_gradient(log_scale, expected, slop
 
 
 def test_logit_scale_starts_as_configured():
-    module = heads.Heads(BRIDGE, F32, vocab_size=5, mim_width=5, answers=0)
+    module = heads.Heads(dataclasses.replace(tiny.config(), bridge=BRIDGE))
     variables = module.init(jax.random.key(0), method="logit_scale")
     assert module.apply(variables, method="logit_scale") == pytest.approx(BRIDGE.logit_scale_start, rel=1e-6)
 

@@ -76,6 +76,6 @@ def gradients(scan, remat, placement):
             mining_key=key,
             lower_frozen=False,
         )
-        return sum(losses.bind(name, cfg.losses[name])[0](found, batch).mean for name in ("itc", "itm"))
+        return sum(losses.bind(name, cfg.losses[name])(found, batch).mean for name in ("itc", "itm"))
 
     return jax.jit(jax.value_and_grad(objective))(params)

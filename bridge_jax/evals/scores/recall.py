@@ -212,3 +212,17 @@ def _resample(clusters: np.ndarray, queries: int, samples: int, seed: int) -> It
 def _interval(values) -> tuple[float, float]:
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
+
+
+def top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the columns of each row's k best scores, in no order."""
+    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+
+
+def reorder(unimodal: np.ndarray, score: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Return scores in which each row's `top` columns are ordered by `score` and stand before all the others."""
+    rows = np.arange(len(unimodal))[:, None]
+    best = score[rows, top]
+    result = best.min(axis=1, keepdims=True) - 3.0 + unimodal  # cosines: at least one below the least of the best
+    result[rows, top] = best
+    return result

@@ -35,6 +35,7 @@ class BridgeConfig(PretrainedConfig):
         mim_width: int = 0,  # what the masked-image head predicts of a patch; 0: there is no such head
         vqa_head: bool = False,  # it answers with one of `id2label`
         pictures: int = 0,  # of which the nlvr2 head judges a statement; 0: there is no such head
+        classifiers: dict | None = None,  # other heads that classify pairs: loss -> features, classes
         sigmoid_head: bool = False,
         caption_decoder: dict | None = None,  # what writes, and how it searches; None: there is none
         answering_decoder: bool = False,  # it has learned to answer questions, with one of `id2label`
@@ -60,6 +61,7 @@ class BridgeConfig(PretrainedConfig):
         self.mim_width = mim_width
         self.vqa_head = vqa_head
         self.pictures = pictures
+        self.classifiers = classifiers or {}
         self.sigmoid_head = sigmoid_head
         self.caption_decoder = caption_decoder
         self.answering_decoder = answering_decoder

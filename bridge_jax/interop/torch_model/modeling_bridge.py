@@ -5,6 +5,7 @@
     match                                   every image fused with every text: rerank the best candidates
     answer                                  answers to questions about pictures, where the checkpoint has that head
     judge                                   whether statements are true of their pictures, where it has that head
+    classify                                what any other classifier says of pairs, by the name of its loss
     generate                                captions of pictures or answers to questions, where it has a decoder
     answer_likelihoods                      how likely each of given answers is, where the decoder answers questions
 
@@ -148,8 +149,8 @@ class BridgeModel(PreTrainedModel):
                     "write one with generate"
                 )
             raise ValueError("this checkpoint was trained without the vqa loss and answers no questions")
-        found, mask = self(pixel_values, input_ids, attention_mask), _mask(input_ids, attention_mask)
-        return self.heads.vqa(torch.cat([pool(found.text_states, mask), pool(found.image_states, None)], -1))
+        features = self._features(pixel_values, input_ids, attention_mask)
+        return self.heads.vqa(features[:, : -self.config.embed_width])
 
     def answer(self, pixel_values, input_ids, attention_mask=None):
         """Answer question i about picture i: B strings."""
@@ -163,10 +164,22 @@ class BridgeModel(PreTrainedModel):
             raise ValueError("this checkpoint was trained without the nlvr2 loss and judges no statements")
         k, mask = self.config.pictures, _mask(input_ids, attention_mask)
         ids, mask = input_ids.repeat_interleave(k, 0), mask.repeat_interleave(k, 0)
-        found = self(pixel_values.reshape(-1, *pixel_values.shape[-3:]), ids, mask)
+        features = self._features(pixel_values.reshape(-1, *pixel_values.shape[-3:]), ids, mask)
+        return self.heads.nlvr2(features.reshape(len(input_ids), -1))[:, 0]
+
+    def classify(self, loss, pixel_values, input_ids, attention_mask=None):
+        """Logits [B,classes] of what the head that came with `loss` says of picture i with text i."""
+        if loss not in self.config.classifiers:
+            known = ", ".join(self.config.classifiers) or "none"
+            raise ValueError(f"this checkpoint has no classifier {loss!r}; it has: {known}")
+        read, _ = self.config.classifiers[loss]  # all features, or the first of them
+        return getattr(self.heads, loss)(self._features(pixel_values, input_ids, attention_mask)[:, :read])
+
+    def _features(self, pixel_values, input_ids, attention_mask):
+        """Both sides' finished states, averaged, and the product of the fused embeddings, scaled."""
+        found, mask = self(pixel_values, input_ids, attention_mask), _mask(input_ids, attention_mask)
         common = self.config.embed_width * found.fused_text_embeds * found.fused_image_embeds
-        pooled = torch.cat([pool(found.text_states, mask), pool(found.image_states, None), common], -1)
-        return self.heads.nlvr2(pooled.reshape(len(input_ids), -1))[:, 0]
+        return torch.cat([pool(found.text_states, mask), pool(found.image_states, None), common], -1)
 
     def generate(self, pixel_values, input_ids, attention_mask=None, num_beams=None, length_penalty=None):
         """Caption pictures, or answer questions about them: ids [B,T] for the tokenizer to decode.

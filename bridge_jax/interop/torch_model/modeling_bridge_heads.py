@@ -85,4 +85,6 @@ class Heads(nn.Module):
         self.vqa = Classifier(text + image, config.shared_width, answers) if config.vqa_head else None
         width = config.pictures * (text + image + config.embed_width)
         self.nlvr2 = Classifier(width, config.shared_width, 1) if config.pictures else None
+        for name, (features, classes) in config.classifiers.items():
+            setattr(self, name, Classifier(features, config.shared_width, classes))
         self.sigmoid = LogitBias() if config.sigmoid_head else None
