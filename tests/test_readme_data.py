@@ -87,6 +87,17 @@ def test_statements_are_prepared_from_the_layout_that_is_described(words, tmp_pa
     assert done.stdout.endswith("train 1, dev 1, test1 1\n" if dataset == "nlvr2" else "train 1, dev 1\n")
 
 
+@pytest.mark.parametrize("words", prepares("snli_ve"), ids=name_of)
+def test_labelled_statements_are_prepared_from_the_layout_that_is_described(words, tmp_path):
+    (folder := tmp_path / "raw" / "flickr30k-images").mkdir(parents=True)
+    Image.new("RGB", (30, 20)).save(folder / "7.jpg")
+    line = {"Flickr30K_ID": "7", "pairID": "7.jpg#0r1n", "sentence2": "it is .", "gold_label": "neutral"}
+    for split in ("train", "dev", "test"):
+        (tmp_path / "raw" / f"snli_ve_{split}.jsonl").write_text(json.dumps(line) + "\n")
+    changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith("train 1, dev 1, test 1\n")
+
+
 @pytest.mark.parametrize("words", prepares("msrvtt"), ids=name_of)
 def test_videos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     folder = tmp_path / "raw" / "frames" / "video7010"

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from bridge_jax import decode, forward, optim
-from bridge_jax.interop import torch_import
-from bridge_jax.losses import nlvr2, vqa
+from bridge_jax.config import ConfigError
+from bridge_jax.interop import torch_export, torch_import
+from bridge_jax.losses import nlvr2, snli_ve, vqa
 from bridge_jax.types import Lower
 from tests import tiny
 from tests.interop.test_torch_model import assert_equal, difference, exported, ours, pairs_of, small, torch_inputs
@@ -124,3 +125,27 @@ def test_the_judge_of_statements(shared, tmp_path, pictures):
         assert difference(expected, model.judge(pixels, *sides[0][1:])) <= 1e-4
     _, _, back = torch_import.read(tmp_path / "model")
     assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+
+
+def test_a_classifier_that_has_no_method_of_its_own(shared, tmp_path):
+    cfg = small(stage=dict(losses=("snli_ve",)))
+    params, batch = tiny.params(cfg), pairs_of(cfg, shared)[0]
+    model = exported(cfg, params, tmp_path)
+
+    def labels(bridge):
+        return snli_ve.judge(bridge, ours(bridge, batch)[2], jnp.asarray(batch.text_mask))
+
+    with torch.no_grad():
+        found = model.classify("snli_ve", *torch_inputs(cfg, batch))
+    assert found.shape == (len(batch.ids), 3)
+    assert difference(tiny.apply(cfg, params, labels), found) <= 1e-4
+    with pytest.raises(ValueError, match="this checkpoint has no classifier 'vqa'; it has: snli_ve"):
+        model.classify("vqa", *torch_inputs(cfg, batch))
+    _, _, back = torch_import.read(tmp_path / "model")
+    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+
+
+def test_a_head_that_pytorch_cannot_build_is_named():
+    head = {"scale": np.zeros(())}
+    with pytest.raises(ConfigError, match=r"heads/caption is no models\.heads\.Classifier"):
+        torch_export._classifiers({"heads": {"itm": head, "caption": head}})

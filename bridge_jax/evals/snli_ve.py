@@ -1,0 +1,80 @@
+"""Visual entailment: how many statements are given the right label.
+
+Beside the accuracy the same model with the pictures of other records, which shows how far the words alone go (SNLI-VE's
+give much away), and what always giving the most frequent label would score.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge_jax import step as steps
+from bridge_jax.config import Config, ConfigError, evaluator
+from bridge_jax.data import pipeline
+from bridge_jax.data.datasets.snli_ve import LABELS
+from bridge_jax.evals import asking
+from bridge_jax.evals.asking import Asked, Asking, Progress
+from bridge_jax.evals.asking import Settings as Settings
+from bridge_jax.losses.snli_ve import judge
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.types import Array, Lower, Params, Table
+
+LOSSES = ("snli_ve",)
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError where a split has no statements with one of LABELS."""
+    for split in (cfg.data.train_split, cfg.data.eval_split, *evaluator(cfg, "snli_ve").splits):
+        statements = pipeline.open_split(cfg.data, split)[0]["statements"]
+        if not statements or not all(set(one.answers) <= set(LABELS) for one in statements):
+            raise ConfigError(
+                f"config.data.dataset: {cfg.data.dataset!r} has no statements with the labels {', '.join(LABELS)}, "
+                "which the snli_ve loss and evaluator read; choose a data set that has"
+            )
+
+
+class Evaluator(Asking):
+    """Label the statements of a split. Metrics: `<score>/accuracy`, in percent.
+
+    Scores: `snli_ve` the model; `shuffled` the model with every picture taken from another record; `majority` the label
+    that most statements of the split have.
+    """
+
+    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
+        del lower_frozen  # too many states to keep
+        super().__init__(cfg, predict, "snli_ve", texts="statements", pictures=1)
+
+    def given(self, params: Params, lower: Lower) -> list[str]:
+        """Return the label of each statement."""
+        logits = np.asarray(self._predict.of(labels)(params, lower))
+        if np.isnan(logits).any():
+            raise FloatingPointError("snli_ve: a logit is NaN; an accuracy would be meaningless")
+        return [LABELS[label] for label in logits.argmax(axis=-1)]
+
+    def worth(self, asked: list[Asked], given: Sequence[Any]) -> list[float]:
+        return [float((label,) == one.question.answers) for one, label in zip(asked, given, strict=True)]
+
+    def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
+        """Return every metric of `split`. Raises FloatingPointError on NaN."""
+        asked, worth, shuffled = self.of_both(params, split, progress)
+        scores = np.array([[label in one.question.answers for label in LABELS] for one in asked], float)
+        of_all = {"snli_ve": worth, "shuffled": shuffled, "majority": asking.best_of_kind(asked, scores)}
+        return {key: value for name, of in of_all.items() for key, value in self._metrics(name, asked, of).items()}
+
+    def results(self, params: Params, split: str, progress: Progress) -> tuple[str, int]:
+        """Return the label of every statement of `split`, a line each: pairID,label. And how many there are."""
+        records = range(len(pipeline.open_split(self._cfg.data, split)))
+        pairs = zip(*self.answer(params, split, records, progress), strict=True)
+        lines = [f"{one.question.name},{label}\n" for one, label in pairs]
+        return "".join(lines), len(lines)
+
+
+def labels(model: BridgeModel, lower: Lower) -> Array:
+    """Return the logits [B,X] of the labels of the statements, which are the texts."""
+    return judge(model, model.fused(lower), lower.text_mask)
+
+
+def table(metrics: Mapping[str, float]) -> Table:
+    """Return accuracy in percent with 95 % intervals."""
+    return asking.table("snli_ve", "statements", "majority", metrics)
