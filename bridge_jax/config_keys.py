@@ -192,3 +192,6 @@ class Config:
     watchdog_secs: float  # no step for so long: every thread's stack goes to WORKDIR/stacks.txt; 0: off
     cache_dir: str  # where cached lower states live; keyed by weights and preprocessing, so runs may share it
     init_from: str  # a checkpoint folder whose parameters this run starts from; empty: none
+
+    def __hash__(self) -> int:
+        return hash((self.seed, self.vision, self.text, self.bridge, self.data))  # mappings have none

@@ -54,7 +54,7 @@ def answers(cfg: Config) -> tuple[str, ...]:
 def frozen_towers(cfg: Config, plans: list[steps.StageStep]) -> set[str]:
     """Return the paths of the towers' parameters that no stage trains."""
     trained = {path for plan in plans for path in plan.trainable}
-    paths = rules.paths(jax.eval_shape(lambda: steps.init_params(cfg)))
+    paths = rules.paths(steps.shapes(cfg))
     return {path for path in paths if path.startswith(("vision/", "text/"))} - trained
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -72,11 +72,17 @@ def init_params(cfg: Config) -> Params:
     return params
 
 
-def abstract_params(cfg: Config, mesh: Mesh) -> Params:
-    """Return the shapes of all parameters, each with where it lies on the mesh. Raises ConfigError."""
+@lru_cache(maxsize=16)
+def shapes(cfg: Config) -> Params:
+    """Return the shapes of all parameters. Raises ConfigError. The whole model is traced for it, once for a run."""
     for name, arguments in cfg.losses.items():
         losses.bind(name, arguments)  # their heads are made of them, so they are checked first
-    params = jax.eval_shape(lambda: init_params(cfg))
+    return jax.eval_shape(lambda: init_params(cfg))
+
+
+def abstract_params(cfg: Config, mesh: Mesh) -> Params:
+    """Return the shapes of all parameters, each with where it lies on the mesh. Raises ConfigError."""
+    params = shapes(cfg)
     place = sharding.layout(cfg, params, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, place(params))
 

@@ -1,6 +1,7 @@
 """Runs, what they start from, and what they left behind, as things to compare."""
 
 import contextlib
+import functools
 from pathlib import Path
 
 import jax
@@ -16,10 +17,21 @@ OF_THE_CLOCK = ("time", "train/train/pairs_per_second", "train/train/waiting_for
                 "train/waiting_for_data")  # fmt: skip
 
 
+_build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (steps.build, steps.build_predict))
+
+
+def run(cfg, workdir: Path) -> dict:
+    """Run, and share with other runs of the process under that config what was traced: pure functions, all of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "build", _build)
+        patch.setattr(steps, "build_predict", _build_predict)
+        return train.run(cfg, str(workdir))
+
+
 def whole(cfg, workdir: Path) -> tuple[Path, dict]:
     """Run without a stop; return the workdir and what the run returned. The compilation cache stays the test's."""
     folder = jax.config.jax_compilation_cache_dir
-    result = train.run(cfg, str(workdir))
+    result = run(cfg, workdir)
     jax.config.update("jax_compilation_cache_dir", folder)
     return workdir, result
 
@@ -38,7 +50,7 @@ def opened(cfg, head: str):
 def parameters(workdir: Path, cfg, step: int) -> dict[str, np.ndarray]:
     """Return the parameters of a checkpoint by path."""
     saves = Checkpoints(workdir, read_only=True)
-    return optim.flatten(saves.restore_params(step, jax.eval_shape(lambda: steps.init_params(cfg))))
+    return optim.flatten(saves.restore_params(step, steps.shapes(cfg)))
 
 
 def logged(workdir: Path) -> dict:
@@ -102,5 +114,5 @@ def stopped_at(steps, cfg, workdir: Path, monkeypatch) -> dict:
         with monkeypatch.context() as patch:
             stop_at(patch, step, cfg)
             with pytest.raises(Stopped):
-                train.run(cfg, str(workdir))
-    return train.run(cfg, str(workdir))
+                run(cfg, workdir)
+    return run(cfg, workdir)

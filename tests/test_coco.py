@@ -49,7 +49,7 @@ def test_larger_sizes(size, millions):
     """Towers of the sizes that they are published in, every rule alive, fsdp over 8 devices."""
     cfg = config.parse(coco.get_config(f"size={size}"))
     mesh = jax.sharding.AbstractMesh((1, 8, 1), sharding.AXES)
-    params = jax.eval_shape(lambda: step.init_params(cfg))
+    params = step.shapes(cfg)
     sharding.layout(cfg, params, mesh)(params)
     towers = sum(leaf.size for path, leaf in optim.flatten(params).items() if path.startswith(("vision/", "text/")))
     assert round(towers / 1e6) == millions

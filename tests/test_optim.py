@@ -36,7 +36,7 @@ def load(name: str) -> config.Config:
 
 
 def paths_of(cfg: config.Config) -> list[str]:
-    return rules.paths(jax.eval_shape(lambda: step.init_params(cfg)))
+    return rules.paths(step.shapes(cfg))
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *WITH_ARGUMENT])
@@ -60,7 +60,7 @@ def test_no_golden_table_without_its_config():
 def test_decay_touches_matrices_and_nothing_else(name):
     """Written as shapes: what decays is a kernel or the word table; all else is spared, scalars and biases first."""
     cfg = load(name)
-    flat = optim.flatten(jax.eval_shape(lambda: step.init_params(cfg)))
+    flat = optim.flatten(step.shapes(cfg))
     decayed = optim.decayed(cfg, flat)
     assert decayed.keys() == flat.keys()
     for path, leaf in flat.items():
@@ -94,7 +94,7 @@ def test_trainable_paths_of_every_stage(name):
 def test_scalars_of_the_bridge_run_at_a_rate_of_their_own(name):
     """Gates went from 0.100 to 0.095 in 550 steps at the matrices' rate (METHOD section 5, point 12)."""
     cfg = load(name)
-    shapes = optim.flatten(jax.eval_shape(lambda: step.init_params(cfg)))
+    shapes = optim.flatten(step.shapes(cfg))
     for stage_name in cfg.stage_order:
         factors = optim.lr_factors(cfg, stage_name, list(shapes))
         scalars = {p for p, leaf in shapes.items() if leaf.shape == ()}

@@ -95,13 +95,13 @@ def test_a_rule_that_does_not_fit_is_refused(rule, said):
     cfg = tiny.config(sharding=(rule, (".*", ())))
     mesh = jax.sharding.AbstractMesh((1, 4, 1), sharding.AXES)
     with pytest.raises(ConfigError, match=said):
-        sharding.layout(cfg, jax.eval_shape(lambda: step.init_params(cfg)), mesh)
+        sharding.layout(cfg, step.shapes(cfg), mesh)
 
 
 def test_parameters_and_their_moments_lie_together():
     cfg = tiny.config()
     mesh = jax.sharding.AbstractMesh((1, 4, 2), sharding.AXES)
-    params = jax.eval_shape(lambda: step.init_params(cfg))
+    params = step.shapes(cfg)
     flat = optim.flatten(params)
     moments = jax.eval_shape(optim.optimizer(cfg, "train", rules.paths(params)).init, flat)
     place = sharding.layout(cfg, params, mesh)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -187,4 +186,4 @@ def test_settings_that_cannot_be_are_refused():
     assert configs.reads(found.stages["train"]) == "statements"
     assert configs.reads_questions(found.stages["train"])
     assert configs.reads(tiny.config().stages["train"]) == "captions"
-    assert jax.eval_shape(lambda: step.init_params(found))["heads"]["nlvr2"]["out"]["kernel"].shape == (24, 1)
+    assert step.shapes(found)["heads"]["nlvr2"]["out"]["kernel"].shape == (24, 1)

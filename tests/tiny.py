@@ -70,7 +70,7 @@ def params(cfg: configs.Config, seed: int = 0) -> Params:
     """Return parameters ALL drawn at random, also those that start at zero or one; scales lie around one."""
     draw = np.random.default_rng(seed)
     found = {}
-    for path, leaf in optim.flatten(jax.eval_shape(lambda: step.init_params(cfg))).items():
+    for path, leaf in optim.flatten(step.shapes(cfg)).items():
         spread = 1 / np.sqrt(leaf.shape[0]) if path.endswith("/kernel") else 0.3
         value = draw.normal(scale=spread, size=leaf.shape) + path.endswith("scale")
         found[path] = jnp.asarray(value, leaf.dtype)

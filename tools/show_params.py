@@ -10,8 +10,6 @@ of a rule shows all that it changes.
 Exit code 0: the table is on standard output; 2: the config cannot work, with one line that says why.
 """
 
-import jax
-
 from bridge_jax import command_line, optim, rules, step
 from bridge_jax import config as configs
 
@@ -20,7 +18,7 @@ _CONFIG = command_line.define_config()
 
 def table(cfg: configs.Config) -> str:
     """Return the table as text. Raises ConfigError where a rule does not fit the parameters."""
-    shapes = optim.flatten(jax.eval_shape(lambda: step.init_params(cfg)))
+    shapes = optim.flatten(step.shapes(cfg))
     paths = rules.paths(optim.unflatten(shapes))
     decayed = optim.decayed(cfg, paths)
     columns = [["path", *paths], ["shape", *(str(shapes[path].shape).replace(" ", "") for path in paths)]]

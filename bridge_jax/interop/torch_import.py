@@ -7,7 +7,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from bridge_jax import optim
@@ -40,7 +39,7 @@ def read(source: str | Path) -> tuple[Meta, Config, Params]:
     loss_weights = record.pop("loss_weights", {})
     meta = read_meta(record, file)
     cfg = read_config(meta, file)
-    shapes = {path: leaf.shape for path, leaf in optim.flatten(jax.eval_shape(lambda: steps.init_params(cfg))).items()}
+    shapes = {path: leaf.shape for path, leaf in optim.flatten(steps.shapes(cfg)).items()}
     params: optim.Flat = {f"loss_weights/{name}": np.float32(value) for name, value in loss_weights.items()}
     unfilled = [path for path in shapes if path.startswith("loss_weights/") and path not in params]
     for entry in names.whole(cfg.vision, cfg.text, shapes):

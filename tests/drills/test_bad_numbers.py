@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from bridge_jax import bad_step, broken_log, config, lower_cache, train
+from bridge_jax import bad_step, broken_log, config, lower_cache
 from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import datasets
@@ -46,7 +46,7 @@ def skipping(tiny, **changes):
 
 def test_bad_steps_are_skipped_within_the_budget_and_exactly_so_after_every_stop(tiny, spoiled, tmp_path, monkeypatch):
     cfg = skipping(tiny)
-    train.run(cfg, str(tmp_path / "whole"))
+    runs.run(cfg, tmp_path / "whole")
     values = logged(tmp_path / "whole")
     skipped = {step for step, name in values if name == "train/skipped"}
     reports = {step: bad_step.read(tmp_path / "whole" / f"bad_step_{step}")[1] for step in skipped}
@@ -72,10 +72,10 @@ def test_more_than_the_budget_stops_the_run(tiny, spoiled, tmp_path):
     with pytest.raises(
         FloatingPointError, match=r"step (\d) of stage 'align'.*1 bad steps are more than .*budget, 0: l"
     ):
-        train.run(cfg, str(tmp_path))
+        runs.run(cfg, tmp_path)
     assert json.loads((tmp_path / "outcome.json").read_text())["cause"] == "bad_numbers"
     more = dataclasses.replace(cfg, bad_steps=dataclasses.replace(cfg.bad_steps, budget=2))
-    train.run(more, str(tmp_path))
+    runs.run(more, tmp_path)
     assert Checkpoints(tmp_path, read_only=True).latest() == 8
 
 
@@ -107,7 +107,7 @@ def test_a_half_percent_broken_is_trained_around_and_exactly_so_after_every_stop
     tiny, small_shapes, tmp_path, monkeypatch, capsys
 ):
     cfg, names = photos(tiny, small_shapes, tmp_path, 1)
-    train.run(cfg, str(tmp_path / "whole"))
+    runs.run(cfg, tmp_path / "whole")
     ((step, file),) = entries(tmp_path / "whole")
     assert {file} == names.keys()
     assert 1 <= step <= 25
@@ -124,12 +124,12 @@ def test_five_percent_broken_stops_the_run_with_the_list(tiny, small_shapes, tmp
         with pytest.raises(
             ConfigError, match=r"more than 1.00% of 200 training records are broken: .*: .*; .*: "
         ) as told:
-            train.run(cfg, str(tmp_path / "run"))
+            runs.run(cfg, tmp_path / "run")
         found = entries(tmp_path / "run")
         assert len(found) >= 3
         assert {file for _, file in found} <= names.keys()
         assert all(file in str(told.value) for _, file in found[:5])
     assert json.loads((tmp_path / "run" / "outcome.json").read_text())["exit_code"] == 2
     allowed = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, broken_limit=0.05))
-    train.run(allowed, str(tmp_path / "run"))
+    runs.run(allowed, tmp_path / "run")
     assert {file for _, file in entries(tmp_path / "run")} == names.keys()

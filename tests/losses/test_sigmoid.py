@@ -67,7 +67,7 @@ def test_a_perfect_batch_costs_nothing():
 
 
 def test_the_bias_is_a_parameter_of_its_runs_alone():
-    made = jax.eval_shape(lambda: step.init_params(tiny.config(stage=dict(losses=("sigmoid",)))))
+    made = step.shapes(tiny.config(stage=dict(losses=("sigmoid",))))
     assert made["heads"]["sigmoid"]["bias"].shape == ()
-    assert "sigmoid" not in jax.eval_shape(lambda: step.init_params(tiny.config()))["heads"]
+    assert "sigmoid" not in step.shapes(tiny.config())["heads"]
     assert step.init_params(tiny.config(stage=dict(losses=("sigmoid",))))["heads"]["sigmoid"]["bias"] == -10
