@@ -36,9 +36,12 @@ PLACEMENTS = ("top", "middle", "early", "staggered", "after")
 def parse(config: ml_collections.ConfigDict) -> Config:
     """Return the checked config. Raises ConfigError naming the key."""
     cfg = build(Config, config.to_dict(), "config")
-    sections = {name: section for name, section in cfg.evals.items() if section is not None}
+    _check_values(cfg)  # first, as the others import losses and evaluators and with them jax: seconds
+    found = {name: evals.module(name).Settings for name in cfg.evals}
     settings = {
-        name: build(evals.module(name).Settings, section, f"config.evals.{name}") for name, section in sections.items()
+        name: build(cls, cfg.evals[name], f"config.evals.{name}")
+        for name, cls in found.items()
+        if cfg.evals[name] is not None
     }
     cfg = dataclasses.replace(cfg, evals=types.MappingProxyType(settings))
     check(cfg)
@@ -68,13 +71,20 @@ def pictures(cfg: Config, stage: Stage) -> int:
     return max((count(cfg) for count in counts if count), default=1)
 
 
-def reads_questions(stage: Stage) -> bool:
-    """Return whether a stage's texts are the questions or the statements of the records, not their captions."""
-    return reads(stage) != "captions"
-
-
 def check(cfg: Config) -> None:
     """Raise ConfigError where values cannot work together."""
+    _check_values(cfg)
+    for name, settings in cfg.evals.items():
+        for key in ("batch_size", "every_steps"):
+            if hasattr(settings, key):
+                value = getattr(settings, key)
+                require(value > 0, f"config.evals.{name}.{key} is {value}; it must be positive")
+    _check_losses(cfg)
+    for name in cfg.stage_order:
+        _check_rows(cfg, name)
+
+
+def _check_values(cfg: Config) -> None:
     _check_limits(cfg)
     vision, text, bridge = cfg.vision, cfg.text, cfg.bridge
     for name, width, heads in (
@@ -106,12 +116,6 @@ def check(cfg: Config) -> None:
         ("vision.patch_px", vision.patch_px),
         ("data.threads", cfg.data.threads),
         ("mining.partners", cfg.mining.partners),
-        *(
-            (f"evals.{name}.{key}", getattr(evaluator(cfg, name), key))
-            for name in cfg.evals
-            for key in ("batch_size", "every_steps")
-            if hasattr(evaluator(cfg, name), key)
-        ),
         ("checkpoint.every_steps", cfg.checkpoint.every_steps),
         ("log_every_steps", cfg.log_every_steps),
     ):
@@ -120,13 +124,16 @@ def check(cfg: Config) -> None:
         vision.image_px % vision.patch_px == 0,
         f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
     )
+    for name, arguments in cfg.losses.items():
+        require("weight" in arguments, f"config.losses.{name}.weight is missing")
     _check_stages(cfg)
-    _check_losses(cfg)
 
 
 def _check_losses(cfg: Config) -> None:
     for name, arguments in cfg.losses.items():
-        require("weight" in arguments, f"config.losses.{name}.weight is missing")
+        losses.bind(name, arguments)
+        if fits := losses.needs(name).check:
+            fits(cfg)
     for name in cfg.evals:
         wanted = evals.module(name).LOSSES
         found = [loss for loss in wanted if loss in cfg.losses]
@@ -141,9 +148,6 @@ def _check_losses(cfg: Config) -> None:
             "leave the other out",
         )
     _check_decoder(cfg)
-    for name in dict.fromkeys(loss for stage in cfg.stage_order for loss in cfg.stages[stage].losses):
-        if fits := losses.needs(name).check:
-            fits(cfg)
 
 
 def _check_decoder(cfg: Config) -> None:
@@ -201,16 +205,15 @@ def _check_stage(cfg: Config, name: str) -> None:
         f"{key}: with config.data.mixture a row's neighbours are of other data sets, and there is no cache: set "
         "group_examples=1 and cached_crops=0",
     )
+
+
+def _check_rows(cfg: Config, name: str) -> None:
+    """Raise ConfigError where nobody scores a stage, or its losses need different rows or more than is cached."""
+    stage, key = cfg.stages[name], f"config.stages.{name}"
     require(
         watcher(stage) in cfg.evals,
         f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
     )
-    _check_rows(cfg, name)
-
-
-def _check_rows(cfg: Config, name: str) -> None:
-    """Raise ConfigError where the losses of a stage need different rows, or more of them than the cache holds."""
-    stage, key = cfg.stages[name], f"config.stages.{name}"
     readers = {loss: of for loss in stage.losses if (of := losses.needs(loss).reads)}
     other = next((loss for loss, of in readers.items() if of != reads(stage)), None)
     require(
@@ -227,7 +230,7 @@ def _check_rows(cfg: Config, name: str) -> None:
     )
     for loss in stage.losses if stage.cached_crops else ():
         require(
-            losses.needs(loss).extras is None and not reads_questions(stage),
+            losses.needs(loss).extras is None and losses.needs(loss).reads in ("", "captions"),
             f"{key}.cached_crops is {stage.cached_crops}, but the cache holds pictures and captions, and {loss} reads "
             "more: set cached_crops=0",
         )

@@ -1,4 +1,7 @@
-"""Every key that a config may have, section by section. `config.py` reads and checks them."""
+"""Every key that a config may have, but for those of losses and evaluators, which are in their files.
+
+`config.py` reads and checks them.
+"""
 
 import dataclasses
 from collections.abc import Mapping

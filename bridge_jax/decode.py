@@ -94,7 +94,7 @@ def likelihoods(model: BridgeModel, lower: Lower, answers: Sequence[Sequence[int
         fits = LOGITS // (B * (length - 1) * model.cfg.text.vocab_size)
         size = int(min(len(of_length), max(1, fits)))
         chunks = np.resize(of_length, (-(-len(of_length) // size), size))  # the last is filled up from the first
-        found_nBC = jax.lax.map(of_chunk, jnp.asarray([[answers[index] for index in chunk] for chunk in chunks]))
+        found_nBC = jax.lax.map(of_chunk, np.array([[answers[index] for index in chunk] for chunk in chunks], np.int32))
         found_BX = jnp.moveaxis(found_nBC, 0, 1).reshape(B, -1)
         found_BA = found_BA.at[:, of_length].set(found_BX[:, : len(of_length)])
     return found_BA

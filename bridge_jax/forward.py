@@ -28,7 +28,7 @@ PASSES = ("unimodal", "fused", "mismatched", "each_picture")
 
 def passes_of(names: Collection[str]) -> tuple[str, ...]:
     """Return the passes that the losses `names` need, and the names of those that have one of their own or a head."""
-    needs = {name: losses.needs(name) for name in names}
+    needs = {name: losses.needs(name) for name in losses.in_order(names)}
     shared = [name for of in needs.values() for name in of.passes]
     return tuple(dict.fromkeys((*shared, *(name for name, of in needs.items() if of.own or of.score))))
 

@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bridge_jax import forward, losses, optim, rng
-from bridge_jax.config import Config, ConfigError, Stage, evaluator
+from bridge_jax.config import Config, ConfigError, Stage, evaluator, watcher
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
 from bridge_jax.data.records import drawn_captions, fingerprint, readable
@@ -109,8 +109,9 @@ def open_or_fill(
         aside = folder.with_name(f"{folder.name}.filling-{jax.process_index()}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        _fill_images(cfg, stage.cached_crops, records, aside, lambda x: lower_image(params, x), progress, rows)
-        _fill_texts(cfg, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
+        size = evaluator(cfg, watcher(stage)).batch_size  # that of `lower_image` and `lower_text`
+        _fill_images(cfg, size, stage.cached_crops, records, aside, lambda x: lower_image(params, x), progress, rows)
+        _fill_texts(cfg, size, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
         try:
             aside.rename(folder)
         except OSError:
@@ -143,6 +144,7 @@ def open_or_fill(
 
 def _fill_images(
     cfg: Config,
+    size: int,
     crops: int,
     records: Sequence[Mapping[str, Any]],
     folder: Path,
@@ -165,7 +167,7 @@ def _fill_images(
 
     total = len(records) * crops
     out = None
-    for first, views in pipeline.batched(view, total, evaluator(cfg, "retrieval").batch_size, cfg.data.threads, rows):
+    for first, views in pipeline.batched(view, total, size, cfg.data.threads, rows):
         states = _float16(embed(np.stack(views)), "image")
         if out is None:
             out = _create(folder / IMAGE, (len(records), crops, *states.shape[1:]))
@@ -179,13 +181,13 @@ def _fill_images(
 
 def _fill_texts(
     cfg: Config,
+    size: int,
     records: Sequence[Mapping[str, Any]],
     folder: Path,
     embed: Callable[[np.ndarray, np.ndarray], Any],
     progress: Callable[[str, int, int], None],
 ) -> None:
     total, out, masks = sum(len(record["captions"]) for record in readable(records) if record), None, []
-    size = evaluator(cfg, "retrieval").batch_size
     for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size, skip=True)):
         first = index * size
         states = _float16(embed(ids, mask), "text")

@@ -2,8 +2,9 @@
 
 A checkpoint carries the number of its schema: which keys its config has, and how it lies on disk. Whoever adds, renames
 or drops a config key appends a migration here, which makes today's number one greater; tests/test_migrations.py fails
-until that is done. A migration gives a new key the value with which today's code does what the older code did, which
-need not be what configs/common.py starts new runs with.
+until that is done. A loss or an evaluator that is new altogether needs none, as no checkpoint has it. A migration gives
+a new key the value with which today's code does what the older code did, which need not be what configs/common.py
+starts new runs with.
 """
 
 import copy

@@ -42,7 +42,8 @@ def gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Me
 
 def _in_parts(cfg: Config, names: tuple[str, ...], run: Callable[..., Outputs], mesh: Mesh, parts: int) -> Gradients:
     """Return the same function over parts of the batch, in two passes."""
-    whole = tuple(name for name in names if losses.needs(name).passes == ("unimodal",))
+    needs = {name: losses.needs(name) for name in names}
+    whole = tuple(name for name, of in needs.items() if of.passes == ("unimodal",) and of.own is None)
     own = tuple(name for name in names if name not in whole)
 
     def gradients(live: optim.Flat, frozen: optim.Flat, batch: Batch, step: Array) -> Any:

@@ -19,13 +19,9 @@ MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps
               "cache_dir", "data.workers", "data.threads", "data.prefetch_batches", "data.data_dir",
               "data.broken_limit", "evals", "mesh", "sharding", "vision.pretrained", "text.pretrained")  # fmt: skip
 
-# What a run has for its losses alone, and one that starts from it or that it starts from may have none of.
-OF_TASKS = (
-    *(f"heads/{name}/" for name in losses.known() if losses.needs(name).head),
-    "decoder/",
-    "vision/mask_token",
-    "loss_weights/",
-)
+# What a run has for its losses alone, and one that starts from it or that it starts from may have none of, as of the
+# heads of its losses.
+OF_TASKS = ("decoder/", "vision/mask_token", "loss_weights/")
 
 
 def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
@@ -48,7 +44,7 @@ def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
 
 def answers(cfg: Config) -> tuple[str, ...]:
     """Return what questions are answered with; nothing where none are asked. Raises ConfigError."""
-    return questions.load_answers(cfg) if any(losses.needs(name).reads == "questions" for name in cfg.losses) else ()
+    return questions.load_answers(cfg) if any(losses.needs(name).answers for name in cfg.losses) else ()
 
 
 def frozen_towers(cfg: Config, plans: list[steps.StageStep]) -> set[str]:
@@ -64,10 +60,12 @@ def initial(cfg: Config, mesh: Mesh) -> Params:
     params = jax.jit(lambda: steps.init_params(cfg), out_shardings=placed)()
     if cfg.init_from:
         source, step = _source(cfg)
-        both = [losses.needs(name) for name in cfg.losses.keys() & source.config(step).losses.keys()]
-        if any(of.head and of.reads == "questions" for of in both):  # a decoder can say what it has not said yet
+        theirs = source.config(step).losses.keys()
+        both = [losses.needs(name) for name in cfg.losses.keys() & theirs]
+        if any(of.head and of.answers for of in both):  # a decoder can say what it has not said yet
             check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
-        return source.restore_params(step, params, parts=OF_TASKS)
+        heads = [f"heads/{name}/" for name in cfg.losses.keys() | theirs if losses.needs(name).head]
+        return source.restore_params(step, params, parts=(*OF_TASKS, *heads))
     if cfg.vision.pretrained:
         params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}
     if cfg.text.pretrained:

@@ -74,9 +74,7 @@ def init_params(cfg: Config) -> Params:
 
 @lru_cache(maxsize=16)
 def shapes(cfg: Config) -> Params:
-    """Return the shapes of all parameters. Raises ConfigError. The whole model is traced for it, once for a run."""
-    for name, arguments in cfg.losses.items():
-        losses.bind(name, arguments)  # their heads are made of them, so they are checked first
+    """Return the shapes of all parameters. The whole model is traced for it, once for a run."""
     return jax.eval_shape(lambda: init_params(cfg))
 
 
@@ -88,9 +86,8 @@ def abstract_params(cfg: Config, mesh: Mesh) -> Params:
 
 
 def trains_fused(cfg: Config, stage_name: str) -> bool:
-    """Return whether a stage trains what fuses: one of its losses reads fused pairs, or has a head that does."""
-    needs = [losses.needs(name) for name in cfg.stages[stage_name].losses]
-    return any(set(of.passes) - {"unimodal"} or (of.head and not of.passes) for of in needs)
+    """Return whether a stage trains what fuses a pair."""
+    return any(losses.needs(name).fuses for name in cfg.stages[stage_name].losses)
 
 
 def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageStep:

@@ -1,6 +1,7 @@
 """What the experiments share: tower sizes, the bridge, losses and the three stages of the paper.
 
-`METHOD`: see README, "The method". Every key that a config may have is in `bridge_jax/config_keys.py`.
+`METHOD`: see README, "The method". Every key that a config may have is in `bridge_jax/config_keys.py`, or in
+the file of its loss or evaluator.
 """
 
 import ml_collections

@@ -154,7 +154,7 @@ def tiny_caption(tiny) -> Callable[[], ml_collections.ConfigDict]:
         config = tiny()
         common.caption_decoder(config, "tiny", layers=1, width=16, heads=2, mlp_width=24)
         config.evals.retrieval.splits = ()
-        config.evals.caption.update(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20, beams=2)
+        config.evals.caption.update(every_steps=2, batch_size=8, splits=("val",), bootstrap_samples=20, beams=2)
         quick = dict(steps=4, batch_size=8, learning_rate=1e-2, cached_crops=1)
         config.stages.task = common.stage(**quick, losses=("caption",), train=common.DECODER)
         config.stage_order = ("stabilise", "task")

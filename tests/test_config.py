@@ -4,7 +4,7 @@ from types import MappingProxyType
 
 import pytest
 
-from bridge_jax.config import Config, ConfigError, evaluator, nearest, parse, reads_questions, watcher
+from bridge_jax.config import Config, ConfigError, evaluator, nearest, parse, reads, watcher
 from configs import common, shapes
 
 
@@ -47,6 +47,7 @@ def test_the_shipped_config_keeps_its_values(config):
         ("sede", r"^config\.sede is not a config key; nearest: 'seed'$"),
         ("vision.imagepx", r"^config\.vision\.imagepx is not a config key; nearest: 'image_px'$"),
         ("stages.align.learning_rat", r"^config\.stages\.align\.learning_rat .* nearest: 'learning_rate'$"),
+        ("evals.zzz", r"^config\.evals\.zzz is not a config key; known: caption, mlm, nlvr2, retrieval, snli_ve, vqa$"),
         ("evals.retrieval.zzz", r"^config\.evals\.retrieval\.zzz is not a config key; known: .*batch_size, .*folds"),
     ],
 )
@@ -122,6 +123,14 @@ def test_an_int_serves_as_float_and_a_list_as_tuple(config):
         ({"stages.task.losses": ("itd",)}, r"config\.stages\.task\.losses: 'itd' is unknown; nearest: 'it"),
         ({"stages.task.batch_size": 33}, r"config\.stages\.task\.batch_size 33 is not a multiple of group_ex"),
         ({"losses.itc": {}}, r"config\.losses\.itc\.weight is missing"),
+        ({"losses.itc": {"weight": 1.0}}, r"config\.losses\.itc\.chunk_columns is missing"),
+        ({"losses.nlvr2": {"weight": 1.0}}, r"config\.losses\.nlvr2\.pictures is missing"),
+        (
+            {"losses.nlvr2": {"weight": 1.0, "pictures": 0}},
+            r"config\.losses\.nlvr2\.pictures is 0; a statement",
+        ),
+        ({"losses.idc": {"weight": 1.0}}, r"config\.losses\.idc is unknown; nearest: 'itc'"),
+        ({"evals.vqaa": None}, r"config\.evals\.vqaa is not a config key; nearest: 'vqa'"),
     ],
 )
 def test_values_that_cannot_work_together_are_refused(config, changes, text):
@@ -131,7 +140,7 @@ def test_values_that_cannot_work_together_are_refused(config, changes, text):
 
 
 def test_mim_needs_the_mask_token_only_where_a_stage_that_runs_uses_it(config):
-    put(config, "losses.mim", {"weight": 1.0})
+    put(config, "losses.mim", {"weight": 1.0, "target": "pixels"})
     put(config, "stages.task.losses", ("itc", "mim"))
     refused(config, r"vision\.mask_token is False but the mim loss is in use")
     put(config, "stage_order", ("stabilise", "align"))
@@ -198,7 +207,7 @@ def test_a_stage_is_watched_by_the_evaluator_of_its_loss(config):
     with_questions(config)
     cfg = parse(config)
     assert [watcher(cfg.stages[name]) for name in ("stabilise", "task")] == ["retrieval", "vqa"]
-    assert [reads_questions(cfg.stages[name]) for name in ("stabilise", "task")] == [False, True]
+    assert [reads(cfg.stages[name]) for name in ("stabilise", "task")] == ["captions", "questions"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +243,7 @@ def test_answers_of_a_decoder_are_watched_by_the_same_evaluator(config):
     with_a_decoder_that_answers(config)
     cfg = parse(config)
     assert watcher(cfg.stages["task"]) == "vqa"
-    assert reads_questions(cfg.stages["task"])
+    assert reads(cfg.stages["task"]) == "questions"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from bridge_jax import forward, losses, mining, optim
 from bridge_jax.losses import mim
 from bridge_jax.models.bridge import normalise
-from bridge_jax.types import Lower
+from bridge_jax.types import Batch, Lower
 from tests import tiny
 
 DESIGNS = {"none": dict(design="none", layers=0), "pooled": dict(design="pooled")} | {
@@ -123,6 +123,24 @@ def test_what_a_loss_needs_is_there(name):
     assert (needs.extras is None) == (needs.example is None)
     assert needs.own or needs.score is None or needs.passes
     assert needs.head is None or needs.score
+    assert name not in forward.PASSES
+
+
+def test_what_losses_read_besides_has_names_of_its_own():
+    found = [
+        field
+        for name, arguments in (tiny.LOSSES | tiny.OTHERS).items()
+        if (extras := losses.needs(name).extras)
+        for field in extras(tiny.config(stage=dict(losses=(name,))))
+    ]
+    assert len(found) == len(set(found)) > 5
+    assert not set(found) & {field.name for field in dataclasses.fields(Batch)}
+    assert set(tiny.LOSSES | tiny.OTHERS) == set(losses.known())
+
+
+def test_the_order_in_which_a_stage_lists_its_losses_changes_nothing():
+    names = tuple(tiny.LOSSES)
+    assert forward.passes_of(names) == forward.passes_of(names[::-1])
 
 
 @pytest.mark.parametrize("design", DESIGNS)

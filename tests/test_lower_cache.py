@@ -48,6 +48,19 @@ def cache(cfg, params, predict):
     return fill(cfg, params, predict)
 
 
+def test_it_is_filled_in_batches_of_the_evaluator_that_watches_the_stage(tiny_caption, tmp_path):
+    """Which alone the config has to have."""
+    settings = tiny_caption()
+    settings.stage_order, settings.cache_dir = ("task",), str(tmp_path)
+    del settings.evals.retrieval
+    cfg = config.parse(settings)
+    predict, params = steps.build_predict(cfg, sharding.make_mesh(cfg.mesh), "caption"), steps.init_params(cfg)
+    arguments = dict(lower_image=predict.lower_image, lower_text=predict.lower_text, progress=quiet)
+    found = lower_cache.open_or_fill(cfg, cfg.stages["task"], params, rows=predict.rows, **arguments)
+    assert np.abs(found.image.astype(np.float32)).max(axis=(1, 2, 3)).min() > 0.1
+    assert np.abs(found.text.astype(np.float32)).max(axis=(1, 2)).min() > 0.1
+
+
 def test_a_cached_example_is_what_the_towers_make_of_its_view(cfg, params, predict, cache):
     records = pipeline.open_split(cfg.data, "train")
     tokenizer, seed = text.load(cfg.data, cfg.text), rng.stream_seed(cfg.seed, "lower_cache")

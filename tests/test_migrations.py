@@ -2,7 +2,8 @@
 
 tests/schemas/N_COMMIT.json is configs/shapes.py as a checkpoint of schema N held it at that commit (number 2 stood
 still while keys were added), N_keys.txt the keys of a config of schema N, the fewest that were written under that
-number. What has been committed there is never changed.
+number. What has been committed there is never changed; only the keys of a loss or an evaluator that is new altogether
+are added to those of today's schema, as no checkpoint has any of them.
 """
 
 import copy
@@ -90,7 +91,8 @@ def test_every_key_belongs_to_todays_schema():
     added, gone = sorted(set(now) - set(listed)), sorted(set(listed) - set(now))
     assert now == listed, (
         f"config keys added: {added}, gone: {gone}. Append a migration to bridge_jax/migrations.py, keep "
-        f"tests/schemas/{SCHEMA}_keys.txt as it is, and write {SCHEMA + 1}_keys.txt and {SCHEMA + 1}.json"
+        f"tests/schemas/{SCHEMA}_keys.txt as it is, and write {SCHEMA + 1}_keys.txt and {SCHEMA + 1}.json; only keys "
+        f"of a loss or an evaluator that is new altogether are added to {SCHEMA}_keys.txt"
     )
 
 

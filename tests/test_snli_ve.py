@@ -96,7 +96,7 @@ def test_lines_that_cannot_be(tmp_path, change, says):
 def test_the_loss_equals_the_loop():
     draw = np.random.default_rng(0)
     logits, label = draw.normal(size=(5, 3)).astype(np.float32), np.array([0, 2, 1, 1, 0])
-    batch = Batch(image_ids=np.arange(5), text_mask=np.ones((5, 2), bool), extras={"label": label})
+    batch = Batch(image_ids=np.arange(5), text_mask=np.ones((5, 2), bool), extras={"entailment_label": label})
     found = snli_ve.loss(Outputs(logit_scale=1.0, own={"snli_ve": logits}), batch)
     logs = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
     assert found.sum == pytest.approx(-logs[np.arange(5), label].sum(), rel=1e-5)
@@ -140,7 +140,7 @@ def test_a_handful_of_statements_is_learned_from_their_pictures(cfg):
     # Four texts, each right of one picture and wrong of another, and a fifth that four leave open: words alone get 8.
     pictures, texts = [0, 1, 0, 1, 2, 3, 2, 3, 0, 1, 2, 3], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
     said = {name: getattr(batch, name)[texts] for name in ("ids", "text_mask")}
-    extras = {"label": np.array([2, 0, 0, 2, 2, 0, 0, 2, 1, 1, 1, 1], np.int32)}
+    extras = {"entailment_label": np.array([2, 0, 0, 2, 2, 0, 0, 2, 1, 1, 1, 1], np.int32)}
     batch = dataclasses.replace(batch, images=batch.images[pictures], **said, extras=extras)
     plan = steps.build(cfg, "task", 0, mesh)
     state = plan.init(jnp.int32(0), origin.initial(cfg, mesh))

@@ -184,6 +184,5 @@ def test_settings_that_cannot_be_are_refused():
     found = tiny.config(stage=dict(losses=("nlvr2",)))
     assert configs.watcher(found.stages["train"]) == "nlvr2"
     assert configs.reads(found.stages["train"]) == "statements"
-    assert configs.reads_questions(found.stages["train"])
     assert configs.reads(tiny.config().stages["train"]) == "captions"
     assert step.shapes(found)["heads"]["nlvr2"]["out"]["kernel"].shape == (24, 1)

@@ -103,7 +103,7 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
         answer_mask=text_mask[::-1],
         answer_scores=draw.random((B, OTHERS["vqa"]["answers"])).astype(np.float32),
         statement_true=draw.random(B) < 0.5,
-        label=draw.integers(0, 3, B).astype(np.int32),
+        entailment_label=draw.integers(0, 3, B).astype(np.int32),
     )
     return Batch(**common, extras=extras)
 

@@ -46,7 +46,7 @@ def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params) -> None:
     stage = cfg.stages[name]
     plan, make = steps.build(cfg, name, 0, mesh), None
     if stage.cached_crops:
-        predict = steps.build_predict(cfg, mesh)
+        predict = steps.build_predict(cfg, mesh, configs.watcher(stage))
         make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
     batches = pipeline.batches(ds, 0, cfg.data)

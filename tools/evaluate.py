@@ -71,7 +71,7 @@ def results(saves: Checkpoints, step: int, split: str, *, other: Config | None =
     As the text of the file, and how many there are.
     """
     meta, cfg, name = _of(saves, step, other, data)
-    if name == "retrieval":
+    if not hasattr(evals.module(name).Evaluator, "results"):
         raise ConfigError(f"--results: checkpoint {step} is of stage {meta.stage!r}, which has nothing to say")
     params, evaluator = _restored(saves, step, cfg, name)
     with terminal.progress() as bar, terminal.task(bar, f"reading {split}") as progress:

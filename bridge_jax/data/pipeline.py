@@ -48,7 +48,7 @@ class Examples:
         self._records, self._data, self._image_px = records, cfg.data, cfg.vision.image_px
         self._tokenizer = text.load(cfg.data, cfg.text)
         self._reads, self._pictures = config.reads(stage), config.pictures(cfg, stage)
-        makers = [losses.needs(name).example for name in stage.losses]
+        makers = [losses.needs(name).example for name in losses.in_order(stage.losses)]
         self._extras = [maker(cfg, self._tokenizer) for maker in makers if maker]
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:

@@ -3,7 +3,8 @@
 The answers are a closed list, made when a data set is prepared and stored beside its records, one a line: the line
 number is the output of the vqa head. The decoder (`vqa_generative`) ranks the same list.
 
-A statement about a picture or two (NLVR2) travels as a question whose only answer is one of JUDGEMENTS.
+A statement about a picture or two travels as a question whose only answer is what is true of it: one of JUDGEMENTS
+(NLVR2), or a label of the data set's own (SNLI-VE).
 """
 
 import json

@@ -19,12 +19,14 @@ An evaluator module defines
 
 import importlib
 import pkgutil
+from functools import cache
 from typing import Any
 
 from bridge_jax.config_convert import ConfigError, nearest
 from bridge_jax.config_keys import Config
 
 
+@cache
 def module(name: str) -> Any:
     """Return the module of the evaluator `name`. Raises ConfigError where there is none of that name."""
     files = [found.name for found in pkgutil.iter_modules(__path__)]

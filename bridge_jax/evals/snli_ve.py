@@ -27,7 +27,7 @@ def check(cfg: Config) -> None:
     """Raise ConfigError where a split has no statements with one of LABELS."""
     for split in (cfg.data.train_split, cfg.data.eval_split, *evaluator(cfg, "snli_ve").splits):
         statements = pipeline.open_split(cfg.data, split)[0]["statements"]
-        if not statements or not all(set(one.answers) <= set(LABELS) for one in statements):
+        if not statements or not all(one.answers and one.answers[0] in LABELS for one in statements):
             raise ConfigError(
                 f"config.data.dataset: {cfg.data.dataset!r} has no statements with the labels {', '.join(LABELS)}, "
                 "which the snli_ve loss and evaluator read; choose a data set that has"

@@ -154,7 +154,7 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "mim_width": mim.width(cfg) if "mim" in params["heads"] else 0,
         "vqa_head": "vqa" in params["heads"],
         "pictures": cfg.losses["nlvr2"]["pictures"] if "nlvr2" in params["heads"] else 0,
-        **({"classifiers": found} if (found := _classifiers(params)) else {}),
+        **({"classifiers": found} if (found := _classifiers(cfg, params)) else {}),
         "sigmoid_head": "sigmoid" in params["heads"],
         "caption_decoder": _decoder(cfg),  # `decoder` would pass for a text tower in transformers
         "answering_decoder": "vqa_generative" in cfg.losses,
@@ -164,22 +164,22 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
     }
 
 
-def _classifiers(params: Params) -> dict[str, list[int]]:
-    """Return the features and classes of every head that PyTorch knows as a classifier and not by name.
+def _classifiers(cfg: Config, params: Params) -> dict[str, list[int]]:
+    """Return the features and classes of every head that PyTorch knows as a classifier of pairs and not by name.
 
     Raises ConfigError for a head of another make.
     """
-    found = {name: head for name, head in params["heads"].items() if name in losses.known() and name not in HEADS}
-    for name, head in found.items():
-        if set(head) != {"hidden_0", "norm_0", "hidden_1", "norm_1", "out"}:
+    found, pooled = {}, cfg.vision.width + cfg.text.width
+    for name in sorted(params["heads"].keys() & set(losses.known()) - set(HEADS)):
+        head = params["heads"][name]
+        reads = head["hidden_0"]["kernel"].shape[0] if "hidden_1" in head else 0
+        if reads not in (pooled, pooled + cfg.bridge.embed_width) or losses.needs(name).pictures:
             raise ConfigError(
-                f"heads/{name} is no models.heads.Classifier, and of other heads the exported model has only those of "
-                f"{', '.join(HEADS)}: add it to bridge_jax/interop/torch_model"
+                f"heads/{name} is no classifier of what models.heads.pooled or features make of a pair; of other heads "
+                f"the exported model has those of {', '.join(HEADS)}: add it to bridge_jax/interop/torch_model"
             )
-    return {
-        name: [int(head["hidden_0"]["kernel"].shape[0]), int(head["out"]["kernel"].shape[1])]
-        for name, head in found.items()
-    }
+        found[name] = [reads, head["out"]["kernel"].shape[1]]
+    return found
 
 
 def _decoder(cfg: Config) -> dict[str, Any] | None:

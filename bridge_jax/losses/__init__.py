@@ -3,44 +3,46 @@
     loss(outputs, batch, **keywords) -> Loss
     NEEDS                                     what it needs besides: passes, a head, fields of the batch, see `Needs`
 
-Nobody else knows it by name. A loss whose only pass is `unimodal` compares the embeddings of all rows of the batch;
-every other is a mean over rows.
+Nobody else has to know it by name. A loss whose only pass is `unimodal` compares the embeddings of all rows of the
+batch; every other is a mean over rows.
 """
 
 import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge_jax.config_convert import ConfigError, nearest
 from bridge_jax.config_keys import Config
-from bridge_jax.types import Array, Batch, Fused, Loss, Lower
+
+if TYPE_CHECKING:  # so that a wrong config is refused before jax is imported
+    import jax
+    import numpy as np
+
+    from bridge_jax.types import Batch, Fused, Loss, Lower
 
 
 class Row(NamedTuple):
     """What a loss makes its fields of the batch from, for one row."""
 
-    ids: np.ndarray  # int32 [T]
-    mask: np.ndarray  # bool [T]
+    ids: "np.ndarray"  # int32 [T]
+    mask: "np.ndarray"  # bool [T]
     question: Any  # data.questions.Question: what is asked or stated; None of a caption
 
 
 class Given(NamedTuple):
     """What a loss's own pass starts from, in training mode."""
 
-    batch: Batch
-    lower: Lower  # both towers' states where they first meet
-    fused: Fused | None  # the pairs, if one of `Needs.passes` fuses them
+    batch: "Batch"
+    lower: "Lower"  # both towers' states where they first meet
+    fused: "Fused | None"  # the pairs, if one of `Needs.passes` fuses them
     lower_frozen: bool  # what lies below the first bridged layer runs without dropout
 
 
-Example = Callable[[Row, np.random.Generator], Mapping[str, np.ndarray]]
+Example = Callable[[Row, "np.random.Generator"], Mapping[str, "np.ndarray"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +55,14 @@ class Needs:
 
     passes: tuple[str, ...] = ()  # of forward.PASSES
     head: Callable[[Config, str], Any] | None = None  # (cfg, name) -> the module model.heads.of[name]
-    score: Callable[..., Array] | None = None  # (model, fused, text mask, deterministic) -> what the head says of pairs
+    score: Callable[..., Any] | None = None  # (model, fused, text mask, deterministic) -> what the head says of pairs
     own: Callable[[Any, Given], Any] | None = None  # (model, given) -> its own pass; None: `score` of the fused pairs
-    extras: Callable[[Config], Mapping[str, jax.ShapeDtypeStruct]] | None = None  # its fields of the batch, of one row
+    extras: Callable[[Config], Mapping[str, "jax.ShapeDtypeStruct"]] | None = None  # its fields of the batch, of a row
     example: Callable[[Config, Any], Example] | None = None  # (cfg, tokenizer) -> what makes those fields
     reads: str = ""  # which texts of a record: captions, questions or statements; empty: whichever are drawn
+    answers: bool = False  # what it learns to say is on the data set's closed list of answers
     pictures: Callable[[Config], int] | None = None  # of a row, if it may be more than one
+    fuses: bool = True  # it trains what fuses a pair
     watcher: str = "retrieval"  # the evaluator of the stages that train on it
     decoder: tuple[str, ...] = ()  # values of config.decoder.reads with which the decoder serves it
     check: Callable[[Config], None] | None = None  # raises ConfigError where the rest of the config does not fit
@@ -69,7 +73,7 @@ def needs(name: str) -> Needs:
     return _module(name).NEEDS
 
 
-def bind(name: str, arguments: Mapping[str, Any]) -> Callable[..., Loss]:
+def bind(name: str, arguments: Mapping[str, Any]) -> Callable[..., "Loss"]:
     """Return the loss with its keyword arguments bound. Raises ConfigError on a name or key unknown."""
     module = _module(name)
     keywords = {k: v for k, v in arguments.items() if k != "weight"}
@@ -83,11 +87,18 @@ def bind(name: str, arguments: Mapping[str, Any]) -> Callable[..., Loss]:
     return partial(module.loss, **keywords)
 
 
+@cache
 def known() -> list[str]:
     """Return the names of all losses."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the losses in the order in which they draw random numbers, whatever the order of a stage's list."""
+    return sorted(names, reverse=True)
+
+
+@cache
 def _module(name: str) -> Any:
     if name not in known():
         raise ConfigError(f"config.losses.{name} is unknown; {nearest(name, known())}")

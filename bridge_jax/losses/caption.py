@@ -1,7 +1,6 @@
 """Captioning: every word of the caption from those before it and the picture."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import optax
 from jaxtyping import Array, Float
 
 from bridge_jax.losses import Given, Needs
+from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Batch, Loss, Lower, Outputs
 
 
@@ -32,13 +32,13 @@ def loss(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> Loss:
     )
 
 
-def caption_words(model: Any, given: Given) -> Float[Array, "B T-1 V"]:
+def caption_words(model: BridgeModel, given: Given) -> Float[Array, "B T-1 V"]:
     """Let the decoder read the picture: logits of the words 1 to T-1, each from those before it."""
     memory = model.memory(_without_text(model, given), deterministic=False)
     return model.decoder(given.batch.ids[:, :-1], memory, deterministic=False)
 
 
-def _without_text(model: Any, given: Given) -> Lower:
+def _without_text(model: BridgeModel, given: Given) -> Lower:
     """Return the pictures' states beside those of an empty text: a caption's two framing tokens, if the decoder asks.
 
     The towers meet before the decoder writes, so it must not find there what it has to write.
@@ -54,4 +54,4 @@ def _without_text(model: Any, given: Given) -> Lower:
     return dataclasses.replace(given.lower, text=text.astype(model.dtype), text_mask=mask_BT)
 
 
-NEEDS = Needs(own=caption_words, reads="captions", watcher="caption", decoder=("image", "fused"))
+NEEDS = Needs(own=caption_words, reads="captions", fuses=False, watcher="caption", decoder=("image", "fused"))

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bridge_jax.losses import Needs
 from bridge_jax.types import Batch, Loss, Outputs
 
-NEEDS = Needs(passes=("unimodal",), reads="captions")
+NEEDS = Needs(passes=("unimodal",), reads="captions", fuses=False)
 
 
 def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:

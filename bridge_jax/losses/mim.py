@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from bridge_jax.config import Config, ConfigError, require
 from bridge_jax.data import masking
 from bridge_jax.losses import Example, Given, Needs, Row
-from bridge_jax.models.bridge import normalise
+from bridge_jax.models.bridge import BridgeModel, normalise
 from bridge_jax.models.heads import MaskedHead
 from bridge_jax.types import Batch, Fused, Loss, Outputs
 
@@ -48,12 +48,12 @@ def width(cfg: Config) -> int:
     return cfg.vision.width if cfg.losses["mim"]["target"] == "features" else 3 * cfg.vision.patch_px**2
 
 
-def predict(model: Any, fused: Fused, *_: Any, **__: Any) -> Float[Array, "B P-1 X"]:
+def predict(model: BridgeModel, fused: Fused, *_: Any, **__: Any) -> Float[Array, "B P-1 X"]:
     """Return what the head says of every patch."""
     return model.heads.of["mim"](fused.image_states[:, model.vision.prefix :])
 
 
-def masked_image(model: Any, given: Given) -> Predicted:
+def masked_image(model: BridgeModel, given: Given) -> Predicted:
     """Fuse the picture with patches masked with its whole caption."""
     batch = given.batch
     masked = model.lower_image(batch.images, batch.extras["masked_patches"], deterministic=given.lower_frozen)
@@ -91,9 +91,9 @@ def example(cfg: Config, tokenizer: Any) -> Example:
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError where the tower has nothing to put in the place of a patch."""
+    """Raise ConfigError where a stage uses it and the tower has nothing to put in the place of a patch."""
     require(
-        cfg.vision.mask_token,
+        cfg.vision.mask_token or not any("mim" in cfg.stages[stage].losses for stage in cfg.stage_order),
         "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
     )
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from bridge_jax.config import Config
 from bridge_jax.data import masking, text
 from bridge_jax.losses import Example, Given, Needs, Row
+from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import MaskedHead
 from bridge_jax.types import Batch, Fused, Loss, Outputs
 
@@ -31,12 +32,12 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     )
 
 
-def words(model: Any, fused: Fused, *_: Any, **__: Any) -> Float[Array, "B T V"]:
+def words(model: BridgeModel, fused: Fused, *_: Any, **__: Any) -> Float[Array, "B T V"]:
     """Return the logits of the word in every place."""
     return model.heads.of["mlm"](fused.text_states)
 
 
-def masked_text(model: Any, given: Given) -> Float[Array, "B T V"]:
+def masked_text(model: BridgeModel, given: Given) -> Float[Array, "B T V"]:
     """Fuse the caption with words masked with its whole picture."""
     masked = model.lower_text(given.batch.extras["masked_ids"], given.batch.text_mask, deterministic=given.lower_frozen)
     return words(model, model.fused(dataclasses.replace(given.lower, text=masked), deterministic=False))

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 from bridge_jax.config import Config, require
 from bridge_jax.data.questions import JUDGEMENTS
 from bridge_jax.losses import Needs, Row
-from bridge_jax.models.heads import Classifier, pooled
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.models.heads import Classifier, features
 from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
@@ -32,25 +33,16 @@ def loss(outputs: Outputs, batch: Batch, *, pictures: int) -> Loss:
     )
 
 
-def judge(model: Any, fused: Fused, mask: Bool[Array, "pairs T"], deterministic: bool = True) -> Float[Array, "B"]:
+def judge(
+    model: BridgeModel, fused: Fused, mask: Bool[Array, "pairs T"], deterministic: bool = True
+) -> Float[Array, "B"]:
     """Return the logit that each statement is true of its k pictures.
 
     `fused` holds every statement with each of its pictures, one pair after the other: pair i k + j is statement i with
     picture j. The features of a statement's pairs are put side by side, so the order of the pictures counts.
     """
-    found = features(model, fused, mask)
+    found = features(fused, mask)
     return model.heads.of["nlvr2"](found.reshape(-1, pictures(model.cfg) * found.shape[-1]), deterministic)[:, 0]
-
-
-def features(model: Any, fused: Fused, mask: Bool[Array, "pairs T"]) -> Float[Array, "pairs D"]:
-    """Return what a classifier of statements reads of each pair.
-
-    Both sides' finished states, each averaged, and the product of the fused embeddings, entry by entry (ViLBERT's),
-    scaled to entries near one: what a statement and a picture have in common, which the classifier alone would have to
-    learn to multiply.
-    """
-    common = model.cfg.bridge.embed_width * fused.text * fused.image
-    return jnp.concatenate([pooled(fused, mask), common.astype(model.dtype)], axis=-1)
 
 
 def pictures(cfg: Config) -> int:

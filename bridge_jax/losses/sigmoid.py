@@ -16,6 +16,7 @@ NEEDS = Needs(
     head=lambda cfg, name: LogitBias(name=name),
     score=lambda model, *pairs, **_: model.heads.of["sigmoid"](),
     reads="captions",
+    fuses=False,
 )
 
 

@@ -12,14 +12,14 @@ from jaxtyping import Array, Bool, Float
 from bridge_jax.config import Config
 from bridge_jax.data.datasets.snli_ve import LABELS
 from bridge_jax.losses import Needs, Row
-from bridge_jax.losses.nlvr2 import features
-from bridge_jax.models.heads import Classifier
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.models.heads import Classifier, features
 from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:
     """Cross entropy of the three labels, one of which is right. Metrics: `accuracy`."""
-    logits_BX, label_B = outputs.own["snli_ve"], batch.extras["label"]
+    logits_BX, label_B = outputs.own["snli_ve"], batch.extras["entailment_label"]
     return Loss(
         sum=optax.softmax_cross_entropy_with_integer_labels(logits_BX, label_B).sum(),
         count=jnp.float32(len(logits_BX)),
@@ -27,20 +27,22 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     )
 
 
-def judge(model: Any, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True) -> Float[Array, "B X"]:
+def judge(
+    model: BridgeModel, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True
+) -> Float[Array, "B X"]:
     """Return the logits of the labels, from what nlvr2 reads of a pair."""
-    return model.heads.of["snli_ve"](features(model, fused, mask), deterministic)
+    return model.heads.of["snli_ve"](features(fused, mask), deterministic)
 
 
 def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """`label`, the place of the right one in LABELS."""
+    """`entailment_label`, the place of the right one in LABELS."""
     del cfg
-    return {"label": jax.ShapeDtypeStruct((), np.int32)}
+    return {"entailment_label": jax.ShapeDtypeStruct((), np.int32)}
 
 
 def _example(row: Row, generator: np.random.Generator) -> Mapping[str, Any]:
     del generator
-    return {"label": np.int32(LABELS.index(row.question.answers[0]))}
+    return {"entailment_label": np.int32(LABELS.index(row.question.answers[0]))}
 
 
 NEEDS = Needs(

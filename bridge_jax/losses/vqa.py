@@ -14,6 +14,7 @@ from bridge_jax.config import Config
 from bridge_jax.data import questions
 from bridge_jax.data.answers import scores
 from bridge_jax.losses import Example, Needs, Row
+from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import Classifier, pooled
 from bridge_jax.types import Batch, Fused, Loss, Outputs
 
@@ -36,7 +37,9 @@ def loss(outputs: Outputs, batch: Batch, *, answers: int) -> Loss:
     )
 
 
-def score(model: Any, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True) -> Float[Array, "B A"]:
+def score(
+    model: BridgeModel, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True
+) -> Float[Array, "B A"]:
     """Score every answer to questions about pictures, from both sides' finished states, each averaged."""
     return model.heads.of["vqa"](pooled(fused, mask), deterministic)
 
@@ -65,5 +68,6 @@ NEEDS = Needs(
     extras=extras,
     example=example,
     reads="questions",
+    answers=True,
     watcher="vqa",
 )

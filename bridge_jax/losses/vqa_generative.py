@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from bridge_jax.config import Config
 from bridge_jax.data import answers, questions
 from bridge_jax.losses import Example, Given, Needs, Row
+from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Batch, Loss, Outputs
 
 
@@ -40,10 +41,10 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     )
 
 
-def answer_words(model: Any, given: Given) -> Float[Array, "B T-1 V"]:
+def answer_words(model: BridgeModel, given: Given) -> Float[Array, "B T-1 V"]:
     """Let the decoder read what picture and question became when they met."""
-    fused: Any = given.fused
-    memory = model.decoder.read(fused.image_states, (fused.text_states, given.lower.text_mask))
+    assert given.fused is not None
+    memory = model.decoder.read(given.fused.image_states, (given.fused.text_states, given.lower.text_mask))
     return model.decoder(given.batch.extras["answer_ids"][:, :-1], memory, deterministic=False)
 
 
@@ -78,6 +79,7 @@ NEEDS = Needs(
     extras=extras,
     example=example,
     reads="questions",
+    answers=True,
     watcher="vqa",
     decoder=("fused",),
 )

@@ -115,3 +115,15 @@ def pooled(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
     """Average the finished states of both sides of every pair, and put them side by side."""
     parts = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
     return jnp.concatenate(parts, axis=-1)
+
+
+def features(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """Return what a classifier of statements reads of each pair.
+
+    Both sides' finished states, each averaged, and the product of the fused embeddings, entry by entry (ViLBERT's),
+    scaled to entries near one: what a statement and a picture have in common, which the classifier alone would have to
+    learn to multiply.
+    """
+    common = fused.text.shape[-1] * fused.text * fused.image
+    states = pooled(fused, mask)
+    return jnp.concatenate([states, common.astype(states.dtype)], axis=-1)

@@ -1,12 +1,13 @@
 """The pipeline against a shapes set prepared for the test; the oracle is mostly the pipeline read another way."""
 
 import dataclasses
+from multiprocessing.reduction import ForkingPickler
 
 import jax
 import numpy as np
 import pytest
 
-from bridge_jax import config
+from bridge_jax import config, losses
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, questions, shapes, text
 from bridge_jax.data.records import fingerprint
@@ -51,6 +52,13 @@ def test_a_batch_has_the_fields_that_the_losses_ask_for(cfg):
     assert batch.extras["masked_text"].any(axis=1).all()
     assert not (batch.extras["masked_text"] & ~batch.text_mask).any()
     np.testing.assert_array_equal(batch.extras["masked_patches"].sum(axis=1), round(0.4 * 64))
+
+
+@pytest.mark.parametrize("name", [name for name in losses.known() if losses.needs(name).example])
+def test_what_makes_the_fields_of_a_loss_goes_to_worker_processes(cfg, name):
+    maker = losses.needs(name).example
+    assert maker is not None
+    ForkingPickler.dumps(maker(cfg, text.load(cfg.data, cfg.text)))
 
 
 def test_a_row_is_its_record(cfg):

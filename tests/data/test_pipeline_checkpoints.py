@@ -50,7 +50,7 @@ def asked(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stated(tmp_path_factory):
-    """A folder with NLVR2 and NLVR, prepared: a statement to every pair, and to every picture."""
+    """A folder with NLVR2, NLVR and SNLI-VE, prepared: a statement to every pair, and to every picture."""
     folder = tmp_path_factory.mktemp("stated")
     test_nlvr2.write(folder, lines=test_nlvr2.many(PHOTOS))
     lines = [
@@ -58,7 +58,16 @@ def stated(tmp_path_factory):
          "image": f"images/train/42/train-{n}-0-img0.png"} for n in range(PHOTOS)
     ]  # fmt: skip
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    for name in ("nlvr2", "nlvr"):
+    (folder / "flickr30k-images").mkdir()
+    for n in range(PHOTOS):
+        picture = folder / "images" / "train" / "42" / f"train-{n}-0-img0.png"
+        (folder / "flickr30k-images" / f"{n}.jpg").symlink_to(picture)
+    for split in ("train", "dev", "test"):
+        lines = [
+            {"Flickr30K_ID": n, "pairID": n, "sentence2": "A dog.", "gold_label": "neutral"} for n in range(PHOTOS)
+        ]
+        (folder / f"snli_ve_{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in ("nlvr2", "nlvr", "snli_ve"):
         prepare_data.prepare(name, str(folder), raw_dir=str(folder))
     return folder
 
@@ -83,14 +92,15 @@ def cached(crops: int, length: int) -> lower_cache.LowerCache:
 def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes, asked, stated):
     settings = importlib.import_module(f"configs.{name}").get_config()
     settings.data.vocabulary = str(next(small_shapes.rglob(datasets.VOCABULARY)))
-    own = {"shapes": small_shapes, "vqav2": asked, "nlvr2": stated, "nlvr": stated}.get(settings.data.dataset)
+    own = {"shapes": small_shapes, "vqav2": asked} | dict.fromkeys(("nlvr2", "nlvr", "snli_ve"), stated)
+    folder = own.get(settings.data.dataset)
     # Every iterator starts its processes, which takes seconds; flickr30k reads as coco does.
-    settings.data.update(data_dir=str(own), workers=int(name == "coco"), threads=2)
+    settings.data.update(data_dir=str(folder), workers=int(name == "coco"), threads=2)
     if name == "vqav2":
         settings.losses.vqa.answers = 2
     cfg = config.parse(settings)
     stage = dataclasses.replace(cfg.stages[stage_name], batch_size=BATCH)
-    records = pipeline.open_split(cfg.data, "train") if own else photos
+    records = pipeline.open_split(cfg.data, "train") if folder else photos
     make = cached(stage.cached_crops, cfg.text.length) if stage.cached_crops else None
     if make is not None:
         records = photos  # of the length of the cache
