@@ -50,7 +50,8 @@ class Needs:
     """What an objective needs besides its keywords.
 
     `model` is the bound models.bridge.BridgeModel. What `score` or `own` returns, the loss finds as
-    `outputs.own[<its name>]`. Functions that make an example go to worker processes, so they can be pickled.
+    `outputs.own[<its name>]`. What makes an example goes to worker processes: a function of a module, or a partial of
+    one.
     """
 
     passes: tuple[str, ...] = ()  # of forward.PASSES
