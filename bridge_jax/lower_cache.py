@@ -12,6 +12,7 @@ hosts each has the whole cache, on a disk of its own or a common one.
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,11 +33,37 @@ IMAGE, TEXT, MASK, BROKEN = "image.npy", "text.npy", "text_mask.npy", "broken.np
 
 
 @dataclasses.dataclass(frozen=True)
-class LowerCache:
-    """An opened cache: memory maps, and the training example of a record made from them."""
+class States:
+    """States in a file of NumPy's form, of which single rows are read.
 
-    image: np.ndarray  # float16 [photos, crops, P, D]
-    text: np.ndarray  # float16 [captions, T, D]
+    A memory map would do, but its pages count as memory of the process, after an epoch all of them (1.7 GB of
+    configs/flickr8k.py), and worker processes would be sent a copy.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int  # bytes before the first row
+
+    @classmethod
+    def open(cls, path: Path) -> "States":
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        return cls(path, mapped.shape, mapped.dtype, mapped.offset)
+
+    def read(self, *index: int) -> np.ndarray:
+        """Return the states at the leading axes' `index`."""
+        row, inner = np.ravel_multi_index(index, self.shape[: len(index)]), self.shape[len(index) :]
+        count = math.prod(inner)
+        offset = self.offset + int(row) * count * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count, offset=offset).reshape(inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerCache:
+    """An opened cache, and the training example of a record made from it."""
+
+    image: States  # float16 [photos, crops, P, D]
+    text: States  # float16 [captions, T, D]
     text_mask: np.ndarray  # bool [captions, T]
     ids: np.ndarray | None  # int32 [captions, T], where the stage has to predict words
     captions: Sequence[np.ndarray]  # photos x the rows of its captions that the stage draws from
@@ -55,14 +82,14 @@ class LowerCache:
         first = self.first[index]
         drawn = self.captions[index] - first
         chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator)
-        caption = first + chosen
+        caption = int(first + chosen)
         crop = int(generator.integers(self.image.shape[1]))
         return {
             REFUSED: refused,
             "image_ids": self.image_ids[index],
             "text_mask": self.text_mask[caption],
-            "lower_image": self.image[index, crop],
-            "lower_text": self.text[caption],
+            "lower_image": self.image.read(index, crop),
+            "lower_text": self.text.read(caption),
             **({} if self.ids is None else {"ids": self.ids[caption]}),
         }
 
@@ -130,8 +157,8 @@ def open_or_fill(
     own = any(losses.needs(name).own for name in stage.losses)  # a pass that may read the words themselves
     marks = folder / BROKEN  # a cache of before it was written has none
     return LowerCache(
-        image=np.load(folder / IMAGE, mmap_mode="r", allow_pickle=False),
-        text=np.load(folder / TEXT, mmap_mode="r", allow_pickle=False),
+        image=States.open(folder / IMAGE),
+        text=States.open(folder / TEXT),
         text_mask=np.load(folder / MASK, allow_pickle=False),
         ids=text.load(cfg.data, cfg.text).encode(words)[0] if own else None,
         captions=captions,
