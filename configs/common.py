@@ -81,7 +81,10 @@ BRIDGE_AND_HEADS = (("vision/.*", False), ("text/.*", False), ("(bridge|heads|lo
 DECODER = (("decoder/.*", True), (".*", False))
 EVERYTHING = ((".*", True),)
 # Scalars hardly move at the rate of matrices: gates went from 0.100 to 0.095 in 550 steps (METHOD section 5, point 12).
-SCALARS = r"bridge/.*/(image_gate|text_gate|tau)|heads/(log_scale|sigmoid/bias|itm/(scale|threshold))|loss_weights/.*"
+SCALARS = (
+    r"bridge/.*/(image_gate|text_gate|tau)|loss_weights/.*"
+    r"|heads/(log_scale|sigmoid/bias|itm/(scale|threshold)|token_itc/(log_scale|threshold))"
+)
 
 
 # Megatron's way over `tensor`: the first product of a pair by columns, the second by rows, so that only the sum of the

@@ -64,6 +64,7 @@ class Needs:
     answers: bool = False  # what it learns to say is on the data set's closed list of answers
     pictures: Callable[[Config], int] | None = None  # of a row, if it may be more than one
     fuses: bool = True  # it trains what fuses a pair
+    matches: bool = False  # its head adds to the match logit of pairs what it makes of their tokens' similarity [B]
     watcher: str = "retrieval"  # the evaluator of the stages that train on it
     decoder: tuple[str, ...] = ()  # values of config.decoder.reads with which the decoder serves it
     check: Callable[[Config], None] | None = None  # raises ConfigError where the rest of the config does not fit

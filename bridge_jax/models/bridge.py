@@ -22,7 +22,7 @@ from bridge_jax.config import Blocks, Config, ConfigError
 from bridge_jax.models import layers
 from bridge_jax.models.decoder import Decoder, Memory
 from bridge_jax.models.heads import Heads
-from bridge_jax.models.interaction import Interaction
+from bridge_jax.models.interaction import Compared, Interaction, token_similarity
 from bridge_jax.types import Fused, Lower
 
 
@@ -129,12 +129,24 @@ class BridgeModel(nn.Module):
         return Fused(
             image=image_BE,
             text=text_BE,
-            itm_logit=self.heads.itm(text_BE, image_BE),
+            itm_logit=self.heads.itm(text_BE, image_BE) + self._of_tokens(lower),
             image_states=image,
             text_states=text,
             text_over_image=tuple(a_t for a_t, _ in attention if a_t is not None),
             image_over_text=tuple(a_v for _, a_v in attention if a_v is not None),
         )
+
+    def compared(self, lower: Lower) -> tuple[Compared, Compared]:
+        """Return what the first interaction layer compares: texts over images, images over texts."""
+        return self.bridge.layers[0](lower.image, lower.text, lower.text_mask, True, compare=True)
+
+    def _of_tokens(self, lower: Lower) -> Float[Array, "B"] | float:
+        """Return what heads that read the tokens' similarity add to the match logit."""
+        heads = [head for name, head in self.heads.of.items() if losses.needs(name).matches]
+        if not heads:
+            return 0.0
+        similarity_B = token_similarity(*self.compared(lower), lower.text_mask)
+        return sum(head(similarity_B) for head in heads)
 
     def segment(
         self, q: int, states: tuple[jax.Array, jax.Array], mask: Bool[Array, "B T"], deterministic: bool

@@ -57,6 +57,18 @@ class LogitBias(nn.Module):
         return self.param("bias", nn.initializers.constant(-10.0), ())
 
 
+class TokenMatch(nn.Module):
+    """Turn the tokens' similarity into a logit: scale x (similarity - threshold), both where `MatchHead`'s start."""
+
+    cfg: Bridge
+
+    @nn.compact
+    def __call__(self, similarity: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        log_scale = self.param("log_scale", nn.initializers.constant(np.log(self.cfg.logit_scale_start)), ())
+        threshold = self.param("threshold", nn.initializers.constant(self.cfg.match_threshold_start), ())
+        return clamped_scale(log_scale, self.cfg) * (similarity - threshold)
+
+
 class MaskedHead(nn.Module):
     """D -> D, LayerNorm, GELU -> target. In float32 at the end, where the loss reads it."""
 
@@ -107,8 +119,13 @@ class Heads(nn.Module):
         self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(bridge.logit_scale_start)), ())
 
     def logit_scale(self) -> jax.Array:
-        """Return the contrastive scale, exp of a learned scalar, clamped (also its gradient) at the maximum."""
-        return jnp.exp(jnp.minimum(self.log_scale, np.log(self.cfg.bridge.logit_scale_max)))
+        """Return the contrastive scale."""
+        return clamped_scale(self.log_scale, self.cfg.bridge)
+
+
+def clamped_scale(log_scale: jax.Array, cfg: Bridge) -> jax.Array:
+    """Return exp of a learned scalar, clamped (also its gradient) at the maximum."""
+    return jnp.exp(jnp.minimum(log_scale, np.log(cfg.logit_scale_max)))
 
 
 def pooled(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:

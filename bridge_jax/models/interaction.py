@@ -1,5 +1,7 @@
 """The interaction block: where the two towers' hidden states meet (Eq. 1-3)."""
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,13 @@ from bridge_jax.models import layers
 NORM_EPS = 1e-5
 
 
+class Compared(NamedTuple):
+    """What the attention of one side over the other compares: <query, key> is the cosine, averaged over the heads."""
+
+    query: Float[Array, "B L S"]
+    key: Float[Array, "B M S"]
+
+
 class CosineAttention(nn.Module):
     """Queries of one side over keys and values of the other, as cosines over a learned temperature.
 
@@ -21,7 +30,8 @@ class CosineAttention(nn.Module):
     `frames`, of the queries and of the others: a side of several pictures repeats its positions, a picture's own, in
     every one of them.
 
-    Returns the attended values [B,L,S] and the head-averaged weights [B,L,M] before dropout.
+    Returns the attended values [B,L,S] and the head-averaged weights [B,L,M] before dropout; with `compare`, what is
+    compared and no more.
     """
 
     heads: int
@@ -37,13 +47,16 @@ class CosineAttention(nn.Module):
         other_mask: Bool[Array, "B M"] | None,
         deterministic: bool,
         frames: tuple[int, int] = (1, 1),
-    ) -> tuple[Float[Array, "B L S"], Float[Array, "B L M"]]:
+        compare: bool = False,
+    ) -> Any:
         (_, L, S), M = query_BLS.shape, other_BMS.shape[1]
 
         query, key, value = (layers.Projection((S, S), name=name) for name in ("query", "key", "value"))
         (q_BNLK,) = layers.project(query_BLS, self.heads, query)
         k_BNMK, v_BNMK = layers.project(other_BMS, self.heads, key, value)
         q_BNLK, k_BNMK = (layers.l2_normalise(x).astype(self.dtype) for x in (q_BNLK, k_BNMK))
+        if compare:
+            return Compared(layers.join_heads(q_BNLK), layers.join_heads(k_BNMK) / self.heads)
         tau_raw = float(np.log(np.expm1(self.tau_start)))
         tau = nn.softplus(self.param("tau", nn.initializers.constant(tau_raw), ()))
         bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L // frames[0], M // frames[1]))
@@ -77,6 +90,9 @@ class Interaction(nn.Module):
 
     With a gate at exactly zero that side's states return bit for bit. Of k pictures a row (frames of a video) the text
     attends to all kP tokens at once, and each of them to the text; k times the same picture is that picture.
+
+    Returns the updated states and the weights of both attentions, None for "pooled"; with `compare`, what the two
+    attentions compare and no more.
     """
 
     cfg: Bridge
@@ -89,7 +105,8 @@ class Interaction(nn.Module):
         text_BTD: Float[Array, "B T D_t"],
         mask_BT: Bool[Array, "B T"],
         deterministic: bool,
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+        compare: bool = False,
+    ) -> Any:
         cfg, dtype, S = self.cfg, self.dtype, self.cfg.shared_width
         shape, frames = image_BPD.shape, image_BPD.shape[1] if image_BPD.ndim > 3 else 1
         image_BPD = image_BPD.reshape(shape[0], -1, shape[-1])
@@ -108,12 +125,13 @@ class Interaction(nn.Module):
             text_over_image = image_over_text = None
         else:
             settings = (cfg.heads, cfg.tau_start, cfg.attention_dropout, dtype)
-            a_t, text_over_image = CosineAttention(*settings, name="text_over_image")(
-                z_t, z_v, None, deterministic, frames=(1, frames)
-            )
-            a_v, image_over_text = CosineAttention(*settings, name="image_over_text")(
-                z_v, z_t, mask_BT, deterministic, frames=(frames, 1)
-            )
+            of_text = CosineAttention(*settings, name="text_over_image")
+            of_image = CosineAttention(*settings, name="image_over_text")
+            by_text = of_text(z_t, z_v, None, deterministic, (1, frames), compare)
+            by_image = of_image(z_v, z_t, mask_BT, deterministic, (frames, 1), compare)
+            if compare:
+                return by_text, by_image
+            (a_t, text_over_image), (a_v, image_over_text) = by_text, by_image
         return (
             self._residual("image", image_BPD, a_v, deterministic).reshape(shape),
             self._residual("text", text_BTD, a_t, deterministic),
@@ -135,3 +153,33 @@ class Interaction(nn.Module):
         back = layers.dense(states.shape[-1], self.dtype, f"shared_to_{side}", nn.initializers.zeros_init())
         update = back(update)
         return states + gate * layers.Dropout(self.cfg.output_dropout)(update, deterministic=deterministic)
+
+
+def token_similarity(by_text: Compared, by_image: Compared, mask: Bool[Array, "B T"]) -> Float[Array, "B"]:
+    """Return how well the tokens of text i and of image i find each other.
+
+    Of every real word the cosine with its nearest patch, and of every patch the cosine with its nearest real word; the
+    mean of each, and of both (FILIP's token-wise maximum; ColBERT's late interaction).
+    """
+    words_BTP = jnp.einsum("BTS,BPS->BTP", *by_text).astype(jnp.float32)
+    patches_BPT = jnp.einsum("BPS,BTS->BPT", *by_image).astype(jnp.float32)
+    nearest_BP = jnp.where(mask[:, None], patches_BPT, -jnp.inf).max(axis=-1)
+    found_B = layers.masked_mean(words_BTP.max(axis=-1)[..., None], mask)[:, 0]
+    return (found_B + nearest_BP.mean(axis=-1)) / 2
+
+
+def token_similarities(by_text: Compared, by_image: Compared, mask: Bool[Array, "G g T"]) -> Float[Array, "G g g"]:
+    """Return the `token_similarity` of text i and image j for the g rows of each group; arrays are [G,g,...].
+
+    A group at a time, computed again in the backward pass: what is held is [g,T,g,P].
+    """
+
+    def of_group(group: tuple[Compared, Compared, jax.Array]) -> Float[Array, "g g"]:
+        of_text, of_image, mask_gT = group
+        words_gTgP = jnp.einsum("iTS,jPS->iTjP", *of_text).astype(jnp.float32)
+        patches_gPgT = jnp.einsum("jPS,iTS->jPiT", *of_image).astype(jnp.float32)
+        nearest_gPg = jnp.where(mask_gT, patches_gPgT, -jnp.inf).max(axis=-1)
+        found_gg = layers.masked_mean(words_gTgP.max(axis=-1), mask_gT)
+        return (found_gg + nearest_gPg.mean(axis=1).T) / 2
+
+    return jax.lax.map(jax.checkpoint(of_group), (by_text, by_image, mask))

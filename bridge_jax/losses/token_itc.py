@@ -1,0 +1,77 @@
+"""Image-text contrast by tokens: do the words find their patches, and the patches their words? Not in the paper.
+
+`itc` compares means. Late interaction compares token by token, a word with what it finds in the picture (FILIP, Yao et
+al. 2022; ColBERT). The bridge's first attention is made for that, so its queries and keys are what is trained, on
+states that have not met yet: all pairs of a group of rows are compared without fusing one, and no pair can put a mark
+on itself (METHOD section 5, point 1). `heads/token_itc` adds the similarity to the match logit of every fused pair,
+and `itm` learns the rest.
+"""
+
+import jax
+from jaxtyping import Array, Float
+
+from bridge_jax.config import Config, require
+from bridge_jax.losses import Given, Needs
+from bridge_jax.losses.itc import symmetric_info_nce
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.models.heads import TokenMatch
+from bridge_jax.models.interaction import token_similarities
+from bridge_jax.types import Batch, Loss, Outputs
+
+
+def loss(outputs: Outputs, batch: Batch, group: int) -> Loss:
+    """Symmetric InfoNCE over the texts and images of every `group` neighbouring rows; 0: of the whole batch.
+
+    The logits are those of `models.interaction.token_similarities`. Captions of one photo are positives of each other's
+    photo. Metrics: `accuracy`, how often a text's best image is its own.
+    """
+    logits_Ggg = outputs.own["token_itc"]
+    assert not group or logits_Ggg.shape[-1] == group
+    of_groups = jax.vmap(symmetric_info_nce)(logits_Ggg, batch.image_ids.reshape(logits_Ggg.shape[:2]))
+    accuracy = of_groups.metrics["accuracy"].mean()
+    return Loss(sum=of_groups.sum.sum(), count=of_groups.count.sum(), metrics={"accuracy": accuracy})
+
+
+def compare(model: BridgeModel, given: Given) -> Float[Array, "G g g"]:
+    """Return the logit of text i with image j of every group."""
+    B = given.batch.image_ids.shape[0]
+    g = model.cfg.losses["token_itc"]["group"] or B
+
+    def grouped(rows: jax.Array) -> jax.Array:
+        return rows.reshape(-1, g, *rows.shape[1:])
+
+    tokens = jax.tree.map(grouped, (*model.compared(given.lower), given.lower.text_mask))
+    return model.heads.of["token_itc"](token_similarities(*tokens))
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError where the bridge has no attention, or a batch does not fall into groups."""
+    group, stages = cfg.losses["token_itc"]["group"], {name: cfg.stages[name] for name in cfg.stage_order}
+    require(
+        cfg.bridge.layers > 0 and cfg.bridge.design in ("cross", "self_cross"),
+        f"config.losses.token_itc reads the bridge's attention, which design {cfg.bridge.design!r} with "
+        f"{cfg.bridge.layers} layers does not have: drop the loss",
+    )
+    for name, stage in stages.items():
+        if "token_itc" in stage.losses:
+            require(
+                not group or stage.batch_size % group == 0,
+                f"config.losses.token_itc.group is {group}, which does not divide config.stages.{name}.batch_size = "
+                f"{stage.batch_size}: choose a divisor, or 0 for the whole batch",
+            )
+            require(
+                stage.microbatches == 1 or (group > 0 and cfg.mining.group % group == 0),
+                f"config.stages.{name}.microbatches is {stage.microbatches}, but token_itc compares the rows of a "
+                "group: set config.losses.token_itc.group to a divisor of config.mining.group, whose rows lie in one "
+                "part",
+            )
+
+
+NEEDS = Needs(
+    head=lambda cfg, name: TokenMatch(cfg.bridge, name=name),
+    own=compare,
+    reads="captions",
+    fuses=False,
+    matches=True,
+    check=check,
+)
