@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bridge_jax import rng, rules
+from bridge_jax import losses, rng, rules
 from bridge_jax.config import Config, ConfigError, Stage
 from bridge_jax.types import Params
 
@@ -159,13 +159,18 @@ def start_fused(cfg: Config, params: Params) -> Params:
     patch. The first E columns of both maps into the shared width become W G with one random rotation G (so that every
     head sees a share of all directions), queries and keys the identity: a word's attention over the patches starts as
     its own cosines. The other columns stay random and carry what the embeddings leave out, such as where things are.
+    The first layer stays as it is where a loss (`token_itc`) trains what it compares.
     """
     heads = params["heads"]
     copies = {f"fused_{side}": jax.tree.map(jnp.copy, heads[f"unimodal_{side}"]) for side in ("image", "text")}
     scale = jnp.exp(heads["log_scale"])
     started = {**params, "heads": {**heads, **copies, "itm": {**heads["itm"], "scale": scale}}}
     if cfg.bridge.layers:
-        started["bridge"] = {name: _start_attention(cfg, params, layer) for name, layer in params["bridge"].items()}
+        kept = {"layer_0"} if any(losses.needs(name).matches for name in cfg.losses) else set()
+        started["bridge"] = {
+            name: layer if name in kept else _start_attention(cfg, params, layer)
+            for name, layer in params["bridge"].items()
+        }
     return started
 
 

@@ -101,6 +101,14 @@ def test_what_compares_all_rows_does_not_depend_on_the_parts(loss):
     agree(one[2], other[2], 1e-5)
 
 
+def test_what_compares_the_rows_of_a_group_does_not_depend_on_the_parts():
+    whole, split = (config(("token_itc",), parts, losses=dict(token_itc=dict(group=2, weight=1.0))) for parts in (1, 4))
+    batch = tiny.batch(whole, 8)
+    one, other = found(whole, batch), found(split, batch)
+    assert float(other[0]) == pytest.approx(float(one[0]), rel=1e-6)
+    agree(one[2], other[2], 1e-5)
+
+
 @pytest.mark.parametrize("loss", ["vqa", "vqa_generative", "nlvr2", "caption"])
 def test_a_stage_without_a_comparison(loss):
     """One question has no answer, so the parts count differently many."""

@@ -252,6 +252,14 @@ def test_started_attention_is_the_cosine_of_projected_words_and_patches():
     np.testing.assert_allclose(found, raised / raised.sum(-1, keepdims=True), atol=1e-5)
 
 
+def test_attention_that_learned_to_compare_tokens_is_left_alone():
+    cfg = tiny.config(stage=dict(losses=("token_itc", "itm")))
+    params = tiny.params(cfg)
+    started = optim.start_fused(cfg, params)
+    assert started["bridge"]["layer_0"] is params["bridge"]["layer_0"]
+    assert not np.array_equal(*(tree["bridge"]["layer_1"]["image_to_shared"]["kernel"] for tree in (params, started)))
+
+
 def test_a_shared_space_wider_than_the_embedding_stays_random_beyond_it():
     cfg = tiny.config(bridge=dict(shared_width=24, embed_width=16))
     params = step.init_params(cfg)

@@ -63,6 +63,10 @@ def check(cfg: Config) -> None:
     ):
         if got != expected:
             raise ConfigError(f"config.{key}: expected {expected!r}, as the authors' model has it, got {got!r}")
+    if "token_itc" in cfg.losses:
+        raise ConfigError(
+            "config.losses.token_itc: the authors' match head reads no tokens; export it in our own layout"
+        )
 
 
 def read(source: str | Path, cfg: Config) -> tuple[Params, list[str]]:

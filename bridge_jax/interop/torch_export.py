@@ -38,7 +38,15 @@ from bridge_jax.types import Params
 
 WEIGHTS, VOCABULARY = "model.safetensors", "tokenizer.json"
 MODEL_TYPE = "bridge"
-HEADS = ("itm", "mlm", "mim", "vqa", "nlvr2", "sigmoid")  # of losses, which the exported model knows by name
+HEADS = (
+    "itm",
+    "mlm",
+    "mim",
+    "vqa",
+    "nlvr2",
+    "sigmoid",
+    "token_itc",
+)  # of losses, which the exported model knows by name
 CODE = Path(__file__).parent / "torch_model"
 
 
@@ -156,6 +164,7 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "pictures": cfg.losses["nlvr2"]["pictures"] if "nlvr2" in params["heads"] else 0,
         **({"classifiers": found} if (found := _classifiers(cfg, params)) else {}),
         "sigmoid_head": "sigmoid" in params["heads"],
+        "token_itc_head": "token_itc" in params["heads"],
         "caption_decoder": _decoder(cfg),  # `decoder` would pass for a text tower in transformers
         "answering_decoder": "vqa_generative" in cfg.losses,
         **({"id2label": {str(i): answer for i, answer in enumerate(meta.answers)}} if meta.answers else {}),

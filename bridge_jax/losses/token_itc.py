@@ -41,7 +41,7 @@ def compare(model: BridgeModel, given: Given) -> Float[Array, "G g g"]:
         return rows.reshape(-1, g, *rows.shape[1:])
 
     tokens = jax.tree.map(grouped, (*model.compared(given.lower), given.lower.text_mask))
-    return model.heads.of["token_itc"](token_similarities(*tokens))
+    return model.heads.of["token_itc"].scaled(token_similarities(*tokens))
 
 
 def check(cfg: Config) -> None:
@@ -60,7 +60,7 @@ def check(cfg: Config) -> None:
                 f"{stage.batch_size}: choose a divisor, or 0 for the whole batch",
             )
             require(
-                stage.microbatches == 1 or (group > 0 and cfg.mining.group % group == 0),
+                stage.microbatches == 1 or (group and cfg.mining.group and cfg.mining.group % group == 0),
                 f"config.stages.{name}.microbatches is {stage.microbatches}, but token_itc compares the rows of a "
                 "group: set config.losses.token_itc.group to a divisor of config.mining.group, whose rows lie in one "
                 "part",

@@ -62,11 +62,17 @@ class TokenMatch(nn.Module):
 
     cfg: Bridge
 
-    @nn.compact
+    def setup(self):
+        start, threshold = np.log(self.cfg.logit_scale_start), self.cfg.match_threshold_start
+        self.log_scale = self.param("log_scale", nn.initializers.constant(start), ())
+        self.threshold = self.param("threshold", nn.initializers.constant(threshold), ())
+
     def __call__(self, similarity: Float[Array, "*B"]) -> Float[Array, "*B"]:
-        log_scale = self.param("log_scale", nn.initializers.constant(np.log(self.cfg.logit_scale_start)), ())
-        threshold = self.param("threshold", nn.initializers.constant(self.cfg.match_threshold_start), ())
-        return clamped_scale(log_scale, self.cfg) * (similarity - threshold)
+        return self.scaled(similarity) - self.scaled(self.threshold)
+
+    def scaled(self, similarity: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        """Return the logit without the threshold, which a softmax would not see: its gradient would be rounding."""
+        return clamped_scale(self.log_scale, self.cfg) * similarity
 
 
 class MaskedHead(nn.Module):

@@ -45,6 +45,19 @@ def test_the_bias_of_the_sigmoid_loss(shared, tmp_path):
     assert "sigmoid" in torch_import.read(tmp_path / "model")[2]["heads"]
 
 
+@pytest.mark.parametrize("design", ["cross", "self_cross"])
+def test_the_match_logit_reads_the_tokens(shared, tmp_path, design):
+    cfg = small(design, stage=dict(losses=("token_itc", "itm")))
+    params, batch = tiny.params(cfg), pairs_of(cfg, shared)[0]
+    model = exported(cfg, params, tmp_path)
+    assert_equal(cfg, params, batch, model)
+    with torch.no_grad():
+        found = model(*torch_inputs(cfg, batch))
+        alone = model.heads.itm(found.fused_text_embeds, found.fused_image_embeds)
+        assert (found.match_logits - alone).std() > 1e-3
+    assert "token_itc" in torch_import.read(tmp_path / "model")[2]["heads"]
+
+
 @pytest.mark.parametrize("reads", ["image", "fused"])
 def test_the_decoder(shared, tmp_path, reads):
     """Logits of every word, the captions that a search finds, and the way back."""

@@ -37,6 +37,7 @@ class BridgeConfig(PretrainedConfig):
         pictures: int = 0,  # of which the nlvr2 head judges a statement; 0: there is no such head
         classifiers: dict | None = None,  # other heads that classify pairs: loss -> features, classes
         sigmoid_head: bool = False,
+        token_itc_head: bool = False,  # the match logit reads how well the tokens find each other
         caption_decoder: dict | None = None,  # what writes, and how it searches; None: there is none
         answering_decoder: bool = False,  # it has learned to answer questions, with one of `id2label`
         bridge_jax: dict | None = None,
@@ -63,6 +64,7 @@ class BridgeConfig(PretrainedConfig):
         self.pictures = pictures
         self.classifiers = classifiers or {}
         self.sigmoid_head = sigmoid_head
+        self.token_itc_head = token_itc_head
         self.caption_decoder = caption_decoder
         self.answering_decoder = answering_decoder
         self.bridge_jax = bridge_jax or {}

@@ -271,6 +271,9 @@ class BridgeModel(PreTrainedModel):
         config = self.config
         image_stops = [*config.image_after[1:], config.vision_config["num_hidden_layers"] - 1]
         text_stops = [*config.text_after[1:], config.text_config["num_hidden_layers"] - 1]
+        of_tokens = 0.0
+        if self.heads.token_itc is not None:
+            of_tokens = self.heads.token_itc(self.bridge.layers[0].token_similarity(image, text, mask))
         for q, layer in enumerate(self.bridge.layers):
             image, text = layer(image, text, mask)
             image = self.vision_model.blocks(image, config.image_after[q] + 1, image_stops[q] + 1)
@@ -278,7 +281,8 @@ class BridgeModel(PreTrainedModel):
         if not config.finish_before:
             image, text = self.vision_model.finish(image), self.text_model.finish(text)
         image_embeds, text_embeds = self.heads.fused_image(pool(image, None)), self.heads.fused_text(pool(text, mask))
-        return image_embeds, text_embeds, self.heads.itm(text_embeds, image_embeds), image, text
+        match_logits = self.heads.itm(text_embeds, image_embeds) + of_tokens
+        return image_embeds, text_embeds, match_logits, image, text
 
 
 def _mask(input_ids, attention_mask):

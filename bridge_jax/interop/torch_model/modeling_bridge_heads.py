@@ -36,6 +36,18 @@ class MatchHead(nn.Module):
         return self.scale * (cosine - self.threshold) + self.out(F.relu(self.hidden(joined)))[:, 0]
 
 
+class TokenMatch(nn.Module):
+    """What the tokens' similarity adds to the match logit: scale x (similarity - threshold)."""
+
+    def __init__(self, scale_max: float):
+        super().__init__()
+        self.log_scale, self.threshold = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+        self.scale_max = scale_max
+
+    def forward(self, similarity):
+        return self.log_scale.float().exp().clamp(max=self.scale_max) * (similarity - self.threshold)
+
+
 class MaskedHead(nn.Module):
     """States to what was masked: linear, LayerNorm, GELU, linear."""
 
@@ -88,3 +100,4 @@ class Heads(nn.Module):
         for name, (features, classes) in config.classifiers.items():
             setattr(self, name, Classifier(features, config.shared_width, classes))
         self.sigmoid = LogitBias() if config.sigmoid_head else None
+        self.token_itc = TokenMatch(config.logit_scale_max) if config.token_itc_head else None

@@ -23,7 +23,7 @@ class CosineAttention(nn.Module):
 
     def forward(self, x, other, other_mask):
         """`other_mask` is bool [B,M]: tokens where it is False are not attended to."""
-        q, k = normalise(self._split(self.query(x))), normalise(self._split(self.key(other)))
+        q, k = self._normalised(x, other)
         bias = self.position_bias[: x.shape[1], : other.shape[1]]  # a caption may come without its padding
         logits = q @ k.transpose(-1, -2) / F.softplus(self.tau.float()) + bias.float()
         if other_mask is not None:
@@ -31,6 +31,14 @@ class CosineAttention(nn.Module):
         v = self._split(self.value(other))
         weights = self.dropout(logits.softmax(-1)).to(v.dtype)
         return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+    def cosines(self, x, other):
+        """Cosines of queries and keys, averaged over the heads: [B,L,M]."""
+        q, k = self._normalised(x, other)
+        return (q @ k.transpose(-1, -2)).mean(1)
+
+    def _normalised(self, x, other):
+        return normalise(self._split(self.query(x))), normalise(self._split(self.key(other)))
 
     def _split(self, x):
         """[B,L,S] -> [B,N,L,S/N]."""
@@ -86,14 +94,28 @@ class Interaction(nn.Module):
 
     def forward(self, image, text, mask):
         """Update both sides' states; `mask` is bool [B,T], False on padding."""
-        z_v, z_t = self.image_to_shared(self.image_norm(image)), self.text_to_shared(self.text_norm(text))
-        if self.self_cross:
-            z_v = z_v + self.image_self_attention(self.image_self_norm(z_v))
-            z_t = z_t + self.text_self_attention(self.text_self_norm(z_t), mask)
+        z_v, z_t = self._shared(image, text, mask)
         a_t, a_v = self.text_over_image(z_t, z_v, None), self.image_over_text(z_v, z_t, mask)
         image = image + self.image_gate.sigmoid() * self.dropout(self.shared_to_image(a_v))
         text = text + self.text_gate.sigmoid() * self.dropout(self.shared_to_text(a_t))
         return image, text
+
+    def token_similarity(self, image, text, mask):
+        """How well the tokens of each pair find each other: [B].
+
+        Of every real word the cosine with its nearest patch, and the other way round; the mean of each, and of both.
+        """
+        z_v, z_t = self._shared(image, text, mask)
+        words, patches = self.text_over_image.cosines(z_t, z_v), self.image_over_text.cosines(z_v, z_t)
+        nearest = patches.masked_fill(~mask[:, None], float("-inf")).amax(-1)
+        return (pool(words.amax(-1)[..., None], mask)[:, 0] + nearest.mean(-1)) / 2
+
+    def _shared(self, image, text, mask):
+        z_v, z_t = self.image_to_shared(self.image_norm(image)), self.text_to_shared(self.text_norm(text))
+        if self.self_cross:
+            z_v = z_v + self.image_self_attention(self.image_self_norm(z_v))
+            z_t = z_t + self.text_self_attention(self.text_self_norm(z_t), mask)
+        return z_v, z_t
 
 
 def image_prefix(config: dict) -> int:
