@@ -60,7 +60,7 @@ def check(cfg: Config) -> None:
                 f"{stage.batch_size}: choose a divisor, or 0 for the whole batch",
             )
             require(
-                stage.microbatches == 1 or (group and cfg.mining.group and cfg.mining.group % group == 0),
+                stage.microbatches == 1 or (group > 0 and cfg.mining.group > 0 and cfg.mining.group % group == 0),
                 f"config.stages.{name}.microbatches is {stage.microbatches}, but token_itc compares the rows of a "
                 "group: set config.losses.token_itc.group to a divisor of config.mining.group, whose rows lie in one "
                 "part",

@@ -115,6 +115,14 @@ def test_it_trains_the_first_attention_and_nothing_that_follows():
     assert not any(path.startswith(("bridge/layer_1", "heads/itm", "heads/fused")) for path in moved)
 
 
+def test_what_the_attention_learned_is_left_alone_when_the_fused_parts_start():
+    cfg = tiny.config(stage=dict(losses=NAMES))
+    params = tiny.params(cfg)
+    started = optim.start_fused(cfg, params)
+    assert started["bridge"]["layer_0"] is params["bridge"]["layer_0"]
+    assert not np.array_equal(*(tree["bridge"]["layer_1"]["image_to_shared"]["kernel"] for tree in (params, started)))
+
+
 @pytest.mark.parametrize(
     ("group", "changes", "message"),
     [

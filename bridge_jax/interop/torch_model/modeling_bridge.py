@@ -273,7 +273,9 @@ class BridgeModel(PreTrainedModel):
         text_stops = [*config.text_after[1:], config.text_config["num_hidden_layers"] - 1]
         of_tokens = 0.0
         if self.heads.token_itc is not None:
-            of_tokens = self.heads.token_itc(self.bridge.layers[0].token_similarity(image, text, mask))
+            first = self.bridge.layers[0]
+            assert isinstance(first, Interaction)
+            of_tokens = self.heads.token_itc(first.token_similarity(image, text, mask))
         for q, layer in enumerate(self.bridge.layers):
             image, text = layer(image, text, mask)
             image = self.vision_model.blocks(image, config.image_after[q] + 1, image_stops[q] + 1)

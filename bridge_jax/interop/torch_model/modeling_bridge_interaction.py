@@ -106,7 +106,10 @@ class Interaction(nn.Module):
         Of every real word the cosine with its nearest patch, and the other way round; the mean of each, and of both.
         """
         z_v, z_t = self._shared(image, text, mask)
-        words, patches = self.text_over_image.cosines(z_t, z_v), self.image_over_text.cosines(z_v, z_t)
+        of_text, of_image = self.text_over_image, self.image_over_text
+        assert isinstance(of_text, CosineAttention)
+        assert isinstance(of_image, CosineAttention)
+        words, patches = of_text.cosines(z_t, z_v), of_image.cosines(z_v, z_t)
         nearest = patches.masked_fill(~mask[:, None], float("-inf")).amax(-1)
         return (pool(words.amax(-1)[..., None], mask)[:, 0] + nearest.mean(-1)) / 2
 
