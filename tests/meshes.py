@@ -20,9 +20,10 @@ from bridge_jax.models.layers import l2_normalise
 from bridge_jax.types import Batch, Outputs
 from tests import tiny
 
-LOSSES = ("itc", "fused_itc", "itm", "cycle")  # the masked losses look at one row at a time
+LOSSES = ("itc", "token_itc", "fused_itc", "itm", "cycle")  # the masked losses look at one row at a time
 
 # softmax(q (k + b)) = softmax(q k + q b): this bias has no gradient but rounding, which Adam scales up to a whole step.
+GROUPS = dict(token_itc=dict(weight=1.0, group=2))
 TRAIN = (("(vision|text)/.*/attention/key/bias", False), (".*", True))
 
 
@@ -34,6 +35,7 @@ def config(sizes: tuple[int, ...] = (1, 1, 1)) -> configs.Config:
         text=dict(depth=2, dropout=0.1),
         bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1),
         mesh=dict(zip(sharding.AXES, sizes, strict=True)),
+        losses=GROUPS,
     )
 
 
@@ -79,12 +81,13 @@ def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
 
 def gathered(group: int) -> list[str]:
     """Return the operations that send hidden states, [rows, tokens, width], between eight devices."""
-    cfg = tiny.config(mining=dict(group=group), stage=dict(batch_size=16, losses=LOSSES, train=TRAIN))
+    stage = dict(batch_size=16, losses=LOSSES, train=TRAIN)
+    cfg = tiny.config(mining=dict(group=group), stage=stage, losses=GROUPS)
     mesh = sharding.make_mesh(cfg.mesh)
     plan = step.build(cfg, "train", 0, mesh)
     state = jax.eval_shape(plan.init, jax.ShapeDtypeStruct((), jnp.int32), step.abstract_params(cfg, mesh))
     program = plan.train_step.lower(state, tiny.batch(cfg, 16)).compile().as_text()
-    states = rf"\w+\[\d+,\d+,(?:{cfg.vision.width}|{cfg.text.width})\]"
+    states = rf"\w+\[(?:\d+,){{2,}}(?:{cfg.vision.width}|{cfg.text.width}|{cfg.bridge.shared_width})\]"
     return re.findall(rf"= {states}\S* (?:all-gather|all-to-all|collective-permute).*", program)
 
 

@@ -171,7 +171,7 @@ def token_similarity(by_text: Compared, by_image: Compared, mask: Bool[Array, "B
 def token_similarities(by_text: Compared, by_image: Compared, mask: Bool[Array, "G g T"]) -> Float[Array, "G g g"]:
     """Return the `token_similarity` of text i and image j for the g rows of each group; arrays are [G,g,...].
 
-    A group at a time, computed again in the backward pass: what is held is [g,T,g,P].
+    Where a group lies on one device, so does all that it is made of, [G,g,T,g,P]; the backward pass makes it again.
     """
 
     def of_group(group: tuple[Compared, Compared, jax.Array]) -> Float[Array, "g g"]:
@@ -182,4 +182,4 @@ def token_similarities(by_text: Compared, by_image: Compared, mask: Bool[Array, 
         found_gg = layers.masked_mean(words_gTgP.max(axis=-1), mask_gT)
         return (found_gg + nearest_gPg.mean(axis=1).T) / 2
 
-    return jax.lax.map(jax.checkpoint(of_group), (by_text, by_image, mask))
+    return jax.vmap(jax.checkpoint(of_group))((by_text, by_image, mask))
