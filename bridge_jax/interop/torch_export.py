@@ -38,15 +38,8 @@ from bridge_jax.types import Params
 
 WEIGHTS, VOCABULARY = "model.safetensors", "tokenizer.json"
 MODEL_TYPE = "bridge"
-HEADS = (
-    "itm",
-    "mlm",
-    "mim",
-    "vqa",
-    "nlvr2",
-    "sigmoid",
-    "token_itc",
-)  # of losses, which the exported model knows by name
+# Heads of losses that the exported model knows by name.
+HEADS = ("itm", "mlm", "mim", "vqa", "nlvr2", "sigmoid", "token_itc")
 CODE = Path(__file__).parent / "torch_model"
 
 

@@ -46,25 +46,26 @@ def compare(model: BridgeModel, given: Given) -> Float[Array, "G g g"]:
 
 def check(cfg: Config) -> None:
     """Raise ConfigError where the bridge has no attention, or a batch does not fall into groups."""
-    group, stages = cfg.losses["token_itc"]["group"], {name: cfg.stages[name] for name in cfg.stage_order}
+    group = cfg.losses["token_itc"]["group"]
     require(
         cfg.bridge.layers > 0 and cfg.bridge.design in ("cross", "self_cross"),
         f"config.losses.token_itc reads the bridge's attention, which design {cfg.bridge.design!r} with "
         f"{cfg.bridge.layers} layers does not have: drop the loss",
     )
-    for name, stage in stages.items():
-        if "token_itc" in stage.losses:
-            require(
-                not group or stage.batch_size % group == 0,
-                f"config.losses.token_itc.group is {group}, which does not divide config.stages.{name}.batch_size = "
-                f"{stage.batch_size}: choose a divisor, or 0 for the whole batch",
-            )
-            require(
-                stage.microbatches == 1 or (group > 0 and cfg.mining.group > 0 and cfg.mining.group % group == 0),
-                f"config.stages.{name}.microbatches is {stage.microbatches}, but token_itc compares the rows of a "
-                "group: set config.losses.token_itc.group to a divisor of config.mining.group, whose rows lie in one "
-                "part",
-            )
+    for name in cfg.stage_order:
+        stage = cfg.stages[name]
+        if "token_itc" not in stage.losses:
+            continue
+        require(
+            not group or stage.batch_size % group == 0,
+            f"config.losses.token_itc.group is {group}, which does not divide config.stages.{name}.batch_size = "
+            f"{stage.batch_size}: choose a divisor, or 0 for the whole batch",
+        )
+        require(
+            stage.microbatches == 1 or (group > 0 and cfg.mining.group > 0 and cfg.mining.group % group == 0),
+            f"config.stages.{name}.microbatches is {stage.microbatches}, but token_itc compares the rows of a group: "
+            "set config.losses.token_itc.group to a divisor of config.mining.group, whose rows lie in one part",
+        )
 
 
 NEEDS = Needs(

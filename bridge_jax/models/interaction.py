@@ -163,7 +163,7 @@ def token_similarity(by_text: Compared, by_image: Compared, mask: Bool[Array, "B
     """
     words_BTP = jnp.einsum("BTS,BPS->BTP", *by_text).astype(jnp.float32)
     patches_BPT = jnp.einsum("BPS,BTS->BPT", *by_image).astype(jnp.float32)
-    nearest_BP = jnp.where(mask[:, None], patches_BPT, -jnp.inf).max(axis=-1)
+    nearest_BP = jnp.where(mask[:, None], patches_BPT, -1.0).max(axis=-1)
     found_B = layers.masked_mean(words_BTP.max(axis=-1)[..., None], mask)[:, 0]
     return (found_B + nearest_BP.mean(axis=-1)) / 2
 
@@ -178,7 +178,7 @@ def token_similarities(by_text: Compared, by_image: Compared, mask: Bool[Array, 
         of_text, of_image, mask_gT = group
         words_gTgP = jnp.einsum("iTS,jPS->iTjP", *of_text).astype(jnp.float32)
         patches_gPgT = jnp.einsum("jPS,iTS->jPiT", *of_image).astype(jnp.float32)
-        nearest_gPg = jnp.where(mask_gT, patches_gPgT, -jnp.inf).max(axis=-1)
+        nearest_gPg = jnp.where(mask_gT, patches_gPgT, -1.0).max(axis=-1)
         found_gg = layers.masked_mean(words_gTgP.max(axis=-1), mask_gT)
         return (found_gg + nearest_gPg.mean(axis=1).T) / 2
 

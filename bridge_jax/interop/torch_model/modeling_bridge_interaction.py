@@ -110,7 +110,7 @@ class Interaction(nn.Module):
         assert isinstance(of_text, CosineAttention)
         assert isinstance(of_image, CosineAttention)
         words, patches = of_text.cosines(z_t, z_v), of_image.cosines(z_v, z_t)
-        nearest = patches.masked_fill(~mask[:, None], float("-inf")).amax(-1)
+        nearest = patches.masked_fill(~mask[:, None], -1.0).amax(-1)
         return (pool(words.amax(-1)[..., None], mask)[:, 0] + nearest.mean(-1)) / 2
 
     def _shared(self, image, text, mask):
