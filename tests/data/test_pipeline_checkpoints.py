@@ -72,12 +72,14 @@ def stated(tmp_path_factory):
     return folder
 
 
-def cached(crops: int, length: int) -> lower_cache.LowerCache:
+def cached(folder: Path, crops: int, length: int) -> lower_cache.LowerCache:
     """A cache of random states; its tenth photo is broken."""
     draw = np.random.default_rng(0)
+    for file, shape in (("image.npy", (PHOTOS, crops, 3, 4)), ("text.npy", (2 * PHOTOS, length, 4))):
+        np.save(folder / file, draw.normal(size=shape).astype(np.float16))
     return lower_cache.LowerCache(
-        image=draw.normal(size=(PHOTOS, crops, 3, 4)).astype(np.float16),
-        text=draw.normal(size=(2 * PHOTOS, length, 4)).astype(np.float16),
+        image=lower_cache.States.open(folder / "image.npy"),
+        text=lower_cache.States.open(folder / "text.npy"),
         text_mask=np.ones((2 * PHOTOS, length), bool),
         ids=None,
         captions=np.arange(2 * PHOTOS).reshape(PHOTOS, 2),
@@ -89,7 +91,7 @@ def cached(crops: int, length: int) -> lower_cache.LowerCache:
 
 
 @pytest.mark.parametrize(("name", "stage_name"), PIPELINES)
-def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes, asked, stated):
+def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes, asked, stated, tmp_path):
     settings = importlib.import_module(f"configs.{name}").get_config()
     settings.data.vocabulary = str(next(small_shapes.rglob(datasets.VOCABULARY)))
     own = {"shapes": small_shapes, "vqav2": asked} | dict.fromkeys(("nlvr2", "nlvr", "snli_ve"), stated)
@@ -101,7 +103,7 @@ def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, s
     cfg = config.parse(settings)
     stage = dataclasses.replace(cfg.stages[stage_name], batch_size=BATCH)
     records = pipeline.open_split(cfg.data, "train") if folder else photos
-    make = cached(stage.cached_crops, cfg.text.length) if stage.cached_crops else None
+    make = cached(tmp_path, stage.cached_crops, cfg.text.length) if stage.cached_crops else None
     if make is not None:
         records = photos  # of the length of the cache
     ds = pipeline.train(cfg, stage, seed_stream=stage_name, records=records, make_example=make)
