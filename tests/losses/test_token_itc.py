@@ -20,7 +20,8 @@ NAMES = ("itm", "token_itc")
 
 def tokens(seed=0):
     draw = np.random.default_rng(seed)
-    word, patch, queries, words = (draw.normal(size=(B, L, S)) for L in (T, P, P, T))
+    drawn = [draw.normal(size=(B, L, S)) for L in (T, P, P, T)]
+    word, patch, queries, words = (rows / np.linalg.norm(rows, axis=-1, keepdims=True) for rows in drawn)
     mask = np.arange(T) < np.array([[5], [3], [1], [4]])
     return Compared(word, patch), Compared(queries, words), mask
 
