@@ -82,7 +82,7 @@ class LowerCache:
         first = self.first[index]
         drawn = self.captions[index] - first
         chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator)
-        caption = int(first + chosen)
+        caption = first + chosen
         crop = int(generator.integers(self.image.shape[1]))
         return {
             REFUSED: refused,

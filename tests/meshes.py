@@ -21,9 +21,9 @@ from bridge_jax.types import Batch, Outputs
 from tests import tiny
 
 LOSSES = ("itc", "token_itc", "fused_itc", "itm", "cycle")  # the masked losses look at one row at a time
+GROUPS = dict(token_itc=dict(weight=1.0, group=2))
 
 # softmax(q (k + b)) = softmax(q k + q b): this bias has no gradient but rounding, which Adam scales up to a whole step.
-GROUPS = dict(token_itc=dict(weight=1.0, group=2))
 TRAIN = (("(vision|text)/.*/attention/key/bias", False), (".*", True))
 
 
