@@ -21,7 +21,7 @@ P, T, WIDTH = 10, 6, 32
 BELOW = r"vision/(block_00/.*|patch/.*|class_token|position)|text/.*"
 
 
-def config(form: str):
+def config(form: str, *more: str):
     """Return one block and one interaction layer above it: what lies below is frozen and never run."""
     return tiny.config(
         vision=dict(depth=1, width=WIDTH, image_px=12, position_grid=3, mask_token=False),
@@ -32,7 +32,7 @@ def config(form: str):
         stage=dict(
             steps=STEPS,
             batch_size=WAYS,
-            losses=("itc", "fused_itc", "itm"),
+            losses=("itc", "fused_itc", "itm", *more),
             train=((BELOW, False), (".*", True)),
             learning_rate=1e-2,
             cached_crops=1,
@@ -82,9 +82,10 @@ def chance():
     return stats.binom.interval(0.99, 2 * WAYS * SETS, 1 / WAYS)
 
 
-def test_joint_fusion_stays_at_chance():
+@pytest.mark.parametrize("more", [(), ("token_itc",)], ids=["alone", "with token_itc"])
+def test_joint_fusion_stays_at_chance(more):
     """Unimodal cosine, fused similarity and match logit, with each of the 64 x 64 candidates of a set really fused."""
-    cfg = config("joint")
+    cfg = config("joint", *more)
     params, loss = train(cfg)
     predict, found = step.build_predict(cfg, sharding.make_mesh(cfg.mesh)), {"unimodal": 0, "similarity": 0, "itm": 0}
     texts, images = np.repeat(np.arange(WAYS), WAYS), np.tile(np.arange(WAYS), WAYS)

@@ -5,8 +5,10 @@ float32 matrix product's, pairs/s of the step and of the data pipeline alone, an
 the matrix products and convolutions that the step's own program asks for, forward and backward; of a rematerialised or
 repeated product every run counts.
 
-Every step is followed by products for half a second: what a machine gives changes from one second to the next, so a
-step is compared with its neighbour in time. Run it with nothing else on the machine.
+Every timed step follows another one, as in a run, and is followed by products for half a second: what a machine gives
+changes from one second to the next, so a step is compared with its neighbour in time. After half a second without steps
+a virtual machine may have given their memory back to its host, and the step then pays for getting it again. Run it with
+nothing else on the machine.
 """
 
 import itertools
@@ -56,6 +58,7 @@ def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params) -> None:
     state, _ = jax.block_until_ready(plan.train_step(state, batch))
     times, products = [], []
     for _ in range(_STEPS.value):
+        state, _ = jax.block_until_ready(plan.train_step(state, batch))
         started = time.perf_counter()
         state, _ = jax.block_until_ready(plan.train_step(state, batch))
         times.append(time.perf_counter() - started)
