@@ -34,7 +34,7 @@ make_venv() {
 }
 
 # install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: skipped while pyproject.toml and constraints.txt are as they
-# were.
+# were. Python compiles what is imported at its first import; pip would compile all that is installed, half of its time.
 install_package() {
   local extra stamp want
   extra="${1//[^a-z]/}"
@@ -45,9 +45,9 @@ install_package() {
   fi
   echo "installing $* into .venv (a few minutes the first time)" >&2
   if [[ -n "${2:-}" ]]; then
-    "$python" -m pip install --quiet "$2"
+    "$python" -m pip install --quiet --no-compile "$2"
   fi
-  "$python" -m pip install --quiet --constraint constraints.txt --editable "$1"
+  "$python" -m pip install --quiet --no-compile --constraint constraints.txt --editable "$1"
   echo "$want" >"$stamp"
 }
 

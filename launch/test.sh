@@ -8,7 +8,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # build of whatever index it is given and the package's own resolution cannot choose another.
 install_package '.[test]' "$(grep '^torch==' constraints.txt)"
 # The TPU's compiler, for the tests of tools.plan. Beside the environment: in it, every run on a CPU looks for TPUs.
-[[ -d .venv/libtpu ]] || "$python" -m pip install --quiet --target .venv/libtpu "$(grep '^libtpu==' constraints.txt)"
+[[ -d .venv/libtpu ]] ||
+  "$python" -m pip install --quiet --no-compile --target .venv/libtpu "$(grep '^libtpu==' constraints.txt)"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m pyright

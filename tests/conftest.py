@@ -43,7 +43,7 @@ gc.set_threshold(100_000, 50, 100)
 # The files of minutes begin first, so that at the end no process waits long for another (with --no-loadscope-reorder).
 LONG = ("test_planner", "test_drills", "test_disk", "test_distributed", "test_objective", "test_bad_numbers",
         "test_train", "test_gradients", "test_train_caption", "test_train_vqa_generative",
-        "test_vqav2_learns")  # fmt: skip
+        "test_vqav2_learns", "test_sharding")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
