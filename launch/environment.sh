@@ -9,6 +9,10 @@
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export XLA_FLAGS="${XLA_FLAGS:---xla_cpu_experimental_ynn_fusion_type=-individual_dot}"
 
+# Python compiles what is imported at its first import and keeps it: pip compiles nothing here (it would compile all that
+# is installed, half of its time), and images that turn keeping off have every program compile it all again, 2 s each.
+unset PYTHONDONTWRITEBYTECODE
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=.venv/bin/python
 
@@ -34,7 +38,7 @@ make_venv() {
 }
 
 # install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: skipped while pyproject.toml and constraints.txt are as they
-# were. Python compiles what is imported at its first import; pip would compile all that is installed, half of its time.
+# were.
 install_package() {
   local extra stamp want
   extra="${1//[^a-z]/}"
