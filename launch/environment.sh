@@ -9,8 +9,8 @@
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export XLA_FLAGS="${XLA_FLAGS:---xla_cpu_experimental_ynn_fusion_type=-individual_dot}"
 
-# Python compiles what is imported at its first import and keeps it: pip compiles nothing here (it would compile all that
-# is installed, half of its time), and images that turn keeping off have every program compile it all again, 2 s each.
+# Python compiles what is imported at its first import and keeps it; pip compiles nothing here, as it would compile all
+# that is installed, half of its time. Images that turn keeping off have every program compile it all again, for 2 s.
 unset PYTHONDONTWRITEBYTECODE
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit

@@ -17,6 +17,7 @@ from bridge_jax.config import ConfigError
 from configs import coco
 
 PAIRS = 8
+LEAST_EFFORT = {"jax_exec_time_optimization_effort": -1.0, "jax_memory_fitting_effort": -1.0}  # of the compiler
 LIBTPU = str(Path(sys.prefix) / "libtpu")  # where launch/test.sh lays it
 
 
@@ -44,7 +45,7 @@ def shrunken(*, depth: int = 4):
 @pytest.fixture(scope="module")
 def quickly():
     """Let the compiler give the least effort: what is asked here does not depend on it."""
-    changed = {"jax_exec_time_optimization_effort": -1.0, "jax_enable_compilation_cache": False}
+    changed = {**LEAST_EFFORT, "jax_enable_compilation_cache": False}
     before = {name: getattr(jax.config, name) for name in changed}
     for name, value in changed.items():
         jax.config.update(name, value)
@@ -61,7 +62,7 @@ def command(tmp_path_factory) -> tuple[subprocess.CompletedProcess, dict[str, st
     out = {kind: folder / f"plan.{kind}" for kind in ("json", "html", "markdown")}
     words = [sys.executable, "-m", "tools.plan", "--config=configs/coco.py", "--topology=v5e:4x4,v5e:8x8"]
     words += ["--stage=align", f"--pairs_per_chip={PAIRS}", *flags, *(f"--{kind}={path}" for kind, path in out.items())]
-    env = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0", "PYTHONPATH": LIBTPU}
+    env = os.environ | {name.upper(): str(value) for name, value in LEAST_EFFORT.items()} | {"PYTHONPATH": LIBTPU}
     done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     return done, {kind: path.read_text() for kind, path in out.items()}
