@@ -1,5 +1,6 @@
 """What all tests share: how programs are compiled and where they are kept, small experiments, and the way to data."""
 
+import atexit
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ for _name, _value in CACHE.items():
 
 # Tracing makes objects by the million and hardly a cycle, and a garbage collection looks at all that live.
 gc.set_threshold(100_000, 50, 100)
+atexit.register(gc.freeze)
 
 
 # The files of minutes begin first, so that at the end no process waits long for another (with --no-loadscope-reorder).
