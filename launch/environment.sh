@@ -10,7 +10,7 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export XLA_FLAGS="${XLA_FLAGS:---xla_cpu_experimental_ynn_fusion_type=-individual_dot}"
 
 # Python compiles what is imported at its first import and keeps it; pip compiles nothing here, as it would compile all
-# that is installed, half of its time. Images that turn keeping off have every program compile it all again, for 2 s.
+# that is installed, half of its time. Images that turn keeping off have every program compile it again, for 1.7 s.
 unset PYTHONDONTWRITEBYTECODE
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -37,8 +37,8 @@ make_venv() {
   exit 2
 }
 
-# install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: skipped while pyproject.toml and constraints.txt are as they
-# were.
+# install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: skipped while neither pyproject.toml nor constraints.txt
+# changed.
 install_package() {
   local extra stamp want
   extra="${1//[^a-z]/}"

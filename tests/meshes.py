@@ -27,11 +27,10 @@ GROUPS = dict(token_itc=dict(weight=1.0, group=2))
 TRAIN = (("(vision|text)/.*/attention/key/bias", False), (".*", True))
 
 
-def config(sizes: tuple[int, ...] = (1, 1, 1), batch_size: int = 8, group: int = 0) -> configs.Config:
+def config(sizes: tuple[int, ...] = (1, 1, 1)) -> configs.Config:
     """Return the experiment: dropout on, two blocks a tower."""
     return tiny.config(
-        stage=dict(batch_size=batch_size, losses=LOSSES, train=TRAIN),
-        mining=dict(group=group),
+        stage=dict(batch_size=8, losses=LOSSES, train=TRAIN),
         vision=dict(depth=2),
         text=dict(depth=2, dropout=0.1),
         bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1),
@@ -82,7 +81,8 @@ def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
 
 def gathered(group: int) -> list[str]:
     """Return the operations that send hidden states, [rows, tokens, width], between eight devices."""
-    cfg = config((8, 1, 1), batch_size=16, group=group)
+    stage = dict(batch_size=16, losses=LOSSES, train=TRAIN)
+    cfg = tiny.config(mining=dict(group=group), stage=stage, losses=GROUPS)
     mesh = sharding.make_mesh(cfg.mesh)
     plan = step.build(cfg, "train", 0, mesh)
     state = jax.eval_shape(plan.init, jax.ShapeDtypeStruct((), jnp.int32), step.abstract_params(cfg, mesh))
