@@ -27,7 +27,8 @@ QUICK = (
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
-# And the programs hardly change from one run of the suite to the next.
+# And the programs hardly change from one run of the suite to the next. To keep one costs as much as to compile
+# a single operation: the tests' own processes, which run many of those one by one, keep what takes longer.
 CACHE = {
     "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "jax"),
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -38,6 +39,7 @@ CACHE = {
 for _name, _value in CACHE.items():
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)  # for the programs that tests start
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # Tracing makes objects by the million and hardly a cycle, and a garbage collection looks at all that live:
 # seldom, and not at the end.
@@ -47,7 +49,7 @@ atexit.register(gc.freeze)
 
 # The files of minutes begin first, so that at the end no process waits long for another (with --no-loadscope-reorder).
 LONG = ("test_planner", "test_drills", "test_disk", "test_distributed", "test_objective", "test_bad_numbers",
-        "test_train", "test_gradients", "test_train_caption", "test_train_vqa_generative",
+        "test_train", "test_gradients", "test_train_caption", "test_train_vqa_generative", "test_types",
         "test_vqav2_learns", "test_sharding")  # fmt: skip
 
 

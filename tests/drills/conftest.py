@@ -79,9 +79,9 @@ def start(tiny_flags, tmp_path_factory) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def whole(start, tmp_path_factory) -> tuple[Run, float]:
-    """The undisturbed run, and how long it took in seconds."""
+    """The undisturbed run, which reports what it unpickles, and how long it took in seconds."""
     began = time.monotonic()
-    run = start(tmp_path_factory.mktemp("whole") / "run")
+    run = start(tmp_path_factory.mktemp("whole") / "run", "pickle")
     assert run.end() == 0, run.said.read_text()
     return run, time.monotonic() - began
 

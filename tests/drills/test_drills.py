@@ -18,6 +18,7 @@ from bridge_jax import manifest
 from tests.drills.conftest import drawn
 from tests.runs import assert_same
 
+UNPICKLED_ON_PURPOSE = {"unpickled pathlib PosixPath"}  # child.py does, so that the hook is seen to see
 KILLS, STOPS = int(os.environ.get("DRILL_KILLS", "12")), int(os.environ.get("DRILL_STOPS", "9"))
 WINDOWS = (  # phase, how often it is entered before the signal, spread of the signal in seconds, what hangs
     ("import", 1, 1.5, ""),
@@ -47,6 +48,11 @@ def assert_ended_as(run, whole):
     consumed = [key for key in expected if int(key.split()[1]) < 4]  # what is read ahead differs
     assert {key: found[key] for key in consumed} == {key: expected[key] for key in consumed}
     assert "damaged" not in run.said.read_text()
+
+
+def test_a_run_unpickles_nothing(whole):
+    """A pickle is a program that whoever wrote it chose."""
+    assert {line for line in whole[0].lines() if line.startswith("unpickled")} == UNPICKLED_ON_PURPOSE
 
 
 def test_kills(start, whole, tmp_path):
