@@ -52,7 +52,7 @@ def run(sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
         found |= {f"{index}/{name}": value for name, value in metrics.items()}
         if index == 0:
             moments = state.opt_state[1].mu
-            found |= {f"gradient/{path}": value / 0.1 for path, value in moments.items()}
+            found |= {f"gradient/{path}": value / 0.1 for path, value in jax.device_get(moments).items()}
     found |= {f"parameter/{path}": value for path, value in optim.flatten(state.params).items()}
     return jax.device_get(found)
 

@@ -71,7 +71,7 @@ def at_once(cfg, batch):
 
 
 def agree(one, other, rel):
-    scale = max(float(jnp.abs(leaf).max()) for leaf in one.values())
+    scale = max(np.abs(leaf).max() for leaf in one.values())
     for path, leaf in one.items():
         np.testing.assert_allclose(other[path], leaf, rtol=rel, atol=rel * scale, err_msg=path)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / ".pytest_cache" / "jax"
 CHANGED = {"stage_order": "('stabilise','align')", "stages.align.losses": "('itc','fused_itc')"}
 
 
@@ -62,28 +63,30 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def start(tiny_flags, tmp_path_factory) -> Callable[..., Run]:
-    """Start a process of the run: start(workdir), behind the words of `before` if given.
-
-    Programs are compiled once and read by all. A process killed while it writes one into JAX's cache leaves half of it
-    there, so the suite's own is copied.
-    """
-    flags = [flag for flag in tiny_flags if flag.split("=")[0].removeprefix("--config.") not in (*CHANGED, "cache_dir")]
-    flags += [f"--config.{key}={value}" for key, value in CHANGED.items()]
-    suite = ROOT / ".pytest_cache" / "jax"
-    folder = tmp_path_factory.mktemp("programs")
-    assert Run(flags, folder / "first", suite).end() == 0
-    shutil.copytree(suite, folder / "copy")
-    return lambda workdir, stall="", before=(): Run(flags, workdir, folder / "copy", stall, before)
+def flags(tiny_flags) -> list[str]:
+    """The flags of the run that is disturbed."""
+    kept = [flag for flag in tiny_flags if flag.split("=")[0].removeprefix("--config.") not in (*CHANGED, "cache_dir")]
+    return kept + [f"--config.{key}={value}" for key, value in CHANGED.items()]
 
 
 @pytest.fixture(scope="session")
-def whole(start, tmp_path_factory) -> tuple[Run, float]:
-    """The undisturbed run, which reports what it unpickles, and how long it took in seconds."""
-    began = time.monotonic()
-    run = start(tmp_path_factory.mktemp("whole") / "run", "pickle")
+def whole(flags, tmp_path_factory) -> Run:
+    """The undisturbed run, which compiles the programs and reports what it unpickles."""
+    run = Run(flags, tmp_path_factory.mktemp("whole") / "run", PROGRAMS, "pickle")
     assert run.end() == 0, run.said.read_text()
-    return run, time.monotonic() - began
+    return run
+
+
+@pytest.fixture(scope="session")
+def start(flags, whole, tmp_path_factory) -> Callable[..., Run]:
+    """Start a process of the run: start(workdir), behind the words of `before` if given.
+
+    It reads the programs that the whole run compiled. A process killed while it writes one into JAX's cache leaves half
+    of it there, so the suite's own is copied.
+    """
+    copy = tmp_path_factory.mktemp("programs") / "copy"
+    shutil.copytree(PROGRAMS, copy)
+    return lambda workdir, stall="", before=(): Run(flags, workdir, copy, stall, before)
 
 
 def drawn(workdir: Path) -> dict[str, str]:

@@ -51,7 +51,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(start, whole, on_a_disk, tmp_p
     assert [manifest.fault(workdir / manifest.CHECKPOINTS / str(step)) for step in steps] == [""] * len(steps)
     run = start(workdir)
     assert run.end() == 0, run.said.read_text()
-    assert_same(workdir, whole[0].workdir)
+    assert_same(workdir, whole.workdir)
 
 
 def test_a_read_only_disk_is_one_clear_line(start, on_a_disk, tmp_path):
@@ -78,7 +78,7 @@ def test_a_folder_without_permission_is_one_clear_line(start, whole, tmp_path):
     folder.chmod(0o755)
     run = start(workdir, before=without)
     assert run.end() == 0, run.said.read_text()
-    assert_same(workdir, whole[0].workdir)
+    assert_same(workdir, whole.workdir)
 
 
 def test_a_slow_disk_costs_time_and_nothing_else(start, whole, tmp_path):
@@ -92,13 +92,13 @@ def test_a_slow_disk_costs_time_and_nothing_else(start, whole, tmp_path):
     assert found["saved_step"] == found["step"] > 0
     run = start(workdir, "slow")
     assert run.end() == 0, run.said.read_text()
-    assert_same(workdir, whole[0].workdir)
+    assert_same(workdir, whole.workdir)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_a_damaged_newest_checkpoint_is_named_and_made_again(start, whole, tmp_path, damage):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0].workdir, workdir)
+    shutil.copytree(whole.workdir, workdir)
     newest = workdir / manifest.CHECKPOINTS / "8"
     if damage == "missing":
         shutil.rmtree(newest / "opt_state")
@@ -112,7 +112,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_made_again(start, whole, tmp_p
     assert f"checkpoint {newest} is damaged: " in run.said.read_text()
     assert "going back to checkpoint 6" in run.said.read_text()
     assert manifest.fault(newest) == ""
-    assert_same(workdir, whole[0].workdir)
+    assert_same(workdir, whole.workdir)
 
 
 def test_two_runs_do_not_share_a_workdir(start, tmp_path):
@@ -145,4 +145,4 @@ def test_a_second_signal_in_a_save_that_hangs_ends_at_once_and_harms_nothing(sta
     assert os.listdir(workdir / manifest.CHECKPOINTS)
     run = start(workdir)
     assert run.end() == 0, run.said.read_text()
-    assert_same(workdir, whole[0].workdir)
+    assert_same(workdir, whole.workdir)

@@ -14,6 +14,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from bridge_jax import manifest
 from tests.drills.conftest import drawn
 from tests.runs import assert_same
@@ -31,6 +33,14 @@ WINDOWS = (  # phase, how often it is entered before the signal, spread of the s
     ("evaluate", 3, 0.5, ""),
     ("compile", 2, 1.0, ""),
 )
+
+
+@pytest.fixture(scope="module")
+def seconds(start, tmp_path_factory) -> float:
+    """How long an undisturbed run takes whose programs are compiled."""
+    began = time.monotonic()
+    assert start(tmp_path_factory.mktemp("timed") / "run").end() == 0
+    return time.monotonic() - began
 
 
 def assert_every_checkpoint_is_whole(workdir):
@@ -52,10 +62,10 @@ def assert_ended_as(run, whole):
 
 def test_a_run_unpickles_nothing(whole):
     """A pickle is a program that whoever wrote it chose."""
-    assert {line for line in whole[0].lines() if line.startswith("unpickled")} == UNPICKLED_ON_PURPOSE
+    assert {line for line in whole.lines() if line.startswith("unpickled")} == UNPICKLED_ON_PURPOSE
 
 
-def test_kills(start, whole, tmp_path):
+def test_kills(start, whole, seconds, tmp_path):
     draw, killed = random.Random(0), collections.Counter()
     runs = 0
     while killed.total() < KILLS:
@@ -63,7 +73,7 @@ def test_kills(start, whole, tmp_path):
         while not finished:
             run = start(workdir)
             try:
-                code = run.process.wait(draw.uniform(0, whole[1]) if killed.total() < KILLS else 300)
+                code = run.process.wait(draw.uniform(0, seconds) if killed.total() < KILLS else 300)
                 assert code == 0, run.said.read_text()
                 finished = True
             except subprocess.TimeoutExpired:
@@ -71,7 +81,7 @@ def test_kills(start, whole, tmp_path):
                 run.process.wait()
                 killed[next((line for line in reversed(run.lines()) if not line.startswith("batch")), "python")] += 1
                 assert_every_checkpoint_is_whole(workdir)
-        assert_ended_as(run, whole[0])
+        assert_ended_as(run, whole)
         runs += 1
     print(f"{killed.total()} kills of {runs} runs: {dict(killed)}")
 
@@ -91,7 +101,7 @@ def test_stops(start, whole, tmp_path):
             noticed.append(run.seconds_until_said("stopping; once more ends at once"))
         code, outcome = run.end(), json.loads((workdir / "outcome.json").read_text())
         if outcome["cause"] == "finished":
-            assert_ended_as(run, whole[0])
+            assert_ended_as(run, whole)
             workdir = tmp_path / f"run{next(workdirs)}"
             continue
         assert (code, outcome["exit_code"], outcome["cause"]) == (128 + signum, 128 + signum, "stopped")
@@ -100,6 +110,6 @@ def test_stops(start, whole, tmp_path):
         stopped[f"{phase} {times}"] += 1
     run = start(workdir)
     assert run.end() == 0, run.said.read_text()
-    assert_ended_as(run, whole[0])
+    assert_ended_as(run, whole)
     print(f"{stopped.total()} stops: {dict(stopped)}; noticed after {max(noticed):.3f} s at most")
     assert max(noticed) < 1
