@@ -18,5 +18,6 @@ install_package '.[test]' "$(grep '^torch==' constraints.txt)"
 wait "$libtpu"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-# The tests of a file go to one process, as they share what it prepares.
-exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+# The tests of a file go to one process, as they share what it prepares; three processes keep two cores busy, as some
+# tests wait.
+exec "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
