@@ -27,9 +27,9 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
-        # Tracing a model makes objects by the million and hardly a cycle: a tenth of the time to the first step.
         gc.freeze()  # what was imported stays
-        gc.enable()
+        gc.enable()  # see tools/__init__.py
+        # Tracing a model makes objects by the million and hardly a cycle: a tenth of the time to the first step.
         gc.set_threshold(10_000, 50)
         atexit.register(gc.freeze)  # and as it ends Python would look at all of them again: 0.4 s of a small run
         try:

@@ -27,8 +27,8 @@ QUICK = (
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
-# And the programs hardly change from one run of the suite to the next. To keep one costs as much as to compile
-# a single operation: the tests' own processes, which run many of those one by one, keep what takes longer.
+# And the programs hardly change from one run of the suite to the next. The tests' own processes run thousands of single
+# operations, and to keep those too is up to a tenth of their time.
 CACHE = {
     "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "jax"),
     "jax_persistent_cache_min_compile_time_secs": 0.0,

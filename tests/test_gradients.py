@@ -31,7 +31,7 @@ def config(design: str, placement: str):
 
 
 def gradients(cfg):
-    """Return path -> largest gradient of the stage's whole loss, all passes in it, at parameters ALL drawn random."""
+    """Return path -> the largest number of the stage's whole loss's gradient, at parameters ALL drawn at random."""
     flat, batch = optim.flatten(tiny.params(cfg)), tiny.batch(cfg)
 
     def total(flat):

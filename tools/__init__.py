@@ -3,5 +3,6 @@
 import gc
 import sys
 
-if sys.argv[0] == "-m":  # Python is about to run one of them, and would look 0.25 s for garbage in what it imports
+# Python is about to run one of them, and would look 0.2 s for garbage in what it imports.
+if sys.argv[0] == "-m":
     gc.disable()  # until command_line.run
