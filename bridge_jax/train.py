@@ -137,7 +137,7 @@ class _Stage:
                     batch = sharding.put_batch(dataclasses.replace(drawn, broken=None), self.mesh)
                 if train_step is None:
                     with self.spending("compile"):
-                        train_step = self.plan.train_step.lower(state, batch).compile()
+                        train_step = self.plan.compiled(state, batch)
                 with stop.busy():
                     stop.keep(None)
                     self.saves.check()
