@@ -79,10 +79,10 @@ def test_a_row_of_a_stage_on_questions_is_a_question_of_its_record(cfg):
     asked = dataclasses.replace(cfg, losses={"vqa": {"weight": 1.0, "answers": 17}})
     known = questions.load_answers(asked)
     ds = pipeline.train(asked, stage_of(cfg, losses=("vqa",)), seed_stream=STREAM)
-    for step in range(3):
-        for row, scores in enumerate(ds[step].extras["answer_scores"]):
-            record = records[int(ds[step].image_ids[row])]
-            (question,) = [q for q in record["questions"] if q.text == tokenizer.decode(ds[step].ids[row])]
+    for batch in (ds[step] for step in range(3)):
+        for row, scores in enumerate(batch.extras["answer_scores"]):
+            record = records[int(batch.image_ids[row])]
+            (question,) = [q for q in record["questions"] if q.text == tokenizer.decode(batch.ids[row])]
             assert known[scores.argmax()] == question.answers[0]
             assert sorted(scores) == [0] * 16 + [1]
             seen.add(question.kind)
