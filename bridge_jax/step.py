@@ -46,7 +46,7 @@ class StageStep:
     def compiled(self, state: TrainState, batch: Batch) -> Any:
         """Compile `train_step` for these shapes and give the memory that compiling took back to the system.
 
-        Else malloc keeps it beside what the steps take, for a run's whole length: 1 GiB for configs/flickr8k.py.
+        Else malloc keeps it beside what the steps take: 0.95 GiB after the `align` of configs/flickr8k.py.
         """
         program = self.train_step.lower(state, batch).compile()
         psutil.heap_trim()
