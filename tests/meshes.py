@@ -1,8 +1,8 @@
 """Programs on many CPU devices: python -m tests.meshes OUT DATAxFSDPxTENSOR... (started by test_sharding).
 
 Writes OUT/<mesh>.npz: the losses, the first step's gradients as Adam saw them, and the parameters after three steps;
-OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks; and OUT/gathered.npz: what mining
-sends between devices.
+OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks; and OUT/gathered.npz: the hidden
+states that each step sends between devices, and one that mines in groups.
 """
 
 import re
@@ -39,22 +39,23 @@ def config(sizes: tuple[int, ...] = (1, 1, 1)) -> configs.Config:
     )
 
 
-def run(sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return path -> array on a mesh of the first devices."""
+def run(sizes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], str]:
+    """Return path -> array on a mesh of the first devices, and the text of the compiled step."""
     cfg = config(sizes)
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)])
     plan = step.build(cfg, "train", 0, mesh)
     placed = jax.tree.map(lambda leaf: leaf.sharding, step.abstract_params(cfg, mesh))
     state = plan.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
-    found = {}
-    for index in range(3):
-        state, metrics = plan.train_step(state, sharding.put_batch(tiny.batch(cfg, 8, seed=index), mesh))
+    batches = [sharding.put_batch(tiny.batch(cfg, 8, seed=index), mesh) for index in range(3)]
+    program, found = plan.compiled(state, batches[0]), {}
+    for index, batch in enumerate(batches):
+        state, metrics = program(state, batch)
         found |= {f"{index}/{name}": value for name, value in metrics.items()}
         if index == 0:
             moments = state.opt_state[1].mu
             found |= {f"gradient/{path}": value / 0.1 for path, value in jax.device_get(moments).items()}
     found |= {f"parameter/{path}": value for path, value in optim.flatten(state.params).items()}
-    return jax.device_get(found)
+    return jax.device_get(found), program.as_text()
 
 
 def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
@@ -79,14 +80,19 @@ def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
     return {f"{columns}|{name}": value for name, value in found.items()}
 
 
-def gathered(group: int) -> list[str]:
-    """Return the operations that send hidden states, [rows, tokens, width], between eight devices."""
+def in_groups() -> str:
+    """Return the text of the compiled step over eight devices that mines among the rows of each."""
     stage = dict(batch_size=16, losses=LOSSES, train=TRAIN)
-    cfg = tiny.config(mining=dict(group=group), stage=stage, losses=GROUPS)
+    cfg = tiny.config(mining=dict(group=2), stage=stage, losses=GROUPS)
     mesh = sharding.make_mesh(cfg.mesh)
     plan = step.build(cfg, "train", 0, mesh)
     state = jax.eval_shape(plan.init, jax.ShapeDtypeStruct((), jnp.int32), step.abstract_params(cfg, mesh))
-    program = plan.train_step.lower(state, tiny.batch(cfg, 16)).compile().as_text()
+    return plan.compiled(state, tiny.batch(cfg, 16)).as_text()
+
+
+def gathered(program: str) -> list[str]:
+    """Return the operations of a compiled step that send hidden states, [rows, tokens, width], between devices."""
+    cfg = config()
     states = rf"\w+\[(?:\d+,){{2,}}(?:{cfg.vision.width}|{cfg.text.width}|{cfg.bridge.shared_width})\]"
     return re.findall(rf"= {states}\S* (?:all-gather|all-to-all|collective-permute).*", program)
 
@@ -95,8 +101,10 @@ if __name__ == "__main__":
     folder, *meshes = sys.argv[1:]
     small = contrast(0, 1024, True) | contrast(100, 1024, True)
     large = contrast(0, 32_768, False) | contrast(1024, 32_768, False) | contrast(16, 32_768, False)
-    np.savez(Path(folder) / "gathered.npz", **{str(group): np.array(gathered(group), str) for group in (0, 2)})
     np.savez(Path(folder) / "contrast.npz", **{f"1024|{k}": v for k, v in small.items()}, **large)
+    programs = {"groups": in_groups()}
     for mesh in meshes:
-        sizes = tuple(int(size) for size in mesh.split("x"))
-        np.savez(Path(folder) / f"{mesh}.npz", **{name.replace("/", "|"): v for name, v in run(sizes).items()})
+        found, programs[mesh] = run(tuple(int(size) for size in mesh.split("x")))
+        np.savez(Path(folder) / f"{mesh}.npz", **{name.replace("/", "|"): v for name, v in found.items()})
+    sent = {name: np.array(gathered(program), str) for name, program in programs.items()}
+    np.savez(Path(folder) / "gathered.npz", **sent)

@@ -17,7 +17,7 @@ CROPS = 2
 
 @pytest.fixture(scope="module")
 def cfg(tiny):
-    return config.parse(tiny())
+    return config.parse(tiny(depth=2))
 
 
 @pytest.fixture(scope="module")

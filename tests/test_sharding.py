@@ -60,8 +60,8 @@ def test_contrast_in_chunks_holds_few_scores(runs):
 
 def test_mining_in_groups_sends_no_hidden_states(runs):
     """Read from the compiled program; mining among all rows has to send them."""
-    assert len(runs["gathered"]["0"])
-    assert not list(runs["gathered"]["2"])
+    assert len(runs["gathered"]["8x1x1"])
+    assert not list(runs["gathered"]["groups"])
 
 
 DEVICES = jax.devices("cpu") * 8  # what a mesh that does not work is refused for needs no device to run on

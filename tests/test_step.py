@@ -18,7 +18,7 @@ ROWS, LENGTH, WIDTH = 8, 16, 32
 
 @pytest.fixture(scope="module")
 def cfg(tiny):
-    return config.parse(tiny())
+    return config.parse(tiny(depth=2))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_compiling_gives_back_the_memory_that_is_free(align, params):
 )
 def test_a_loss_that_no_stage_uses_is_checked(tiny, loss, arguments, says):
     """The heads are made of what the losses say, those of other stages too."""
-    settings = tiny()
+    settings = tiny(depth=2)
     settings.losses[loss] = {"weight": 1.0, **arguments}
     with pytest.raises(ConfigError, match=says):
         config.parse(settings)
@@ -156,7 +156,7 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
     ],
 )
 def test_cached_states_with_what_they_cannot_serve_are_refused(tiny, changes, says):
-    settings = tiny()
+    settings = tiny(depth=2)
     settings.losses.mlm = dict(weight=1.0)
     with settings.unlocked():
         settings.stages.align.update(changes)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 
 @pytest.fixture(scope="module")
 def cfg(tiny):
-    return config.parse(tiny())
+    return config.parse(tiny(depth=2))
 
 
 def test_all_stages_run_and_are_scored(whole, cfg):
@@ -86,7 +86,7 @@ def test_the_fused_heads_start_as_the_unimodal_ones_in_the_first_stage_that_trai
 
 
 def test_the_stages_train_what_they_say(cfg, tiny, tmp_path):
-    settings = tiny()
+    settings = tiny(depth=2)
     settings.checkpoint.keep_last = 10
     settings.checkpoint.every_steps = 4
     settings.stage_order = ("stabilise", "align")

@@ -18,7 +18,7 @@ SPLIT, TOP_K, WEIGHT = "val", 4, 0.5
 
 @pytest.fixture(scope="module")
 def cfg(tiny):
-    settings = tiny()
+    settings = tiny(depth=2)
     settings.evals.retrieval.update(rerank_top_k=TOP_K, rerank_weight=WEIGHT, batch_size=24, folds=2)
     return config.parse(settings)
 

@@ -107,7 +107,7 @@ def text() -> Text:
 @pytest.fixture(scope="session")
 def run(tiny, tmp_path_factory) -> Path:
     """A workdir with the checkpoints of steps 2 and 4, the first with the better score, and the run's log."""
-    settings = tiny()
+    settings = tiny(depth=2)
     settings.loss_weighting = "learnable"
     cfg = config.parse(settings)
     params = random_params(cfg)

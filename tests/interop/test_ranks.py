@@ -48,7 +48,7 @@ def run(tiny, tmp_path_factory):
         patch.setattr(shapes, "HELD_OUT_SCENES", SCENES)
         patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
         prepare_data.prepare("shapes", str(data_dir), num_train=256, seed=0)
-    settings = tiny()
+    settings = tiny(depth=2)
     settings.data.data_dir = str(data_dir)
     quick = dict(batch_size=32, learning_rate=1e-3, train=common.EVERYTHING)
     settings.stages = dict(
