@@ -29,15 +29,18 @@ def compiler():
     sys.path.remove(LIBTPU)
 
 
-def shrunken(*, depth: int = 4):
-    """configs/coco.py with small towers, every kind of segment left: three bridged, two of them equal."""
+def shrunken(*, depth: int = 2):
+    """configs/coco.py with small towers that meet after all of their blocks but one; of four, two segments are equal.
+
+    The TPU's compiler takes twice as long for four blocks as for two.
+    """
     config = coco.get_config()
     for tower in (config.vision, config.text):
         tower.update(depth=depth, width=128, heads=2, mlp_width=256)
     config.text.vocab_size = 512
-    config.bridge.update(layers=depth - 1, shared_width=128, heads=2)
+    config.bridge.update(layers=depth - 1, shared_width=128, heads=2, embed_width=96)
     config.blocks = dict(scan=True, remat="full")
-    config.stages.align.top_blocks = 2
+    config.stages.align.top_blocks = depth // 2
     config.mining.group = PAIRS
     return config
 
@@ -92,20 +95,21 @@ def assert_no_states_travel(plan):
             assert item.axes == "data", item
 
 
-def test_the_state_is_donated_and_nothing_goes_to_the_host(plans):
-    for plan in plans:
-        assert plan.host_transfers == ()
-        assert plan.memory.donated > 0.9 * plan.memory.state  # the rest is the batch
+def assert_fits_its_model(plan):
+    """The state is donated, nothing goes to the host, and products are the model's and what is computed again."""
+    assert plan.host_transfers == ()
+    assert plan.memory.state - plan.memory.donated < 1.2 * PAIRS * 224 * 224 * 3  # the batch, which is its pictures
+    assert 1.0 <= plan.compiled_flops / plan.model_flops < 1.5
 
 
-def test_compiled_products_are_the_models_and_what_is_computed_again(plans):
+def test_a_plan_fits_its_model(plans):
     for plan in plans:
-        assert 1.0 <= plan.compiled_flops / plan.model_flops < 1.5
+        assert_fits_its_model(plan)
 
 
 def test_without_remat_products_are_the_models(quickly):
     """With everything open, so that no gradient is computed in vain."""
-    config = shrunken(depth=2)
+    config = shrunken()
     config.blocks.remat = "none"
     chip, devices = chips.slice_of("v5e:4x4")
     plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "task", chip, devices)
@@ -130,7 +134,8 @@ def test_no_hidden_states_and_no_scores_cross_the_slice(plans):
 
 
 def test_over_fsdp_parameters_travel_and_states_stay(quickly):
-    config = shrunken()
+    """Of equal segments, which are one loop."""
+    config = shrunken(depth=4)
     config.mesh.fsdp = 4
     chip, devices = chips.slice_of("v5e:4x4")
     plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "stabilise", chip, devices)
@@ -140,6 +145,7 @@ def test_over_fsdp_parameters_travel_and_states_stay(quickly):
     gathered = [item for item in plan.traffic if (item.op, item.axes) == ("all-gather", "fsdp")]
     assert gathered
     assert gathered[0].seconds > 0
+    assert_fits_its_model(plan)
 
 
 def test_weak_scaling(plans):
@@ -147,7 +153,7 @@ def test_weak_scaling(plans):
     few, many = plans
     assert many.chips == 4 * few.chips
     assert many.compiled_flops == pytest.approx(few.compiled_flops, rel=0.01)
-    assert many.memory.peak == pytest.approx(few.memory.peak, rel=0.05)
+    assert many.memory.peak == pytest.approx(few.memory.peak, rel=0.01)
     assert many.interconnect_secs > few.interconnect_secs > 0
 
 
