@@ -16,7 +16,7 @@ from tests import tiny
 
 MESH = sharding.make_mesh(configs.Mesh(data=-1, fsdp=1, tensor=1), jax.devices()[:1])
 STEP = jnp.int32(3)
-SHALLOW = dict(vision=dict(depth=2), text=dict(depth=2), bridge=dict(layers=1))
+SHALLOW = dict(vision=dict(depth=1), text=dict(depth=1), bridge=dict(layers=1))
 DROPOUT = dict(text=dict(depth=2, dropout=0.1), bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1))
 
 
