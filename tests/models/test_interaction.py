@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax.models.interaction import CosineAttention, Interaction
+from bridge_jax.models.interaction import CosineAttention, Interaction, greatest
 from tests import tiny
 
 B, P, T, IMAGE, TEXT = 3, 5, 6, 32, 16
@@ -178,3 +178,18 @@ def test_bfloat16_keeps_attention_in_float32():
         # Eight bits of mantissa through six matrix products.
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=0.05 * np.abs(theirs).max())
     np.testing.assert_allclose(half[2].sum(-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_greatest_is_the_maximum_and_equals_share_its_gradient(dtype):
+    """Rows with one greatest element, with two, and of equals only, as where all words are masked."""
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.normal(size=(3, 4, 7)), dtype)
+    x = x.at[1, :, 2].set(x[1].max(axis=-1)).at[2].set(-1.0)
+    weight = jnp.asarray(draw.normal(size=(3, 4)), dtype)
+    ours, jaxs = (
+        jax.jit(jax.value_and_grad(lambda x, largest=largest: (largest(x) * weight).sum()))(x)
+        for largest in (greatest, lambda x: x.max(axis=-1))
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, jaxs)
+    assert [len(np.unique(rows)) for rows in np.asarray(ours[1][:, 0])] == [2, 2, 1]
