@@ -34,7 +34,7 @@ SMALL = {
 }  # fmt: skip
 
 
-def small(source: str, target: str) -> None:
+def copy_small(source: str, target: str) -> None:
     """Copy a file, a photo smaller (160 px): the run decodes each of them some 130 times."""
     if not source.endswith(".jpg"):
         shutil.copy(source, target)
@@ -48,7 +48,7 @@ def small(source: str, target: str) -> None:
 def trained(shared, tmp_path_factory):
     """The folder with the data and the run, and what the run said."""
     folder = tmp_path_factory.mktemp("vqav2")
-    shutil.copytree(shared / "data" / "vqav2", folder / "raw", copy_function=small)
+    shutil.copytree(shared / "data" / "vqav2", folder / "raw", copy_function=copy_small)
     settings = dict(workers=1, num_answers=3129, min_answer_count=1)
     prepare_data.prepare("vqav2", str(folder / "data"), raw_dir=str(folder / "raw"), **settings)
     listed = next((folder / "data").glob("vqav2/*/answers.txt")).read_text().splitlines()
