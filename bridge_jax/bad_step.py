@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bridge_jax import atomic
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import BadSteps, Config, ConfigError
 from bridge_jax.step import TrainState
 from bridge_jax.types import Batch
+from bridge_jax.workdir import atomic
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 BATCH, REPORT = "batch.npz", "report.json"
 

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bridge_jax import config as configs
-from bridge_jax import outcome
+from bridge_jax.workdir import outcome
 
 
 def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:

@@ -4,8 +4,8 @@ from absl import flags
 
 from bridge_jax import command_line
 from bridge_jax.config import ConfigError
-from bridge_jax.outcome import Outcome
 from bridge_jax.stop import Stop
+from bridge_jax.workdir.outcome import Outcome
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; a run found there is gone on with.")

@@ -6,13 +6,13 @@ from jax.sharding import Mesh
 
 from bridge_jax import losses, rules
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import check_answers
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import differences
 from bridge_jax.data import questions
 from bridge_jax.interop import hf_import
 from bridge_jax.types import Params
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.meta import check_answers
 
 # A run may go on under a config that differs in these: they change how long, where and how often, not what is computed.
 MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps", "watchdog_secs", "checkpoint",

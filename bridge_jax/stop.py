@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Self
 
-from bridge_jax.outcome import AbandonedError, Outcome, StoppedError, cause_of, exit_now, told
+from bridge_jax.workdir.outcome import AbandonedError, Outcome, StoppedError, cause_of, exit_now, told
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _UNWIND_SECS = 3.0

@@ -19,18 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bridge_jax import bad_step, evals, lower_cache, optim, origin, sharding, terminal, workdir_lock
+from bridge_jax import bad_step, evals, lower_cache, optim, origin, sharding, terminal
 from bridge_jax import step as steps
-from bridge_jax.broken_log import BrokenLog
-from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import STAGE
 from bridge_jax.config import Config, evaluator, watcher
 from bridge_jax.data import pipeline, text
-from bridge_jax.outcome import Outcome
-from bridge_jax.run_log import RunLog
 from bridge_jax.stop import Stop
 from bridge_jax.types import Batch, Params
-from bridge_jax.workdir_lock import WorkdirBusyError
+from bridge_jax.workdir import lock
+from bridge_jax.workdir.broken_log import BrokenLog
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.lock import WorkdirBusyError
+from bridge_jax.workdir.log import RunLog
+from bridge_jax.workdir.meta import STAGE
+from bridge_jax.workdir.outcome import Outcome
 
 
 def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]:
@@ -43,7 +44,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     if stop is None:
         with Outcome(workdir) as outcome:
             return run(cfg, workdir, Stop(outcome))
-    workdir_lock.refuse_if_taken(stop.outcome.folder)
+    lock.refuse_if_taken(stop.outcome.folder)
     mesh = sharding.make_mesh(cfg.mesh)
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
     records = pipeline.open_training(cfg.data)

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import optim, run_log, train
+from bridge_jax import optim, train
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import pipeline
+from bridge_jax.workdir import log
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 OF_THE_CLOCK = ("time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
                 "train/waiting_for_data")  # fmt: skip
@@ -61,7 +62,7 @@ def logged(workdir: Path) -> dict:
             for name, value in entry.items()
             if name not in OF_THE_CLOCK and not name.startswith("goodput/")
         }
-        for entry in run_log.read(workdir / "metrics.jsonl")
+        for entry in log.read(workdir / "metrics.jsonl")
     ]
     names = [key for entry in entries for key in entry if key[1] != "step"]
     assert len(names) == len(set(names)), "something was logged twice"

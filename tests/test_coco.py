@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from bridge_jax import config, optim, run_log, sharding, step
+from bridge_jax import config, optim, sharding, step
+from bridge_jax.workdir import log
 from configs import coco, flickr30k
 from tools import prepare_data
 
@@ -85,7 +86,7 @@ def test_it_trains_and_evaluates_by_overrides_alone(trained):
     for direction in ("text_to_image", "image_to_text"):
         for score in ("unimodal", "rerank"):
             assert any(line.startswith(f"│ {direction} ") and f" {score} " in line for line in done.stdout.splitlines())
-    entries = run_log.read(workdir / "metrics.jsonl")
+    entries = log.read(workdir / "metrics.jsonl")
     assert [entry["step"] for entry in entries if "train/loss" in entry] == [1, 2]
     final = entries[-1]
     assert 0 <= final["final/test/unimodal/rsum"] <= 600

@@ -1,4 +1,4 @@
-"""The config's way to JSON, and what two configs differ in. The way back: tests/test_checkpoint.py."""
+"""The config's way to JSON, and what two configs differ in. The way back: tests/workdir/test_checkpoint.py."""
 
 import dataclasses
 import json

@@ -17,8 +17,8 @@ import pytest
 
 from bridge_jax import bad_step, config, distributed, optim, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
 
 ROOT = Path(__file__).resolve().parents[1]

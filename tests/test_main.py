@@ -10,7 +10,7 @@ import pytest
 
 from bridge_jax import config, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = "--config=configs/shapes.py"

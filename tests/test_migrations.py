@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from bridge_jax import config, evals, losses, migrations
-from bridge_jax.checkpoint_meta import Meta, read_config, read_meta
 from bridge_jax.config import ConfigError
 from bridge_jax.config_json import differences
 from bridge_jax.migrations import SCHEMA, migrate
+from bridge_jax.workdir.meta import Meta, read_config, read_meta
 
 FOLDER = Path(__file__).parent / "schemas"
 SAVED = sorted(path.name for path in FOLDER.glob("*.json"))

@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from bridge_jax import config
-from bridge_jax.checkpoint import Checkpoints
+from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import caption, coco, flickr8k, flickr30k, msrvtt, nlvr, nlvr2, nocaps, pretrain, shapes, snli_ve, vqav2
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,12 +11,12 @@ import scipy.special
 
 from bridge_jax import config, evals, origin, planner, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import checkup, datasets, pipeline, records
 from bridge_jax.data.datasets.snli_ve import LABELS
 from bridge_jax.losses import snli_ve
 from bridge_jax.types import Batch, Outputs
+from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import common
 from tests import runs
 from tools import prepare_data

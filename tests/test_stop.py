@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from bridge_jax.outcome import Outcome
 from bridge_jax.stop import Stop
+from bridge_jax.workdir.outcome import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys, threading, time
 from pathlib import Path
 from bridge_jax import command_line
-from bridge_jax.outcome import Outcome
+from bridge_jax.workdir.outcome import Outcome
 from bridge_jax.stop import Stop
 
 folder = Path(sys.argv[1])

@@ -9,9 +9,9 @@ import pytest
 
 from bridge_jax import bad_step, config, lower_cache, optim, origin, sharding, train
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import ConfigError
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.meta import Meta
 from tests import runs
 from tests.runs import Stopped, assert_same, logged, parameters, stop_at
 from tools import replay

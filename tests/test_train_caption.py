@@ -8,9 +8,9 @@ import pytest
 
 from bridge_jax import config, evals, forward, optim, origin, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import pipeline
 from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
 from tests.runs import assert_same, logged, parameters
 

@@ -7,9 +7,9 @@ import pytest
 
 from bridge_jax import config, optim, origin, sharding, train
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import questions
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
 from tests.runs import assert_same, logged, parameters
 

@@ -10,11 +10,11 @@ import pytest
 
 from bridge_jax import config, decode, evals, optim, origin, planner, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline, questions
 from bridge_jax.interop import torch_export
 from bridge_jax.types import Lower
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
 from tests.runs import assert_same, logged, parameters
 

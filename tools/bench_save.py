@@ -20,12 +20,14 @@ import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 
-from bridge_jax import broken_log, command_line, lower_cache, origin, run_log, sharding, stop, train
+from bridge_jax import command_line, lower_cache, origin, sharding, stop, train
 from bridge_jax import config as configs
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import pipeline
-from bridge_jax.outcome import Outcome
+from bridge_jax.workdir import broken_log
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.log import RunLog
+from bridge_jax.workdir.outcome import Outcome
 
 _CONFIG = command_line.define_config()
 _STAGE = flags.DEFINE_string("stage", None, "The stage whose step is timed.")
@@ -106,7 +108,7 @@ def real_loop(
             outcome.begin()
             checkpoints = Checkpoints(workdir, 1, frozen=origin.frozen_towers(cfg, [plan]))
             broken = broken_log.BrokenLog(Path(workdir), 0, records, cfg.data.broken_limit)
-            with run_log.RunLog(workdir, resume_step=0) as log:
+            with RunLog(workdir, resume_step=0) as log:
                 loop = _Unscored(cfg, 0, plan, mesh, predict, checkpoints, log, stop.Stop(outcome), broken)
                 loop.ends = []
                 jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, count + 1))

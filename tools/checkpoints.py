@@ -17,11 +17,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from bridge_jax import atomic, command_line, manifest, workdir_lock
-from bridge_jax.checkpoint import FROZEN, Checkpoints
-from bridge_jax.checkpoint_meta import score_of
+from bridge_jax import command_line
 from bridge_jax.config import ConfigError, nearest
-from bridge_jax.outcome import StorageError
+from bridge_jax.workdir import atomic, lock, manifest
+from bridge_jax.workdir.checkpoint import FROZEN, Checkpoints
+from bridge_jax.workdir.meta import score_of
+from bridge_jax.workdir.outcome import StorageError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
 _STEP = flags.DEFINE_string("step", "", "A step, or `best` or `latest`; verify takes all without it.")
@@ -107,11 +108,11 @@ def main(argv: list[str]) -> None:
     elif word == "verify":
         verify(saves, [saves.choose(_STEP.value)] if _STEP.value else saves.steps())
     elif word == "prune":
-        with workdir_lock.hold(saves.folder.parent):
+        with lock.hold(saves.folder.parent):
             prune(saves, _KEEP_LAST.value)
     else:
         to = Path(command_line.required(_TO))
-        with workdir_lock.hold(to):
+        with lock.hold(to):
             copy(saves, saves.choose(_STEP.value or "best"), to)
 
 

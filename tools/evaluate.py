@@ -28,10 +28,10 @@ from absl import flags
 
 from bridge_jax import command_line, evals, origin, sharding, terminal, types
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import Meta, check_answers
 from bridge_jax.config import Config, ConfigError, Mesh, evaluator, watcher
 from bridge_jax.config_json import as_dict
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.meta import Meta, check_answers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "A step, or `best` or `latest`.")

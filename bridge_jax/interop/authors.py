@@ -20,12 +20,12 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from bridge_jax import optim
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.interop import hf_import, names_authors, torch_export
 from bridge_jax.interop.names import Entry
 from bridge_jax.models import bridge, heads, interaction, layers, vit
 from bridge_jax.types import Params
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 WEIGHTS, BIASES = "model.safetensors", "position_biases.safetensors"
 _BUFFERS = r"text_encoder\.bert\.embeddings\.(position_ids|token_type_ids)"

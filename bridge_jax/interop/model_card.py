@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from bridge_jax import run_log
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import Config
 from bridge_jax.interop import hf_import
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 DIRECTIONS, SCORES = ("text_to_image", "image_to_text"), ("unimodal", "rerank")
 _HEAD = """\
@@ -84,7 +83,7 @@ def _licence(side: str, source: str) -> str:
 
 def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
     log = saves.folder.parent / "metrics.jsonl"
-    entries = run_log.read(log) if log.is_file() else []
+    entries = read(log) if log.is_file() else []
     # The last table of a finished run is of its best checkpoint, whatever step it is logged at.
     last = saves.latest()
     final = [e for e in entries if e["step"] == last and any(name.startswith("final/") for name in e)]

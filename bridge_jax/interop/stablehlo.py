@@ -24,12 +24,12 @@ import numpy as np
 from jax import export as jax_export
 
 from bridge_jax import optim
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import Config, evaluator
 from bridge_jax.data import text
 from bridge_jax.interop import torch_export
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Lower, Params
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS, SIGNATURE = "weights.safetensors", "signature.json"

@@ -25,8 +25,6 @@ from safetensors.numpy import save_file
 
 from bridge_jax import losses, optim, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import Config, ConfigError, Mesh
 from bridge_jax.config_json import as_dict
 from bridge_jax.data import text
@@ -35,6 +33,8 @@ from bridge_jax.interop import hf_config, model_card, names
 from bridge_jax.losses import mim
 from bridge_jax.models.bridge import meeting_blocks
 from bridge_jax.types import Params
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.meta import Meta
 
 WEIGHTS, VOCABULARY = "model.safetensors", "tokenizer.json"
 MODEL_TYPE = "bridge"

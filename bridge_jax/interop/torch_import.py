@@ -11,12 +11,12 @@ import numpy as np
 
 from bridge_jax import optim
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.checkpoint_meta import Meta, read_config, read_meta
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import as_dict
 from bridge_jax.interop import hf_config, hf_import, names, torch_export
 from bridge_jax.types import Params
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.meta import Meta, read_config, read_meta
 
 # What of config.json says nothing about the model, or is written by transformers.
 _FREE = {"architectures", "auto_map", "dtype", "bridge_jax"}

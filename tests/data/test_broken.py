@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import broken_log, config
+from bridge_jax import config
 from bridge_jax.config import ConfigError
 from bridge_jax.data import broken, datasets, pipeline, records, text
+from bridge_jax.workdir import broken_log
 from configs import shapes as shapes_config
 from tests.data import bad_inputs
 from tools import prepare_data

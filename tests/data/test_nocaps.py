@@ -10,12 +10,12 @@ import pytest
 
 from bridge_jax import config
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import checkup, datasets
 from bridge_jax.data.datasets import nocaps
 from bridge_jax.data.records import open_splits
 from bridge_jax.evals.scores import caption, ptb
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests.data.bad_inputs import encode, picture
 from tools import prepare_data
 

@@ -12,9 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-from bridge_jax import command_line, main, manifest
-from bridge_jax.outcome import Outcome
+from bridge_jax import command_line, main
 from bridge_jax.stop import Stop
+from bridge_jax.workdir import manifest
+from bridge_jax.workdir.outcome import Outcome
 
 LOG = open(os.environ["DRILL_LOG"], "a", encoding="utf-8", buffering=1)  # noqa: SIM115, it lasts as long as the program
 STALL = os.environ.get("DRILL_STALL", "")

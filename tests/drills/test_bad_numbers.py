@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from bridge_jax import bad_step, broken_log, config, lower_cache
-from bridge_jax.checkpoint import Checkpoints
+from bridge_jax import bad_step, config, lower_cache
 from bridge_jax.config import ConfigError
 from bridge_jax.data import datasets
+from bridge_jax.workdir import broken_log
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
 from tests.data import bad_inputs
 from tests.runs import assert_same, logged, parameters

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bridge_jax import config
-from bridge_jax.checkpoint import Checkpoints
-from bridge_jax.outcome import StorageError
-from tests.test_checkpoint import bits, save, tree
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.outcome import StorageError
+from tests.workdir.test_checkpoint import bits, save, tree
 
 
 @pytest.fixture(scope="module")

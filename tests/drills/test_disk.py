@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bridge_jax import manifest
+from bridge_jax.workdir import manifest
 from tests.runs import assert_same
 
 

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from bridge_jax import manifest
+from bridge_jax.workdir import manifest
 from tests.drills.conftest import drawn
 from tests.runs import assert_same
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 from bridge_jax import config, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import image, text
 from bridge_jax.data.records import open_split, pictures
 from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.evals.scores import recall
 from bridge_jax.types import Lower
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
 from tools import prepare_data
 

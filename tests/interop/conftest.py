@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from bridge_jax import config
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import Text, Vision
 from bridge_jax.interop import names, torch_export
-from bridge_jax.run_log import RunLog
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.log import RunLog
 from tests.tiny import params as random_params
 
 VISION = Vision(

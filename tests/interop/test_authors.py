@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bridge_jax import config, optim
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.interop import authors, hf_config, names_authors
 from bridge_jax.interop.torch_model.modeling_bridge_towers import Dense, TextTower, VisionTower
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import tiny as tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]

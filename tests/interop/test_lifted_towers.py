@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 
-from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import Text
 from bridge_jax.config_json import as_dict
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import torch_export
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.migrations import SCHEMA
+from bridge_jax.workdir.meta import Meta
 from tests import tiny, towers
 
 # In transformers 4 these classes hold the tower as `vision_model` or `text_model`, as an export does.

@@ -15,11 +15,11 @@ import transformers
 
 from bridge_jax import config, sharding, train
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import pipeline, records, shapes
 from bridge_jax.evals.scores import recall
 from bridge_jax.interop import torch_export
 from bridge_jax.types import Lower
+from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import common
 from tools import prepare_data
 

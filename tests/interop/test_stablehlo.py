@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from bridge_jax import optim
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.data import text
 from bridge_jax.interop import stablehlo, torch_export
 from bridge_jax.types import Lower
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import tiny as tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,13 +16,13 @@ import torch
 import transformers
 from PIL import Image
 
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, text
 from bridge_jax.interop import hf_import, torch_export
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
 from bridge_jax.types import Lower
+from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import tiny as tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from bridge_jax import optim, origin, sharding
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config import ConfigError
 from bridge_jax.config_json import as_dict
 from bridge_jax.interop import torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 

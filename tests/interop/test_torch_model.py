@@ -18,7 +18,6 @@ import torch.nn.functional as F
 import transformers
 
 from bridge_jax import config, losses, optim
-from bridge_jax.checkpoint_meta import Meta
 from bridge_jax.config import DESIGNS, PLACEMENTS
 from bridge_jax.config_json import as_dict
 from bridge_jax.data import image
@@ -29,6 +28,7 @@ from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcesso
 from bridge_jax.migrations import SCHEMA
 from bridge_jax.models.bridge import normalise
 from bridge_jax.types import Batch, Lower
+from bridge_jax.workdir.meta import Meta
 from configs import flickr8k
 from tests import tiny
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge_jax import run_log
 from bridge_jax.config import ConfigError
+from bridge_jax.workdir import log
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(ROOT.glob("launch/*.sh"))
@@ -71,4 +71,4 @@ def test_every_test_dependency_has_its_tested_version():
 def test_a_bucket_is_no_workdir():
     """Why tpu_vm.sh and gke.yaml mount it; once this is possible, they need not."""
     with pytest.raises(ConfigError, match="give a local or mounted folder"):
-        run_log.RunLog("gs://my-bucket/runs/coco")
+        log.RunLog("gs://my-bucket/runs/coco")

@@ -10,8 +10,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from bridge_jax import config, workdir_lock
-from bridge_jax.checkpoint import Checkpoints
+from bridge_jax import config
+from bridge_jax.workdir import lock
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 LIKE = {"vision": {"kernel": jnp.zeros(100)}, "heads": {"kernel": jnp.zeros(10)}}
@@ -66,7 +67,7 @@ def test_prune_keeps_the_newest_and_the_best(workdir):
 
 
 def test_prune_keeps_out_of_a_run_that_is_going_on(workdir):
-    with workdir_lock.hold(workdir):
+    with lock.hold(workdir):
         done = run("prune", f"--workdir={workdir}")
     assert done.returncode == 4
     assert f"is in use by process {os.getpid()} on " in done.stderr

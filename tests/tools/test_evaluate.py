@@ -9,10 +9,10 @@ import pytest
 
 from bridge_jax import config, evals, sharding
 from bridge_jax import step as steps
-from bridge_jax.checkpoint import Checkpoints
 from bridge_jax.config_json import as_dict
 from bridge_jax.data import pipeline, questions
 from bridge_jax.evals.retrieval import Evaluator
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from bridge_jax import atomic, manifest, workdir_lock
 from bridge_jax.config import ConfigError
-from bridge_jax.workdir_lock import WorkdirBusyError
+from bridge_jax.workdir import atomic, lock, manifest
+from bridge_jax.workdir.lock import WorkdirBusyError
 
 FILE = "outcome.json"
 GO_ON = "start the same command again"
@@ -67,7 +67,7 @@ class Cause:
     next: str
 
 
-# README, "How a run ends", says the same to users; tests/test_outcome.py compares them.
+# README, "How a run ends", says the same to users; tests/workdir/test_outcome.py compares them.
 FINISHED = Cause("finished", 0, "score it with python -m tools.evaluate")
 INTERNAL = Cause("internal_error", 1, f"report it with its traceback; {GO_ON} to go on from the last checkpoint")
 USER = Cause("user_error", 2, f"mend what the message names, then {GO_ON}")
@@ -140,7 +140,7 @@ class Outcome:
         """
         self._writes = writes
         if writes:
-            self._lock = workdir_lock.take(self.folder)
+            self._lock = lock.take(self.folder)
             self._take_account()
         self._begun = True
         self.write()
@@ -192,7 +192,7 @@ class Outcome:
         self._ended = True
         try:
             if not self._begun:  # a signal or a fault before there was anything to begin with
-                self._lock = workdir_lock.take(self.folder)
+                self._lock = lock.take(self.folder)
                 self._take_account()
             self.write(cause, str(error) if error else "")
         except WorkdirBusyError:

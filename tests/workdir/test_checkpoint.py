@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import checkpoint, config, config_json, migrations
-from bridge_jax.checkpoint import Checkpoints
+from bridge_jax import config, config_json, migrations
 from bridge_jax.config import ConfigError
+from bridge_jax.workdir import checkpoint
+from bridge_jax.workdir.checkpoint import Checkpoints
 
 AWKWARD = np.array([np.pi, -0.0, 1e-45, 3.4e38, np.inf, np.nan], np.float32)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridge_jax import atomic, manifest
+from bridge_jax.workdir import atomic, manifest
 
 
 def test_a_write_that_is_cut_short_leaves_the_old_file(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from bridge_jax.config import ConfigError
-from bridge_jax.run_log import RunLog, read
+from bridge_jax.workdir.log import RunLog, read
 
 
 def lines(folder):
@@ -150,7 +150,7 @@ def test_only_process_zero_writes(tmp_path, monkeypatch):
 
 def test_tensorflow_and_torch_stay_out(tmp_path):
     code = (
-        "import sys; from bridge_jax.run_log import RunLog; log = RunLog(sys.argv[1]); log.write(1, {'a': 1.0}); "
+        "import sys; from bridge_jax.workdir.log import RunLog; log = RunLog(sys.argv[1]); log.write(1, {'a': 1.0}); "
         "log.close(); print(*{'tensorflow', 'torch'} & {m.split('.')[0] for m in sys.modules})"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
@@ -159,7 +159,7 @@ def test_tensorflow_and_torch_stay_out(tmp_path):
 
 HANGING = """
 import resource, sys
-from bridge_jax.run_log import RunLog
+from bridge_jax.workdir.log import RunLog
 log = RunLog(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # as a full disk: every write fails
 for step in range(2000):
@@ -174,6 +174,6 @@ raise SystemExit(5)
 def test_a_full_disk_does_not_keep_the_process(tmp_path):
     """TensorBoard's thread dies of it, and what it should have written fills the pipe that leads to it."""
     found = subprocess.run(
-        [sys.executable, "-c", HANGING, str(tmp_path)], timeout=60, capture_output=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", HANGING, str(tmp_path)], timeout=60, capture_output=True, cwd=Path(__file__).parents[2]
     )
     assert found.returncode == 5

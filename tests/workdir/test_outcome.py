@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge_jax import outcome, workdir_lock
 from bridge_jax.config import ConfigError
-from bridge_jax.outcome import AbandonedError, Outcome, StoppedError, StorageError
-from bridge_jax.workdir_lock import WorkdirBusyError
+from bridge_jax.workdir import lock, outcome
+from bridge_jax.workdir.lock import WorkdirBusyError
+from bridge_jax.workdir.outcome import AbandonedError, Outcome, StoppedError, StorageError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(folder):
@@ -118,7 +118,8 @@ def test_every_second_is_booked_once_and_to_what_is_innermost(tmp_path):
 
 def test_the_account_goes_on_over_restarts_and_knows_what_a_kill_cost(tmp_path):
     code = (
-        "import os, sys, time; from bridge_jax.outcome import Outcome; run = Outcome(sys.argv[1]); run.begin(); "
+        "import os, sys, time; from bridge_jax.workdir.outcome import Outcome; "
+        "run = Outcome(sys.argv[1]); run.begin(); "
         "run._book('train'); time.sleep(0.3); run.step = 5; run.write(); time.sleep(0.4); "
         "open(sys.argv[1] + '/metrics.jsonl', 'w').close(); os.kill(os.getpid(), 9)"
     )
@@ -143,14 +144,14 @@ def test_a_foreign_outcome_is_not_overwritten(tmp_path):
 
 def test_two_processes_cannot_hold_one_workdir_and_a_killed_one_holds_nothing(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from bridge_jax import workdir_lock; "
+        "import sys, time; from pathlib import Path; from bridge_jax.workdir import lock; "
         "workdir_lock.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         says = rf"in use by process {holder.pid} on \S+ since \d+-\d\d-\d\dT.*: wait for it or end it, or give another"
-        for refused in (workdir_lock.take, workdir_lock.refuse_if_taken):
+        for refused in (lock.take, lock.refuse_if_taken):
             with pytest.raises(WorkdirBusyError, match=says):
                 refused(tmp_path)
         with pytest.raises(WorkdirBusyError), Outcome(tmp_path) as run:
@@ -158,6 +159,6 @@ def test_two_processes_cannot_hold_one_workdir_and_a_killed_one_holds_nothing(tm
         assert not (tmp_path / "outcome.json").exists()
         holder.kill()
         holder.wait()
-    with workdir_lock.hold(tmp_path):
+    with lock.hold(tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-    workdir_lock.refuse_if_taken(tmp_path)
+    lock.refuse_if_taken(tmp_path)

@@ -17,8 +17,8 @@ from typing import Any, Self, cast
 
 import jax
 
-from bridge_jax import atomic
 from bridge_jax.config import ConfigError
+from bridge_jax.workdir import atomic
 
 # Where torch is installed, tensorboardX imports it for a type annotation: two seconds and 180 MB in every process of a
 # run. A None in sys.modules makes that import fail, which tensorboardX takes for "not installed".

@@ -25,13 +25,13 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from bridge_jax import atomic, manifest
-from bridge_jax.checkpoint_meta import STAGE, Meta, read_config, read_meta, score_of
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config_json import as_dict
 from bridge_jax.migrations import SCHEMA
-from bridge_jax.outcome import StorageError
 from bridge_jax.types import Params
+from bridge_jax.workdir import atomic, manifest
+from bridge_jax.workdir.meta import STAGE, Meta, read_config, read_meta, score_of
+from bridge_jax.workdir.outcome import StorageError
 
 FROZEN = "frozen"
 # What Orbax has to tell is told by errors of our own; its tracebacks and metadata warnings would only hide them.

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from bridge_jax import atomic
 from bridge_jax.config import ConfigError
 from bridge_jax.data.records import Record, broken_part
+from bridge_jax.workdir import atomic
 
 FILE = "broken_data.jsonl"
 _SHOWN = 5  # of the list, in an error

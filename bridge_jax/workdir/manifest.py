@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridge_jax import atomic
+from bridge_jax.workdir import atomic
 
 FILE = "manifest.json"
 # Orbax writes these two between our manifest and its rename; they tell the time, and reading does without them.

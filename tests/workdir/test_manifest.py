@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from bridge_jax import manifest
+from bridge_jax.workdir import manifest
 
 
 @pytest.fixture
