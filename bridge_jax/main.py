@@ -2,9 +2,9 @@
 
 from absl import flags
 
-from bridge_jax import command_line
 from bridge_jax.config import ConfigError
-from bridge_jax.stop import Stop
+from bridge_jax.run import command_line
+from bridge_jax.run.stop import Stop
 from bridge_jax.workdir.outcome import Outcome
 
 _CONFIG = command_line.define_config()
@@ -24,15 +24,17 @@ def main(argv: list[str]) -> None:
     del argv
     cfg = command_line.read_config(_CONFIG)
     if _DRY_RUN.value:
-        from bridge_jax import dry_run  # neither is imported where the command line is wrong: a second instead of five
+        from bridge_jax.plan import (
+            dry_run,  # neither is imported where the command line is wrong: a second instead of five
+        )
 
         dry_run.report(cfg)
     elif _WORKDIR.value:
-        from bridge_jax import distributed
+        from bridge_jax.run import distributed
 
         distributed.start(cfg, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _MEET_SECS.value)
         with Outcome(_WORKDIR.value) as outcome, Stop(outcome) as stop:  # before the import, which takes seconds
-            from bridge_jax import train
+            from bridge_jax.run import train
 
             train.run(cfg, _WORKDIR.value, stop)
     else:

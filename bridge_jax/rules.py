@@ -9,19 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
-
 from bridge_jax.config import ConfigError, Rules, nearest
-
-
-def paths(tree: Any) -> list[str]:
-    """Return the path of every leaf, in tree order."""
-    return [path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-
-
-def path_of(keys: tuple) -> str:
-    """Return a tree path as `a/b/c`."""
-    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
 
 
 def match(rules: Rules, known: Iterable[str], key: str) -> dict[str, Any]:

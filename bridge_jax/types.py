@@ -36,7 +36,7 @@ class Batch:
     ids: Array = None  # int32 [B,T]
     lower_image: Array = None  # [B,P,D], the cached states that replace `images`
     lower_text: Array = None  # [B,T,D], the cached states that replace `ids`
-    extras: dict[str, Array] = struct.field(default_factory=dict)  # what single losses read besides (losses.Needs)
+    extras: dict[str, Array] = struct.field(default_factory=dict)  # what single losses read besides (objectives.Needs)
     broken: Array = None  # int32 [B,2], the record that was drawn for the row in vain and its caption (broken.py)
 
     @classmethod

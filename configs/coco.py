@@ -1,4 +1,4 @@
-"""COCO captions, Karpathy split, from ViT-B/16 at 224 px and BERT-base: the paper's main experiment (METHOD section 3).
+"""COCO captions, Karpathy split, ViT-B/16 at 224 px and BERT-base: the paper's main experiment (docs/method.md 3.3).
 
     hf download google-bert/bert-base-uncased vocab.txt --local-dir=data/bert-base-uncased
     python -m tools.prepare_data --dataset=coco --raw_dir=DIR --data_dir=data
@@ -15,7 +15,7 @@ A stage's `learning_rate` is the towers' rate; "new parameters 10x lr" multiplie
 pretrained, in every stage: bridge and heads run at 1e-3, 5e-4 and 1e-4 while the open tower blocks run at 5e-5 and 1e-5
 (in `stabilise` none is open). The authors' code sets that factor up and then overwrites it in every epoch, so what they
 ran was the stage's rate for all alike: `lr_factors(new=1.0, scalars=1.0)` in this file. Gates and temperatures run at
-20x here (METHOD section 5, point 12).
+20x here (docs/method.md 5.14).
 
 The lower states are not cached: one crop of each photo would take 34 GB and the captions 26 GB. Evaluation keeps the
 lower states of `test` in memory, 2.7 GB in bfloat16.
@@ -53,7 +53,7 @@ def stages(photos: int) -> dict[str, ml_collections.ConfigDict]:
 
 
 def sizes() -> dict[str, tuple]:
-    """Return the image tower, the text tower, its vocabulary and the bridge of every size (METHOD section 3)."""
+    """Return the image tower, the text tower, its vocabulary and the bridge of every size (docs/method.md 1.11)."""
     return {
         "base": (
             common.vit("base", patch_px=16, image_px=224, pretrained="google/vit-base-patch16-224-in21k"),

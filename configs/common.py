@@ -1,6 +1,6 @@
 """What the experiments share: tower sizes, the bridge, losses and the three stages of the paper.
 
-`METHOD`: see README, "The method". Every key that a config may have is in `bridge_jax/config_keys.py`, or in
+The method is in docs/method.md. Every key that a config may have is in `bridge_jax/config/keys.py`, or in
 the file of its loss or evaluator.
 """
 
@@ -80,7 +80,7 @@ def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
 BRIDGE_AND_HEADS = (("vision/.*", False), ("text/.*", False), ("(bridge|heads|loss_weights)/.*", True))
 DECODER = (("decoder/.*", True), (".*", False))
 EVERYTHING = ((".*", True),)
-# Scalars hardly move at the rate of matrices: gates went from 0.100 to 0.095 in 550 steps (METHOD section 5, point 12).
+# Scalars hardly move at the rate of matrices: gates went from 0.100 to 0.095 in 550 steps (docs/method.md 5.14).
 SCALARS = (
     r"bridge/.*/(image_gate|text_gate|tau)|loss_weights/.*"
     r"|heads/(log_scale|sigmoid/bias|itm/(scale|threshold)|token_itc/(log_scale|threshold))"
@@ -105,7 +105,7 @@ def lr_factors(*, new: float, scalars: float) -> tuple:
 
 
 def base() -> ml_collections.ConfigDict:
-    """Return what every experiment starts from: METHOD section 3 with the mended losses of section 5."""
+    """Return what every experiment starts from: docs/method.md 3.3 with the mended losses of its section 5."""
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.compute_dtype = "float32"

@@ -12,7 +12,7 @@ bridge_jax/data/datasets/pairs.py). Each data set is drawn from as often as `con
 size. `--held_out` leaves out what COCO and Flickr30k, prepared before, evaluate on: half of Visual Genome's photos are
 COCO's. Words and patches are masked too. The checkpoint is chosen on COCO's `val`.
 
-The paper (METHOD section 3) does not say for how many epochs it pre-trains: 1 and 4 here, each as many pictures as CC3M
+The paper (docs/method.md 3.3) does not say how many epochs it pre-trains: 1 and 4 here, each as many pictures as CC3M
 has.
 
 `configs/pretrain.py:size=small` shows on two CPU cores what pictures are worth to masked words: the towers of

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax import config as configs
-from bridge_jax import optim, sharding, step
+from bridge_jax import paths
 from bridge_jax.losses import itc
 from bridge_jax.models.layers import l2_normalise
+from bridge_jax.step import sharding, train_step
+from bridge_jax.step.params import abstract_params
 from bridge_jax.types import Batch, Outputs
 from tests import tiny
 
@@ -43,8 +45,8 @@ def run(sizes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], str]:
     """Return path -> array on a mesh of the first devices, and the text of the compiled step."""
     cfg = config(sizes)
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)])
-    plan = step.build(cfg, "train", 0, mesh)
-    placed = jax.tree.map(lambda leaf: leaf.sharding, step.abstract_params(cfg, mesh))
+    plan = train_step.build(cfg, "train", 0, mesh)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(cfg, mesh))
     state = plan.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
     batches = [sharding.put_batch(tiny.batch(cfg, 8, seed=index), mesh) for index in range(3)]
     program, found = plan.compiled(state, batches[0]), {}
@@ -54,7 +56,7 @@ def run(sizes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], str]:
         if index == 0:
             moments = state.opt_state[1].mu
             found |= {f"gradient/{path}": value / 0.1 for path, value in jax.device_get(moments).items()}
-    found |= {f"parameter/{path}": value for path, value in optim.flatten(state.params).items()}
+    found |= {f"parameter/{path}": value for path, value in paths.flatten(state.params).items()}
     return jax.device_get(found), program.as_text()
 
 
@@ -85,8 +87,8 @@ def in_groups() -> str:
     stage = dict(batch_size=16, losses=LOSSES, train=TRAIN)
     cfg = tiny.config(mining=dict(group=2), stage=stage, losses=GROUPS)
     mesh = sharding.make_mesh(cfg.mesh)
-    plan = step.build(cfg, "train", 0, mesh)
-    state = jax.eval_shape(plan.init, jax.ShapeDtypeStruct((), jnp.int32), step.abstract_params(cfg, mesh))
+    plan = train_step.build(cfg, "train", 0, mesh)
+    state = jax.eval_shape(plan.init, jax.ShapeDtypeStruct((), jnp.int32), abstract_params(cfg, mesh))
     return plan.compiled(state, tiny.batch(cfg, 16)).as_text()
 
 

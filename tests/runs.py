@@ -8,9 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import optim, train
-from bridge_jax import step as steps
+from bridge_jax import paths
 from bridge_jax.data import pipeline
+from bridge_jax.run import train
+from bridge_jax.step import train_step
+from bridge_jax.step.params import init_params, param_shapes
+from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir import log
 from bridge_jax.workdir.checkpoint import Checkpoints
 
@@ -18,14 +21,14 @@ OF_THE_CLOCK = ("time", "train/train/pairs_per_second", "train/train/waiting_for
                 "train/waiting_for_data")  # fmt: skip
 
 
-_build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (steps.build, steps.build_predict))
+_build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (train_step.build, build_predict))
 
 
 def run(cfg, workdir: Path) -> dict:
     """Run, and share with other runs of the process under that config what was traced: pure functions, all of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "build", _build)
-        patch.setattr(steps, "build_predict", _build_predict)
+        patch.setattr(train_step, "build", _build)
+        patch.setattr(train, "build_predict", _build_predict)
         return train.run(cfg, str(workdir))
 
 
@@ -39,19 +42,19 @@ def whole(cfg, workdir: Path) -> tuple[Path, dict]:
 
 def opened(cfg, head: str):
     """Return random parameters with open gates, and a head (`heads/itm/out`) and a bridge that have much to say."""
-    flat, draw = optim.flatten(steps.init_params(cfg)), np.random.default_rng(0)
+    flat, draw = paths.flatten(init_params(cfg)), np.random.default_rng(0)
     for path, value in flat.items():
         if path.endswith("_gate"):
             flat[path] = value + 3.0
         elif path.startswith((head, "bridge")) and path.endswith("/kernel"):
             flat[path] = np.asarray(draw.normal(size=value.shape) * 0.5, np.float32)
-    return jax.device_get(optim.unflatten(flat))
+    return jax.device_get(paths.unflatten(flat))
 
 
 def parameters(workdir: Path, cfg, step: int) -> dict[str, np.ndarray]:
     """Return the parameters of a checkpoint by path."""
     saves = Checkpoints(workdir, read_only=True)
-    return optim.flatten(saves.restore_params(step, steps.shapes(cfg)))
+    return paths.flatten(saves.restore_params(step, param_shapes(cfg)))
 
 
 def logged(workdir: Path) -> dict:

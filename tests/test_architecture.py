@@ -1,6 +1,6 @@
 """The house, enforced: who may import whom, which file owns which dependency, and how long a text may get.
 
-To add a file, place it in `GROUPS` if no line of it fits. To break a rule, change it here and say why in the commit.
+The tables are in `tests/architecture.py`.
 """
 
 import ast
@@ -11,100 +11,22 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
-# Group -> floor and files. A file imports from lower floors and from its own group, never from a sibling group.
-GROUPS = {
-    "foundation": (0, ["bridge_jax/__init__.py", "bridge_jax/types.py", "bridge_jax/config.py",
-                       "bridge_jax/config_convert.py", "bridge_jax/config_keys.py", "bridge_jax/rules.py",
-                       "bridge_jax/rng.py",
-                       "bridge_jax/losses/__init__.py", "bridge_jax/evals/__init__.py",
-                       "bridge_jax/config_json.py", "bridge_jax/workdir/atomic.py", "bridge_jax/workdir/manifest.py",
-                       "bridge_jax/workdir/outcome.py", "bridge_jax/stop.py",
-                       "bridge_jax/workdir/lock.py"]),
-    "configs": (0, ["configs/*.py"]),
-    "models": (1, ["bridge_jax/models/*.py"]),
-    "losses": (2, ["bridge_jax/losses/*.py"]),
-    "data": (1, ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py"]),
-    "scores": (1, ["bridge_jax/evals/scores/*.py"]),
-    "names": (1, ["bridge_jax/interop/__init__.py", "bridge_jax/interop/names.py",
-                  "bridge_jax/interop/names_authors.py", "bridge_jax/interop/names_towers.py"]),
-    "mining": (1, ["bridge_jax/mining.py"]),
-    "forward": (2, ["bridge_jax/forward.py", "bridge_jax/decode.py"]),
-    "optim": (2, ["bridge_jax/optim.py"]),
-    "sharding": (2, ["bridge_jax/sharding.py"]),
-    "checkpoint": (2, ["bridge_jax/workdir/checkpoint.py"]),
-    "checkpoint_meta": (1, ["bridge_jax/workdir/meta.py", "bridge_jax/migrations.py"]),
-    "run_log": (2, ["bridge_jax/workdir/log.py"]),
-    "broken_log": (2, ["bridge_jax/workdir/broken_log.py"]),
-    "step": (3, ["bridge_jax/objective.py", "bridge_jax/step.py"]),
-    "lower_cache": (3, ["bridge_jax/lower_cache.py"]),
-    "bad_step": (4, ["bridge_jax/bad_step.py"]),
-    "evals": (4, ["bridge_jax/evals/*.py"]),
-    "analysis": (4, ["bridge_jax/analysis/*.py"]),
-    "planner": (4, ["bridge_jax/planner.py", "bridge_jax/hlo.py", "bridge_jax/flops.py", "bridge_jax/chips.py"]),
-    "interop": (4, ["bridge_jax/interop/*.py"]),
-    "torch_model": (0, ["bridge_jax/interop/torch_model/*.py"]),
-    "loop": (5, ["bridge_jax/train.py", "bridge_jax/origin.py", "bridge_jax/main.py", "bridge_jax/distributed.py",
-                 "bridge_jax/command_line.py", "bridge_jax/dry_run.py", "bridge_jax/terminal.py", "tools/*.py"]),
-}  # fmt: skip
-
-# Dependency -> the only files that may import it. What is not named here may be imported anywhere.
-HOMES = {
-    "tensorflow": [],
-    "torch": ["bridge_jax/interop/torch_model/*.py", "bridge_jax/interop/torch_onnx.py"],
-    "onnxscript": ["tools/export_onnx.py"],
-    "transformers": ["bridge_jax/interop/torch_model/*.py", "bridge_jax/interop/torch_onnx.py"],
-    "pickle": [],
-    "cloudpickle": [],
-    "dill": [],
-    "joblib": [],
-    "marshal": [],
-    "shelve": [],
-    "grain": ["bridge_jax/data/pipeline.py"],
-    "orbax": ["bridge_jax/workdir/checkpoint.py"],
-    "tensorboardX": ["bridge_jax/workdir/log.py"],
-    "safetensors": ["bridge_jax/interop/hf_import.py", "bridge_jax/interop/torch_export.py"],
-    "huggingface_hub": ["bridge_jax/interop/hf_import.py"],
-    "tokenizers": ["bridge_jax/data/text.py", "bridge_jax/data/datasets/shapes.py", "tools/*.py"],
-    "tensorflow_datasets": ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py", "tools/*.py"],
-    "PIL": [
-        "bridge_jax/data/image.py",
-        "bridge_jax/data/shapes.py",
-        "bridge_jax/interop/torch_model/processing_bridge.py",
-    ],
-    "rich": ["bridge_jax/terminal.py", "bridge_jax/dry_run.py", "tools/*.py"],
-    "clu": ["bridge_jax/dry_run.py", "tools/*.py"],
-}
-
-NOT_IMPORTED = {
-    "array_record": "tensorflow-datasets opens the prepared files with it",
-    "flatbuffers": "jax.export writes its programs with it",
-    "importlib_resources": "tensorflow-datasets reads without TensorFlow only when it is present",
-}
-NOT_DECLARED = {
-    "numpy": "jax requires it",
-    "ml_dtypes": "jax requires it",
-}
-MODULE_OF = {
-    "absl-py": "absl",
-    "orbax-checkpoint": "orbax",
-    "pillow": "PIL",
-    "tensorflow-datasets": "tensorflow_datasets",
-}
-EXTRAS = {  # file -> the extra of pyproject.toml that it needs
-    "bridge_jax/interop/torch_onnx.py": "onnx",
-    "tools/export_onnx.py": "onnx",
-}
-FILE_LINES, FUNCTION_LINES = 300, 60
-LONGER = {  # file or file::function -> the reason why it is longer
-    "configs/common.py::base": "a table: one setting a line",
-}
-SHIPPED = (
-    "bridge_jax/interop/torch_model/"  # copied into every export: must stand alone, and import each other as `.name`
+from tests.architecture import (
+    BAD_NAMES,
+    EXTRAS,
+    FILE_LINES,
+    FUNCTION_LINES,
+    HOMES,
+    LONGER,
+    MODULE_OF,
+    NOT_DECLARED,
+    NOT_IMPORTED,
+    ROOMS,
+    SHIPPED,
+    SHIPPED_IMPORTS,
 )
-SHIPPED_IMPORTS = {"numpy", "PIL", "torch", "transformers"}
-BAD_NAMES = {"util", "utils", "helper", "helpers", "misc", "legacy"}
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def files(*folders):
@@ -115,15 +37,13 @@ PACKAGE = files("bridge_jax", "configs", "tools")
 SOURCES = {path: (ROOT / path).read_text(encoding="utf-8") for path in [*PACKAGE, *files("tests")]}
 
 
-def group_of(path):
-    """Return the group whose pattern fits; `*` stays inside a folder, and a file named outright wins."""
+def room_of(path):
+    """Return the room whose pattern fits; `*` stays inside a folder, and a file named outright wins."""
 
     def fits(pattern):
         return path.rpartition("/")[0] == pattern.rpartition("/")[0] and fnmatch.fnmatchcase(path, pattern)
 
-    found = [
-        (("*" in pattern), name) for name, (_, patterns) in GROUPS.items() for pattern in patterns if fits(pattern)
-    ]
+    found = [(("*" in pattern), name) for name, room in ROOMS.items() for pattern in room.patterns if fits(pattern)]
     return min(found)[1] if found else None
 
 
@@ -147,17 +67,39 @@ def ours(module, known):
 
 def floor_violations(path, source, known):
     """Return a line for every import that goes up or sideways."""
-    group, found = group_of(path), []
-    if group is None:
-        return [f"{path}: no group in GROUPS of tests/test_architecture.py fits; place the file"]
+    room, violations = room_of(path), []
+    if room is None:
+        return [f"{path}: no room in ROOMS of tests/architecture.py fits; place the file"]
     for module, line in imports(source):
         target = ours(module, known)
         if target is None:
             continue
-        other = group_of(target)
-        if other != group and (other is None or GROUPS[other][0] >= GROUPS[group][0]):
-            found.append(f"{path}:{line}: {group} (floor {GROUPS[group][0]}) imports {target} of {other}")
-    return found
+        other = room_of(target)
+        if other != room and (other is None or ROOMS[other].floor >= ROOMS[room].floor):
+            violations.append(f"{path}:{line}: {room} (floor {ROOMS[room].floor}) imports {target} of {other}")
+    return violations
+
+
+def dead_rules(sources):
+    """Return a line for every rule of this file that none of the sources needs."""
+    dead = [
+        f"ROOMS[{name!r}]: {pattern} matches no file"
+        for name, room in ROOMS.items()
+        for pattern in room.patterns
+        if not any(room_of(path) == name and fnmatch.fnmatchcase(path, pattern) for path in sources)
+    ]
+    tops = {path: {module.split(".")[0] for module, _ in imports(source)} for path, source in sources.items()}
+    dead += [
+        f"HOMES[{dependency!r}]: no file of {home} imports it"
+        for dependency, homes in HOMES.items()
+        for home in homes
+        if not any(fnmatch.fnmatchcase(path, home) and dependency in tops[path] for path in sources)
+    ]
+    for place in LONGER:
+        path, _, _ = place.partition("::")
+        if path not in sources or not length_violations(path, sources[path], exceptions={}):
+            dead.append(f"LONGER[{place!r}]: nothing there is longer than others may be")
+    return dead + [f"EXTRAS[{path!r}]: there is no such file" for path in EXTRAS if path not in sources]
 
 
 def home_violations(path, source):
@@ -204,13 +146,13 @@ def idiom_violations(path, source):
     return found
 
 
-def length_violations(path, source):
+def length_violations(path, source, exceptions=LONGER):
     """Return a line for the file and for every function that is too long."""
     found = []
-    if (lines := len(source.splitlines())) > FILE_LINES and path not in LONGER:
+    if (lines := len(source.splitlines())) > FILE_LINES and path not in exceptions:
         found.append(f"{path}: {lines} lines, at most {FILE_LINES}")
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and f"{path}::{node.name}" not in LONGER:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and f"{path}::{node.name}" not in exceptions:
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES:
                 found.append(f"{path}:{node.lineno}: {node.name} has {lines} lines, at most {FUNCTION_LINES}")
@@ -225,7 +167,18 @@ def test_imports_go_down():
     report([line for path in PACKAGE for line in floor_violations(path, SOURCES[path], SOURCES)])
 
 
-def test_files_of_a_group_do_not_import_in_circles():
+def test_every_rule_of_this_file_is_needed():
+    report(dead_rules({path: SOURCES[path] for path in PACKAGE}))
+
+
+def test_the_root_of_the_package_stays_small():
+    """A newcomer reads the tree: six files at most beside `__init__`, and every room in words that fit on a line."""
+    root = [path for path in PACKAGE if re.fullmatch(r"bridge_jax/(?!__init__)\w+\.py", path)]
+    assert len(root) <= 6, root
+    report([f"ROOMS[{name!r}]: {room.meaning!r}" for name, room in ROOMS.items() if not 0 < len(room.meaning) <= 60])
+
+
+def test_files_of_a_room_do_not_import_in_circles():
     graph = {path: {ours(module, PACKAGE) for module, _ in imports(SOURCES[path])} - {None, path} for path in PACKAGE}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError naming the circle
 
@@ -267,7 +220,7 @@ def test_every_dependency_is_imported_and_every_import_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=\[; ]", line)[0] for line in project["dependencies"]}
     declared = {MODULE_OF.get(name, name) for name in declared}
-    runtime = [path for path in PACKAGE if group_of(path) != "torch_model"]
+    runtime = [path for path in PACKAGE if room_of(path) != "torch_model"]
     imported = set()
     for path in runtime:
         extra = set(project["optional-dependencies"][EXTRAS[path]]) if path in EXTRAS else set()

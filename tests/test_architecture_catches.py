@@ -4,7 +4,10 @@ import re
 
 import pytest
 
+from tests.architecture import HOMES, LONGER, ROOMS, Room
 from tests.test_architecture import (
+    SOURCES,
+    dead_rules,
     floor_violations,
     home_violations,
     idiom_violations,
@@ -12,22 +15,22 @@ from tests.test_architecture import (
     shipping_violations,
 )
 
-KNOWN = ["bridge_jax/models/vit.py", "bridge_jax/losses/itc.py", "bridge_jax/step.py", "bridge_jax/forward.py",
-         "bridge_jax/optim.py", "bridge_jax/config.py"]  # fmt: skip
+KNOWN = ["bridge_jax/models/vit.py", "bridge_jax/losses/itc.py", "bridge_jax/step/forward.py",
+         "bridge_jax/workdir/log.py", "bridge_jax/run/train.py", "bridge_jax/config/keys.py"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("path", "source", "caught"),
     [
-        ("bridge_jax/data/foo.py", "from bridge_jax.models import vit", "floor 1.* imports bridge_jax/models/vit.py"),
-        ("bridge_jax/losses/foo.py", "from bridge_jax import forward", "floor 2.* imports bridge_jax/forward.py"),
-        ("bridge_jax/losses/foo.py", "def f():\n    import bridge_jax.step", "imports bridge_jax/step.py"),
-        ("bridge_jax/forward.py", "from bridge_jax.optim import x", "imports bridge_jax/optim.py"),
+        ("bridge_jax/data/foo.py", "from bridge_jax.models import vit", "floor 2.* imports bridge_jax/models/vit.py"),
+        ("bridge_jax/losses/foo.py", "from bridge_jax.step import forward", "floor 3.* imports bridge_jax/step"),
+        ("bridge_jax/losses/foo.py", "def f():\n    import bridge_jax.run.train", "imports bridge_jax/run/train.py"),
+        ("bridge_jax/step/foo.py", "from bridge_jax.workdir.log import x", "imports bridge_jax/workdir/log.py"),
         ("bridge_jax/evals/scores/foo.py", "from bridge_jax.losses.itc import x", "of losses"),
         ("bridge_jax/stray.py", "", "place the file"),
         ("bridge_jax/models/deep/foo.py", "", "place the file"),
-        ("bridge_jax/losses/foo.py", "from bridge_jax.losses import itc\nfrom bridge_jax.config import Config", None),
-        ("bridge_jax/step.py", "from bridge_jax import forward, optim", None),
+        ("bridge_jax/losses/foo.py", "from bridge_jax.losses import itc\nfrom bridge_jax.config.keys import x", None),
+        ("bridge_jax/run/foo.py", "from bridge_jax.step import forward\nfrom bridge_jax.run import train", None),
     ],
 )  # fmt: skip
 def test_the_floor_check_catches(path, source, caught):
@@ -73,3 +76,15 @@ def test_torch_has_its_home(path, source, caught):
     path = f"bridge_jax/interop/{path}"
     found = "\n".join(home_violations(path, source) + shipping_violations(path, source))
     assert re.search(caught, found) if caught else found == ""
+
+
+def test_a_rule_that_nothing_needs_is_caught(monkeypatch):
+    assert dead_rules(SOURCES) == []
+    monkeypatch.setitem(ROOMS, "analysis", Room(4, "to come", ("bridge_jax/analysis/*.py",)))
+    monkeypatch.setitem(HOMES, "grain", [*HOMES["grain"], "bridge_jax/data/text.py"])
+    monkeypatch.setitem(LONGER, "bridge_jax/types.py", "no reason")
+    monkeypatch.setitem(LONGER, "bridge_jax/gone.py", "no reason")
+    found = dead_rules(SOURCES)
+    assert [line.split(":")[0] for line in found] == [
+        "ROOMS['analysis']", "HOMES['grain']", "LONGER['bridge_jax/types.py']", "LONGER['bridge_jax/gone.py']"
+    ]  # fmt: skip

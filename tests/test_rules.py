@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import rules
+from bridge_jax import paths, rules
 from bridge_jax.config import ConfigError
 
 PATHS = [
@@ -23,7 +23,7 @@ def slow_match(pairs, known):
 
 def test_paths_of_a_tree():
     tree = {"b": {"kernel": 1, "bias": 2}, "a": [jnp.zeros(1), {"x": np.zeros(2)}], "none": None}
-    assert rules.paths(tree) == ["a/0", "a/1/x", "b/bias", "b/kernel"]
+    assert paths.every(tree) == ["a/0", "a/1/x", "b/bias", "b/kernel"]
 
 
 def test_the_first_match_wins():

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax import config as configs
-from bridge_jax import forward, losses, optim, step
+from bridge_jax import paths
+from bridge_jax.config import objectives
 from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step import forward
+from bridge_jax.step.params import param_shapes
 from bridge_jax.types import Batch, Lower, Outputs, Params
 from configs import common
 
@@ -57,7 +60,7 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
     if "caption" in config.losses:
         common.caption_decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
     for name in config.losses:
-        if (watcher := losses.needs(name).watcher) not in config.evals:
+        if (watcher := objectives.needs(name).watcher) not in config.evals:
             config.evals[watcher] = common.asking()
     for name, value in sections.items():
         if isinstance(value, dict):
@@ -71,18 +74,18 @@ def params(cfg: configs.Config, seed: int = 0) -> Params:
     """Return parameters ALL drawn at random, also those that start at zero or one; scales lie around one."""
     draw = np.random.default_rng(seed)
     found = {}
-    for path, leaf in optim.flatten(step.shapes(cfg)).items():
+    for path, leaf in paths.flatten(param_shapes(cfg)).items():
         spread = 1 / np.sqrt(leaf.shape[0]) if path.endswith("/kernel") else 0.3
         value = draw.normal(scale=spread, size=leaf.shape) + path.endswith("scale")
         found[path] = jnp.asarray(value, leaf.dtype)
-    return optim.unflatten(found)
+    return paths.unflatten(found)
 
 
 def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
     """Return B pairs with every field but the lower states. Row 0 has no padding, all others have some."""
     draw = np.random.default_rng(seed)
     T, side = cfg.text.length, cfg.vision.image_px
-    pictures = configs.pictures(cfg, cfg.stages["train"])
+    pictures = objectives.pictures(cfg, cfg.stages["train"])
     shape = (B, pictures, side, side, 3) if pictures > 1 else (B, side, side, 3)
     patches = (side // cfg.vision.patch_px) ** 2
     lengths = draw.integers(3, T, B)
@@ -138,7 +141,7 @@ def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str
 def loss_values(cfg: configs.Config, found: Outputs, batch: Batch) -> dict[str, np.ndarray]:
     """Return the mean of every loss of the stage."""
     names = cfg.stages["train"].losses
-    return {name: np.asarray(losses.bind(name, cfg.losses[name])(found, batch).mean) for name in names}
+    return {name: np.asarray(objectives.bind(name, cfg.losses[name])(found, batch).mean) for name in names}
 
 
 def take(batch: Batch, rows: Any) -> Batch:

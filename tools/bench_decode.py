@@ -17,9 +17,10 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from bridge_jax import command_line, decode
 from bridge_jax import config as configs
+from bridge_jax.models import search
 from bridge_jax.models.decoder import Decoder
+from bridge_jax.run import command_line
 
 _CONFIG = command_line.define_config()
 _PICTURES = flags.DEFINE_integer("pictures", 8, "Pictures that are captioned at once.", lower_bound=1)
@@ -33,7 +34,7 @@ def searches(cfg: configs.Config, pictures: int, beams: int) -> dict[str, Any]:
     """Return the compiled searches of random pictures' captions, with the cache and without."""
     assert cfg.decoder is not None
     module = Decoder(cfg.decoder, cfg.text.vocab_size, cfg.text.length, jnp.dtype(cfg.compute_dtype))
-    frame = decode.Frame(start=0, end=1, pad=2, length=cfg.text.length)
+    frame = search.Frame(start=0, end=1, pad=2, length=cfg.text.length)
     tokens = (cfg.vision.image_px // cfg.vision.patch_px) ** 2 + 1
     image = jnp.float32(np.random.default_rng(0).normal(size=(pictures, tokens, cfg.vision.width)))
 
@@ -53,12 +54,12 @@ def searches(cfg: configs.Config, pictures: int, beams: int) -> dict[str, Any]:
         logits: Any = module.apply(params, words_RT, wide)
         return logits[:, position], words_RT
 
-    def search(next_logits: decode.NextLogits, cache: Any) -> Any:
-        return jax.jit(lambda: decode.beam(next_logits, cache, pictures, beams, frame, 0.7)[0])
+    def compiled(next_logits: search.NextLogits, cache: Any) -> Any:
+        return jax.jit(lambda: search.beam(next_logits, cache, pictures, beams, frame, 0.7)[0])
 
     empty: Any = module.apply(params, pictures * beams, method="empty_cache")
     words = jnp.zeros((pictures * beams, frame.length), jnp.int32)
-    return {"cached": search(cached, empty), "again": search(again, words)}
+    return {"cached": compiled(cached, empty), "again": compiled(again, words)}
 
 
 def main(argv: list[str]) -> None:
@@ -68,12 +69,12 @@ def main(argv: list[str]) -> None:
     if cfg.decoder is None:
         raise configs.ConfigError("config.decoder is missing: choose a config that writes captions")
     found = searches(cfg, pictures, beams)
-    written = {name: np.asarray(search()) for name, search in found.items()}  # compiles
+    written = {name: np.asarray(run()) for name, run in found.items()}  # compiles
     times: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(_ROUNDS.value):
-        for name, search in found.items():
+        for name, run in found.items():
             started = time.perf_counter()
-            search().block_until_ready()
+            run().block_until_ready()
             times[name].append(time.perf_counter() - started)
     cached, again = (statistics.median(times[name]) for name in ("cached", "again"))
     same = np.array_equal(written["cached"], written["again"])

@@ -20,10 +20,12 @@ import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 
-from bridge_jax import command_line, lower_cache, origin, sharding, stop, train
 from bridge_jax import config as configs
-from bridge_jax import step as steps
+from bridge_jax.config import objectives
 from bridge_jax.data import pipeline
+from bridge_jax.run import command_line, lower_cache, origin, stop, train
+from bridge_jax.step import sharding, train_step
+from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir import broken_log
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.log import RunLog
@@ -61,9 +63,9 @@ def lengths(ends: Sequence[float]) -> list[float]:
 def bare_loop(cfg: configs.Config, name: str, count: int) -> Callable[[], list[float]]:
     """Return what times `count` steps after a first one: draw, put, step."""
     mesh, stage = sharding.make_mesh(cfg.mesh), cfg.stages[name]
-    plan, params, make = steps.build(cfg, name, 0, mesh), origin.initial(cfg, mesh), None
+    plan, params, make = train_step.build(cfg, name, 0, mesh), origin.initial(cfg, mesh), None
     if stage.cached_crops:
-        predict = steps.build_predict(cfg, mesh)
+        predict = build_predict(cfg, mesh)
         make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
 
@@ -99,8 +101,8 @@ def real_loop(
         checkpoint=configs.Checkpoint(every_steps=every, keep_last=1),
     )
     mesh = sharding.make_mesh(cfg.mesh)
-    plan, params = steps.build(cfg, name, 0, mesh), origin.initial(cfg, mesh)
-    predict = steps.build_predict(cfg, mesh, configs.watcher(cfg.stages[name]))
+    plan, params = train_step.build(cfg, name, 0, mesh), origin.initial(cfg, mesh)
+    predict = build_predict(cfg, mesh, objectives.watcher(cfg.stages[name]))
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
 
     def run() -> list[float]:

@@ -22,10 +22,13 @@ from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 
-from bridge_jax import command_line, flops, lower_cache, origin, sharding
 from bridge_jax import config as configs
-from bridge_jax import step as steps
+from bridge_jax.config import objectives
 from bridge_jax.data import pipeline
+from bridge_jax.plan import flops
+from bridge_jax.run import command_line, lower_cache, origin
+from bridge_jax.step import sharding, train_step
+from bridge_jax.step.predict import build_predict
 
 _CONFIG = command_line.define_config()
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps that are timed; the median counts.")
@@ -46,22 +49,22 @@ def matmul_rate(seconds: float = 0.5, side: int = 2048) -> float:
 def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params) -> None:
     """Print a stage's figures."""
     stage = cfg.stages[name]
-    plan, make = steps.build(cfg, name, 0, mesh), None
+    plan, make = train_step.build(cfg, name, 0, mesh), None
     if stage.cached_crops:
-        predict = steps.build_predict(cfg, mesh, configs.watcher(stage))
+        predict = build_predict(cfg, mesh, objectives.watcher(stage))
         make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
     batches = pipeline.batches(ds, 0, cfg.data)
     batch = sharding.put_batch(next(batches), mesh)
     state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
     asked = flops.flops_of(plan.train_step, state, batch)
-    train_step = plan.compiled(state, batch)
-    state, _ = jax.block_until_ready(train_step(state, batch))
+    compiled = plan.compiled(state, batch)
+    state, _ = jax.block_until_ready(compiled(state, batch))
     times, products = [], []
     for _ in range(_STEPS.value):
-        state, _ = jax.block_until_ready(train_step(state, batch))
+        state, _ = jax.block_until_ready(compiled(state, batch))
         started = time.perf_counter()
-        state, _ = jax.block_until_ready(train_step(state, batch))
+        state, _ = jax.block_until_ready(compiled(state, batch))
         times.append(time.perf_counter() - started)
         products.append(matmul_rate())
     seconds = statistics.median(times)

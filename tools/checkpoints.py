@@ -17,8 +17,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from bridge_jax import command_line
 from bridge_jax.config import ConfigError, nearest
+from bridge_jax.run import command_line
 from bridge_jax.workdir import atomic, lock, manifest
 from bridge_jax.workdir.checkpoint import FROZEN, Checkpoints
 from bridge_jax.workdir.meta import score_of

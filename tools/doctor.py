@@ -20,11 +20,11 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from bridge_jax import command_line, terminal
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, datasets, text
+from bridge_jax.data import checkup, prepared, text
 from bridge_jax.data.checkup import Checkup, Finding
 from bridge_jax.data.datasets import photo_builder
+from bridge_jax.run import command_line, terminal
 
 _DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string(
@@ -41,12 +41,12 @@ _console = Console(soft_wrap=True, highlight=False)
 
 def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int, workers: int) -> Checkup:
     """Examine the raw data set in `raw_dir`, or the one prepared under `data_dir`. Raises ConfigError."""
-    builder = datasets.builder_class(dataset, "--dataset")
+    builder = prepared.builder_class(dataset, "--dataset")
     if bool(raw_dir) == bool(data_dir):
         raise ConfigError("expected either --raw_dir, a folder of raw files, or --data_dir, where prepared data lies")
     if data_dir:
-        folder = datasets.prepared(builder, data_dir, "--data_dir")
-        source, stored = checkup.prepared(folder), folder / datasets.VOCABULARY
+        folder = prepared.prepared(builder, data_dir, "--data_dir")
+        source, stored = checkup.prepared(folder), folder / prepared.VOCABULARY
         vocabulary = vocabulary or (str(stored) if stored.is_file() else "")
     elif issubclass(builder, photo_builder.Builder):
         source = checkup.raw(builder, Path(raw_dir).expanduser())

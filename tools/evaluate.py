@@ -26,10 +26,13 @@ from typing import Any
 
 from absl import flags
 
-from bridge_jax import command_line, evals, origin, sharding, terminal, types
-from bridge_jax import step as steps
-from bridge_jax.config import Config, ConfigError, Mesh, evaluator, watcher
-from bridge_jax.config_json import as_dict
+from bridge_jax import types
+from bridge_jax.config import Config, ConfigError, Mesh, evaluators, objectives
+from bridge_jax.config.as_json import as_dict
+from bridge_jax.run import command_line, origin, terminal
+from bridge_jax.step import sharding
+from bridge_jax.step.params import abstract_params
+from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.meta import Meta, check_answers
 
@@ -62,7 +65,7 @@ def evaluate(
             metrics = evaluator.run(params, split, rerank=False, progress=progress)
         else:
             metrics = evaluator.final(params, split, progress)
-    return evals.module(name).table(metrics), _record(meta, cfg, split, metrics)
+    return evaluators.module(name).table(metrics), _record(meta, cfg, split, metrics)
 
 
 def results(saves: Checkpoints, step: int, split: str, *, other: Config | None = None, **data: str) -> tuple[str, int]:
@@ -71,7 +74,7 @@ def results(saves: Checkpoints, step: int, split: str, *, other: Config | None =
     As the text of the file, and how many there are.
     """
     meta, cfg, name = _of(saves, step, other, data)
-    if not hasattr(evals.module(name).Evaluator, "results"):
+    if not hasattr(evaluators.module(name).Evaluator, "results"):
         raise ConfigError(f"--results: checkpoint {step} is of stage {meta.stage!r}, which has nothing to say")
     params, evaluator = _restored(saves, step, cfg, name)
     with terminal.progress() as bar, terminal.task(bar, f"reading {split}") as progress:
@@ -81,10 +84,10 @@ def results(saves: Checkpoints, step: int, split: str, *, other: Config | None =
 def _of(saves: Checkpoints, step: int, other: Config | None, data: Mapping[str, str]) -> tuple[Meta, Config, str]:
     """Return what a checkpoint says of itself, its config, and the evaluator that watched its stage."""
     meta, cfg = saves.meta(step), saves.config(step)
-    name = watcher(cfg.stages[meta.stage])
+    name = objectives.watcher(cfg.stages[meta.stage])
     if other is not None:
         asked = {key: getattr(other.data, key) for key in ("dataset", "data_dir", "eval_split")}
-        data, settings = {**asked, **data}, {name: evaluator(other, name)}
+        data, settings = {**asked, **data}, {name: evaluators.settings(other, name)}
         cfg = dataclasses.replace(cfg, evals={**cfg.evals, **settings})
     return meta, dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data)), name
 
@@ -93,8 +96,8 @@ def _restored(saves: Checkpoints, step: int, cfg: Config, name: str) -> tuple[ty
     """Return the parameters and the evaluator. Raises ConfigError where the data lists other answers."""
     check_answers(saves.meta(step), origin.answers(cfg), f"{saves.folder}/{step}")
     mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine, whatever it was trained on
-    params = saves.restore_params(step, steps.abstract_params(cfg, mesh))
-    return params, evals.build(name, cfg, steps.build_predict(cfg, mesh, name))
+    params = saves.restore_params(step, abstract_params(cfg, mesh))
+    return params, evaluators.build(name, cfg, build_predict(cfg, mesh, name))
 
 
 def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> dict[str, Any]:

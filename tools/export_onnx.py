@@ -10,9 +10,9 @@ why; then nothing was written.
 
 from absl import flags
 
-from bridge_jax import command_line, terminal
 from bridge_jax.config import ConfigError
 from bridge_jax.interop import torch_export
+from bridge_jax.run import command_line, terminal
 
 _OUT = flags.DEFINE_string("out", None, "The folder to write; it must not exist.")
 

@@ -8,8 +8,8 @@ Exit code 2: it cannot be done, with one line that says why; then nothing was wr
 
 from absl import flags
 
-from bridge_jax import command_line, terminal
 from bridge_jax.interop import stablehlo, torch_export
+from bridge_jax.run import command_line, terminal
 from bridge_jax.workdir.checkpoint import Checkpoints
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")

@@ -9,9 +9,9 @@ The config must have their sizes; numbers of heads are not in the file. A run go
 
 from absl import flags
 
-from bridge_jax import command_line
 from bridge_jax.config import ConfigError
 from bridge_jax.interop import authors
+from bridge_jax.run import command_line
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder to write; it must not exist.")

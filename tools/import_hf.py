@@ -16,9 +16,9 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from bridge_jax import command_line
 from bridge_jax.config import ConfigError, Text, Vision
 from bridge_jax.interop import hf_config, hf_import, torch_export, torch_import
+from bridge_jax.run import command_line
 from configs.common import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The folder to write; only for a model of tools.export_pytorch.")

@@ -15,10 +15,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bridge_jax import chips, command_line, planner
-from bridge_jax.chips import GIB, Chip
 from bridge_jax.config import Config, ConfigError
-from bridge_jax.planner import Plan
+from bridge_jax.plan import chips, planner
+from bridge_jax.plan.chips import GIB, Chip
+from bridge_jax.plan.planner import Plan
+from bridge_jax.run import command_line
 
 _CONFIG = command_line.define_config()
 _TOPOLOGY = flags.DEFINE_list("topology", [], "Slices, such as v5e:16x16,v5p:4x4x4. Chips: v4, v5e, v5p, v6e.")

@@ -20,9 +20,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import flags
 
-from bridge_jax import command_line
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, held_out
+from bridge_jax.data import held_out, prepared
+from bridge_jax.run import command_line
 
 _DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", "", "Folder with the raw images and captions; shapes needs none.")
@@ -41,8 +41,8 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
 
     What the data sets `hold_out` have in other splits than train is left out of the train split.
     """
-    builder_class = datasets.builder_class(dataset, "--dataset")
-    folder = datasets.folder(data_dir, builder_class)
+    builder_class = prepared.builder_class(dataset, "--dataset")
+    folder = prepared.folder(data_dir, builder_class)
     if folder.is_dir():
         there = tfds.builder_from_directory(folder)
         held_out.check(_metadata(there), hold_out, folder)
@@ -67,7 +67,7 @@ def _metadata(builder: tfds.core.DatasetBuilder) -> Mapping[str, Any]:
 def main(argv: list[str]) -> None:
     del argv
     dataset, data_dir = command_line.required(_DATASET), command_line.required(_DATA_DIR)
-    datasets.builder_class(dataset, "--dataset")  # a misspelt name before a missing --raw_dir
+    prepared.builder_class(dataset, "--dataset")  # a misspelt name before a missing --raw_dir
     if dataset == "shapes" and _HELD_OUT.value:
         raise ConfigError("--held_out: 'shapes' has no photos; leave it out")
     if dataset == "shapes":

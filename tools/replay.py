@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from bridge_jax import bad_step, command_line, sharding
-from bridge_jax import step as steps
 from bridge_jax.config import Mesh
+from bridge_jax.run import bad_step, command_line
+from bridge_jax.step import sharding, train_step
+from bridge_jax.step.params import abstract_params
 
 _FOLDER = flags.DEFINE_string("folder", None, "A folder bad_step_N that a run left in its workdir.")
 
@@ -25,8 +26,8 @@ def replay(folder: Path) -> str:
     saves, report, batch = bad_step.read(folder)
     step = report["step"] - 1
     cfg, mesh = saves.config(step), sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine
-    plan = steps.build(cfg, report["stage"], step, mesh)
-    state = plan.init(jnp.int32(step), saves.restore_params(step, steps.abstract_params(cfg, mesh)))
+    plan = train_step.build(cfg, report["stage"], step, mesh)
+    state = plan.init(jnp.int32(step), saves.restore_params(step, abstract_params(cfg, mesh)))
     state = dataclasses.replace(state, opt_state=saves.restore_opt_state(step, state.opt_state))
     batch = sharding.put_batch(batch, mesh)
     before = jax.tree.map(jnp.copy, state)

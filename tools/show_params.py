@@ -10,25 +10,28 @@ of a rule shows all that it changes.
 Exit code 0: the table is on standard output; 2: the config cannot work, with one line that says why.
 """
 
-from bridge_jax import command_line, optim, rules, step
 from bridge_jax import config as configs
+from bridge_jax import paths, rules
+from bridge_jax.run import command_line
+from bridge_jax.step import optim
+from bridge_jax.step.params import param_shapes
 
 _CONFIG = command_line.define_config()
 
 
 def table(cfg: configs.Config) -> str:
     """Return the table as text. Raises ConfigError where a rule does not fit the parameters."""
-    shapes = optim.flatten(step.shapes(cfg))
-    paths = rules.paths(optim.unflatten(shapes))
-    decayed = optim.decayed(cfg, paths)
-    columns = [["path", *paths], ["shape", *(str(shapes[path].shape).replace(" ", "") for path in paths)]]
-    spread = rules.match(cfg.sharding, paths, "config.sharding")
-    columns.append(["mesh", *(",".join(axis or "-" for axis in spread[path]) or "-" for path in paths)])
+    shapes = paths.flatten(param_shapes(cfg))
+    known = paths.every(paths.unflatten(shapes))
+    decayed = optim.decayed(cfg, known)
+    columns = [["path", *known], ["shape", *(str(shapes[path].shape).replace(" ", "") for path in known)]]
+    spread = rules.match(cfg.sharding, known, "config.sharding")
+    columns.append(["mesh", *(",".join(axis or "-" for axis in spread[path]) or "-" for path in known)])
     for name in cfg.stage_order:
-        trainable = set(optim.trainable_paths(cfg, name, paths))
-        factors = optim.lr_factors(cfg, name, paths)
+        trainable = set(optim.trainable_paths(cfg, name, known))
+        factors = optim.lr_factors(cfg, name, known)
         cells = {path: f"x{factors[path]:g} {'decay' if decayed[path] else '-'}" for path in trainable}
-        columns.append([name, *(cells[path] if path in trainable else "frozen" for path in paths)])
+        columns.append([name, *(cells[path] if path in trainable else "frozen" for path in known)])
     widths = [max(map(len, column)) for column in columns]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True)]
     return "\n".join(lines) + "\n"

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, image, text
+from bridge_jax.data import image, text
 from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.prepared import SKIPPED
 from bridge_jax.data.records import Split, open_splits, pictures, texts
 
 BuilderClass = type[tfds.core.ShardBasedBuilder]
@@ -115,7 +116,7 @@ def raw(builder: type[photo_builder.Builder], folder: Path) -> Source:
 
 def prepared(folder: Path) -> Source:
     """Return the data set that was prepared in `folder`."""
-    splits, skipped = open_splits(folder), folder / datasets.SKIPPED
+    splits, skipped = open_splits(folder), folder / SKIPPED
     left_out = skipped.read_text(encoding="utf-8").splitlines() if skipped.is_file() else []
     reads = [
         functools.partial(_of_record, split, records, index)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, records
+from bridge_jax.data import prepared, records
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.data.perceptual_hash import MAX_DISTANCE, nearest, perceptual_hash
 
@@ -98,7 +98,7 @@ def read(names: Sequence[str], data_dir: str, workers: int) -> HeldOut:
     hashes: list[np.uint64] = []
     labels: list[str] = []
     for name in names:
-        folder = datasets.prepared(datasets.builder_class(name, "--held_out"), data_dir, "--held_out")
+        folder = prepared.prepared(prepared.builder_class(name, "--held_out"), data_dir, "--held_out")
         splits = {split: found for split, found in records.open_splits(folder).items() if split != TRAIN}
         if not splits:
             raise ConfigError(f"--held_out: data set {name!r} in {folder} has no split but {TRAIN}; leave it out")

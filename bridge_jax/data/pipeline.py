@@ -18,7 +18,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from bridge_jax import config, losses, rng, types
+from bridge_jax import config, rng, types
+from bridge_jax.config import objectives
 from bridge_jax.data import image, text
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
 from bridge_jax.data.records import (
@@ -47,8 +48,8 @@ class Examples:
         self._kinds = stage.caption_kinds
         self._records, self._data, self._image_px = records, cfg.data, cfg.vision.image_px
         self._tokenizer = text.load(cfg.data, cfg.text)
-        self._reads, self._pictures = config.reads(stage), config.pictures(cfg, stage)
-        makers = [losses.needs(name).example for name in losses.in_order(stage.losses)]
+        self._reads, self._pictures = objectives.reads(stage), objectives.pictures(cfg, stage)
+        makers = [objectives.needs(name).example for name in objectives.in_order(stage.losses)]
         self._extras = [maker(cfg, self._tokenizer) for maker in makers if maker]
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
@@ -73,7 +74,7 @@ class Examples:
             "text_mask": mask,
         }
         captions = len(record["captions"])
-        row = losses.Row(ids, mask, None if self._reads == "captions" else asked(record)[chosen - captions])
+        row = objectives.Row(ids, mask, None if self._reads == "captions" else asked(record)[chosen - captions])
         for make in self._extras:
             example |= make(row, generator)
         return example
@@ -135,7 +136,7 @@ def train(
 
     A pure function of (cfg.seed, seed_stream, step). Every epoch is shuffled anew, keeping runs of
     `stage.group_examples` neighbouring records together and in their order; a batch may span two epochs. What single
-    losses of the stage read besides, they make (`losses.Needs.example`).
+    losses of the stage read besides, they make (`objectives.Needs.example`).
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
     returns the arrays of `types.Batch.of` for one row or raises BrokenError, and may draw from the generator, but not

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from bridge_jax import config
-from bridge_jax.data import datasets, text
+from bridge_jax.data import prepared, text
 
 JUDGEMENTS = ("false", "true")
 ANSWERS = "answers.txt"  # stored beside the records by a data set with questions
@@ -51,7 +51,7 @@ def load_answers(cfg: config.Config) -> tuple[str, ...]:
 
     Raises ConfigError where it has none, and where they are not as many as the head has outputs.
     """
-    path = datasets.prepared_folder(cfg.data) / ANSWERS
+    path = prepared.prepared_folder(cfg.data) / ANSWERS
     if not path.is_file():
         raise config.ConfigError(
             f"config.data.dataset: {cfg.data.dataset!r} has no questions ({path} is not there), which the losses "

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from bridge_jax import config
-from bridge_jax.data import datasets, image, text
+from bridge_jax.data import image, prepared, text
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.data.questions import Question
 
@@ -93,7 +93,7 @@ def open_split(data: config.Data, split: str) -> Split:
 
 def has_split(data: config.Data, split: str) -> bool:
     """Return whether a data set has `split`. Raises ConfigError when it is not prepared."""
-    return split in tfds.builder_from_directory(datasets.prepared_folder(data)).info.splits
+    return split in tfds.builder_from_directory(prepared.prepared_folder(data)).info.splits
 
 
 def open_training(data: config.Data) -> Split | Joined:
@@ -137,7 +137,7 @@ def _records(builder: Any, split: str) -> Split:  # tfds hides the signature of 
 
 
 def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
-    builder = tfds.builder_from_directory(datasets.prepared_folder(data))
+    builder = tfds.builder_from_directory(prepared.prepared_folder(data))
     if split not in builder.info.splits:
         raise config.ConfigError(
             f"config.data: data set {data.dataset!r} has no split {split!r}; "

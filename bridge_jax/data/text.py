@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int32
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from bridge_jax import config
-from bridge_jax.data import datasets
+from bridge_jax.data import prepared
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The special tokens of each kind of vocabulary, under transformers' names for them; those of _FRAME stand around a
@@ -147,7 +147,7 @@ def load(data: config.Data, text: config.Text) -> Tokenizer:
     if data.vocabulary:
         path = Path(data.vocabulary).expanduser()
     else:
-        path = datasets.prepared_folder(data) / datasets.VOCABULARY
+        path = prepared.prepared_folder(data) / prepared.VOCABULARY
         if not path.is_file():
             raise config.ConfigError(
                 f"config.data.vocabulary is empty and data set {data.dataset!r} stores no vocabulary; name the "

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from bridge_jax import rng
-from bridge_jax import step as steps
-from bridge_jax.config import Config, evaluator
+from bridge_jax.config import Config, evaluators
 from bridge_jax.data import pipeline, questions, text
 from bridge_jax.evals.scores import accuracy
+from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
@@ -39,8 +39,8 @@ class Asked:
 class Asking(abc.ABC):
     """Ask the texts of a split. A subclass says which model gives what (`given`) and what that is worth (`worth`)."""
 
-    def __init__(self, cfg: Config, predict: steps.Predict, name: str, *, texts: str, pictures: int):
-        self._cfg, self._predict, self._settings = cfg, predict, evaluator(cfg, name)
+    def __init__(self, cfg: Config, predict: Predict, name: str, *, texts: str, pictures: int):
+        self._cfg, self._predict, self._settings = cfg, predict, evaluators.settings(cfg, name)
         self._name, self._texts, self._pictures = name, texts, pictures
         self._tokenizer = text.load(cfg.data, cfg.text)
 

@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from bridge_jax import decode, rng
-from bridge_jax import step as steps
-from bridge_jax.config import Config, ConfigError, evaluator
+from bridge_jax import rng
+from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import pipeline, shapes, text
 from bridge_jax.evals.asking import derangement
 from bridge_jax.evals.scores import accuracy, caption, meteor, ptb
+from bridge_jax.models import search
+from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
@@ -34,7 +35,7 @@ LOSSES = ("caption",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(decode.Search):
+class Settings(search.Search):
     """Scores of captions that the decoder writes, and how they are searched for."""
 
     every_steps: int
@@ -47,7 +48,7 @@ class Settings(decode.Search):
 def check(cfg: Config) -> None:
     """Raise ConfigError where the vocabulary cannot start a caption or a split has no captions to score with."""
     text.load(cfg.data, cfg.text).frame  # noqa: B018
-    for split in (cfg.data.eval_split, *evaluator(cfg, "caption").splits):
+    for split in (cfg.data.eval_split, *evaluators.settings(cfg, "caption").splits):
         pipeline.open_split(cfg.data, split)
 
 
@@ -66,13 +67,13 @@ class Evaluator:
     another picture.
     """
 
-    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
+    def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
-        self._cfg, self._predict, self._settings = cfg, predict, evaluator(cfg, "caption")
+        self._cfg, self._predict, self._settings = cfg, predict, evaluators.settings(cfg, "caption")
         self._tokenizer = text.load(cfg.data, cfg.text)
         start, end = self._tokenizer.frame
-        frame = decode.Frame(start, end, self._tokenizer.pad_id, cfg.text.length)
-        self._write = predict.of(decode.captions, frame, self._settings)
+        frame = search.Frame(start, end, self._tokenizer.pad_id, cfg.text.length)
+        self._write = predict.of(search.captions, frame, self._settings)
 
     def watch(self, params: Params, progress: Progress) -> dict[str, float]:
         """Return the scores on the first `select_images` pictures of data.eval_split."""

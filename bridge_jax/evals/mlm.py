@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from bridge_jax import rng
-from bridge_jax import step as steps
-from bridge_jax.config import Config, evaluator
+from bridge_jax.config import Config, evaluators
 from bridge_jax.data import masking, pipeline, text
 from bridge_jax.data.records import has_split
 from bridge_jax.evals.asking import derangement, kinds
 from bridge_jax.evals.scores import accuracy
 from bridge_jax.losses.mlm import words
 from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
@@ -37,7 +37,7 @@ class Settings:
 def check(cfg: Config) -> None:
     """Raise ConfigError where the vocabulary has no mask token or there is no such split."""
     text.load(cfg.data, cfg.text).mask_id  # noqa: B018
-    for split in evaluator(cfg, "mlm").splits:
+    for split in evaluators.settings(cfg, "mlm").splits:
         for one in _data_sets(cfg, split).values():
             pipeline.open_split(one.data, split)
 
@@ -48,9 +48,9 @@ class Evaluator:
     Where several data sets have the split, also `<score>/<data set>/accuracy`.
     """
 
-    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
+    def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
-        self._cfg, self._predict, self._settings = cfg, predict, evaluator(cfg, "mlm")
+        self._cfg, self._predict, self._settings = cfg, predict, evaluators.settings(cfg, "mlm")
         self._tokenizer = text.load(cfg.data, cfg.text)
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge_jax import forward
-from bridge_jax import step as steps
-from bridge_jax.config import Config, ConfigError, evaluator
+from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import pipeline
 from bridge_jax.data.questions import JUDGEMENTS
 from bridge_jax.evals import asking
@@ -21,6 +19,8 @@ from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.evals.scores import accuracy
 from bridge_jax.losses.nlvr2 import judge
 from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step import forward
+from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Table
 
 LOSSES = ("nlvr2",)
@@ -29,7 +29,7 @@ LOSSES = ("nlvr2",)
 def check(cfg: Config) -> None:
     """Raise ConfigError where a split has no statements, no judgements, or another number of pictures a record."""
     pictures = cfg.losses["nlvr2"]["pictures"]
-    splits = (cfg.data.eval_split, *evaluator(cfg, "nlvr2").splits)
+    splits = (cfg.data.eval_split, *evaluators.settings(cfg, "nlvr2").splits)
     for split in (cfg.data.train_split, *splits):
         records = pipeline.open_split(cfg.data, split)
         statements = records[0]["statements"]
@@ -58,7 +58,7 @@ class Evaluator(Asking):
     Intervals are over sets of statements of which none shares a record or a sentence with one outside.
     """
 
-    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
+    def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
         super().__init__(cfg, predict, "nlvr2", texts="statements", pictures=cfg.losses["nlvr2"]["pictures"])
 

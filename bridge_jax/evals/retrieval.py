@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from bridge_jax import step as steps
-from bridge_jax.config import Config, ConfigError, evaluator
+from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import pipeline
 from bridge_jax.evals.scores import recall
+from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Table
 
 Progress = Callable[[str, int, int], None]
@@ -54,7 +54,7 @@ class Side:
 
 def check(cfg: Config) -> None:
     """Raise ConfigError where a split does not exist or does not fall into equal folds."""
-    settings = evaluator(cfg, "retrieval")
+    settings = evaluators.settings(cfg, "retrieval")
     for split in (cfg.data.eval_split, *settings.splits):
         photos, folds = len(pipeline.open_split(cfg.data, split)), settings.folds
         if split in settings.splits and photos % folds:
@@ -71,8 +71,8 @@ class Evaluator:
     kept in memory after the first one.
     """
 
-    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
-        self._cfg, self._predict, self._settings = cfg, predict, evaluator(cfg, "retrieval")
+    def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
+        self._cfg, self._predict, self._settings = cfg, predict, evaluators.settings(cfg, "retrieval")
         self._lower_frozen = lower_frozen
         self._kept: dict[tuple[str, int], tuple[Side, Side]] = {}
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge_jax import step as steps
-from bridge_jax.config import Config, ConfigError, evaluator
+from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import pipeline
 from bridge_jax.data.datasets.snli_ve import LABELS
 from bridge_jax.evals import asking
@@ -18,6 +17,7 @@ from bridge_jax.evals.asking import Asked, Asking, Progress
 from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.losses.snli_ve import judge
 from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Table
 
 LOSSES = ("snli_ve",)
@@ -25,7 +25,7 @@ LOSSES = ("snli_ve",)
 
 def check(cfg: Config) -> None:
     """Raise ConfigError where a split has no statements with one of LABELS."""
-    for split in (cfg.data.train_split, cfg.data.eval_split, *evaluator(cfg, "snli_ve").splits):
+    for split in (cfg.data.train_split, cfg.data.eval_split, *evaluators.settings(cfg, "snli_ve").splits):
         statements = pipeline.open_split(cfg.data, split)[0]["statements"]
         if not statements or not all(one.answers and one.answers[0] in LABELS for one in statements):
             raise ConfigError(
@@ -41,7 +41,7 @@ class Evaluator(Asking):
     that most statements of the split have.
     """
 
-    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
+    def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
         super().__init__(cfg, predict, "snli_ve", texts="statements", pictures=1)
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from bridge_jax import decode
-from bridge_jax import step as steps
-from bridge_jax.config import Config, ConfigError, evaluator
+from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import answers, pipeline, questions
 from bridge_jax.evals import asking
 from bridge_jax.evals.asking import Asked, Asking, Progress
 from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.losses.vqa import score
+from bridge_jax.models import search
 from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Table
 
 LOSSES = ("vqa", "vqa_generative")
@@ -33,7 +33,7 @@ def check(cfg: Config) -> None:
         questions.load_answer_words(cfg)
     else:
         questions.load_answers(cfg)
-    for split in (cfg.data.eval_split, *evaluator(cfg, "vqa").splits):
+    for split in (cfg.data.eval_split, *evaluators.settings(cfg, "vqa").splits):
         record = pipeline.open_split(cfg.data, split)[0]
         if not all(question.answers for question in record["questions"]):
             raise ConfigError(
@@ -49,14 +49,14 @@ class Evaluator(Asking):
     single answer to each kind of question, chosen on the split itself.
     """
 
-    def __init__(self, cfg: Config, predict: steps.Predict, *, lower_frozen: bool = False):
+    def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
         super().__init__(cfg, predict, "vqa", texts="questions", pictures=1)
         self._answers = questions.load_answers(cfg)
         self._score = predict.of(answer_logits)
         if "vqa_generative" in cfg.losses:
             pairs = zip(*questions.load_answer_words(cfg), strict=True)
-            self._score = predict.of(decode.likelihoods, tuple(tuple(ids[mask].tolist()) for ids, mask in pairs))
+            self._score = predict.of(search.likelihoods, tuple(tuple(ids[mask].tolist()) for ids, mask in pairs))
 
     def given(self, params: Params, lower: Lower) -> list[str]:
         """Return the best answer to each question."""

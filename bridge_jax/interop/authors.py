@@ -1,4 +1,4 @@
-"""The BRIDGE authors' checkpoints: read, written, and run as their code runs them (METHOD section 6).
+"""The BRIDGE authors' checkpoints: read, written, and run as their code runs them (docs/method.md 7.1 to 7.3).
 
 Their state dict is `model.safetensors`, whose keys are exactly those of a model that was just built, so that it loads
 with strict=True. Position biases are made in their first forward pass; they are in `position_biases.safetensors` beside
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from bridge_jax import optim
-from bridge_jax import step as steps
+from bridge_jax import paths
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.interop import hf_import, names_authors, torch_export
 from bridge_jax.interop.names import Entry
 from bridge_jax.models import bridge, heads, interaction, layers, vit
+from bridge_jax.step.params import init_params
 from bridge_jax.types import Params
 from bridge_jax.workdir.checkpoint import Checkpoints
 
@@ -98,13 +98,13 @@ def read(source: str | Path, cfg: Config) -> tuple[Params, list[str]]:
         params[entry.path], note = _position_bias(entry, stored, source)
         notes += note
     hf_import.all_used(source, [name for name in tensors if not re.fullmatch(_BUFFERS, name)], unfilled)
-    return optim.unflatten(params), notes
+    return paths.unflatten(params), notes
 
 
 def write(out: str | Path, cfg: Config, params: Params, fresh: Iterable[str] = ()) -> None:
     """Write the folder `out`, whole or not at all; `params` as `read` gives them. Raises ConfigError."""
     check(cfg)
-    flat = optim.flatten(params)
+    flat = paths.flatten(params)
     sections = cfg.vision, cfg.text, cfg.bridge
     with torch_export.new_folder(out) as folder:
         (folder / "README.md").write_text(_README.format(fresh=", ".join(fresh) or "nothing"), encoding="utf-8")
@@ -161,22 +161,22 @@ def to_ours(cfg: Config, theirs: Params) -> tuple[Params, list[str]]:
 
     Towers, blocks, unimodal projections, masked heads and the scale go over. Our fused projections read the updated
     states and theirs the shared width, so ours become copies of the unimodal ones, and the match head starts as the
-    scaled cosine (METHOD section 5, point 12).
+    scaled cosine (docs/method.md 3.5).
     """
-    ours, found = optim.flatten(jax.jit(lambda: steps.init_params(cfg))()), optim.flatten(theirs)
+    ours, found = paths.flatten(jax.jit(lambda: init_params(cfg))()), paths.flatten(theirs)
     fresh = [p for p in ours if p not in found or found[p].shape != ours[p].shape or _means_another(cfg, p)]
     params = {path: jnp.asarray(value if path in fresh else found[path]) for path, value in ours.items()}
     for path in fresh:
         if path.startswith("heads/fused_"):
             params[path] = params[path.replace("fused", "unimodal")]
     params["heads/itm/scale"] = jnp.exp(params["heads/log_scale"])
-    return optim.unflatten(params), fresh
+    return paths.unflatten(params), fresh
 
 
 def to_theirs(cfg: Config, ours: Params, seed: int = 0) -> tuple[Params, list[str]]:
     """Return parameters in their form, and the paths that could not come from ours: drawn from `seed`, 0.02 wide."""
     check(cfg)
-    draw, found, params, fresh = np.random.default_rng(seed), optim.flatten(ours), {}, []
+    draw, found, params, fresh = np.random.default_rng(seed), paths.flatten(ours), {}, []
     sections = cfg.vision, cfg.text, cfg.bridge
     for entry in (*names_authors.entries(*sections), *names_authors.position_biases(*sections)):
         path = entry.path
@@ -189,7 +189,7 @@ def to_theirs(cfg: Config, ours: Params, seed: int = 0) -> tuple[Params, list[st
         else:
             start = 1.0 if path.endswith("/scale") else _ALPHA if path.endswith("/alpha") else 0.0
             params[path] = np.full(entry.shape, start, np.float32)
-    return optim.unflatten(params), fresh
+    return paths.unflatten(params), fresh
 
 
 def export(saves: Checkpoints, step: int, out: str | Path) -> list[str]:

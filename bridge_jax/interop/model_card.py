@@ -6,6 +6,7 @@ from pathlib import Path
 from bridge_jax.config import Config
 from bridge_jax.interop import hf_import
 from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.log import read
 
 DIRECTIONS, SCORES = ("text_to_image", "image_to_text"), ("unimodal", "rerank")
 _HEAD = """\

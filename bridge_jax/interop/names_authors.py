@@ -1,4 +1,4 @@
-"""The table of names, ours <-> the BRIDGE authors' checkpoints (METHOD section 6), read both ways.
+"""The table of names, ours <-> the BRIDGE authors' checkpoints (docs/method.md 7.1), read both ways.
 
 Their model is ours with placement `after` and design `cross`, except at its ends: it pools the last block's *input*
 projections, so the fused projections read the shared width; its match head has two outputs; both towers have poolers,

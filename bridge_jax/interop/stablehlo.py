@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from bridge_jax import optim
-from bridge_jax.config import Config, evaluator
+from bridge_jax import paths
+from bridge_jax.config import Config, evaluators
 from bridge_jax.data import text
 from bridge_jax.interop import torch_export
 from bridge_jax.models.bridge import BridgeModel
@@ -64,7 +64,7 @@ logits, scores = match(weights, images, ids, mask)  # row i with row i, after th
 def programs(cfg: Config) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
     """Return name -> (function of flat parameters and inputs, names of the inputs)."""
     model = BridgeModel(cfg)
-    weight = evaluator(cfg, "retrieval").rerank_weight
+    weight = evaluators.settings(cfg, "retrieval").rerank_weight
 
     def image_embedding(model: BridgeModel, images: jax.Array) -> jax.Array:
         return model.unimodal_image(model.lower_image(images))
@@ -79,7 +79,7 @@ def programs(cfg: Config) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]
         return logits, logits + weight * model.heads.logit_scale() * cosines
 
     def bind(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda flat, *inputs: nn.apply(function, model)({"params": optim.unflatten(flat)}, *inputs)
+        return lambda flat, *inputs: nn.apply(function, model)({"params": paths.unflatten(flat)}, *inputs)
 
     return {
         "image_embedding": (bind(image_embedding), ("images",)),
@@ -93,7 +93,7 @@ def write(out: str | Path, cfg: Config, params: Params, tokenizer: text.Tokenize
 
     The programs compute in config.compute_dtype, as evaluation did.
     """
-    flat = {name: np.asarray(leaf, np.float32) for name, leaf in optim.flatten(params).items()}
+    flat = {name: np.asarray(leaf, np.float32) for name, leaf in paths.flatten(params).items()}
     flat = {name: leaf for name, leaf in flat.items() if not name.startswith("loss_weights/")}
     (b,) = jax_export.symbolic_shape("b")
     side, length = cfg.vision.image_px, cfg.text.length

@@ -23,15 +23,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from bridge_jax import losses, optim, sharding
-from bridge_jax import step as steps
-from bridge_jax.config import Config, ConfigError, Mesh
-from bridge_jax.config_json import as_dict
+from bridge_jax import paths
+from bridge_jax.config import Config, ConfigError, Mesh, objectives
+from bridge_jax.config.as_json import as_dict
 from bridge_jax.data import text
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import hf_config, model_card, names
 from bridge_jax.losses import mim
 from bridge_jax.models.bridge import meeting_blocks
+from bridge_jax.step import sharding
+from bridge_jax.step.params import abstract_params
 from bridge_jax.types import Params
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.meta import Meta
@@ -59,7 +60,7 @@ def export(saves: Checkpoints, step: int, out: str | Path, **data: str) -> int:
 def restore(saves: Checkpoints, step: int) -> Params:
     """Return the parameters of a checkpoint on this machine's devices, whatever it was trained on."""
     cfg, mesh = saves.config(step), sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))
-    return saves.restore_params(step, steps.abstract_params(cfg, mesh))
+    return saves.restore_params(step, abstract_params(cfg, mesh))
 
 
 def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: Tokenizer, card: str) -> None:
@@ -69,7 +70,7 @@ def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: T
     the text of the model card.
     """
     with new_folder(out) as folder:
-        flat = optim.flatten(params)
+        flat = paths.flatten(params)
         shapes = {path: tuple(leaf.shape) for path, leaf in flat.items()}
         entries = names.whole(cfg.vision, cfg.text, shapes)
         tensors = {e.name: e.to_stored(np.asarray(flat[e.path], np.float32)) for e in entries}
@@ -172,10 +173,10 @@ def _classifiers(cfg: Config, params: Params) -> dict[str, list[int]]:
     Raises ConfigError for a head of another make.
     """
     found, pooled = {}, cfg.vision.width + cfg.text.width
-    for name in sorted(params["heads"].keys() & set(losses.known()) - set(HEADS)):
+    for name in sorted(params["heads"].keys() & set(objectives.known()) - set(HEADS)):
         head = params["heads"][name]
         reads = head["hidden_0"]["kernel"].shape[0] if "hidden_1" in head else 0
-        if reads not in (pooled, pooled + cfg.bridge.embed_width) or losses.needs(name).pictures:
+        if reads not in (pooled, pooled + cfg.bridge.embed_width) or objectives.needs(name).pictures:
             raise ConfigError(
                 f"heads/{name} is no classifier of what models.heads.pooled or features make of a pair; of other heads "
                 f"the exported model has those of {', '.join(HEADS)}: add it to bridge_jax/interop/torch_model"

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bridge_jax import optim
-from bridge_jax import step as steps
+from bridge_jax import paths
 from bridge_jax.config import Config, ConfigError
-from bridge_jax.config_json import as_dict
+from bridge_jax.config.as_json import as_dict
 from bridge_jax.interop import hf_config, hf_import, names, torch_export
+from bridge_jax.step.params import param_shapes
 from bridge_jax.types import Params
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.meta import Meta, read_config, read_meta
@@ -39,8 +39,8 @@ def read(source: str | Path) -> tuple[Meta, Config, Params]:
     loss_weights = record.pop("loss_weights", {})
     meta = read_meta(record, file)
     cfg = read_config(meta, file)
-    shapes = {path: leaf.shape for path, leaf in optim.flatten(steps.shapes(cfg)).items()}
-    params: optim.Flat = {f"loss_weights/{name}": np.float32(value) for name, value in loss_weights.items()}
+    shapes = {path: leaf.shape for path, leaf in paths.flatten(param_shapes(cfg)).items()}
+    params: paths.Flat = {f"loss_weights/{name}": np.float32(value) for name, value in loss_weights.items()}
     unfilled = [path for path in shapes if path.startswith("loss_weights/") and path not in params]
     for entry in names.whole(cfg.vision, cfg.text, shapes):
         if entry.name in tensors:
@@ -48,7 +48,7 @@ def read(source: str | Path) -> tuple[Meta, Config, Params]:
         else:
             unfilled.append(entry.path)
     hf_import.all_used(source, sorted(tensors), unfilled)
-    nested = optim.unflatten(params)
+    nested = paths.unflatten(params)
     _compare(config, torch_export.config_json(cfg, nested, meta), file)
     return meta, cfg, nested
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bridge_jax.losses import Given, Needs
+from bridge_jax.config.objectives import Given, Needs
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Batch, Loss, Lower, Outputs
 

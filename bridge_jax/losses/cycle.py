@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from bridge_jax.losses import Needs
+from bridge_jax.config.objectives import Needs
 from bridge_jax.types import Batch, Loss, Outputs
 
 NEEDS = Needs(passes=("fused",))

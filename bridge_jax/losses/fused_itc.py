@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax.config import ConfigError
-from bridge_jax.losses import Needs
+from bridge_jax.config.objectives import Needs
 from bridge_jax.losses.itc import symmetric_info_nce
 from bridge_jax.types import Batch, Candidates, Loss, Outputs
 
@@ -17,7 +17,7 @@ def loss(outputs: Outputs, batch: Batch, form: str) -> Loss:
 
     joint: every query against its true and its mined partners, each *jointly fused* with it. The default.
     paper: p_t of the true pair i against p_v of the true pair j. LEAKING: only true pairs were ever fused, so a pair
-        can stamp a private mark on both sides and win without looking (METHOD section 5, point 1). For study only.
+        can stamp a private mark on both sides and win without looking (docs/method.md 5.1). For study only.
     """
     if form == "paper":
         return symmetric_info_nce(outputs.logit_scale * outputs.fused.text @ outputs.fused.image.T, batch.image_ids)

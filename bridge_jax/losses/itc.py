@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bridge_jax.losses import Needs
+from bridge_jax.config.objectives import Needs
 from bridge_jax.types import Batch, Loss, Outputs
 
 NEEDS = Needs(passes=("unimodal",), reads="captions", fuses=False)
@@ -28,7 +28,7 @@ def symmetric_info_nce(scores_BB: Float[Array, "B B"], image_ids: Int[Array, "B"
     """Return cross entropy against a uniform target over the positives, averaged over both directions.
 
     `scores_BB[i, j]` is the logit of text i with image j. The authors count captions of the same photo as negatives
-    (METHOD section 5, point 8).
+    (docs/method.md 5.9).
     """
     same_BB = image_ids[:, None] == image_ids[None, :]
     target_BB = same_BB / same_BB.sum(axis=1, keepdims=True)

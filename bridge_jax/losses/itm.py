@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from bridge_jax.losses import Needs
+from bridge_jax.config.objectives import Needs
 from bridge_jax.types import Batch, Loss, Outputs
 
 NEEDS = Needs(passes=("fused", "mismatched"), reads="captions")
@@ -13,7 +13,7 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     """Binary cross entropy of the match logit; true pairs and mined pairs weigh the same in all.
 
     The paper's negatives swap vectors that were already fused with their own partner; such a head rejects no wrong
-    image that is really fused (METHOD section 5, point 1). Ours are fused with the query itself.
+    image that is really fused (docs/method.md 5.2). Ours are fused with the query itself.
     """
     del batch
     total, count, correct, wrong = 0.0, 0.0, 0.0, 0.0

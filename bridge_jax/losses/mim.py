@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from bridge_jax.config import Config, ConfigError, require
+from bridge_jax.config.objectives import Example, Given, Needs, Row
 from bridge_jax.data import masking
-from bridge_jax.losses import Example, Given, Needs, Row
 from bridge_jax.models.bridge import BridgeModel, normalise
 from bridge_jax.models.heads import MaskedHead
 from bridge_jax.types import Batch, Fused, Loss, Outputs

@@ -6,7 +6,7 @@ In place of `itc`. No pair competes with another, so there is no softmax over th
 import jax
 import jax.numpy as jnp
 
-from bridge_jax.losses import Needs
+from bridge_jax.config.objectives import Needs
 from bridge_jax.losses.itc import chunks
 from bridge_jax.models.heads import LogitBias
 from bridge_jax.types import Array, Batch, Loss, Outputs

@@ -10,8 +10,8 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from bridge_jax.config import Config
+from bridge_jax.config.objectives import Needs, Row
 from bridge_jax.data.datasets.snli_ve import LABELS
-from bridge_jax.losses import Needs, Row
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import Classifier, features
 from bridge_jax.types import Batch, Fused, Loss, Outputs

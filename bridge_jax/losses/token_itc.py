@@ -3,7 +3,7 @@
 `itc` compares means. Late interaction compares token by token, a word with what it finds in the picture (FILIP, Yao et
 al. 2022; ColBERT). The bridge's first attention is made for that, so its queries and keys are what is trained, on
 states that have not met yet: all pairs of a group of rows are compared without fusing one, and no pair can put a mark
-on itself (METHOD section 5, point 1). `heads/token_itc` adds the similarity to the match logit of every fused pair,
+on itself (docs/method.md 5.1). `heads/token_itc` adds the similarity to the match logit of every fused pair,
 and `itm` learns the rest.
 """
 
@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from bridge_jax.config import Config, require
-from bridge_jax.losses import Given, Needs
+from bridge_jax.config.objectives import Given, Needs
 from bridge_jax.losses.itc import symmetric_info_nce
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import TokenMatch

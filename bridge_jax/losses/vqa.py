@@ -11,9 +11,9 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from bridge_jax.config import Config
+from bridge_jax.config.objectives import Example, Needs, Row
 from bridge_jax.data import questions
 from bridge_jax.data.answers import scores
-from bridge_jax.losses import Example, Needs, Row
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import Classifier, pooled
 from bridge_jax.types import Batch, Fused, Loss, Outputs

@@ -15,8 +15,8 @@ import optax
 from jaxtyping import Array, Float
 
 from bridge_jax.config import Config
+from bridge_jax.config.objectives import Example, Given, Needs, Row
 from bridge_jax.data import answers, questions
-from bridge_jax.losses import Example, Given, Needs, Row
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Batch, Loss, Outputs
 

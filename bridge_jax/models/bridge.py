@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from bridge_jax import losses
-from bridge_jax.config import Blocks, Config, ConfigError
+from bridge_jax.config import Blocks, Config, ConfigError, objectives
 from bridge_jax.models import layers
 from bridge_jax.models.decoder import Decoder, Memory
 from bridge_jax.models.heads import Heads
@@ -114,7 +113,7 @@ class BridgeModel(nn.Module):
     def fused(self, lower: Lower, deterministic: bool = True) -> Fused:
         """Run the upper towers with the interaction; row i of `lower.image` meets row i of `lower.text`.
 
-        The embeddings pool the *updated* states, not the last block's input (METHOD section 5, point 3). Of k pictures
+        The embeddings pool the *updated* states, not the last block's input (docs/method.md 5.4). Of k pictures
         a row, [B,k,P,D], each goes through the tower's blocks alone; the interaction and the pooling see all kP tokens.
         """
         (image, text), mask, attention = (lower.image, lower.text), lower.text_mask, []
@@ -142,7 +141,7 @@ class BridgeModel(nn.Module):
 
     def _of_tokens(self, lower: Lower) -> Float[Array, "B"] | float:
         """Return what heads that read the tokens' similarity add to the match logit."""
-        heads = [head for name, head in self.heads.of.items() if losses.needs(name).matches]
+        heads = [head for name, head in self.heads.of.items() if objectives.needs(name).matches]
         if not heads:
             return 0.0
         similarity_B = token_similarity(*self.compared(lower), lower.text_mask)
@@ -219,7 +218,7 @@ class BridgeModel(nn.Module):
         self.unimodal_text(lower.text, mask)
         fused = self.fused(lower)
         for name in self.heads.of:
-            needs = losses.needs(name)
+            needs = objectives.needs(name)
             k = needs.pictures(self.cfg) if needs.pictures else 1
             of_each, masks = jax.tree.map(lambda rows, k=k: jnp.repeat(rows, k, axis=0), (fused, mask))
             if needs.score:

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bridge_jax import losses
-from bridge_jax.config import Bridge, Config
+from bridge_jax.config import Bridge, Config, objectives
 from bridge_jax.models import layers
 from bridge_jax.types import Fused
 
@@ -28,7 +27,7 @@ class Projection(nn.Module):
 class MatchHead(nn.Module):
     """Score a fused pair: scale x (<p_t, p_v> - threshold) plus an MLP on [p_t ; p_v ; <p_t, p_v>].
 
-    The MLP's last layer starts at zero, so the first ranking is that of the cosine (METHOD section 5, point 12); the
+    The MLP's last layer starts at zero, so the first ranking is that of the cosine (docs/method.md 5.13); the
     authors' head starts from noise. The threshold changes no ranking. Without it the logit of every pair, true or not,
     starts near scale x cosine, some +14 on photos, and the gradient of the binary loss pushes all cosines down: in 50
     steps on Flickr8k the unimodal text-to-image R@1 fell from 11.2 to 8.9.
@@ -120,7 +119,7 @@ class Heads(nn.Module):
         self.unimodal_image, self.unimodal_text = Projection(E), Projection(E)
         self.fused_image, self.fused_text = Projection(E), Projection(E)
         self.itm = MatchHead(bridge)
-        heads = {name: losses.needs(name).head for name in self.cfg.losses}
+        heads = {name: objectives.needs(name).head for name in self.cfg.losses}
         self.of = {name: head(self.cfg, name) for name, head in heads.items() if head}
         self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(bridge.logit_scale_start)), ())
 

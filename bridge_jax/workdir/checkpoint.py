@@ -26,8 +26,8 @@ from absl import logging
 from flax import traverse_util
 
 from bridge_jax.config import Config, ConfigError
-from bridge_jax.config_json import as_dict
-from bridge_jax.migrations import SCHEMA
+from bridge_jax.config.as_json import as_dict
+from bridge_jax.config.migrations import SCHEMA
 from bridge_jax.types import Params
 from bridge_jax.workdir import atomic, manifest
 from bridge_jax.workdir.meta import STAGE, Meta, read_config, read_meta, score_of

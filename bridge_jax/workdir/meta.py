@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from bridge_jax.config import Config, ConfigError, parse
-from bridge_jax.migrations import migrate
+from bridge_jax.config.migrations import migrate
 
 STAGE = "stage_index"  # stands among the scores of a checkpoint, beside the one that its evaluator gave
 

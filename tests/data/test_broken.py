@@ -9,7 +9,7 @@ import pytest
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import broken, datasets, pipeline, records, text
+from bridge_jax.data import broken, pipeline, prepared, records, text
 from bridge_jax.workdir import broken_log
 from configs import shapes as shapes_config
 from tests.data import bad_inputs
@@ -31,7 +31,7 @@ def cfg(raw, small_shapes, tmp_path_factory) -> config.Config:
     data_dir = tmp_path_factory.mktemp("prepared")
     bad_inputs.prepare_unchecked(data_dir, raw)
     settings = shapes_config.get_config()
-    vocabulary = next(small_shapes.rglob(datasets.VOCABULARY))
+    vocabulary = next(small_shapes.rglob(prepared.VOCABULARY))
     settings.data.update(dataset="flickr8k", data_dir=str(data_dir), vocabulary=str(vocabulary), flip=True)
     settings.data.update(randaugment_layers=1, threads=2, prefetch_batches=2)
     return config.parse(settings)
@@ -107,7 +107,7 @@ def test_preparation_skips_and_lists_the_same(raw, tmp_path, cfg):
         patch.setattr("bridge_jax.data.datasets.photo_builder.BROKEN_LIMIT", 1.0)
         prepare_data.prepare("flickr8k", str(tmp_path), raw_dir=str(raw))
     data = dataclasses.replace(cfg.data, data_dir=str(tmp_path))
-    listed = (datasets.prepared_folder(data) / datasets.SKIPPED).read_text(encoding="utf-8").splitlines()
+    listed = (prepared.prepared_folder(data) / prepared.SKIPPED).read_text(encoding="utf-8").splitlines()
     assert {line.split(": ")[0].rpartition("/")[2] for line in listed} == bad_inputs.BROKEN.keys()
     kept = {record["filename"] for record in pipeline.open_split(data, "train")}
     assert kept == {f"good_{i}.jpg" for i in range(GOOD)} | bad_inputs.ODD.keys()
@@ -153,7 +153,7 @@ def test_records_that_are_all_broken_are_an_error_and_a_machine_without_memory_i
 def test_a_damaged_record_is_replaced_and_named(cfg, stage, tmp_path, raw):
     bad_inputs.prepare_unchecked(tmp_path, raw)
     damaged = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, data_dir=str(tmp_path)))
-    shard = next(datasets.prepared_folder(damaged.data).glob("*train*"))
+    shard = next(prepared.prepared_folder(damaged.data).glob("*train*"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 4] ^= 8
     shard.write_bytes(content)

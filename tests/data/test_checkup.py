@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
-from bridge_jax.data import checkup, datasets, text
+from bridge_jax.data import checkup, prepared, text
 from bridge_jax.data.datasets import flickr8k, photo_builder, vqav2
 from tests.data import bad_inputs
 from tests.data.bad_inputs import BROKEN_CAPTIONS, BROKEN_PICTURES, GIF, JPEG, ODD_CAPTIONS, ODD_PICTURES, encode
@@ -195,7 +195,7 @@ def test_faults_that_came_after_the_preparation_are_found(tmp_path):
     folder = bad_inputs.raw_folder(tmp_path / "raw", TRAIN, {name: every[name] for name in sorted(bad)}, held_out=VAL)
     copy(folder)
     bad_inputs.prepare_unchecked(tmp_path, folder)
-    found = findings(checkup.prepared(datasets.folder(tmp_path, Small)))
+    found = findings(checkup.prepared(prepared.folder(tmp_path, Small)))
     assert {kind: finding.names for kind, finding in found.items()} == {
         "damaged_picture": ["truncated_end.jpg: image file is truncated (100 bytes not processed)"],
         "broken_caption": ["caption_of_spaces.jpg: an empty caption (number 1 of 1)"],
@@ -208,12 +208,12 @@ def test_faults_that_came_after_the_preparation_are_found(tmp_path):
 def test_what_the_preparation_left_out_and_damaged_records_are_named(tmp_path):
     folder = bad_inputs.raw_folder(tmp_path / "raw", 150, {"empty.jpg": b""}, held_out=VAL)
     prepare_data.prepare("flickr8k", str(tmp_path), raw_dir=str(folder))
-    prepared = datasets.folder(tmp_path, Small)
-    shard = next(prepared.glob("*train*"))
+    records = prepared.folder(tmp_path, Small)
+    shard = next(records.glob("*train*"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 4] ^= 8
     shard.write_bytes(content)
-    found = findings(checkup.prepared(prepared))
+    found = findings(checkup.prepared(records))
     assert list(found) == ["damaged_record", "left_out", "split_size"]
     assert found["left_out"].count == 1
     assert found["left_out"].names[0].startswith(f"{folder}/images/empty.jpg: no picture in a format")
@@ -224,9 +224,9 @@ def test_what_the_preparation_left_out_and_damaged_records_are_named(tmp_path):
 @pytest.mark.parametrize("damage", [Path.unlink, lambda shard: shard.write_bytes(shard.read_bytes()[: 1 << 16])])
 def test_a_shard_that_is_missing_or_cut_is_told_and_does_not_stop_the_rest(whole, tmp_path, damage):
     prepare_data.prepare("flickr8k", str(tmp_path), raw_dir=str(whole))
-    prepared = datasets.folder(tmp_path, Small)
-    damage(next(prepared.glob("*val*")))
-    found = findings(checkup.prepared(prepared))
+    records = prepared.folder(tmp_path, Small)
+    damage(next(records.glob("*val*")))
+    found = findings(checkup.prepared(records))
     assert list(found) == ["damaged_record"]
     assert [name.split(":")[0] for name in found["damaged_record"].names] == ["record 0 of val", "record 1 of val"]
 
@@ -242,7 +242,7 @@ def test_the_questions_of_one_photo_in_test_and_test_dev_are_no_fault(tmp_path):
     found = findings(checkup.raw(vqav2.Builder, tmp_path), vqav2.Builder)
     assert {kind: finding.count for kind, finding in found.items()} == {"id_collision": 1, "same_picture": 1}
     prepare_data.prepare("vqav2", str(tmp_path), raw_dir=str(tmp_path), num_answers=9, min_answer_count=1)
-    again = findings(checkup.prepared(datasets.folder(tmp_path, vqav2.Builder)), vqav2.Builder)
+    again = findings(checkup.prepared(prepared.folder(tmp_path, vqav2.Builder)), vqav2.Builder)
     names = ["COCO_train2014_000000000007.jpg (train)", "COCO_val2014_000000000007.jpg (val)"]
     assert again["id_collision"].names == [f"7: {', '.join(names)}"]
     assert again["same_picture"].names == [", ".join(names)]
@@ -260,9 +260,9 @@ def test_every_fault_of_the_question_files_is_told(tmp_path):
 
 
 def test_the_shapes_are_whole(small_shapes):
-    builder = datasets.builder_class("shapes", "")
-    folder = datasets.folder(small_shapes, builder)
-    tokenizer = text.Tokenizer(folder / datasets.VOCABULARY, length=16)
+    builder = prepared.builder_class("shapes", "")
+    folder = prepared.folder(small_shapes, builder)
+    tokenizer = text.Tokenizer(folder / prepared.VOCABULARY, length=16)
     found = checkup.examine(checkup.prepared(folder), builder, tokenizer, workers=1)
     assert (found.findings, found.exit_code) == ([], 0)
     assert found.captions > 100

@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageEnhance
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, held_out
+from bridge_jax.data import held_out
+from bridge_jax.data import prepared as data_sets
 from bridge_jax.data.held_out import HeldOut
 from bridge_jax.data.perceptual_hash import MAX_DISTANCE, nearest, perceptual_hash
 from bridge_jax.data.records import open_splits
@@ -197,7 +198,7 @@ def test_other_numbers_are_not_compared_and_only_train_is_left_out(prepared, tmp
 
 
 def test_a_shard_of_nothing_but_copies_is_no_shard_to_stumble_over(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "SHARD_EXAMPLES", 2)
+    monkeypatch.setattr(data_sets, "SHARD_EXAMPLES", 2)
     phrases = {i: ["a tree"] for i in range(1, 7)}
     raw = test_visual_genome.write(tmp_path / "vg", phrases, coco_ids={3: 902, 4: 903})
     prepare_data.prepare("visual_genome", str(prepared), hold_out=["coco"], raw_dir=str(raw), workers=1)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, datasets, image, pipeline
+from bridge_jax.data import checkup, image, pipeline, prepared
 from bridge_jax.data.datasets import msrvtt
 from bridge_jax.data.records import Split, broken_part, open_split, pictures
 from configs import msrvtt as msrvtt_config
@@ -151,7 +151,7 @@ def test_a_video_with_a_bad_frame_is_left_out_and_listed_within_one_percent(tmp_
     damage, says = FAULTS[fault]
     damage(tmp_path / "frames" / "video7")
     assert prepare(tmp_path).endswith("test 99")
-    (listed,) = next((tmp_path / "out").rglob(datasets.SKIPPED)).read_text().splitlines()
+    (listed,) = next((tmp_path / "out").rglob(prepared.SKIPPED)).read_text().splitlines()
     assert listed.startswith(f"{tmp_path / 'frames' / 'video7'}/{says}")
     assert {record["filename"] for record in records_of(tmp_path)} == {f"video{n}" for n in range(100) if n != 7}
 
@@ -233,8 +233,8 @@ def test_the_doctor_reads_every_frame_raw_and_prepared(tmp_path):
     sizes = {"split_size": ["test: 2 of 1,000"]}
     assert kinds(checkup.raw(msrvtt.Builder, tmp_path)) == sizes
     prepare(tmp_path)
-    prepared = checkup.prepared(datasets.folder(tmp_path / "out", msrvtt.Builder))
-    assert kinds(prepared) == sizes
+    source = checkup.prepared(prepared.folder(tmp_path / "out", msrvtt.Builder))
+    assert kinds(source) == sizes
     (tmp_path / "frames" / "video2" / "0006.jpg").unlink()  # not one of those that are kept
     (missing,) = kinds(checkup.raw(msrvtt.Builder, tmp_path))["missing_picture"]
     assert missing.endswith("frames/video2/0006.jpg: No such file or directory")

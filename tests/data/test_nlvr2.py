@@ -9,7 +9,7 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, datasets, image
+from bridge_jax.data import checkup, image, prepared
 from bridge_jax.data.datasets import nlvr2
 from bridge_jax.data.records import open_split
 from configs import shapes
@@ -137,7 +137,7 @@ def test_a_pair_with_a_bad_picture_is_left_out_and_listed(tmp_path, side, fault)
     if fault == "truncated":
         bad.write_bytes(content[:200])
     assert prepare(tmp_path).endswith("train 99")
-    (listed,) = next((tmp_path / "out").rglob(datasets.SKIPPED)).read_text().splitlines()
+    (listed,) = next((tmp_path / "out").rglob(prepared.SKIPPED)).read_text().splitlines()
     assert listed.startswith(f"{bad}: ")
     names = {q.name for record in open_split(data_of(tmp_path / "out").data, "train") for q in record["statements"]}
     assert names == {name for name, *_ in many(100)} - {"train-7-0-0"}
@@ -166,9 +166,9 @@ def test_the_doctor_sees_both_pictures_raw_and_prepared(tmp_path):
     assert f"{right} (dev)" in same
     right.unlink()
     assert "dev-850-0-img1.png: No such file" in kinds(checkup.raw(nlvr2.Builder, tmp_path))["missing_picture"][0]
-    prepared = checkup.prepared(datasets.folder(tmp_path / "out", nlvr2.Builder))
-    assert kinds(prepared) == {}
-    found = checkup.examine(prepared, nlvr2.Builder, None, workers=1)
+    source = checkup.prepared(prepared.folder(tmp_path / "out", nlvr2.Builder))
+    assert kinds(source) == {}
+    found = checkup.examine(source, nlvr2.Builder, None, workers=1)
     assert (found.sizes, found.captions) == ({"train": 2, "dev": 2}, 5)
     (tmp_path / "train.json").write_text('{"identifier": "x"}\n{"identifier": "y"}\n')
     assert len(kinds(checkup.raw(nlvr2.Builder, tmp_path))["annotations"]) >= 2

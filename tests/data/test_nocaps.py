@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bridge_jax import config
-from bridge_jax import step as steps
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, datasets
+from bridge_jax.data import checkup, prepared
 from bridge_jax.data.datasets import nocaps
 from bridge_jax.data.records import open_splits
 from bridge_jax.evals.scores import caption, ptb
+from bridge_jax.step.params import init_params
 from bridge_jax.workdir.checkpoint import Checkpoints
 from tests.data.bad_inputs import encode, picture
 from tools import prepare_data
@@ -74,7 +74,7 @@ def test_few_broken_photos_and_captions_are_skipped_and_listed(tmp_path):
     (tmp_path / nocaps.VAL).write_text(json.dumps(content))
     (tmp_path / "val" / f"{7:016x}.jpg").unlink()
     assert prepare(tmp_path).endswith("val 199, test 2")
-    (listed,) = (tmp_path / "out").rglob(datasets.SKIPPED)
+    (listed,) = (tmp_path / "out").rglob(prepared.SKIPPED)
     first, second = listed.read_text().splitlines()
     assert f"{2:016x}.jpg: a caption of 100000 characters" in first
     assert f"{7:016x}.jpg: No such file" in second
@@ -146,9 +146,9 @@ def run(tiny_caption, small_shapes, tmp_path_factory):
     """A checkpoint that writes captions of shapes, its vocabulary, and nocaps prepared elsewhere."""
     workdir, cfg = tmp_path_factory.mktemp("nocaps"), config.parse(tiny_caption())
     saves = Checkpoints(workdir)
-    saves.save(8, "task", steps.init_params(cfg), None, cfg)
+    saves.save(8, "task", init_params(cfg), None, cfg)
     saves.close()
-    (vocabulary,) = small_shapes.rglob(datasets.VOCABULARY)
+    (vocabulary,) = small_shapes.rglob(prepared.VOCABULARY)
     prepare(write(workdir / "raw"))
     return workdir, workdir / "raw" / "out", vocabulary
 

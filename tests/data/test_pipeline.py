@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import config, losses
-from bridge_jax.config import ConfigError
+from bridge_jax import config
+from bridge_jax.config import ConfigError, objectives
 from bridge_jax.data import image, pipeline, questions, shapes, text
 from bridge_jax.data.records import fingerprint
 from configs import shapes as shapes_config
@@ -54,9 +54,9 @@ def test_a_batch_has_the_fields_that_the_losses_ask_for(cfg):
     np.testing.assert_array_equal(batch.extras["masked_patches"].sum(axis=1), round(0.4 * 64))
 
 
-@pytest.mark.parametrize("name", [name for name in losses.known() if losses.needs(name).example])
+@pytest.mark.parametrize("name", [name for name in objectives.known() if objectives.needs(name).example])
 def test_what_makes_the_fields_of_a_loss_goes_to_worker_processes(cfg, name):
-    maker = losses.needs(name).example
+    maker = objectives.needs(name).example
     assert maker is not None
     ForkingPickler.dumps(maker(cfg, text.load(cfg.data, cfg.text)))
 

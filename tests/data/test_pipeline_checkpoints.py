@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from grain.experimental import LimitIterDataset, assert_equal_output_after_checkpoint
 
-from bridge_jax import config, lower_cache
-from bridge_jax.data import datasets, pipeline
+from bridge_jax import config
+from bridge_jax.data import pipeline, prepared
+from bridge_jax.run import lower_cache
 from tests.data import bad_inputs, test_nlvr2, test_vqav2
 from tools import prepare_data
 
@@ -93,7 +94,7 @@ def cached(folder: Path, crops: int, length: int) -> lower_cache.LowerCache:
 @pytest.mark.parametrize(("name", "stage_name"), PIPELINES)
 def test_an_iterator_restored_anywhere_goes_on_alike(name, stage_name, photos, small_shapes, asked, stated, tmp_path):
     settings = importlib.import_module(f"configs.{name}").get_config()
-    settings.data.vocabulary = str(next(small_shapes.rglob(datasets.VOCABULARY)))
+    settings.data.vocabulary = str(next(small_shapes.rglob(prepared.VOCABULARY)))
     own = {"shapes": small_shapes, "vqav2": asked} | dict.fromkeys(("nlvr2", "nlvr", "snli_ve"), stated)
     folder = own.get(settings.data.dataset)
     # Every iterator starts its processes, which takes seconds; flickr30k reads as coco does.

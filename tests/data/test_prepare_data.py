@@ -12,7 +12,7 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, pipeline, shapes
+from bridge_jax.data import pipeline, prepared, shapes
 from bridge_jax.data.datasets import karpathy
 from configs import shapes as shapes_config
 from tools import prepare_data
@@ -91,11 +91,11 @@ def test_flickr30k_has_either_image_folder(tmp_path, images):
 
 
 def test_many_images_make_many_shards_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "SHARD_EXAMPLES", 4)
+    monkeypatch.setattr(prepared, "SHARD_EXAMPLES", 4)
     raw = make_raw(tmp_path / "raw", [entry(i) for i in reversed(range(10))])
     prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw), workers=3)
     data = data_of("flickr8k", tmp_path / "out")
-    assert len(list(datasets.prepared_folder(data).glob("*-of-00003"))) == 3
+    assert len(list(prepared.prepared_folder(data).glob("*-of-00003"))) == 3
     assert [r["image_id"] for r in pipeline.open_split(data, "train")] == list(reversed(range(10)))
 
 
@@ -107,7 +107,7 @@ def test_few_broken_images_are_skipped_and_listed(tmp_path):
     data = data_of("flickr8k", tmp_path / "out")
     ids = [r["image_id"] for r in pipeline.open_split(data, "train")]
     assert ids == [i for i in range(200) if i not in (7, 9)]
-    listed = (datasets.prepared_folder(data) / datasets.SKIPPED).read_text(encoding="utf-8").splitlines()
+    listed = (prepared.prepared_folder(data) / prepared.SKIPPED).read_text(encoding="utf-8").splitlines()
     assert ["7.jpg" in listed[0], "9.jpg" in listed[1], len(listed)] == [True, True, 2]
 
 
@@ -118,7 +118,7 @@ def test_more_than_one_percent_broken_stops_and_leaves_nothing(tmp_path):
     with pytest.raises(ConfigError, match=r"more than 1% of 200 images are broken \(3 so far, the last: .*9.jpg"):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert not datasets.folder(tmp_path / "out", datasets.builder_class("flickr8k", "")).exists()
+    assert not prepared.folder(tmp_path / "out", prepared.builder_class("flickr8k", "")).exists()
 
 
 def test_a_prepared_set_is_never_overwritten(tmp_path):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bridge_jax import config
-from bridge_jax.data import datasets, shapes, shapes_questions, text
+from bridge_jax.data import prepared, shapes, shapes_questions, text
 from bridge_jax.data.records import open_split
 from configs import shapes as shapes_config
 
@@ -92,7 +92,7 @@ def test_ids_are_unique(scenes):
 
 def test_the_vocabulary_knows_every_question_and_all_fit(small_shapes):
     """Of every pair of groups that there can be, not only of the few that were drawn."""
-    tokenizer = text.Tokenizer(next(small_shapes.rglob(datasets.VOCABULARY)), shapes_config.get_config().text.length)
+    tokenizer = text.Tokenizer(next(small_shapes.rglob(prepared.VOCABULARY)), shapes_config.get_config().text.length)
     said = set()
     for pair in shapes.attribute_sets()[::7]:
         for axis, groups in itertools.product(shapes.RELATIONS, (pair, pair[::-1])):
@@ -106,7 +106,7 @@ def test_the_vocabulary_knows_every_question_and_all_fit(small_shapes):
 
 
 def test_the_questions_leave_the_ids_of_the_captions_alone(small_shapes, tmp_path):
-    trained = text.Tokenizer(next(small_shapes.rglob(datasets.VOCABULARY)), 16)
+    trained = text.Tokenizer(next(small_shapes.rglob(prepared.VOCABULARY)), 16)
     settings = shapes_config.get_config()
     settings.data.data_dir = str(small_shapes)
     train = list(open_split(config.parse(settings).data, "train"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bridge_jax import config
-from bridge_jax.data import datasets, pipeline, shapes, shapes_statements, text
+from bridge_jax.data import pipeline, prepared, shapes, shapes_statements, text
 from bridge_jax.data.records import open_split
 from configs import shapes as shapes_config
 
@@ -130,7 +130,7 @@ def test_a_row_is_a_statement_with_both_pictures_in_order(cfg):
 
 
 def test_the_vocabulary_knows_every_statement_and_all_fit(small_shapes):
-    tokenizer = text.Tokenizer(next(small_shapes.rglob(datasets.VOCABULARY)), shapes_config.get_config().text.length)
+    tokenizer = text.Tokenizer(next(small_shapes.rglob(prepared.VOCABULARY)), shapes_config.get_config().text.length)
     looks = itertools.product(shapes_statements.KINDS, shapes.COLOURS, (0, 1))
     said = [shapes_statements.text_of(*of) for of in looks]
     ids, mask = tokenizer.encode(said)

@@ -8,7 +8,7 @@ import tokenizers
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, text
+from bridge_jax.data import prepared, text
 from configs import shapes as shapes_config
 from tools import prepare_data
 
@@ -154,7 +154,7 @@ def test_an_empty_setting_means_the_prepared_vocabulary(tmp_path):
     prepare_data.prepare("shapes", str(tmp_path), num_train=4, seed=0)
     cfg = config_with("", data_dir=str(tmp_path))
     tokenizer = text.load(cfg.data, cfg.text)
-    assert tokenizer.path == datasets.prepared_folder(cfg.data) / "tokenizer.json"
+    assert tokenizer.path == prepared.prepared_folder(cfg.data) / "tokenizer.json"
     assert tokenizer.length == 24
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, datasets
+from bridge_jax.data import checkup, prepared
 from bridge_jax.data.datasets import visual_genome
 from bridge_jax.data.records import open_splits
 from tests.data.bad_inputs import JPEG, encode, picture
@@ -71,7 +71,7 @@ def test_few_broken_photos_and_phrases_are_skipped_and_listed(tmp_path):
     (tmp_path / "VG_100K" / "7.jpg").unlink()
     (tmp_path / "VG_100K_2" / "8.jpg").write_bytes(JPEG[: len(JPEG) // 2])
     assert prepare(tmp_path).endswith("train 298")
-    (listed,) = (tmp_path / "out").rglob(datasets.SKIPPED)
+    (listed,) = (tmp_path / "out").rglob(prepared.SKIPPED)
     lines = listed.read_text().splitlines()
     assert [line.split(": ")[0].rpartition("/")[2] for line in lines] == ["5.jpg", "5.jpg", "7.jpg", "8.jpg"]
     assert "100000 characters" in lines[0]

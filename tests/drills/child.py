@@ -12,8 +12,9 @@ import threading
 import time
 from pathlib import Path
 
-from bridge_jax import command_line, main
-from bridge_jax.stop import Stop
+from bridge_jax import main
+from bridge_jax.run import command_line
+from bridge_jax.run.stop import Stop
 from bridge_jax.workdir import manifest
 from bridge_jax.workdir.outcome import Outcome
 

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from bridge_jax import bad_step, config, lower_cache
+from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets
+from bridge_jax.data import prepared
+from bridge_jax.run import bad_step, lower_cache
 from bridge_jax.workdir import broken_log
 from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
@@ -89,7 +90,7 @@ def photos(tiny, small_shapes, folder, broken):
     settings.data.update(
         dataset="flickr8k",
         data_dir=str(folder / "data"),
-        vocabulary=str(next(small_shapes.rglob(datasets.VOCABULARY))),
+        vocabulary=str(next(small_shapes.rglob(prepared.VOCABULARY))),
     )
     settings.stages.stabilise.steps = 25
     settings.stages.align.update(group_examples=1, steps=25)

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge_jax import config, optim, rng, sharding
-from bridge_jax import step as steps
+from bridge_jax import config, paths, rng
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, image, masking, pipeline, text
+from bridge_jax.data import image, masking, pipeline, prepared, text
 from bridge_jax.evals import asking, mlm
+from bridge_jax.step import sharding
+from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
 from configs import common
 from tests import runs
@@ -32,13 +33,13 @@ def cfg(tiny):
 @pytest.fixture(scope="module")
 def params(cfg):
     """Random parameters with open gates, and a head whose words depend on the picture."""
-    draw, flat = np.random.default_rng(0), optim.flatten(runs.opened(cfg, "heads/mlm"))
-    return optim.unflatten({path: x + draw.normal(scale=0.3, size=x.shape).astype(x.dtype) for path, x in flat.items()})
+    draw, flat = np.random.default_rng(0), paths.flatten(runs.opened(cfg, "heads/mlm"))
+    return paths.unflatten({path: x + draw.normal(scale=0.3, size=x.shape).astype(x.dtype) for path, x in flat.items()})
 
 
 @pytest.fixture(scope="module")
 def metrics(cfg, params):
-    evaluator = mlm.Evaluator(cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh), "mlm"))
+    evaluator = mlm.Evaluator(cfg, build_predict(cfg, sharding.make_mesh(cfg.mesh), "mlm"))
     return evaluator.final(params, SPLIT, lambda *_: None)
 
 
@@ -90,14 +91,14 @@ def test_of_a_mixture_every_data_set_with_the_split_is_scored(cfg, params, metri
     prepare_data.prepare("flickr8k", str(tmp_path), raw_dir=str(raw))
     tar(tmp_path / "0.tar", shard("abc"))
     prepare_data.prepare("cc3m", str(tmp_path), raw_dir=str(tmp_path), workers=1)
-    vocabulary = str(next(small_shapes.rglob(datasets.VOCABULARY)))
+    vocabulary = str(next(small_shapes.rglob(prepared.VOCABULARY)))
 
     def scored(*names):
         mixture = tuple((name, 1 / len(names)) for name in names)
         data = dataclasses.replace(cfg.data, data_dir=str(tmp_path), mixture=mixture, vocabulary=vocabulary)
         mixed = dataclasses.replace(cfg, data=data)
         mlm.check(mixed)
-        predict = steps.build_predict(mixed, sharding.make_mesh(cfg.mesh), "mlm")
+        predict = build_predict(mixed, sharding.make_mesh(cfg.mesh), "mlm")
         return mlm.Evaluator(mixed, predict).final(params, SPLIT, lambda *_: None)
 
     found = scored("flickr8k", "cc3m", "shapes")

@@ -5,14 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge_jax import config, optim, rng, sharding
-from bridge_jax import step as steps
+from bridge_jax import config, paths, rng
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.data.questions import Question
 from bridge_jax.evals import asking, nlvr2
 from bridge_jax.evals.asking import Asked
 from bridge_jax.losses.nlvr2 import judge
+from bridge_jax.step import sharding
+from bridge_jax.step.predict import build_predict
 from configs import common
 from tests import runs
 
@@ -35,7 +36,7 @@ def params(cfg):
 
 @pytest.fixture(scope="module")
 def evaluator(cfg):
-    return nlvr2.Evaluator(cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh), "nlvr2"))
+    return nlvr2.Evaluator(cfg, build_predict(cfg, sharding.make_mesh(cfg.mesh), "nlvr2"))
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +170,8 @@ def test_watching_looks_at_the_first_records_only(evaluator, params):
 
 
 def test_a_nan_is_an_error(evaluator, params):
-    flat = optim.flatten(params)
-    bad = optim.unflatten({**flat, "heads/nlvr2/out/bias": np.full(1, np.nan, np.float32)})
+    flat = paths.flatten(params)
+    bad = paths.unflatten({**flat, "heads/nlvr2/out/bias": np.full(1, np.nan, np.float32)})
     with pytest.raises(FloatingPointError, match="nlvr2: a logit is NaN"):
         evaluator.watch(bad, lambda *_: None)
 

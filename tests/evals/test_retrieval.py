@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge_jax import config, optim, sharding
-from bridge_jax import step as steps
+from bridge_jax import config, paths
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.evals.scores import recall
+from bridge_jax.step import sharding
+from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
 from tests import runs
 
@@ -31,7 +32,7 @@ def params(cfg):
 
 @pytest.fixture(scope="module")
 def predict(cfg):
-    return steps.build_predict(cfg, sharding.make_mesh(cfg.mesh))
+    return build_predict(cfg, sharding.make_mesh(cfg.mesh))
 
 
 @pytest.fixture(scope="module")
@@ -154,21 +155,21 @@ def test_a_limit_scores_the_first_pictures_alone(cfg, params, predict, twin):
 def test_kept_lower_states_change_nothing(cfg, params, predict):
     kept, fresh = Evaluator(cfg, predict, lower_frozen=True), Evaluator(cfg, predict)
     first = kept.run(params, SPLIT, rerank=False)
-    flat = optim.flatten(params)
+    flat = paths.flatten(params)
     moved = {
         path: value + 0.1 if path.startswith(("heads", "vision/block_01")) else value for path, value in flat.items()
     }
-    moved = optim.unflatten(moved)
+    moved = paths.unflatten(moved)
     again = kept.run(moved, SPLIT, rerank=False)
     assert again == pytest.approx(fresh.run(moved, SPLIT, rerank=False))
     assert again != first
 
 
 def test_nan_is_an_error_and_no_perfect_rank(cfg, params, predict):
-    flat = optim.flatten(params)
-    spoiled = optim.unflatten({**flat, "heads/unimodal_text/linear/bias": np.full(16, np.nan, np.float32)})
+    flat = paths.flatten(params)
+    spoiled = paths.unflatten({**flat, "heads/unimodal_text/linear/bias": np.full(16, np.nan, np.float32)})
     with pytest.raises(FloatingPointError, match="text_to_image: the score of query 0 and candidate 0 is NaN"):
         Evaluator(cfg, predict).run(spoiled, SPLIT, rerank=False)
-    spoiled = optim.unflatten({**flat, "heads/itm/out/bias": np.full(1, np.nan, np.float32)})
+    spoiled = paths.unflatten({**flat, "heads/itm/out/bias": np.full(1, np.nan, np.float32)})
     with pytest.raises(FloatingPointError, match="NaN"):
         Evaluator(cfg, predict).run(spoiled, SPLIT, rerank=True)

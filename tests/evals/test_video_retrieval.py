@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridge_jax import config, sharding
-from bridge_jax import step as steps
+from bridge_jax import config
 from bridge_jax.data import image, text
 from bridge_jax.data.records import open_split, pictures
 from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.evals.scores import recall
+from bridge_jax.step import sharding
+from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
@@ -71,7 +72,7 @@ def cfg(raw, trained, tmp_path_factory):
 
 
 def run(cfg, params):
-    return Evaluator(cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh))).run(params, "test", rerank=True)
+    return Evaluator(cfg, build_predict(cfg, sharding.make_mesh(cfg.mesh))).run(params, "test", rerank=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def metrics(cfg, trained):
 @pytest.fixture(scope="module")
 def twin(cfg, trained):
     """Return [texts, videos] of cosines and of match logits, one by one; text i is of video i."""
-    predict, params = steps.build_predict(cfg, sharding.make_mesh(cfg.mesh)), trained[1]
+    predict, params = build_predict(cfg, sharding.make_mesh(cfg.mesh)), trained[1]
     tokenizer = text.load(cfg.data, cfg.text)
     videos, texts = [], []
     for record in open_split(cfg.data, "test"):
@@ -154,7 +155,7 @@ def test_a_video_that_stands_still_ranks_as_its_frame(raw, trained, tmp_path):
 
 
 def test_lower_states_that_are_kept_are_those_of_all_frames(cfg, metrics, trained):
-    evaluator = Evaluator(cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh)), lower_frozen=True)
+    evaluator = Evaluator(cfg, build_predict(cfg, sharding.make_mesh(cfg.mesh)), lower_frozen=True)
     first = evaluator.run(trained[1], "test", rerank=True)
     assert evaluator.run(trained[1], "test", rerank=True) == pytest.approx(first) == metrics
 

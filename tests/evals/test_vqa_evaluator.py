@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge_jax import config, optim, rng, sharding
-from bridge_jax import step as steps
+from bridge_jax import config, paths, rng
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, questions, text
 from bridge_jax.evals import asking, vqa
 from bridge_jax.losses.vqa import score
+from bridge_jax.step import sharding
+from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
 from configs import common, shapes
 from tests import runs
@@ -34,7 +35,7 @@ def params(cfg):
 
 @pytest.fixture(scope="module")
 def evaluator(cfg):
-    return vqa.Evaluator(cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh), "vqa"))
+    return vqa.Evaluator(cfg, build_predict(cfg, sharding.make_mesh(cfg.mesh), "vqa"))
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +136,8 @@ def test_nothing_keeps_its_place_in_a_derangement(count):
 
 
 def test_a_nan_is_an_error(evaluator, params):
-    flat = optim.flatten(params)
-    bad = optim.unflatten({**flat, "heads/vqa/out/bias": np.full(17, np.nan, np.float32)})
+    flat = paths.flatten(params)
+    bad = paths.unflatten({**flat, "heads/vqa/out/bias": np.full(17, np.nan, np.float32)})
     with pytest.raises(FloatingPointError, match="vqa: a logit is NaN"):
         evaluator.watch(bad, lambda *_: None)
 

@@ -1,4 +1,4 @@
-"""The authors' layout: their forward pass written anew in PyTorch from METHOD section 6, and both ways between us."""
+"""The authors' layout: their forward pass written anew in PyTorch from docs/method.md 7.2, and both ways between us."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bridge_jax import config, optim
+from bridge_jax import config, paths
 from bridge_jax.config import ConfigError
 from bridge_jax.interop import authors, hf_config, names_authors
 from bridge_jax.interop.torch_model.modeling_bridge_towers import Dense, TextTower, VisionTower
@@ -169,7 +169,7 @@ def test_reading_and_writing_give_the_same_bits(cfg, batch, theirs, file, tmp_pa
     assert all(torch.equal(tensor, stored[name]) for name, tensor in (weights | biases).items())
     again, notes = authors.read(tmp_path / "again", cfg)
     assert notes == []
-    before, after = optim.flatten(params), optim.flatten(again)
+    before, after = paths.flatten(params), paths.flatten(again)
     assert all(before[path].tobytes() == after[path].tobytes() for path in before | after)
     built = Theirs(cfg).eval()
     built.load_state_dict(weights, strict=True)
@@ -193,7 +193,7 @@ def test_our_checkpoint_becomes_theirs_and_comes_back(cfg, batch, tmp_path):
     assert_equal(cfg, batch, params, model)
 
     back, anew = authors.to_ours(cfg, authors.read(tmp_path / "theirs", cfg)[0])
-    back, ours = optim.flatten(back), optim.flatten(ours)
+    back, ours = paths.flatten(back), paths.flatten(ours)
     assert back.keys() == ours.keys()
     assert set(anew) == {p for p in ours if re.match("heads/(fused_|itm/|mim/out)|vision/mask_token", p)}
     for path in back.keys() - set(anew):

@@ -10,11 +10,11 @@ import torch
 import transformers
 
 from bridge_jax.config import Text
-from bridge_jax.config_json import as_dict
+from bridge_jax.config.as_json import as_dict
+from bridge_jax.config.migrations import SCHEMA
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import torch_export
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
-from bridge_jax.migrations import SCHEMA
 from bridge_jax.workdir.meta import Meta
 from tests import tiny, towers
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import rules
+from bridge_jax import paths
 from bridge_jax.config import Bridge, ConfigError
 from bridge_jax.interop import names, names_authors
 from bridge_jax.models import bert, vit
@@ -62,7 +62,7 @@ def test_table_covers_the_tower_exactly(kind, vision, text):
         cfg = dataclasses.replace(vision, layer_scale=kind == "dinov2", mask_token=True)
         root, tower, inputs = "vision", vit.Tower(cfg, jnp.dtype("float32")), (jnp.ones((1, 12, 12, 3)),)
     made = jax.eval_shape(lambda key: tower.init(key, *inputs, method=whole)["params"], jax.random.key(0))
-    shapes = dict(zip(rules.paths({root: made}), [leaf.shape for leaf in jax.tree.leaves(made)], strict=True))
+    shapes = dict(zip(paths.every({root: made}), [leaf.shape for leaf in jax.tree.leaves(made)], strict=True))
     table = entries_of(kind, vision, text)
     assert {e.path: e.shape for e in table} == shapes
     assert len({e.name for e in table}) == len(table)

@@ -13,11 +13,13 @@ import pytest
 import torch
 import transformers
 
-from bridge_jax import config, sharding, train
-from bridge_jax import step as steps
+from bridge_jax import config
 from bridge_jax.data import pipeline, records, shapes
 from bridge_jax.evals.scores import recall
 from bridge_jax.interop import torch_export
+from bridge_jax.run import train
+from bridge_jax.step import sharding
+from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import common
@@ -62,7 +64,7 @@ def run(tiny, tmp_path_factory):
 
 def ours(saves: Checkpoints, step: int) -> Split:
     cfg = saves.config(step)
-    predict = steps.build_predict(cfg, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
+    predict = build_predict(cfg, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
     params, size = torch_export.restore(saves, step), cfg.evals["retrieval"].batch_size
     images, texts = [], []
     for pixels, ids, valid in pipeline.images(cfg, cfg.data.eval_split, size):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import optim
+from bridge_jax import paths
 from bridge_jax.data import text
 from bridge_jax.interop import stablehlo, torch_export
 from bridge_jax.types import Lower
@@ -107,7 +107,7 @@ def test_every_tower_has_a_program(towers):
     params, batch = tiny_model.params(cfg), tiny_model.batch(cfg, B=3)
     (b,) = jax.export.symbolic_shape("b")
     function, _ = stablehlo.programs(cfg)["match"]
-    flat = optim.flatten(params)
+    flat = paths.flatten(params)
     inputs = [jax.ShapeDtypeStruct((b, *x.shape[1:]), x.dtype) for x in (batch.images, batch.ids, batch.text_mask)]
     program = jax.export.export(jax.jit(function), platforms=stablehlo.PLATFORMS)(flat, *inputs)
     logits, _ = program.call(flat, batch.images, batch.ids, batch.text_mask)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from bridge_jax import decode, forward, optim
+from bridge_jax import paths
 from bridge_jax.config import ConfigError
 from bridge_jax.interop import torch_export, torch_import
 from bridge_jax.losses import nlvr2, snli_ve, vqa
+from bridge_jax.models import search
+from bridge_jax.step import forward
 from bridge_jax.types import Lower
 from tests import tiny
 from tests.interop.test_torch_model import assert_equal, difference, exported, ours, pairs_of, small, torch_inputs
@@ -33,7 +35,7 @@ def test_the_vqa_head(shared, tmp_path):
     model.save_pretrained(tmp_path / "again")
     meta, _, back = torch_import.read(tmp_path / "again")
     assert meta.answers == words
-    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+    assert all(np.array_equal(leaf, paths.flatten(params)[path]) for path, leaf in paths.flatten(back).items())
 
 
 def test_the_bias_of_the_sigmoid_loss(shared, tmp_path):
@@ -64,7 +66,7 @@ def test_the_decoder(shared, tmp_path, reads):
     cfg = small(stage=dict(losses=("caption",)), decoder=dict(reads=reads))
     params, batch = tiny.params(cfg), pairs_of(cfg, shared)[0]
     model = exported(cfg, params, tmp_path)
-    frame = decode.Frame(start=2, end=3, pad=0, length=cfg.text.length)
+    frame = search.Frame(start=2, end=3, pad=0, length=cfg.text.length)
     ids = np.tile([[2, 3, *[0] * (cfg.text.length - 2)]], (len(batch.ids), 1))
     mask = np.arange(cfg.text.length) < np.full((len(ids), 1), 2)
     how = dataclasses.replace(cfg.evals["caption"], beams=3)
@@ -75,7 +77,7 @@ def test_the_decoder(shared, tmp_path, reads):
 
     logits = tiny.apply(cfg, params, lambda m: m.decoder(jnp.asarray(batch.ids), m.memory(lower(m))))
     rows = jnp.arange(len(ids))
-    written = tiny.apply(cfg, params, lambda m: decode.captions(m, lower(m), rows, frame, how))
+    written = tiny.apply(cfg, params, lambda m: search.captions(m, lower(m), rows, frame, how))
     pixels, empty = torch_inputs(cfg, batch)[0], (torch.tensor(ids), torch.tensor(mask))
     with torch.no_grad():
         assert difference(logits, model.caption_logits(pixels, *empty, torch.tensor(batch.ids).long())) <= 1e-4
@@ -86,7 +88,7 @@ def test_the_decoder(shared, tmp_path, reads):
         assert (theirs[words:] == frame.end).all()
     assert len({tuple(row) for row in found.tolist()}) > 1
     _, _, back = torch_import.read(tmp_path / "model")
-    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+    assert all(np.array_equal(leaf, paths.flatten(params)[path]) for path, leaf in paths.flatten(back).items())
 
 
 def test_the_decoder_that_answers(shared, tmp_path):
@@ -100,7 +102,7 @@ def test_the_decoder_that_answers(shared, tmp_path):
     def likelihoods(bridge):
         text, seen = bridge.lower_text(batch.ids, batch.text_mask), jnp.asarray(batch.text_mask)
         lower = Lower(image=bridge.lower_image(batch.images), text=text, text_mask=seen)
-        return decode.likelihoods(bridge, lower, [row[said].tolist() for row, said in zip(ids, mask, strict=True)])
+        return search.likelihoods(bridge, lower, [row[said].tolist() for row, said in zip(ids, mask, strict=True)])
 
     expected, inputs = tiny.apply(cfg, params, likelihoods), torch_inputs(cfg, batch)
     found = model.answer_likelihoods(*inputs, torch.tensor(ids), torch.tensor(mask))
@@ -114,7 +116,7 @@ def test_the_decoder_that_answers(shared, tmp_path):
     with pytest.raises(ValueError, match="without the vqa_generative loss"):
         captions.answer_likelihoods(*inputs, torch.tensor(ids), torch.tensor(mask))
     _, _, back = torch_import.read(tmp_path / "model")
-    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+    assert all(np.array_equal(leaf, paths.flatten(params)[path]) for path, leaf in paths.flatten(back).items())
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
@@ -137,7 +139,7 @@ def test_the_judge_of_statements(shared, tmp_path, pictures):
     with torch.no_grad():
         assert difference(expected, model.judge(pixels, *sides[0][1:])) <= 1e-4
     _, _, back = torch_import.read(tmp_path / "model")
-    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+    assert all(np.array_equal(leaf, paths.flatten(params)[path]) for path, leaf in paths.flatten(back).items())
 
 
 def test_a_classifier_that_has_no_method_of_its_own(shared, tmp_path):
@@ -155,7 +157,7 @@ def test_a_classifier_that_has_no_method_of_its_own(shared, tmp_path):
     with pytest.raises(ValueError, match="this checkpoint has no classifier 'vqa'; it has: snli_ve"):
         model.classify("vqa", *torch_inputs(cfg, batch))
     _, _, back = torch_import.read(tmp_path / "model")
-    assert all(np.array_equal(leaf, optim.flatten(params)[path]) for path, leaf in optim.flatten(back).items())
+    assert all(np.array_equal(leaf, paths.flatten(params)[path]) for path, leaf in paths.flatten(back).items())
 
 
 def test_a_head_that_pytorch_cannot_build_is_named():

@@ -14,11 +14,13 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from bridge_jax import optim, origin, sharding
+from bridge_jax import paths
 from bridge_jax.config import ConfigError
-from bridge_jax.config_json import as_dict
+from bridge_jax.config.as_json import as_dict
 from bridge_jax.interop import torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
+from bridge_jax.run import origin
+from bridge_jax.step import sharding
 from bridge_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +31,7 @@ def stored(run):
     """The best checkpoint: its record and its config as an export holds them, its parameters, flat."""
     saves = Checkpoints(run, read_only=True)
     cfg = torch_export.without_places(saves.config(2))
-    return dataclasses.replace(saves.meta(2), config=as_dict(cfg)), cfg, optim.flatten(torch_export.restore(saves, 2))
+    return dataclasses.replace(saves.meta(2), config=as_dict(cfg)), cfg, paths.flatten(torch_export.restore(saves, 2))
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def change_config(folder: Path, change) -> None:
 
 
 def assert_same(found, expected) -> None:
-    found = optim.flatten(found)
+    found = paths.flatten(found)
     assert found.keys() == expected.keys()
     for path, array in expected.items():
         assert np.asarray(found[path]).dtype == np.float32
@@ -101,7 +103,7 @@ def test_a_run_starts_from_what_was_imported(exported, stored, tmp_path):
 def test_half_precision_is_read(copy, stored):
     write_tensors(copy, {name: array.astype(np.float16) for name, array in read_tensors(copy).items()})
     _, _, params = torch_import.read(copy)
-    for path, array in optim.flatten(params).items():
+    for path, array in paths.flatten(params).items():
         assert array.dtype == np.float32
         np.testing.assert_allclose(array, stored[2][path], rtol=1e-3, atol=1e-6)
 

@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from bridge_jax import config, losses, optim
-from bridge_jax.config import DESIGNS, PLACEMENTS
-from bridge_jax.config_json import as_dict
+from bridge_jax import config, paths
+from bridge_jax.config import DESIGNS, PLACEMENTS, objectives
+from bridge_jax.config.as_json import as_dict
+from bridge_jax.config.migrations import SCHEMA
 from bridge_jax.data import image
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import hf_import, names, torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
-from bridge_jax.migrations import SCHEMA
 from bridge_jax.models.bridge import normalise
 from bridge_jax.types import Batch, Lower
 from bridge_jax.workdir.meta import Meta
@@ -145,7 +145,7 @@ def test_every_tower_is_the_same_model_and_comes_back(shared, tmp_path, side, pl
     assert_equal(cfg, params, pairs_of(cfg, shared)[0], exported(cfg, params, tmp_path))
     _, back_cfg, back = torch_import.read(tmp_path / "model")
     assert back_cfg == torch_export.without_places(cfg)
-    back, given = optim.flatten(back), optim.flatten(params)
+    back, given = paths.flatten(back), paths.flatten(params)
     assert back.keys() == given.keys()
     assert all(np.array_equal(back[path], given[path]) for path in given)
 
@@ -246,7 +246,7 @@ def test_gradients_of_the_contrastive_loss(with_heads):
 
     def objective(params):
         found = tiny.outputs(cfg, params, batch, passes=("unimodal",))
-        return losses.bind("itc", cfg.losses["itc"])(found, batch).mean
+        return objectives.bind("itc", cfg.losses["itc"])(found, batch).mean
 
     expected_loss, expected = jax.jit(jax.value_and_grad(objective))(params)
     pixels, ids, mask = torch_inputs(cfg, batch)
@@ -256,7 +256,7 @@ def test_gradients_of_the_contrastive_loss(with_heads):
     loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     loss.backward()
     assert float(loss.detach()) == pytest.approx(float(expected_loss), rel=1e-5)
-    expected = optim.flatten(expected)
+    expected = paths.flatten(expected)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     moved = 0
     for entry in names.whole(cfg.vision, cfg.text, {path: leaf.shape for path, leaf in expected.items()}):

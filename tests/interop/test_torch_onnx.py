@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bridge_jax.config_json import as_dict
+from bridge_jax.config.as_json import as_dict
+from bridge_jax.config.migrations import SCHEMA
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import torch_export, torch_onnx
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
-from bridge_jax.migrations import SCHEMA
 from bridge_jax.workdir.meta import Meta
 from tests import tiny
 

@@ -73,7 +73,7 @@ def test_preemptions_restart_the_job_and_mistakes_end_it():
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
     assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["values"] == [2]  # bridge_jax.command_line.USER_ERROR
+    assert rule["onExitCodes"]["values"] == [2]  # bridge_jax.run.command_line.USER_ERROR
     assert rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
 
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import losses
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, objectives
 from bridge_jax.losses import fused_itc, itc
 from bridge_jax.types import Batch, Candidates, Fused, Outputs
 
@@ -91,9 +90,9 @@ def test_an_unknown_form_is_named():
 )
 def test_binding_names_what_is_wrong(name, arguments, line):
     with pytest.raises(ConfigError, match=line):
-        losses.bind(name, arguments)
+        objectives.bind(name, arguments)
 
 
 def test_binding_returns_the_loss():
-    loss = losses.bind("fused_itc", {"weight": 3.0, "form": "joint"})
+    loss = objectives.bind("fused_itc", {"weight": 3.0, "form": "joint"})
     assert loss(outputs(), BATCH).sum == fused_itc.loss(outputs(), BATCH, form="joint").sum

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge_jax import losses
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, objectives
 from bridge_jax.losses import nlvr2
 from bridge_jax.types import Batch, Outputs
 
@@ -46,4 +45,4 @@ def test_another_number_of_pictures_than_the_head_is_for_is_no_row_of_it():
 
 def test_the_config_names_how_many_pictures_there_are():
     with pytest.raises(ConfigError, match=r"config\.losses\.nlvr2\.pictures is missing"):
-        losses.bind("nlvr2", {"weight": 1.0})
+        objectives.bind("nlvr2", {"weight": 1.0})

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import step
 from bridge_jax.losses import sigmoid
+from bridge_jax.step.params import init_params, param_shapes
 from bridge_jax.types import Batch, Outputs
 from tests import tiny
 
@@ -67,7 +67,7 @@ def test_a_perfect_batch_costs_nothing():
 
 
 def test_the_bias_is_a_parameter_of_its_runs_alone():
-    made = step.shapes(tiny.config(stage=dict(losses=("sigmoid",))))
+    made = param_shapes(tiny.config(stage=dict(losses=("sigmoid",))))
     assert made["heads"]["sigmoid"]["bias"].shape == ()
-    assert "sigmoid" not in step.shapes(tiny.config())["heads"]
-    assert step.init_params(tiny.config(stage=dict(losses=("sigmoid",))))["heads"]["sigmoid"]["bias"] == -10
+    assert "sigmoid" not in param_shapes(tiny.config())["heads"]
+    assert init_params(tiny.config(stage=dict(losses=("sigmoid",))))["heads"]["sigmoid"]["bias"] == -10

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import optim, step
+from bridge_jax import paths
 from bridge_jax.config import ConfigError
 from bridge_jax.losses import token_itc
 from bridge_jax.models.interaction import Compared, token_similarities, token_similarity
+from bridge_jax.step.params import param_shapes
+from bridge_jax.step.start import start_fused
 from bridge_jax.types import Batch, Outputs
 from tests import tiny
 
@@ -66,7 +68,7 @@ def test_the_loss_contrasts_the_rows_of_a_group(ids):
 def test_the_similarity_of_a_fused_pair_is_added_to_its_match_logit():
     with_it, without = tiny.config(stage=dict(losses=NAMES)), tiny.config(stage=dict(losses=NAMES[:1]))
     params = tiny.params(with_it)
-    assert "token_itc" not in step.shapes(without)["heads"]
+    assert "token_itc" not in param_shapes(without)["heads"]
     lower = tiny.lower(with_it, params, tiny.batch(with_it))
 
     def logit(cfg):
@@ -99,10 +101,10 @@ def test_what_it_compares_is_what_it_adds_and_padding_is_no_part_of_it():
 
 def test_it_trains_the_first_attention_and_nothing_that_follows():
     cfg = tiny.config(stage=dict(losses=NAMES))
-    params, batch = optim.flatten(tiny.params(cfg)), tiny.batch(cfg)
+    params, batch = paths.flatten(tiny.params(cfg)), tiny.batch(cfg)
 
     def loss(live):
-        found = tiny.outputs(cfg, optim.unflatten(live), batch, ("token_itc",))
+        found = tiny.outputs(cfg, paths.unflatten(live), batch, ("token_itc",))
         return token_itc.loss(found, batch, group=0).mean
 
     grads = jax.grad(loss)(params)
@@ -119,7 +121,7 @@ def test_it_trains_the_first_attention_and_nothing_that_follows():
 def test_what_the_attention_learned_is_left_alone_when_the_fused_parts_start():
     cfg = tiny.config(stage=dict(losses=NAMES))
     params = tiny.params(cfg)
-    started = optim.start_fused(cfg, params)
+    started = start_fused(cfg, params)
     assert started["bridge"]["layer_0"] is params["bridge"]["layer_0"]
     assert not np.array_equal(*(tree["bridge"]["layer_1"]["image_to_shared"]["kernel"] for tree in (params, started)))
 

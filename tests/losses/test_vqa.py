@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge_jax import losses
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, objectives
 from bridge_jax.losses import vqa
 from bridge_jax.types import Batch, Outputs
 
@@ -44,4 +43,4 @@ def test_the_score_itself_is_the_best_that_the_loss_can_reach():
 
 def test_the_config_names_how_many_answers_there_are():
     with pytest.raises(ConfigError, match=r"config\.losses\.vqa\.answers is missing"):
-        losses.bind("vqa", {"weight": 1.0})
+        objectives.bind("vqa", {"weight": 1.0})

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from bridge_jax import losses
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, objectives
 from bridge_jax.losses import vqa_generative
 from bridge_jax.types import Batch, Outputs
 
@@ -49,6 +48,6 @@ def test_accuracy_is_of_answers_that_are_right_in_every_word():
 
 
 def test_it_has_no_settings_but_its_weight():
-    losses.bind("vqa_generative", {"weight": 1.0})
+    objectives.bind("vqa_generative", {"weight": 1.0})
     with pytest.raises(ConfigError, match=r"config\.losses\.vqa_generative\.answers is not a key"):
-        losses.bind("vqa_generative", {"weight": 1.0, "answers": 5})
+        objectives.bind("vqa_generative", {"weight": 1.0, "answers": 5})

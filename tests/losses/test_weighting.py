@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import objective, step
+from bridge_jax.step import objective
+from bridge_jax.step.params import param_shapes
 from bridge_jax.types import Batch, Candidates, Outputs
 from tests import tiny
 
@@ -71,7 +72,7 @@ def test_starts_at_the_configured_weights(weighting):
 
 @pytest.mark.parametrize("values", [(0.3, -0.2, 1.0), (50, -50, 0), (-1e6, 1e6, 1e6)])
 def test_bounded_keeps_the_sum_and_a_ratio_within_e_squared(values):
-    """The paper's alpha ran from 0.62 to 0.95 in 1000 steps (METHOD section 5, point 7)."""
+    """The paper's alpha ran from 0.62 to 0.95 in 1000 steps (docs/method.md 5.8)."""
     total, metrics = objective.combine(config("bounded"), NAMES, raw(*values), outputs(), BATCH)
     weights = {name: float(metrics[f"{name}/weight"]) for name in NAMES}
     assert sum(weights.values()) == pytest.approx(sum(WEIGHTS.values()), rel=1e-5)
@@ -99,7 +100,7 @@ def test_learnable_weights_go_where_kendall_says():
 
 def test_learned_weights_are_parameters_only_where_they_are_learned():
     def made(weighting):
-        return step.shapes(config(weighting))
+        return param_shapes(config(weighting))
 
     assert "loss_weights" not in made("fixed")
     assert set(made("bounded")["loss_weights"]) == set(made("learnable")["loss_weights"]) == set(NAMES)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from bridge_jax import rules
+from bridge_jax import paths
 from bridge_jax.config import Text
 from bridge_jax.interop import hf_import
 from bridge_jax.models import bert
@@ -142,7 +142,7 @@ def test_every_gradient_equals_torch(model, params, tmp_path):
     got = jax.jit(jax.grad(lambda params: (ours(params, IDS, MASK) * weight).sum()))(params)
 
     largest = max(np.abs(g).max() for g in jax.tree.leaves(expected))
-    for path, mine, yours in zip(rules.paths(expected), jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    for path, mine, yours in zip(paths.every(expected), jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         zero = path.endswith("attention/key/bias")  # softmax ignores a shift of the keys: only rounding is left
         assert np.abs(yours).max() > 0 or zero, path
         scale = largest if zero else np.abs(yours).max()

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import optim, step
+from bridge_jax import paths
 from bridge_jax.config import ConfigError
 from bridge_jax.models import bridge
+from bridge_jax.step.params import param_shapes
 from bridge_jax.types import Lower
 from tests import tiny
 
@@ -83,8 +84,8 @@ def test_unequal_towers_are_paired_from_the_top(placement, image, text):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_closed_gates_leave_both_towers_bit_for_bit(placement):
     cfg, params, batch = setup(bridge=dict(placement=placement))
-    flat = optim.flatten(params)
-    closed = optim.unflatten({k: jnp.float32(-jnp.inf) if k.endswith("_gate") else v for k, v in flat.items()})
+    flat = paths.flatten(params)
+    closed = paths.unflatten({k: jnp.float32(-jnp.inf) if k.endswith("_gate") else v for k, v in flat.items()})
     lower = tiny.lower(cfg, params, batch)
     found, (image, text) = fused(cfg, closed, lower), states(cfg, params, lower)
     np.testing.assert_array_equal(found.image_states, image)
@@ -150,7 +151,7 @@ def test_fused_runs_blocks_and_layers_in_their_order(placement):
 @pytest.mark.parametrize("design", ["pooled", "self_cross", "cross"])
 @pytest.mark.parametrize("placement", ["top", "after"])
 def test_each_side_moves_the_other_with_one_layer(design, placement):
-    """The authors' last block is dead, and with Q = 1 their bridge fuses nothing (METHOD section 5, point 3)."""
+    """The authors' last block is dead, and with Q = 1 their bridge fuses nothing (docs/method.md 5.4)."""
     cfg, params, batch = setup(bridge=dict(placement=placement, layers=1, design=design))
     lower = tiny.lower(cfg, params, batch)
     found = fused(cfg, params, lower)
@@ -210,7 +211,7 @@ def test_bfloat16_computes_near_float32(design):
     for ours, theirs in ((found.image, exact.image), (found.text, exact.text)):
         # Seven blocks at eight bits of mantissa.
         assert (np.asarray(ours * theirs).sum(axis=1) > 0.995).all()
-    shapes = step.shapes(half)
+    shapes = param_shapes(half)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 

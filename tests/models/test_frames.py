@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from bridge_jax import config as configs
-from bridge_jax import forward, optim
+from bridge_jax import paths
 from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step import forward
 from bridge_jax.types import Lower
 from tests import tiny
 
@@ -52,11 +53,11 @@ def with_images(lower: Lower, image) -> Lower:
 
 def tiled(params, k):
     """Return the parameters with every position bias written out for a picture of k times as many tokens."""
-    flat = optim.flatten(params)
+    flat = paths.flatten(params)
     for path, value in flat.items():
         if path.endswith("position_bias"):
             flat[path] = np.concatenate([value] * k, axis=1 if "text_over_image" in path else 0)
-    return optim.unflatten(flat)
+    return paths.unflatten(flat)
 
 
 def twin(cfg, params, lower):
@@ -148,8 +149,8 @@ def test_the_order_of_frames_is_nothing_and_each_of_them_counts():
 def test_with_closed_gates_every_frame_is_the_towers_own():
     """Nothing but the interaction lets one frame see another."""
     cfg, params = make()
-    flat = optim.flatten(params)
-    closed = optim.unflatten({p: np.float32(-np.inf) if p.endswith("_gate") else v for p, v in flat.items()})
+    flat = paths.flatten(params)
+    closed = paths.unflatten({p: np.float32(-np.inf) if p.endswith("_gate") else v for p, v in flat.items()})
     lower = videos(cfg, params)
     states = fused(cfg, closed, lower).image_states.reshape(lower.image.shape)
     for frame in range(K):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import forward, losses
+from bridge_jax.config import objectives
 from bridge_jax.models import layers
 from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step import forward
 from tests import tiny
 
 
@@ -76,6 +77,6 @@ def gradients(scan, remat, placement):
             mining_key=key,
             lower_frozen=False,
         )
-        return sum(losses.bind(name, cfg.losses[name])(found, batch).mean for name in ("itc", "itm"))
+        return sum(objectives.bind(name, cfg.losses[name])(found, batch).mean for name in ("itc", "itm"))
 
     return jax.jit(jax.value_and_grad(objective))(params)

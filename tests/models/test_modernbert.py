@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bridge_jax import optim
+from bridge_jax import paths
 from bridge_jax.config import Blocks
 from bridge_jax.models import modernbert
 from tests import tiny, towers
@@ -47,8 +47,8 @@ def test_a_caption_longer_than_the_window_equals_torch(twins, how):
 
 @pytest.mark.parametrize(("block", "is_global"), [(0, True), (1, False), (2, False), (3, True), (4, False)])
 def test_what_lies_beyond_the_window_is_seen_by_every_third_block_alone(twins, block, is_global):
-    flat = optim.flatten(twins[1])  # small queries and keys: no word's weight is rounded away
-    params = optim.unflatten({path: leaf * (0.1 if path.endswith("qkv/kernel") else 1) for path, leaf in flat.items()})
+    flat = paths.flatten(twins[1])  # small queries and keys: no word's weight is rounded away
+    params = paths.unflatten({path: leaf * (0.1 if path.endswith("qkv/kernel") else 1) for path, leaf in flat.items()})
     states = np.random.default_rng(1).normal(size=(2, LENGTH, towers.WIDTH)).astype(np.float32)
     other = states.copy()
     other[0, -1] *= -1.0

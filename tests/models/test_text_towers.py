@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bridge_jax import rules
+from bridge_jax import paths
 from bridge_jax.config import Blocks, ConfigError
 from tests import towers
 
@@ -104,7 +104,7 @@ def test_every_gradient_equals_torch(twins, tmp_path):
     got = jax.jit(jax.grad(lambda params: (twins.kind.run(params, twins.ids, MASK) * WEIGHT).sum()))(twins.params)
 
     largest = max(np.abs(g).max() for g in jax.tree.leaves(expected))
-    for path, mine, yours in zip(rules.paths(expected), jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    for path, mine, yours in zip(paths.every(expected), jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         zero = path.endswith("attention/key/bias")  # softmax ignores a shift of the keys: only rounding is left
         assert np.abs(yours).max() > 0 or zero, path
         scale = largest if zero else np.abs(yours).max()

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bridge_jax import config, evals, sharding
-from bridge_jax import step as steps
-from bridge_jax.config_json import as_dict
+from bridge_jax import config
+from bridge_jax.config import evaluators
+from bridge_jax.config.as_json import as_dict
 from bridge_jax.data import pipeline, questions
 from bridge_jax.evals.retrieval import Evaluator
+from bridge_jax.step import sharding, train_step
+from bridge_jax.step.params import init_params
+from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,14 +32,14 @@ def cfg(tiny):
 
 @pytest.fixture(scope="module")
 def params(cfg):
-    return steps.init_params(cfg)
+    return init_params(cfg)
 
 
 @pytest.fixture(scope="module")
 def workdir(cfg, params, tmp_path_factory):
     """Two checkpoints, the first with the better score."""
     folder = tmp_path_factory.mktemp("evaluate")
-    opt_state = steps.build(cfg, "stabilise", 0, sharding.make_mesh(cfg.mesh)).init(0, params).opt_state
+    opt_state = train_step.build(cfg, "stabilise", 0, sharding.make_mesh(cfg.mesh)).init(0, params).opt_state
     saves = Checkpoints(folder)
     for step, rsum in ((2, 90.0), (4, 80.0)):
         saves.save(step, "stabilise", params, opt_state, cfg)
@@ -53,7 +56,7 @@ def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_p
     record = json.loads((tmp_path / "out.json").read_text())
     assert (record["dataset"], record["split"], record["step"], record["stage"]) == ("shapes", "test", 2, "stabilise")
     assert record["config"] == json.loads(json.dumps(as_dict(cfg)))
-    expected = Evaluator(cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh))).run(params, "test", rerank=True)
+    expected = Evaluator(cfg, build_predict(cfg, sharding.make_mesh(cfg.mesh))).run(params, "test", rerank=True)
     assert record["metrics"] == pytest.approx(expected)
     assert f"{expected['rerank/image_to_text/r@5']:.1f}" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
@@ -63,7 +66,7 @@ def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_p
 def answering(tiny_vqa, tmp_path_factory):
     """A checkpoint of a stage on questions: its workdir, config and parameters."""
     folder, cfg = tmp_path_factory.mktemp("answering"), config.parse(tiny_vqa())
-    params = steps.init_params(cfg)
+    params = init_params(cfg)
     saves = Checkpoints(folder)
     saves.save(8, "task", params, None, cfg, answers=questions.load_answers(cfg))
     saves.close()
@@ -75,8 +78,8 @@ def test_a_stage_on_questions_is_scored_by_its_answers(answering, tmp_path):
     done = run(f"--workdir={folder}", "--split=val", f"--json={tmp_path / 'out.json'}")
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads((tmp_path / "out.json").read_text())
-    predict = steps.build_predict(cfg, sharding.make_mesh(cfg.mesh), "vqa")
-    expected = evals.build("vqa", cfg, predict).final(params, "val", lambda *_: None)
+    predict = build_predict(cfg, sharding.make_mesh(cfg.mesh), "vqa")
+    expected = evaluators.build("vqa", cfg, predict).final(params, "val", lambda *_: None)
     assert record["metrics"] == pytest.approx(expected)
     assert f"{expected['shuffled/colour/accuracy']:.1f} [" in done.stdout
     done = run(f"--workdir={folder}", "--split=val", "--rerank")
@@ -90,7 +93,7 @@ def test_the_answers_are_written_as_the_server_takes_them(answering, workdir, tm
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads((tmp_path / "out.json").read_text())
     records = pipeline.open_split(cfg.data, "test")
-    evaluator = evals.build("vqa", cfg, steps.build_predict(cfg, sharding.make_mesh(cfg.mesh), "vqa"))
+    evaluator = evaluators.build("vqa", cfg, build_predict(cfg, sharding.make_mesh(cfg.mesh), "vqa"))
     given = evaluator.answer(params, "test", range(len(records)), lambda *_: None)[1]
     ids = [question.id for record in records for question in record["questions"]]
     assert found == [{"question_id": id_, "answer": said} for id_, said in zip(ids, given, strict=True)]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import config, config_json, migrations
-from bridge_jax.config import ConfigError
+from bridge_jax import config
+from bridge_jax.config import ConfigError, as_json, migrations
 from bridge_jax.workdir import checkpoint
 from bridge_jax.workdir.checkpoint import Checkpoints
 
@@ -113,7 +113,7 @@ def test_parameters_that_do_not_fit_are_named(cfg, tmp_path, like, says):
 
 
 def test_an_older_schema_is_migrated_and_a_newer_one_refused(cfg, tmp_path, monkeypatch):
-    older = config_json.as_dict(cfg)
+    older = as_json.as_dict(cfg)
     del older["bad_steps"], older["data"]["broken_limit"], older["stages"]["stabilise"]["optimizer"]
     real = checkpoint.as_dict
     monkeypatch.setattr(checkpoint, "as_dict", lambda part: older if part is cfg else real(part))
@@ -149,7 +149,7 @@ def test_the_config_comes_back(cfg, tmp_path):
     saves = Checkpoints(tmp_path)
     save(saves, cfg, 1)
     assert saves.config(1) == cfg
-    assert config_json.differences(saves.meta(1).config, cfg) == []
+    assert as_json.differences(saves.meta(1).config, cfg) == []
     saves.close()
 
 

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import datasets, image, text
+from bridge_jax.data import image, prepared, text
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
 from bridge_jax.data.questions import Question
@@ -120,7 +120,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
-            features=datasets.features(
+            features=prepared.features(
                 questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS, frames=self.frames
             ),
             homepage=self.HOMEPAGE,
@@ -131,8 +131,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
         super()._download_and_prepare(*arguments, **keywords)
         if self._broken:  # data_path is still the temporary folder, renamed when everything went well
-            (Path(self.data_path) / datasets.SKIPPED).write_text("\n".join(self._broken) + "\n", encoding="utf-8")
-            logging.warning("%d pictures or captions skipped, listed in %s", len(self._broken), datasets.SKIPPED)
+            (Path(self.data_path) / prepared.SKIPPED).write_text("\n".join(self._broken) + "\n", encoding="utf-8")
+            logging.warning("%d pictures or captions skipped, listed in %s", len(self._broken), prepared.SKIPPED)
         if self._copies and len(self._copies) == len(self._photos[TRAIN]):
             raise ConfigError(f"--held_out: all {len(self._copies)} pictures of {TRAIN} are held out; nothing is left")
         if self._held_out is not None and self.info.metadata is not None:
@@ -141,8 +141,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
         shards = {}
         for split, members in self._photos.items():
-            starts = range(0, len(members), datasets.SHARD_EXAMPLES)
-            parts = [members[start : start + datasets.SHARD_EXAMPLES] for start in starts]
+            starts = range(0, len(members), prepared.SHARD_EXAMPLES)
+            parts = [members[start : start + prepared.SHARD_EXAMPLES] for start in starts]
             shards[split] = [functools.partial(self._examples, split, part) for part in parts]
         return shards
 

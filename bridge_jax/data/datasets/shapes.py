@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from bridge_jax import rng
-from bridge_jax.data import datasets, shapes, shapes_questions, shapes_statements, text
+from bridge_jax.data import prepared, shapes, shapes_questions, shapes_statements, text
 from bridge_jax.data.questions import save_answers
 
 
@@ -34,7 +34,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Procedural scenes of coloured shapes; neighbouring records of train and *_relations mirror.",
-            features=datasets.features(questions=True, statements=True, pairs=True),
+            features=prepared.features(questions=True, statements=True, pairs=True),
         )
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
@@ -48,16 +48,16 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         asked = [question.text for question in shapes_questions.questions(scene, 0)]
         asked += [shapes_statements.text_of(kind, "red", 0) for kind in shapes_statements.KINDS]
         asked += shapes_questions.ANSWERS
-        text.train_vocabulary(said, Path(self.data_path) / datasets.VOCABULARY, then=asked)
+        text.train_vocabulary(said, Path(self.data_path) / prepared.VOCABULARY, then=asked)
         save_answers(shapes_questions.ANSWERS, Path(self.data_path))
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
         shards, first_id = {}, 0
         for split, scenes in self._splits.items():
             pairs = shapes_statements.pairs(scenes, rng.stream_seed(self._seed, f"shapes/statements/{split}"))
-            starts = range(0, len(scenes), datasets.SHARD_EXAMPLES)
+            starts = range(0, len(scenes), prepared.SHARD_EXAMPLES)
             shards[split] = [
-                functools.partial(_examples, pairs[start : start + datasets.SHARD_EXAMPLES], first_id + start)
+                functools.partial(_examples, pairs[start : start + prepared.SHARD_EXAMPLES], first_id + start)
                 for start in starts
             ]
             first_id += len(scenes)  # ids are unique over all splits

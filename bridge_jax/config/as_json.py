@@ -1,0 +1,31 @@
+"""Config records to JSON, and what two of them differ in."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from bridge_jax.config.keys import Config
+
+
+def as_dict(cfg: Any) -> Any:
+    """Return a config record as plain dicts and lists that JSON can hold; `Checkpoints.config` is the way back."""
+    if dataclasses.is_dataclass(cfg):
+        values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
+        return {name: as_dict(value) for name, value in values.items() if value is not None}
+    if isinstance(cfg, Mapping):
+        return {key: as_dict(value) for key, value in cfg.items()}
+    return [as_dict(value) for value in cfg] if isinstance(cfg, tuple) else cfg
+
+
+def differences(saved: Mapping[str, Any], now: Config | Mapping[str, Any]) -> list[str]:
+    """Return the config keys, as `a.b.c: saved -> now`, in which a stored config and another differ."""
+    now = json.loads(json.dumps(as_dict(now)))
+
+    def walk(a: Any, b: Any, key: str) -> list[str]:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            parts = (walk(a.get(n), b.get(n), f"{key}.{n}" if key else n) for n in sorted(a.keys() | b.keys()))
+            return [line for part in parts for line in part]
+        return [] if a == b else [f"{key}: {a!r} -> {b!r}"]
+
+    return walk(saved, now, "")

@@ -1,0 +1,210 @@
+"""A ConfigDict in, checked frozen dataclasses out.
+
+A config file builds an `ml_collections.ConfigDict` so that every key can be overridden on the command line. `parse`
+turns it into the records of `keys.py`. An unknown key, a missing key and a value of the wrong type are errors that name
+the key; there are no defaults, so what a run used is what its config file says.
+"""
+
+import dataclasses
+import types
+
+import ml_collections
+
+from bridge_jax.config.convert import ConfigError, build, require, require_one_of
+from bridge_jax.config.evaluators import module as evaluator_module
+from bridge_jax.config.keys import Config
+from bridge_jax.config.objectives import bind, known, needs, reads, watcher
+
+DESIGNS = ("none", "pooled", "self_cross", "cross")
+PLACEMENTS = ("top", "middle", "early", "staggered", "after")
+
+
+def parse(config: ml_collections.ConfigDict) -> Config:
+    """Return the checked config. Raises ConfigError naming the key."""
+    cfg = build(Config, config.to_dict(), "config")
+    _check_values(cfg)  # first, as the others import losses and evaluators and with them jax: seconds
+    found = {name: evaluator_module(name).Settings for name in cfg.evals}
+    settings = {
+        name: build(cls, cfg.evals[name], f"config.evals.{name}")
+        for name, cls in found.items()
+        if cfg.evals[name] is not None
+    }
+    cfg = dataclasses.replace(cfg, evals=types.MappingProxyType(settings))
+    check(cfg)
+    return cfg
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError where values cannot work together."""
+    _check_values(cfg)
+    for name, settings in cfg.evals.items():
+        for key in ("batch_size", "every_steps"):
+            if hasattr(settings, key):
+                value = getattr(settings, key)
+                require(value > 0, f"config.evals.{name}.{key} is {value}; it must be positive")
+    _check_losses(cfg)
+    for name in cfg.stage_order:
+        _check_rows(cfg, name)
+
+
+def _check_values(cfg: Config) -> None:
+    _check_limits(cfg)
+    vision, text, bridge = cfg.vision, cfg.text, cfg.bridge
+    for name, width, heads in (
+        ("vision", vision.width, vision.heads),
+        ("text", text.width, text.heads),
+        ("bridge", bridge.shared_width, bridge.heads),
+        *([("decoder", cfg.decoder.width, cfg.decoder.heads)] if cfg.decoder else ()),
+    ):
+        require(heads > 0 and width % heads == 0, f"config.{name}: width {width} is not a multiple of {heads} heads")
+    require(
+        text.length <= text.max_positions,
+        f"config.text.length {text.length} exceeds max_positions {text.max_positions}",
+    )
+    require_one_of("config.bridge.design", bridge.design, DESIGNS)
+    require_one_of("config.bridge.placement", bridge.placement, PLACEMENTS)
+    fewest = min(vision.depth, text.depth)
+    most = fewest if bridge.placement != "after" else 64
+    if bridge.design == "none":
+        require(bridge.layers == 0, f"config.bridge.layers is {bridge.layers}; design 'none' has none: set it to 0")
+    else:
+        require(
+            1 <= bridge.layers <= most,
+            f"config.bridge.layers is {bridge.layers}; placement {bridge.placement!r} needs 1 to {most} "
+            f"(towers of {vision.depth} and {text.depth} blocks)",
+        )
+    require(0 < bridge.gate_start < 1, f"config.bridge.gate_start is {bridge.gate_start}; it must lie in (0, 1)")
+    require(bridge.tau_start > 0, f"config.bridge.tau_start is {bridge.tau_start}; it must be positive")
+    for key, value in (
+        ("vision.patch_px", vision.patch_px),
+        ("data.threads", cfg.data.threads),
+        ("mining.partners", cfg.mining.partners),
+        ("checkpoint.every_steps", cfg.checkpoint.every_steps),
+        ("log_every_steps", cfg.log_every_steps),
+    ):
+        require(value > 0, f"config.{key} is {value}; it must be positive")
+    require(
+        vision.image_px % vision.patch_px == 0,
+        f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
+    )
+    for name, arguments in cfg.losses.items():
+        require("weight" in arguments, f"config.losses.{name}.weight is missing")
+    _check_stages(cfg)
+
+
+def _check_losses(cfg: Config) -> None:
+    for name, arguments in cfg.losses.items():
+        bind(name, arguments)
+        if fits := needs(name).check:
+            fits(cfg)
+    for name in cfg.evals:
+        wanted = evaluator_module(name).LOSSES
+        found = [loss for loss in wanted if loss in cfg.losses]
+        require(
+            bool(found) or not wanted,
+            f"config.evals.{name} scores what the loss {' or '.join(wanted)} trains: add it to config.losses, or leave "
+            "the evaluator out",
+        )
+        require(
+            len(found) < 2,
+            f"config.losses: {' and '.join(found)} train what config.evals.{name} scores, which is of one of them: "
+            "leave the other out",
+        )
+    _check_decoder(cfg)
+
+
+def _check_decoder(cfg: Config) -> None:
+    writing = {name: of for name in cfg.losses if (of := needs(name).decoder)}
+    for name, of in writing.items():
+        require(
+            cfg.decoder is not None,
+            f"config.decoder is missing, which config.losses.{name} trains: add it (see common.decoder), or leave the "
+            "loss out",
+        )
+        reads = cfg.decoder.reads if cfg.decoder else ""
+        require(
+            reads in of,
+            f"config.decoder.reads is {reads!r}, and config.losses.{name} needs what another one reads: set "
+            f"config.decoder.reads={of[0]}",
+        )
+    if cfg.decoder is not None and not writing:
+        trainers = " or ".join(name for name in known() if needs(name).decoder)
+        raise ConfigError(
+            f"config.decoder is there, but no loss that trains it: add {trainers} to config.losses, or leave it out"
+        )
+
+
+def _check_stages(cfg: Config) -> None:
+    for name in cfg.stage_order:
+        require_one_of("config.stage_order", name, cfg.stages)
+        _check_stage(cfg, name)
+    twice = next((name for name in cfg.stage_order if cfg.stage_order.count(name) > 1), None)
+    require(twice is None, f"config.stage_order names {twice!r} twice: give the second one a name of its own in stages")
+    require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
+
+
+def _check_stage(cfg: Config, name: str) -> None:
+    stage, key = cfg.stages[name], f"config.stages.{name}"
+    require(stage.steps > 0, f"{key}.steps is {stage.steps}; to leave a stage out, drop it from stage_order")
+    require(bool(stage.losses), f"{key}.losses is empty: name at least one of {', '.join(sorted(cfg.losses))}")
+    for loss in stage.losses:
+        require_one_of(f"{key}.losses", loss, cfg.losses)
+    require(
+        stage.group_examples > 0 and stage.batch_size % stage.group_examples == 0,
+        f"{key}.batch_size {stage.batch_size} is not a multiple of group_examples {stage.group_examples}",
+    )
+    require(
+        cfg.mining.group >= 0 and stage.batch_size % (cfg.mining.group or 1) == 0,
+        f"{key}.batch_size {stage.batch_size} is not a multiple of config.mining.group {cfg.mining.group}: "
+        "choose a divisor, or 0 to mine among all rows",
+    )
+    require(
+        stage.microbatches > 0 and stage.batch_size % (stage.microbatches * (cfg.mining.group or 1)) == 0,
+        f"{key}.batch_size {stage.batch_size} is not a multiple of microbatches {stage.microbatches}"
+        + (f" x config.mining.group {cfg.mining.group}" if cfg.mining.group else ""),
+    )
+    require(
+        not cfg.data.mixture or (stage.group_examples == 1 and not stage.cached_crops),
+        f"{key}: with config.data.mixture a row's neighbours are of other data sets, and there is no cache: set "
+        "group_examples=1 and cached_crops=0",
+    )
+
+
+def _check_rows(cfg: Config, name: str) -> None:
+    """Raise ConfigError where nobody scores a stage, or its losses need different rows or more than is cached."""
+    stage, key = cfg.stages[name], f"config.stages.{name}"
+    require(
+        watcher(stage) in cfg.evals,
+        f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
+    )
+    readers = {loss: of for loss in stage.losses if (of := needs(loss).reads)}
+    other = next((loss for loss, of in readers.items() if of != reads(stage)), None)
+    require(
+        other is None,
+        f"{key}.losses: "
+        + " and ".join(f"{loss} reads {of}" for loss, of in readers.items() if loss == other or of == reads(stage))
+        + ": give them stages of their own",
+    )
+    several = [loss for loss in stage.losses if needs(loss).pictures]
+    require(
+        not several or len(stage.losses) == 1,
+        f"{key}.losses: {' and '.join(several)} may read several pictures a row, and the other losses one: give it a "
+        "stage of its own",
+    )
+    for loss in stage.losses if stage.cached_crops else ():
+        require(
+            needs(loss).extras is None and needs(loss).reads in ("", "captions"),
+            f"{key}.cached_crops is {stage.cached_crops}, but the cache holds pictures and captions, and {loss} reads "
+            "more: set cached_crops=0",
+        )
+
+
+def _check_limits(cfg: Config) -> None:
+    limit, bad = cfg.data.broken_limit, cfg.bad_steps
+    require(0 <= limit <= 1, f"config.data.broken_limit is {limit}; it is a share, 0 to 1")
+    for key, value, least in (
+        ("budget", bad.budget, 0),
+        ("spike_sigma", bad.spike_sigma, 0),
+        ("spike_window", bad.spike_window, 2),
+    ):
+        require(value >= least, f"config.bad_steps.{key} is {value}; it must be {least} or more")

@@ -1,0 +1,291 @@
+"""What a stage costs on a machine that need not be here: compile the very step that training runs, and read it.
+
+The times are rooflines, each as if nothing else ran: products at the chip's peak, HBM traffic at its bandwidth,
+collectives at that of the links they use. The greatest of them is a bound that no run is faster than.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bridge_jax import config as configs
+from bridge_jax.config import Blocks, Config, ConfigError, objectives
+from bridge_jax.models.bridge import tower_class
+from bridge_jax.plan import flops, hlo
+from bridge_jax.plan.chips import GIB, Chip
+from bridge_jax.step import sharding, train_step
+from bridge_jax.step.params import abstract_params
+from bridge_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of HBM on one chip."""
+
+    state: int  # parameters, optimizer state and batch
+    temporaries: int
+    code: int
+    donated: int  # of the state, what the new state is written over
+    peak: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Collectives of one kind between the same chips, of one step, per chip."""
+
+    op: str
+    axes: str  # of the mesh, "data+fsdp", or "?" where they are no axes of it
+    chips: int  # that one of them spans
+    count: int
+    bytes: int
+    greatest: str  # its greatest array
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A stage's step on a machine. FLOPs, bytes and seconds are of one step on one chip."""
+
+    stage: str
+    remat: str
+    chips: int
+    pairs: int  # of a chip
+    batch_size: int
+    compile_secs: float
+    memory: Memory
+    model_flops: float  # of the products that the config's step asks for with nothing computed twice
+    compiled_flops: float
+    hbm_bytes: float
+    traffic: tuple[Traffic, ...]
+    host_transfers: tuple[str, ...]
+    compute_secs: float
+    memory_secs: float
+    interconnect_secs: float
+
+    @property
+    def secs(self) -> float:
+        return max(self.compute_secs, self.memory_secs, self.interconnect_secs)
+
+    @property
+    def bound(self) -> str:
+        times = {k: getattr(self, f"{k}_secs") for k in ("compute", "memory", "interconnect")}
+        return max(times, key=lambda name: times[name])
+
+
+class DoesNotFit(ConfigError):
+    """A step needs more memory than a chip has."""
+
+
+def plan(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Plan:
+    """Compile a stage's step for a slice, and return what it costs. Raises ConfigError, DoesNotFit."""
+    mesh = sharding.make_mesh(cfg.mesh, devices)
+    step, *arguments = step_of(cfg, stage_name, mesh)
+    lowered = step.lower(*arguments)
+    started = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise _does_not_fit(cfg, stage_name, mesh, error) from error
+    seconds = time.monotonic() - started
+    program = hlo.read(compiled.as_text())
+    traffic = _traffic(program, mesh, chip)
+    return Plan(
+        stage=stage_name,
+        remat=cfg.blocks.remat,
+        chips=mesh.size,
+        pairs=cfg.stages[stage_name].batch_size // sharding.row_parts(mesh),
+        batch_size=cfg.stages[stage_name].batch_size,
+        compile_secs=seconds,
+        memory=memory_of(compiled),
+        model_flops=model_flops(cfg, stage_name, mesh) / mesh.size,
+        compiled_flops=program.flops,
+        hbm_bytes=program.hbm_bytes,
+        traffic=traffic,
+        host_transfers=program.host_transfers,
+        compute_secs=program.flops / chip.flops,
+        memory_secs=program.hbm_bytes / chip.hbm_rate,
+        interconnect_secs=sum(t.seconds for t in traffic),
+    )
+
+
+def fit(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Iterator[Plan]:
+    """Yield, for every way to rematerialise, the plan with the most pairs a chip that fits, in steps of 8.
+
+    At most five programs are compiled for each. What a pair takes is read off those that were.
+    """
+    for remat in ("none", "dots", "full"):
+        tried = dataclasses.replace(cfg, blocks=dataclasses.replace(cfg.blocks, remat=remat))
+        best, over, pairs, limit = None, None, 8, 2**30
+        for _ in range(5):
+            try:
+                found = plan(with_pairs(tried, pairs, devices), stage_name, chip, devices)
+            except DoesNotFit:
+                limit = pairs
+            else:
+                fits = found.memory.peak <= chip.hbm_bytes
+                best, over, limit = (found, over, limit) if fits else (best, found, pairs)
+            if best is None:
+                break
+            a_pair = best.memory.temporaries / best.pairs
+            if over is not None:
+                a_pair = (over.memory.peak - best.memory.peak) / (over.pairs - best.pairs)
+            pairs = best.pairs + int((chip.hbm_bytes - best.memory.peak) / a_pair)
+            pairs = min(pairs, limit - 1) // 8 * 8
+            if pairs <= best.pairs:
+                break
+        if best is not None:
+            yield best
+
+
+def with_pairs(cfg: Config, pairs: int, devices: list[Any]) -> Config:
+    """Return the config with so many pairs a chip in every stage. Raises ConfigError."""
+    rows = pairs * sharding.row_parts(sharding.make_mesh(cfg.mesh, devices))
+    stages = {name: dataclasses.replace(stage, batch_size=rows) for name, stage in cfg.stages.items()}
+    changed = dataclasses.replace(cfg, stages=stages)
+    configs.check(changed)
+    return changed
+
+
+def step_of(cfg: Config, stage_name: str, mesh: Mesh) -> tuple[Any, train_step.TrainState, Batch]:
+    """Return a stage's jitted step for a mesh, and the shapes of its arguments."""
+    step = train_step.build(cfg, stage_name, 0, mesh)
+    params = abstract_params(cfg, mesh)
+    state = jax.eval_shape(step.init, jax.ShapeDtypeStruct((), jnp.int32), params)
+    return step.train_step, state, abstract_batch(cfg, stage_name)
+
+
+def memory_of(compiled: Any) -> Memory:
+    """Return what the compiler says a step takes on one device."""
+    found = compiled.memory_analysis()
+    fresh = found.output_size_in_bytes - found.alias_size_in_bytes
+    code = found.generated_code_size_in_bytes
+    return Memory(
+        state=found.argument_size_in_bytes,
+        temporaries=found.temp_size_in_bytes,
+        code=code,
+        donated=found.alias_size_in_bytes,
+        peak=found.argument_size_in_bytes + found.temp_size_in_bytes + fresh + code,
+    )
+
+
+def model_flops(cfg: Config, stage_name: str, mesh: Mesh) -> float:
+    """Return the FLOPs of the whole batch's step with blocks neither scanned nor computed twice."""
+    once = dataclasses.replace(cfg.stages[stage_name], microbatches=1)
+    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"), stages={**cfg.stages, stage_name: once})
+    return flops.flops_of(*step_of(plain, stage_name, mesh))
+
+
+def abstract_batch(cfg: Config, stage_name: str) -> Batch:
+    """Return the shapes of a stage's global batch."""
+    stage = cfg.stages[stage_name]
+    B, T, side, k = stage.batch_size, cfg.text.length, cfg.vision.image_px, objectives.pictures(cfg, stage)
+    needs = [objectives.needs(name) for name in stage.losses]
+
+    def leaf(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((B, *shape), dtype)
+
+    arrays = {"image_ids": leaf(), "text_mask": leaf(T, dtype=np.bool_)}
+    if stage.cached_crops:
+        tokens = tower_class("vision", cfg.vision.tower).prefix + (side // cfg.vision.patch_px) ** 2
+        arrays["lower_image"] = leaf(tokens, cfg.vision.width, dtype=np.float16)
+        arrays["lower_text"] = leaf(T, cfg.text.width, dtype=np.float16)
+    else:
+        arrays["images"] = leaf(*([k] if k > 1 else []), side, side, 3, dtype=np.uint8)
+    if not stage.cached_crops or any(of.own for of in needs):
+        arrays["ids"] = leaf(T)
+    for extras in (of.extras for of in needs if of.extras):
+        arrays |= {name: leaf(*row.shape, dtype=row.dtype) for name, row in extras(cfg).items()}
+    return Batch.of(arrays)
+
+
+def _does_not_fit(cfg: Config, stage_name: str, mesh: Mesh, error: Exception) -> Exception:
+    """Return what to tell of the compiler's error: by how much a step is too large, and what would make it fit."""
+    size = r"([\d.]+)([KMGT])"
+    found = re.search(rf"[Uu]sed {size} of {size} hbm|\({size}\) exceeds available HBM \({size}\)", str(error))
+    if not found:
+        return error
+    used, have = _bytes(*[part for part in found.groups() if part])
+    rows = cfg.stages[stage_name].batch_size / sharding.row_parts(mesh)
+    state = _state_bytes(cfg, stage_name, mesh)
+    fitting = int(rows * max(0.0, have - state) / (used - state)) if used > state else 0
+    hint = f"about {fitting} would fit" if fitting else "the state alone is too much: raise config.mesh.fsdp"
+    if cfg.blocks.remat != "full":
+        hint += f', more with config.blocks.remat="full" (it is "{cfg.blocks.remat}")'
+    return DoesNotFit(
+        f"stage {stage_name}: {rows:g} pairs a chip need {used / GIB:.2f} GiB of the {have / GIB:.2f} that it has, "
+        f"{(used - have) / GIB:.2f} too many; {hint}. --fit finds the most"
+    )
+
+
+def _bytes(used: str, used_unit: str, have: str, have_unit: str) -> tuple[float, float]:
+    scale = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
+    return float(used) * scale[used_unit], float(have) * scale[have_unit]
+
+
+def _state_bytes(cfg: Config, stage_name: str, mesh: Mesh) -> float:
+    """Return the bytes of a stage's state on one chip."""
+    _, state, _ = step_of(cfg, stage_name, mesh)
+    place = sharding.layout(cfg, abstract_params(cfg, mesh), mesh)(state)
+    sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, state, place)
+    return float(sum(jax.tree.leaves(sizes)))
+
+
+def _traffic(program: hlo.Program, mesh: Mesh, chip: Chip) -> tuple[Traffic, ...]:
+    """Return the collectives, those of a kind between the same chips together, the slowest first."""
+    found: dict[tuple[str, str], list[Traffic]] = {}
+    for one in program.collectives:
+        groups = hlo.groups(one.groups, mesh.size)
+        axes, bandwidth = _axes(groups, mesh), _bandwidth(groups, mesh, chip)
+        n = groups.shape[1]
+        # Of a ring: a chip passes on all but its own part once, in both directions; to reduce and to gather is twice.
+        share = {"all-reduce": 2 * (n - 1) / n, "all-to-all": n / 4, "collective-permute": 1.0}.get(one.op, (n - 1) / n)
+        seconds = one.times * one.bytes * share / bandwidth if n > 1 else 0.0
+        item = Traffic(one.op, axes, n, one.times, one.bytes * one.times, one.shape, seconds)
+        found.setdefault((one.op, axes), []).append(item)
+    merged = [
+        dataclasses.replace(
+            items[0],
+            count=sum(i.count for i in items),
+            bytes=sum(i.bytes for i in items),
+            greatest=max(items, key=lambda i: i.bytes / i.count).greatest,
+            seconds=sum(i.seconds for i in items),
+        )
+        for items in found.values()
+    ]
+    return tuple(sorted(merged, key=lambda item: -item.seconds))
+
+
+def _axes(groups: np.ndarray, mesh: Mesh) -> str:
+    """Return the axes of the mesh along which the groups lie."""
+    ids, wanted = np.arange(mesh.size).reshape(mesh.devices.shape), {frozenset(g) for g in groups.tolist()}
+    wide = [i for i, size in enumerate(mesh.devices.shape) if size > 1]
+    for count in range(len(wide) + 1):
+        for chosen in itertools.combinations(wide, count):
+            others = [i for i in range(ids.ndim) if i not in chosen]
+            rows = ids.transpose(*others, *chosen).reshape(-1, math.prod(ids.shape[i] for i in chosen))
+            if {frozenset(row) for row in rows.tolist()} == wanted:
+                return "+".join(mesh.axis_names[i] for i in chosen)
+    return "?"
+
+
+def _bandwidth(groups: np.ndarray, mesh: Mesh, chip: Chip) -> float:
+    """Return the bytes/s at which the members of a group exchange data: two links along each side that they span.
+
+    One link where the side is not closed to a ring.
+    """
+    coords = np.array([device.coords for device in mesh.devices.flat])
+    slice_sides = coords.max(axis=0) + 1
+    members = coords[groups[0]]
+    spanned = [d for d in range(coords.shape[1]) if len(set(members[:, d].tolist())) > 1]
+    sides = {d: len(set(members[:, d].tolist())) for d in spanned}
+    closed = {d: sides[d] == slice_sides[d] and slice_sides[d] % chip.ring == 0 for d in spanned}
+    return chip.link_rate * max(1, sum(2 if closed[d] else 1 for d in spanned))

@@ -1,0 +1,248 @@
+"""The towers' lower states on disk, where all below the first bridged layer is frozen.
+
+A frozen tower maps a fixed picture to fixed states, so they are computed once: for every photo `crops` fixed training
+views, for every caption its tokens' states. Training then starts at the first interaction and never runs the encoders.
+
+A cache folder is keyed by what its content depends on: the lower parameters, the preprocessing and the prepared data.
+Runs that agree on those share it. It is filled in a folder aside and renamed when complete, so a killed fill leaves
+nothing that looks whole. States are stored as float16: half the disk, a relative error of at most 2^-11. With several
+hosts each has the whole cache, on a disk of its own or a common one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bridge_jax import paths, rng
+from bridge_jax.config import Config, ConfigError, Stage, evaluators, objectives
+from bridge_jax.data import image, pipeline, text
+from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
+from bridge_jax.data.records import drawn_captions, fingerprint, readable
+from bridge_jax.step import forward
+from bridge_jax.types import Params
+
+IMAGE, TEXT, MASK, BROKEN = "image.npy", "text.npy", "text_mask.npy", "broken.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class States:
+    """States in a file of NumPy's form, of which single rows are read.
+
+    A memory map would do, but its pages count as memory of the process, after an epoch all of them (1.7 GB of
+    configs/flickr8k.py), and worker processes would be sent a copy.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int  # bytes before the first row
+
+    @classmethod
+    def open(cls, path: Path) -> "States":
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        return cls(path, mapped.shape, mapped.dtype, mapped.offset)
+
+    def read(self, *index: int) -> np.ndarray:
+        """Return the states at the leading axes' `index`."""
+        row, inner = np.ravel_multi_index(index, self.shape[: len(index)]), self.shape[len(index) :]
+        count = math.prod(inner)
+        offset = self.offset + int(row) * count * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count, offset=offset).reshape(inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerCache:
+    """An opened cache, and the training example of a record made from it."""
+
+    image: States  # float16 [photos, crops, P, D]
+    text: States  # float16 [captions, T, D]
+    text_mask: np.ndarray  # bool [captions, T]
+    ids: np.ndarray | None  # int32 [captions, T], where the stage has to predict words
+    captions: Sequence[np.ndarray]  # photos x the rows of its captions that the stage draws from
+    first: np.ndarray  # int64 [photos], the row of its first caption
+    image_ids: np.ndarray  # int32 [photos]
+    broken: np.ndarray  # bool [photos], whose states are not there
+    faults: Mapping[int, str]  # row of a caption that cannot be used -> why
+
+    def __call__(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
+        """Return the arrays of `types.Batch.of` for a photo: one of its crops and one of its captions, at random.
+
+        Raises BrokenError for a photo that could not be read when the cache was filled.
+        """
+        if self.broken[index]:
+            raise BrokenError("its picture cannot be read")
+        first = self.first[index]
+        drawn = self.captions[index] - first
+        chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator)
+        caption = first + chosen
+        crop = int(generator.integers(self.image.shape[1]))
+        return {
+            REFUSED: refused,
+            "image_ids": self.image_ids[index],
+            "text_mask": self.text_mask[caption],
+            "lower_image": self.image.read(index, crop),
+            "lower_text": self.text.read(caption),
+            **({} if self.ids is None else {"ids": self.ids[caption]}),
+        }
+
+
+def key(cfg: Config, crops: int, params: Params) -> str:
+    """Return the hash of all that the cached states depend on."""
+    data = cfg.data
+    digest = hashlib.sha256(fingerprint(data, data.train_split).encode())
+    for path, array in sorted(paths.flatten(params).items()):
+        if forward.is_lower(path, cfg):
+            digest.update(path.encode() + multihost_utils.process_allgather(array, tiled=True).tobytes())
+    settings = {
+        "seed": cfg.seed,
+        "crops": crops,
+        "dtype": cfg.compute_dtype,
+        "meeting": [cfg.bridge.placement, cfg.bridge.layers],
+        "vision": {**dataclasses.asdict(cfg.vision), "pretrained": ""},
+        "text": {**dataclasses.asdict(cfg.text), "pretrained": ""},
+        "view": [data.crop_area, data.crop_ratio, data.flip, data.randaugment_layers, data.randaugment_magnitude]
+        + ["squash"] * data.squash,  # nothing where it is off, as before there was the key
+        "vocabulary": text.load(data, cfg.text).fingerprint,
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def open_or_fill(
+    cfg: Config,
+    stage: Stage,
+    params: Params,
+    lower_image: Callable[[Params, np.ndarray], Any],
+    lower_text: Callable[[Params, np.ndarray, np.ndarray], Any],
+    progress: Callable[[str, int, int], None],
+    rows: Sequence[int] | None = None,
+) -> LowerCache:
+    """Return the cache of the training split as `stage` reads it, filled first where it does not exist.
+
+    `rows` of each batch of pictures are made by this host (None: all) and given to `lower_image`, which returns all.
+    `progress(what, done, total)` is called after every batch. Raises ConfigError when a state overflows float16.
+    """
+    folder = Path(cfg.cache_dir) / f"{cfg.data.dataset}-{cfg.data.train_split}-{key(cfg, stage.cached_crops, params)}"
+    records = pipeline.open_split(cfg.data, cfg.data.train_split)
+    if not _on_every_host(folder.exists()):  # all hosts compute together, whoever has it already
+        aside = folder.with_name(f"{folder.name}.filling-{jax.process_index()}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        size = evaluators.settings(cfg, objectives.watcher(stage)).batch_size  # that of `lower_image` and `lower_text`
+        _fill_images(cfg, size, stage.cached_crops, records, aside, lambda x: lower_image(params, x), progress, rows)
+        _fill_texts(cfg, size, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another host, on the same disk, was first
+                raise
+            shutil.rmtree(aside)
+    image_ids, captions, firsts, faults, words, first = [], [], [], {}, [], 0
+    for record in readable(records):  # captions lie in the order of the records
+        said = record["captions"] if record else ()
+        image_ids.append(record["image_id"] if record else -1)
+        captions.append(first + np.array(drawn_captions(record, stage.caption_kinds) if record else (), np.int64))
+        firsts.append(first)
+        faults |= {first + i: found for i, caption in enumerate(said) if (found := text.fault(caption))}
+        words += said
+        first += len(said)
+    own = any(objectives.needs(name).own for name in stage.losses)  # a pass that may read the words themselves
+    marks = folder / BROKEN  # a cache of before it was written has none
+    return LowerCache(
+        image=States.open(folder / IMAGE),
+        text=States.open(folder / TEXT),
+        text_mask=np.load(folder / MASK, allow_pickle=False),
+        ids=text.load(cfg.data, cfg.text).encode(words)[0] if own else None,
+        captions=captions,
+        first=np.array(firsts),
+        image_ids=np.array(image_ids, np.int32),
+        broken=np.load(marks, allow_pickle=False) if marks.exists() else np.zeros(len(records), bool),
+        faults=faults,
+    )
+
+
+def _fill_images(
+    cfg: Config,
+    size: int,
+    crops: int,
+    records: Sequence[Mapping[str, Any]],
+    folder: Path,
+    embed: Callable[[np.ndarray], Any],
+    progress: Callable[[str, int, int], None],
+    rows: Sequence[int] | None,
+) -> None:
+    seed, side = rng.stream_seed(cfg.seed, "lower_cache"), cfg.vision.image_px
+    broken = np.zeros(len(records), bool)
+
+    def view(position: int) -> np.ndarray:
+        generator = np.random.default_rng((seed, position))
+        try:
+            record = records[position // crops]
+            flip = image.may_flip(record["captions"])
+            return image.train_view(record["image"], side, cfg.data, flip, generator)
+        except BrokenError:
+            broken[position // crops] = True
+            return np.zeros((side, side, 3), np.uint8)  # whose states are never read
+
+    total = len(records) * crops
+    out = None
+    for first, views in pipeline.batched(view, total, size, cfg.data.threads, rows):
+        states = _float16(embed(np.stack(views)), "image")
+        if out is None:
+            out = _create(folder / IMAGE, (len(records), crops, *states.shape[1:]))
+        count = min(len(states), total - first)
+        out.reshape(total, *states.shape[1:])[first : first + count] = states[:count]
+        progress("pictures", first + count, total)
+    assert out is not None
+    out.flush()
+    np.save(folder / BROKEN, multihost_utils.process_allgather(broken).reshape(-1, len(records)).any(axis=0))
+
+
+def _fill_texts(
+    cfg: Config,
+    size: int,
+    records: Sequence[Mapping[str, Any]],
+    folder: Path,
+    embed: Callable[[np.ndarray, np.ndarray], Any],
+    progress: Callable[[str, int, int], None],
+) -> None:
+    total, out, masks = sum(len(record["captions"]) for record in readable(records) if record), None, []
+    for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size, skip=True)):
+        first = index * size
+        states = _float16(embed(ids, mask), "text")
+        if out is None:
+            out = _create(folder / TEXT, (total, *states.shape[1:]))
+        rows = int(valid.sum())
+        out[first : first + rows] = states[:rows]
+        masks.append(mask[:rows])
+        progress("captions", first + rows, total)
+    assert out is not None
+    out.flush()
+    np.save(folder / MASK, np.concatenate(masks))
+
+
+def _on_every_host(found: bool) -> bool:
+    return bool(np.all(multihost_utils.process_allgather(np.array(found))))
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+
+
+def _float16(states: Any, tower: str) -> np.ndarray:
+    full = np.asarray(states, np.float32)
+    if not np.abs(full).max() < np.finfo(np.float16).max:
+        raise ConfigError(
+            f"config.stages: the {tower} tower's lower states reach {np.abs(full).max():.3g}, beyond float16 "
+            "(65504), in which they are cached: set cached_crops=0"
+        )
+    return full.astype(np.float16)

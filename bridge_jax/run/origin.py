@@ -1,0 +1,92 @@
+"""What a run starts from: random or pretrained parameters, another run's checkpoint, or its own newest one."""
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from bridge_jax import paths
+from bridge_jax.config import Config, ConfigError, objectives
+from bridge_jax.config.as_json import differences
+from bridge_jax.data import questions
+from bridge_jax.interop import hf_import
+from bridge_jax.step import train_step
+from bridge_jax.step.params import abstract_params, init_params, param_shapes
+from bridge_jax.types import Params
+from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.meta import check_answers
+
+# A run may go on under a config that differs in these: they change how long, where and how often, not what is computed.
+MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps", "watchdog_secs", "checkpoint",
+              "cache_dir", "data.workers", "data.threads", "data.prefetch_batches", "data.data_dir",
+              "data.broken_limit", "evals", "mesh", "sharding", "vision.pretrained", "text.pretrained")  # fmt: skip
+
+# What a run has for its losses alone, and one that starts from it or that it starts from may have none of, as of the
+# heads of its losses.
+OF_TASKS = ("decoder/", "vision/mask_token", "loss_weights/")
+
+
+def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
+    """Return the parameters of the newest checkpoint. Raises ConfigError when the config computes something else."""
+    changed = [
+        line
+        for line in differences(saves.meta(step).config, cfg)
+        if not any(line.startswith((f"{key}:", f"{key}.")) for key in MAY_CHANGE)
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ConfigError(
+            f"{saves.folder.parent}: the checkpoint of step {step} was made with another config "
+            f"({'; '.join(changed[:3])}{more}): give that config again, or another --workdir"
+        )
+    check_answers(saves.meta(step), answers(cfg), f"{saves.folder}/{step}")
+    logging.info("resuming at step %d", step)
+    return saves.restore_params(step, abstract_params(cfg, mesh))
+
+
+def answers(cfg: Config) -> tuple[str, ...]:
+    """Return what questions are answered with; nothing where none are asked. Raises ConfigError."""
+    return questions.load_answers(cfg) if any(objectives.needs(name).answers for name in cfg.losses) else ()
+
+
+def frozen_towers(cfg: Config, plans: list[train_step.StageStep]) -> set[str]:
+    """Return the paths of the towers' parameters that no stage trains."""
+    trained = {path for plan in plans for path in plan.trainable}
+    known = paths.every(param_shapes(cfg))
+    return {path for path in known if path.startswith(("vision/", "text/"))} - trained
+
+
+def initial(cfg: Config, mesh: Mesh) -> Params:
+    """Return the parameters a run starts from: random, with the pretrained towers or a whole checkpoint read in."""
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(cfg, mesh))
+    params = jax.jit(lambda: init_params(cfg), out_shardings=placed)()
+    if cfg.init_from:
+        source, step = _source(cfg)
+        theirs = source.config(step).losses.keys()
+        both = [objectives.needs(name) for name in cfg.losses.keys() & theirs]
+        if any(of.head and of.answers for of in both):  # a decoder can say what it has not said yet
+            check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
+        heads = [f"heads/{name}/" for name in cfg.losses.keys() | theirs if objectives.needs(name).head]
+        return source.restore_params(step, params, parts=(*OF_TASKS, *heads))
+    if cfg.vision.pretrained:
+        params = {**params, "vision": hf_import.vision_params(cfg.vision.pretrained, cfg.vision)}
+    if cfg.text.pretrained:
+        params = {**params, "text": hf_import.text_params(cfg.text.pretrained, cfg.text)}
+    return jax.device_put(params, placed)
+
+
+def _source(cfg: Config) -> tuple[Checkpoints, int]:
+    """Return where `init_from` points, and its best step. Raises ConfigError where there is none."""
+    source = Checkpoints(cfg.init_from, read_only=True)
+    step = source.best()
+    if step is None:
+        raise ConfigError(f"config.init_from: no checkpoint in {str(source.folder)!r}")
+    return source, step
+
+
+def fused_was_trained(cfg: Config, index: int) -> bool:
+    """Return whether the fused heads were trained before stage `index`, here or in what the run started from."""
+    here = any(objectives.trains_fused(cfg.stages[name]) for name in cfg.stage_order[:index])
+    if here or not cfg.init_from:
+        return here
+    source, step = _source(cfg)  # all of it is hashed before it is believed: once a stage, not at every save
+    return source.meta(step).fused_trained

@@ -1,0 +1,38 @@
+"""The parameters of a whole experiment: random ones, their shapes, and where each lies on a mesh."""
+
+from functools import lru_cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bridge_jax import rng
+from bridge_jax.config import Config
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step import sharding
+from bridge_jax.types import Params
+
+
+def init_params(cfg: Config) -> Params:
+    """Return random parameters of the whole experiment, loss weights included."""
+    model, image_px = BridgeModel(cfg), cfg.vision.image_px
+    images = jnp.zeros((1, image_px, image_px, 3), jnp.uint8)
+    ids, mask = jnp.zeros((1, cfg.text.length), jnp.int32), jnp.ones((1, cfg.text.length), bool)
+    params = nn.init(BridgeModel.touch, model)(rng.key(cfg.seed, "params", 0), images, ids, mask)["params"]
+    if cfg.loss_weighting != "fixed":
+        params = {**params, "loss_weights": {name: jnp.zeros(()) for name in cfg.losses}}
+    return params
+
+
+@lru_cache(maxsize=16)
+def param_shapes(cfg: Config) -> Params:
+    """Return the shapes of all parameters. The whole model is traced for it, once for a run."""
+    return jax.eval_shape(lambda: init_params(cfg))
+
+
+def abstract_params(cfg: Config, mesh: Mesh) -> Params:
+    """Return the shapes of all parameters, each with where it lies on the mesh. Raises ConfigError."""
+    params = param_shapes(cfg)
+    place = sharding.layout(cfg, params, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, place(params))

@@ -1,0 +1,68 @@
+"""The inference twin of the training step: the functions that evaluation and export call, jitted once."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from bridge_jax.config import Config, evaluators
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step import forward, sharding
+from bridge_jax.types import Array, Lower, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Jitted inference (no dropout) on batches of config.evals.<evaluator>.batch_size.
+
+    `of` does the same with an evaluator's own function. Every host gives and gets all rows. The pictures alone are
+    given as each host's own (`sharding.host_rows`): nothing else takes time to read.
+    """
+
+    rows: tuple[int, ...]  # those rows
+
+    lower_image: Any  # params, uint8 [B,H,W,3] -> [B,P,D]; [B,k,H,W,3] -> [B,k,P,D]
+    lower_text: Any  # params, ids [B,T], mask [B,T] -> [B,T,D]
+    unimodal_image: Any  # params, lower [B,P,D], or [B,k,P,D] of k frames that are embedded as one -> [B,E]
+    unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
+    fused: Any  # params, Lower (image [B,P,D] or [B,k,P,D]) -> (similarity [B], itm_logit [B]) of the pairs
+    of: Any  # (function (model, arrays..., settings...), settings...) -> (params, arrays...) -> what it returns
+
+
+def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
+    """Return the jitted inference functions for the evaluator `name`.
+
+    Raises ConfigError where the config has no such evaluator or its batch does not divide over the mesh.
+    """
+    model = BridgeModel(cfg)
+    size = evaluators.settings(cfg, name).batch_size
+    sharding.check_batch(size, mesh, f"config.evals.{name}.batch_size")
+
+    def method(function: Callable[..., Any], put: Callable[..., Any] = sharding.put_whole) -> Any:
+        def run(params: Params, *args: Any) -> Any:
+            return sharding.spread_rows(nn.apply(function, model)({"params": params}, *args), mesh)
+
+        jitted = jax.jit(run, out_shardings=sharding.replicated(mesh))
+        return lambda params, *args: jitted(params, *put(args, mesh))
+
+    def fused(model: BridgeModel, lower: Lower) -> tuple[Array, Array]:
+        found = model.fused(lower)
+        return (found.text * found.image).sum(axis=-1), found.itm_logit
+
+    @cache  # so that the evaluators of all stages share what was compiled
+    def of(function: Callable[..., Any], *settings: Any) -> Any:
+        return method(lambda model, *args: function(model, *args, *settings))
+
+    return Predict(
+        rows=sharding.host_rows(size, mesh),
+        lower_image=method(forward.lower_images, sharding.put_batch),
+        lower_text=method(lambda m, ids, mask: m.lower_text(ids, mask)),
+        unimodal_image=method(forward.unimodal_images),
+        unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
+        fused=method(fused),
+        of=of,
+    )

@@ -1,0 +1,98 @@
+"""The law of the house as tables: the rooms and their floors, the home of each dependency, the exceptions.
+
+`tests/test_architecture.py` enforces it, and the page on the architecture is made from it. To add a file, place it in
+`ROOMS` if no line of it fits. To break a rule, change it here and say why in the commit.
+"""
+
+from typing import NamedTuple
+
+
+class Room(NamedTuple):
+    """A place for files. A file imports from lower floors and from its own room, never from a room beside it."""
+
+    floor: int
+    meaning: str
+    patterns: tuple[str, ...]  # `*` stays inside a folder, and a file named outright wins
+
+
+ROOMS = {
+    "glossary": Room(
+        0,
+        "letters of shapes, records that travel, randomness, paths",
+        ("bridge_jax/__init__.py", "bridge_jax/types.py", "bridge_jax/rng.py", "bridge_jax/paths.py"),
+    ),
+    "configs": Room(0, "one experiment a file", ("configs/*.py",)),
+    "torch_model": Room(0, "the model in PyTorch, as every export ships it", ("bridge_jax/interop/torch_model/*.py",)),
+    "config": Room(1, "what an experiment may say; what a loss and an evaluator are", ("bridge_jax/config/*.py",)),
+    "rules": Room(2, "the matcher of path rules", ("bridge_jax/rules.py",)),
+    "data": Room(2, "files -> the batch of a step", ("bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py")),
+    "models": Room(2, "towers, bridge, heads, decoder and its search", ("bridge_jax/models/*.py",)),
+    "scores": Room(2, "what a number means, in plain NumPy", ("bridge_jax/evals/scores/*.py",)),
+    "losses": Room(3, "one objective a file", ("bridge_jax/losses/*.py",)),
+    "step": Room(3, "one training step on a mesh, and its inference twin", ("bridge_jax/step/*.py",)),
+    "workdir": Room(3, "all that a run writes; a kill at any moment loses nothing", ("bridge_jax/workdir/*.py",)),
+    "evals": Room(4, "one evaluator a file", ("bridge_jax/evals/*.py",)),
+    "interop": Room(4, "weights in, models out", ("bridge_jax/interop/*.py",)),
+    "plan": Room(4, "what a step costs on a machine that is not here", ("bridge_jax/plan/*.py",)),
+    "run": Room(5, "the loop: where it starts, what it shows, how it stops", ("bridge_jax/run/*.py",)),
+    "main": Room(6, "the command that trains", ("bridge_jax/main.py",)),
+    "tools": Room(6, "every other command", ("tools/*.py",)),
+}
+
+# Dependency -> the only files that may import it. A dependency that is not named here may be imported anywhere.
+HOMES = {
+    "tensorflow": [],
+    "torch": ["bridge_jax/interop/torch_model/*.py", "bridge_jax/interop/torch_onnx.py"],
+    "onnxscript": ["tools/export_onnx.py"],
+    "transformers": ["bridge_jax/interop/torch_model/*.py", "bridge_jax/interop/torch_onnx.py"],
+    "pickle": [],
+    "cloudpickle": [],
+    "dill": [],
+    "joblib": [],
+    "marshal": [],
+    "shelve": [],
+    "grain": ["bridge_jax/data/pipeline.py"],
+    "orbax": ["bridge_jax/workdir/checkpoint.py"],
+    "tensorboardX": ["bridge_jax/workdir/log.py"],
+    "safetensors": ["bridge_jax/interop/hf_import.py", "bridge_jax/interop/torch_export.py"],
+    "huggingface_hub": ["bridge_jax/interop/hf_import.py"],
+    "tokenizers": ["bridge_jax/data/text.py"],
+    "tensorflow_datasets": ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py", "tools/*.py"],
+    "PIL": [
+        "bridge_jax/data/image.py",
+        "bridge_jax/data/shapes.py",
+        "bridge_jax/interop/torch_model/processing_bridge.py",
+    ],
+    "rich": ["bridge_jax/run/terminal.py", "bridge_jax/plan/dry_run.py", "tools/*.py"],
+    "clu": ["bridge_jax/plan/dry_run.py"],
+    "psutil": ["bridge_jax/step/train_step.py"],
+}
+
+NOT_IMPORTED = {
+    "array_record": "tensorflow-datasets opens the prepared files with it",
+    "flatbuffers": "jax.export writes its programs with it",
+    "importlib_resources": "tensorflow-datasets reads without TensorFlow only when it is present",
+}
+NOT_DECLARED = {
+    "numpy": "jax requires it",
+    "ml_dtypes": "jax requires it",
+}
+MODULE_OF = {
+    "absl-py": "absl",
+    "orbax-checkpoint": "orbax",
+    "pillow": "PIL",
+    "tensorflow-datasets": "tensorflow_datasets",
+}
+EXTRAS = {  # file -> the extra of pyproject.toml that it needs
+    "bridge_jax/interop/torch_onnx.py": "onnx",
+    "tools/export_onnx.py": "onnx",
+}
+FILE_LINES, FUNCTION_LINES = 300, 60
+LONGER = {  # file or file::function -> the reason why it is longer
+    "configs/common.py::base": "a table: one setting a line",
+}
+SHIPPED = (
+    "bridge_jax/interop/torch_model/"  # copied into every export: must stand alone, and import each other as `.name`
+)
+SHIPPED_IMPORTS = {"numpy", "PIL", "torch", "transformers"}
+BAD_NAMES = {"util", "utils", "helper", "helpers", "misc", "legacy"}

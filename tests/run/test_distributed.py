@@ -1,0 +1,213 @@
+"""Several processes on this machine are one run: they meet, agree, and give what one process gives."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge_jax import config, paths
+from bridge_jax.config import ConfigError
+from bridge_jax.run import bad_step, distributed
+from bridge_jax.step import sharding
+from bridge_jax.step.params import abstract_params
+from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import runs
+
+ROOT = Path(__file__).resolve().parents[2]
+MAIN = ("-m", "bridge_jax.main")
+SLOW = ("-m", "tests.drills.child")  # the same, and half a second a batch
+
+
+def free_address() -> str:
+    """A port of this machine that is free now."""
+    with socket.create_server(("localhost", 0)) as server:
+        return f"localhost:{server.getsockname()[1]}"
+
+
+Start = Callable[..., list[subprocess.Popen]]
+
+
+@pytest.fixture(scope="module")
+def start(tiny_flags) -> Start:
+    """Start main as the given processes of `count` on `devices` devices each, the tiny experiment with `flags`."""
+
+    def processes(
+        workdir: Path, flags: list[list[str]], *, count: int, devices: int, program: tuple[str, ...] = MAIN
+    ) -> list[subprocess.Popen]:
+        compiler = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        environment = os.environ | {"XLA_FLAGS": compiler}
+        environment |= {"DRILL_LOG": os.devnull, "DRILL_STALL": "slow"}
+        found, address = [], free_address()
+        for index, own in enumerate(flags):
+            given = {flag.split("=")[0] for flag in own}  # a tuple that is given twice is one longer tuple
+            kept = [flag for flag in tiny_flags if flag.split("=")[0] not in given]
+            command = [sys.executable, *program, *kept, f"--workdir={workdir}", *own]
+            if count > 1:
+                command += [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={index}"]
+            found.append(
+                subprocess.Popen(
+                    command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                )
+            )
+        return found
+
+    return processes
+
+
+def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Return exit code and stderr of each."""
+    said = [process.communicate(timeout=400)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def close(found: Path, expected: Path) -> None:
+    """Compare the logs and the last parameters of two runs."""
+    mine, other = runs.logged(found), runs.logged(expected)
+    assert mine.keys() == other.keys()
+    for key, value in other.items():
+        if isinstance(value, float):
+            assert mine[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
+    last = Checkpoints(expected, read_only=True).latest()
+    one, two = (last_parameters(folder, last) for folder in (found, expected))
+    for path, value in two.items():
+        if re.fullmatch("(vision|text)/.*/key/bias", path):
+            continue  # it has no gradient but rounding, which Adam scales up to a whole step
+        np.testing.assert_allclose(one[path], value, rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+def last_parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Restore onto this process's one device, whatever saved them."""
+    saves = Checkpoints(workdir, read_only=True)
+    cfg = saves.config(step)
+    mesh = sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1))
+    return paths.flatten(saves.restore_params(step, abstract_params(cfg, mesh)))
+
+
+def stop_at(processes: list[subprocess.Popen], workdir: Path, step: int, signum: int) -> list[tuple[int, str]]:
+    """Send a signal to the last of the processes when a step was logged, and return what `ends` does."""
+    log = workdir / "metrics.jsonl"
+    while not (
+        log.exists() and log.read_text().rpartition("\n")[0].rpartition("\n")[2].startswith(f'{{"step": {step},')
+    ):
+        assert all(process.poll() is None for process in processes), ends(processes)
+        time.sleep(0.02)
+    processes[-1].send_signal(signum)
+    return ends(processes)
+
+
+FLAGS = ["--config.stage_order=('stabilise',)", "--config.stages.stabilise.losses=('itc','itm')"]
+FLAGS += ["--config.evals.retrieval.splits=()", "--config.evals.retrieval.every_steps=100"]
+FLAGS += ["--config.checkpoint.every_steps=100", "--config.stages.stabilise.steps=10"]
+# At the config's own rate, 1e-3, the last gradients of two meshes are 1.2e-5 apart: ten steps amplify the rounding.
+FLAGS += ["--config.stages.stabilise.learning_rate=3e-4"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory) -> Path:
+    """The workdir of one process of two devices."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    ((code, said),) = ends(start(workdir, [FLAGS], count=1, devices=2))
+    assert code == 0, said
+    return workdir
+
+
+def test_two_processes_are_one_run_and_runs_go_on_with_one_then_two_then_one(start, undisturbed, tmp_path):
+    """Of two processes only one gets the signal, and both stop."""
+    workdir = tmp_path / "run"
+    for count, step, signum in ((1, 2, signal.SIGTERM), (2, 5, signal.SIGINT)):
+        running = start(workdir, [FLAGS] * count, count=count, devices=1, program=SLOW)
+        for code, said in stop_at(running, workdir, step, signum):
+            assert code == 128 + signum, said
+            assert re.search(rf"^stopped by {signum.name} after step \d; nothing is lost", said, re.M)
+        outcome = json.loads((workdir / "outcome.json").read_text())
+        assert (outcome["cause"], outcome["exit_code"]) == ("stopped", 128 + signum)
+        assert step <= outcome["saved_step"] == outcome["step"] <= step + 3  # to tell the others takes a step or two
+    ((code, said),) = ends(start(workdir, [FLAGS], count=1, devices=1))
+    assert code == 0, said
+    close(workdir, undisturbed)
+
+
+def test_a_run_goes_on_on_one_then_eight_then_two_devices(start, undisturbed, tmp_path):
+    """And from copies of the parameters to spread ones."""
+    workdir = tmp_path / "run"
+    for devices, step, mesh in ((1, 2, "data=1"), (8, 5, "fsdp=4")):
+        running = start(workdir, [[*FLAGS, f"--config.mesh.{mesh}"]], count=1, devices=devices, program=SLOW)
+        ((code, said),) = stop_at(running, workdir, step, signal.SIGTERM)
+        assert code == 143, said
+    ((code, said),) = ends(start(workdir, [[*FLAGS, "--config.mesh.fsdp=2"]], count=1, devices=2))
+    assert code == 0, said
+    close(workdir, undisturbed)
+
+
+def test_two_processes_leave_a_bad_step_and_broken_data_behind_together(start, small_shapes, tmp_path):
+    """The rate is infinite and the records of one process's rows are broken, which both come to know."""
+    shutil.copytree(small_shapes, tmp_path / "data")
+    shard = next((tmp_path / "data" / "shapes" / "2.1.0").glob("*train*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 8] ^= 8
+    shard.write_bytes(content)
+    flags = [flag for flag in FLAGS if ".losses=" not in flag]  # only the config's own, the contrastive one
+    flags += ["--config.stages.stabilise.learning_rate=1e38", f"--config.data.data_dir={tmp_path / 'data'}"]
+    flags += ["--config.bad_steps.action=skip", "--config.bad_steps.budget=1", "--config.data.broken_limit=0.5"]
+    workdir = tmp_path / "run"
+    for code, said in ends(start(workdir, [flags] * 2, count=2, devices=1)):
+        assert code == 3, said
+        assert re.search("^error: step 4 of stage 'stabilise': .* 2 bad steps are more than .*budget, 1: ", said, re.M)
+    saves, report, batch = bad_step.read(workdir / "bad_step_3")
+    assert saves.latest() == 2
+    assert report["image_ids"] == batch.image_ids.tolist()
+    assert batch.images.shape[0] == len(report["image_ids"]) == 8
+    (line,) = (workdir / "broken_data.jsonl").read_text().splitlines()
+    assert re.fullmatch(r"record \d+", json.loads(line)["file"])
+
+
+def test_a_missing_process_is_named_by_all(start, tmp_path):
+    flags = [["--meet_secs=3"]] * 2
+    found = ends(start(tmp_path / "run", flags, count=3, devices=1))
+    for code, said in found:
+        assert code == 2
+        assert re.search(
+            r"^error: localhost:\d+: waited 3 s for 3 processes; missing: 2; here: 0 \(.*\), 1 \(.*\)\. Start",
+            said,
+            re.M,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_is_named_by_all(start, tmp_path):
+    found = ends(start(tmp_path / "run", [["--config.seed=1"], ["--config.seed=2"]], count=2, devices=1))
+    for code, said in found:
+        assert code == 2
+        assert re.search(r"^error: .*process 1 \(.*\) differs from process 0: config.seed: 1 -> 2; start", said, re.M)
+
+
+def test_a_process_without_its_first_says_so():
+    with pytest.raises(ConfigError, match=r"process 1 waited 0.5 s for process 0, which did not answer \(.*refused"):
+        distributed.meet(free_address(), 2, 1, 0.5, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("localhost:1", -1, 0), "give all three, or none on a TPU slice"),
+        (("localhost", 2, 1), "'localhost'; expected HOST:PORT"),
+        (("localhost:1", 2, 2), "--process_id is 2; expected 0 to 1"),
+    ],
+)
+def test_flags_that_cannot_work(given, said, tiny):
+    with pytest.raises(ConfigError, match=said):
+        distributed.start(config.parse(tiny()), *given, 1.0)
+
+
+def test_alone_nothing_is_started(tiny):
+    distributed.start(config.parse(tiny()), "", -1, -1, 1.0)

@@ -1,0 +1,283 @@
+"""The passes: mismatched pairs are really fused with the partners they say, padding and order do not matter."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import paths
+from bridge_jax.config import objectives
+from bridge_jax.losses import mim
+from bridge_jax.models.bridge import normalise
+from bridge_jax.step import forward, mining
+from bridge_jax.types import Batch, Lower
+from tests import tiny
+
+DESIGNS = {"none": dict(design="none", layers=0), "pooled": dict(design="pooled")} | {
+    name: dict(design=name) for name in ("self_cross", "cross")
+}
+
+
+PLACEMENTS = ("top", "middle", "early", "staggered", "after")
+
+
+def losses_of(design: str) -> tuple[str, ...]:
+    return tuple(name for name in tiny.LOSSES if name != "cycle" or design in ("self_cross", "cross"))
+
+
+def setup(B: int = 4, partners: int = 2, group: int = 0, design: str = "cross", **sections):
+    mine = dict(partners=partners, group=group)
+    cfg = tiny.config(mining=mine, bridge=DESIGNS[design], stage=dict(losses=losses_of(design)), **sections)
+    return cfg, tiny.params(cfg), tiny.batch(cfg, B)
+
+
+def mine_by_hand(cosines, same, key, g: int, band) -> tuple[np.ndarray, np.ndarray]:
+    """Return the partners, as rows of the batch, that mining in groups of `g` neighbouring rows finds."""
+    starts = range(0, len(cosines), g)
+    blocks = [np.stack([matrix[s : s + g, s : s + g] for s in starts]) for matrix in (cosines, same)]
+    index, valid = map(np.asarray, mining.semi_hard(*blocks, key, *band))
+    rows = index + np.array(starts)[:, None, None]
+    return rows.reshape(len(cosines), -1), valid.reshape(len(cosines), -1)
+
+
+@pytest.mark.parametrize("group", [0, 2])
+def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group):
+    """Every candidate against the fusion of that one pair alone; the partners against mining called by hand."""
+    cfg, params, batch = setup(group=group)
+    batch = dataclasses.replace(batch, image_ids=np.array([5, 6, 5, 7], np.int32))
+    found = tiny.outputs(cfg, params, batch, passes=("unimodal", "fused", "mismatched"))
+    low = tiny.lower(cfg, params, batch)
+
+    def fuse(text: int, image: int):
+        pair = Lower(image=low.image[image][None], text=low.text[text][None], text_mask=low.text_mask[text][None])
+        return tiny.apply(cfg, params, lambda m: m.fused(pair))
+
+    cosines = np.asarray(found.unimodal_text @ found.unimodal_image.T)
+    same = batch.image_ids[:, None] == batch.image_ids
+    text_key, image_key = jax.random.split(jax.random.key(cfg.seed))
+    band = (cfg.mining.partners, cfg.mining.margin_min, cfg.mining.margin_max)
+    images, by_text_valid = mine_by_hand(cosines, same, text_key, group or 4, band)
+    texts, by_image_valid = mine_by_hand(cosines.T, same, image_key, group or 4, band)
+    for candidates, partners, valid, is_text in (
+        (found.by_text, images, by_text_valid, True), (found.by_image, texts, by_image_valid, False),
+    ):  # fmt: skip
+        assert candidates.similarity.shape == (4, 3)
+        np.testing.assert_array_equal(candidates.valid[:, 0], True)
+        np.testing.assert_array_equal(candidates.valid[:, 1:], valid)
+        for query in range(4):
+            for column, partner in enumerate([query, *map(int, partners[query])]):
+                text, image = (query, partner) if is_text else (partner, query)
+                alone = fuse(text, image)
+                close = {"rtol": 1e-4, "atol": 1e-5}
+                np.testing.assert_allclose(
+                    candidates.similarity[query, column], alone.text[0] @ alone.image[0], **close
+                )
+                np.testing.assert_allclose(candidates.itm_logit[query, column], alone.itm_logit[0], **close)
+                np.testing.assert_allclose(candidates.unimodal[query, column], cosines[text, image], **close)
+                assert not candidates.valid[query, column] or column == 0 or not same[text, image]
+
+
+def test_the_true_pairs_are_the_same_with_and_without_the_mismatched_pass():
+    cfg, params, batch = setup()
+    alone = tiny.outputs(cfg, params, batch, passes=("fused",)).fused
+    among = tiny.outputs(cfg, params, batch, passes=("fused", "mismatched")).fused
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), alone, among)
+
+
+def test_mining_sends_no_gradient_into_the_unimodal_heads():
+    """Fused losses alone: the unimodal embeddings choose the partners but are not trained by them."""
+    cfg, params, batch = setup()
+
+    def total(heads):
+        found = tiny.outputs(cfg, {**params, "heads": heads}, batch, passes=("fused", "mismatched"))
+        return found.by_text.similarity.sum() + found.by_image.itm_logit.sum()
+
+    gradient = jax.grad(total)(params["heads"])
+    assert not jnp.any(gradient["unimodal_text"]["linear"]["kernel"])
+    assert jnp.any(gradient["fused_text"]["linear"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("passes", "fields"),
+    [
+        (("unimodal",), {"unimodal_image", "unimodal_text"}),
+        (("fused",), {"fused"}),
+        (("fused", "mismatched"), {"unimodal_image", "unimodal_text", "fused", "by_text", "by_image"}),
+        (("mlm",), set()),
+        (("mim",), set()),
+    ],
+)
+def test_only_the_asked_passes_run(passes, fields):
+    cfg, params, batch = setup()
+    found = tiny.outputs(cfg, params, batch, passes=passes)
+    own = vars(found).pop("own")
+    assert {name for name, value in vars(found).items() if value is not None} == fields | {"logit_scale"}
+    assert set(own) == {"mlm", "mim"} & set(passes)
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_what_a_loss_needs_is_there(name):
+    """The shared passes by their names, and what says something of fused pairs is given some."""
+    needs = objectives.needs(name)
+    assert set(needs.passes) <= set(forward.PASSES)
+    assert (needs.extras is None) == (needs.example is None)
+    assert needs.own or needs.score is None or needs.passes
+    assert needs.head is None or needs.score or needs.matches
+    assert name not in forward.PASSES
+
+
+def test_what_losses_read_besides_has_names_of_its_own():
+    found = [
+        field
+        for name, arguments in (tiny.LOSSES | tiny.OTHERS).items()
+        if (extras := objectives.needs(name).extras)
+        for field in extras(tiny.config(stage=dict(losses=(name,))))
+    ]
+    assert len(found) == len(set(found)) > 5
+    assert not set(found) & {field.name for field in dataclasses.fields(Batch)}
+    assert set(tiny.LOSSES | tiny.OTHERS) == set(objectives.known())
+
+
+def test_the_order_in_which_a_stage_lists_its_losses_changes_nothing():
+    names = tuple(tiny.LOSSES)
+    assert forward.passes_of(names) == forward.passes_of(names[::-1])
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_padding_changes_no_loss_bit_for_bit(design):
+    cfg, params, batch = setup(design=design)
+    masked_ids = batch.extras["masked_ids"]
+    spoilt = dataclasses.replace(
+        batch,
+        ids=np.where(batch.text_mask, batch.ids, 7).astype(np.int32),
+        extras=batch.extras | {"masked_ids": np.where(batch.text_mask, masked_ids, 9).astype(np.int32)},
+    )
+    found, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, spoilt)
+    before, after = tiny.loss_values(cfg, found, batch), tiny.loss_values(cfg, again, spoilt)
+    assert before == after
+    assert set(before) == set(losses_of(design))
+    for name in ("by_text", "by_image", "unimodal_text"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(again, name))
+    np.testing.assert_array_equal(found.own["mim"].prediction, again.own["mim"].prediction)
+    np.testing.assert_array_equal(found.own["mlm"][batch.text_mask], again.own["mlm"][batch.text_mask])
+
+
+def test_permuting_the_batch_permutes_the_losses_nowhere():
+    """With every other pair mined (k = B - 1) chance plays no part, and each loss is one number of the whole batch."""
+    cfg, params, batch = setup(partners=3)
+    order = np.array([2, 0, 3, 1])
+    moved = tiny.take(batch, order)
+    found, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, moved)
+    before, after = tiny.loss_values(cfg, found, batch), tiny.loss_values(cfg, again, moved)
+    for name, value in before.items():
+        assert after[name] == pytest.approx(value, rel=1e-4), name
+    np.testing.assert_allclose(found.unimodal_text[order], again.unimodal_text, rtol=1e-5, atol=1e-5)
+    for ours, theirs in ((found.by_text, again.by_text), (found.by_image, again.by_image)):
+        wrong, mixed = (np.sort(c.similarity[:, 1:], axis=1) for c in (ours, theirs))
+        np.testing.assert_allclose(wrong[order], mixed, rtol=1e-4, atol=1e-5)
+
+
+def test_cached_lower_states_replace_pixels_and_ids():
+    cfg, params, batch = setup()
+    low = tiny.lower(cfg, params, batch)
+    cached = dataclasses.replace(batch, images=None, ids=None, lower_image=low.image, lower_text=low.text)
+    passes = ("unimodal", "fused", "mismatched")
+    found, again = (tiny.outputs(cfg, params, b, passes=passes) for b in (batch, cached))
+    jax.tree.map(np.testing.assert_array_equal, found, again)
+
+
+def test_a_frozen_lower_tower_runs_without_dropout():
+    """So that reading its states from the cache changes nothing."""
+    cfg, params, batch = setup(text=dict(dropout=0.5), vision=dict(dropout=0.5))
+    model, key = forward.BridgeModel(cfg), jax.random.key(0)
+
+    def lower_of(frozen: bool):
+        def run(model):
+            return forward._lower(model, batch, deterministic=frozen)
+
+        return forward.nn.apply(run, model)({"params": params}, rngs={"dropout": key})
+
+    exact = tiny.lower(cfg, params, batch)
+    np.testing.assert_array_equal(lower_of(True).text, exact.text)
+    np.testing.assert_array_equal(lower_of(True).image, exact.image)
+    assert not np.allclose(lower_of(False).text, exact.text)
+    assert not np.allclose(lower_of(False).image, exact.image)
+
+
+def test_masking_reaches_the_masked_passes_alone():
+    cfg, params, batch = setup()
+    unmasked = {"masked_ids": batch.ids, "masked_patches": np.zeros_like(batch.extras["masked_patches"])}
+    other = dataclasses.replace(batch, extras=batch.extras | unmasked)
+    found, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, other)
+    np.testing.assert_array_equal(found.fused.text, again.fused.text)
+    assert not np.allclose(found.own["mlm"], again.own["mlm"])
+    assert not np.allclose(found.own["mim"].prediction, again.own["mim"].prediction)
+    fused = found.fused.text_states
+    unmasked = tiny.apply(cfg, params, lambda m: m.heads.of["mlm"](fused))
+    np.testing.assert_allclose(again.own["mlm"], unmasked, rtol=1e-4, atol=1e-4)
+
+
+def test_mim_targets():
+    cfg, params, batch = setup()
+    found = tiny.outputs(cfg, params, batch, passes=("mim",))
+    side = cfg.vision.patch_px
+    pixels = np.asarray(normalise(batch.images, cfg))
+    np.testing.assert_array_equal(found.own["mim"].target[:, 1], pixels[:, :side, side:].reshape(4, -1))
+    np.testing.assert_array_equal(found.own["mim"].target[:, 2], pixels[:, side:, :side].reshape(4, -1))
+
+    features, _, _ = setup(losses=dict(mim=dict(weight=1.0, target="features")))
+    params = tiny.params(features)
+    found = tiny.outputs(features, params, batch, passes=("mim",))
+    low = tiny.lower(features, params, batch)
+    finished = tiny.apply(features, params, lambda m: m.finish_image(low.image))
+    np.testing.assert_allclose(found.own["mim"].target, finished[:, 1:], rtol=1e-5, atol=1e-5)
+    assert found.own["mim"].prediction.shape == found.own["mim"].target.shape
+
+
+TOWERS = [
+    dict(text=dict(tower="roberta", token_types=1)),
+    dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
+    dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
+    dict(vision=dict(tower="dinov3", layer_scale=True)),
+    dict(text=dict(tower="modernbert", token_types=0)),
+]
+
+
+@pytest.mark.parametrize("towers", TOWERS, ids=str)
+def test_every_loss_runs_on_every_tower(towers):
+    """Also what reads the patches alone, behind none, one or five tokens: the targets of MIM."""
+    cfg = tiny.config(**towers)
+    batch = tiny.batch(cfg)
+    found = tiny.outputs(cfg, tiny.params(cfg), batch)
+    assert found.own["mim"].prediction.shape == found.own["mim"].target.shape == (4, 4, 48)
+    assert all(np.isfinite(value) for value in tiny.loss_values(cfg, found, batch).values())
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [dict(bridge=dict(placement=p)) for p in PLACEMENTS]
+    + [dict(bridge=DESIGNS["none"])]
+    + [towers | dict(bridge=dict(placement=p)) for towers in TOWERS for p in ("top", "after")],
+    ids=str,
+)
+def test_is_lower_is_what_the_lower_pass_reads(sections):
+    """The oracle is the gradient of the lower states. A key bias has none: it shifts all logits of a softmax alike."""
+    cfg = tiny.config(**sections)
+    batch = tiny.batch(cfg)
+
+    def total(flat):
+        low = tiny.lower(cfg, paths.unflatten(flat), batch)
+        return (low.image**3).sum() + (low.text**3).sum()
+
+    for path, gradient in jax.jit(jax.grad(total))(paths.flatten(tiny.params(cfg))).items():
+        if path != "vision/mask_token" and not path.endswith("attention/key/bias"):
+            assert np.any(gradient) == forward.is_lower(path, cfg), path
+
+
+def test_patches_are_cut_row_by_row():
+    picture = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    cut = mim.patches(picture, 2)
+    assert cut.shape == (2, 6, 12)
+    np.testing.assert_array_equal(cut[1, 4], picture[1, 2:4, 2:4].ravel())

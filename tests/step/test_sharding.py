@@ -1,0 +1,123 @@
+"""One answer on every mesh, in real runs on many CPU devices; and meshes and rules that cannot work."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from bridge_jax import config, paths
+from bridge_jax.config import ConfigError
+from bridge_jax.step import optim, sharding
+from bridge_jax.step.params import param_shapes
+from tests import meshes, tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+MESHES = ("1x1x1", "2x1x1", "1x4x1", "1x1x2", "8x1x1", "2x2x2")  # data x fsdp x tensor
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    """Mesh -> what three steps on it gave."""
+    folder = tmp_path_factory.mktemp("meshes")
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-m", "tests.meshes", str(folder), *MESHES]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"XLA_FLAGS": flags})
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast", "gathered")}
+
+
+@pytest.mark.parametrize("mesh", MESHES[1:])
+def test_one_answer_on_every_mesh(runs, mesh):
+    one, other = runs["1x1x1"], runs[mesh]
+    assert one.keys() == other.keys()
+    for name, expected in one.items():
+        np.testing.assert_allclose(other[name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_the_runs_learn(runs):
+    """So that agreeing means something: every loss is there and parameters moved."""
+    found = runs["1x1x1"]
+    assert all(found[f"0|{loss}|loss"] > 0 for loss in meshes.LOSSES)
+    start = tiny.params(meshes.config())["heads"]["itm"]["hidden"]["kernel"]
+    assert np.abs(found["parameter|heads|itm|hidden|kernel"] - start).max() > 1e-5
+
+
+def test_contrast_in_chunks_is_the_whole_over_devices(runs):
+    found = runs["contrast"]
+    for name in ("text", "image", "scale"):
+        expected = found[f"1024|0|{name}"]
+        assert np.linalg.norm(found[f"1024|100|{name}"] - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+def test_contrast_in_chunks_holds_few_scores(runs):
+    """32,768 pairs over 8 devices. What a chunk of 1,024 columns needs more than one of 16 are its scores."""
+    whole, some, few = (int(runs["contrast"][f"{columns}|bytes"]) for columns in (0, 1024, 16))
+    assert some - few <= 64 * 2**20
+    assert whole - some >= 2**30
+
+
+def test_mining_in_groups_sends_no_hidden_states(runs):
+    """Read from the compiled program; mining among all rows has to send them."""
+    assert len(runs["gathered"]["8x1x1"])
+    assert not list(runs["gathered"]["groups"])
+
+
+DEVICES = jax.devices("cpu") * 8  # what a mesh that does not work is refused for needs no device to run on
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        (dict(data=-1, fsdp=3), "data -1, fsdp 3, tensor 1: it does not divide the 8 devices"),
+        (dict(data=2, fsdp=2), "make the sizes multiply to 8, or set one of them to -1"),
+        (dict(data=-1, fsdp=-1), "at most one of them -1"),
+        (dict(data=0), "expected positive sizes"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes, said):
+    with pytest.raises(ConfigError, match=said):
+        sharding.make_mesh(config.Mesh(**(dict(data=1, fsdp=1, tensor=1) | sizes)), DEVICES)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (("heads/log_scale", ("fsdp",)), r"'heads/log_scale': \('fsdp',\) names 1 dimensions, the .* shape \(\)"),
+        ((".*/hidden/kernel", ("fsdp", "fsdp")), "uses an axis twice"),
+        ((".*/hidden/kernel", ("rows",)), r"expected a tuple of mesh axes \(data, fsdp, tensor, or '' for none\)"),
+        ((".*/hidden/kernel", ("fsdp",)), r"4 devices of 'fsdp' do not divide 33, of the shape \(33, 16\)"),
+        (("heads/hiden/.*", ()), "rule 'heads/hiden/.*' matches no parameter"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_refused(rule, said):
+    cfg = tiny.config(sharding=(rule, (".*", ())))
+    mesh = jax.sharding.AbstractMesh((1, 4, 1), sharding.AXES)
+    with pytest.raises(ConfigError, match=said):
+        sharding.layout(cfg, param_shapes(cfg), mesh)
+
+
+def test_parameters_and_their_moments_lie_together():
+    cfg = tiny.config()
+    mesh = jax.sharding.AbstractMesh((1, 4, 2), sharding.AXES)
+    params = param_shapes(cfg)
+    flat = paths.flatten(params)
+    moments = jax.eval_shape(optim.optimizer(cfg, "train", paths.every(params)).init, flat)
+    place = sharding.layout(cfg, params, mesh)
+    placed, moved = paths.flatten(place(params)), place(moments)[1]
+    assert placed["vision/block_00/mlp/up/kernel"].spec == PartitionSpec("fsdp", "tensor")
+    assert placed["vision/block_00/mlp/down/kernel"].spec == PartitionSpec("tensor", "fsdp")
+    assert placed["vision/norm/scale"].spec == PartitionSpec()
+    assert moved.mu == placed
+    assert moved.nu == placed
+    assert moved.count.spec == PartitionSpec()
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    mesh = jax.sharding.AbstractMesh((2, 4, 2), sharding.AXES)
+    sharding.check_batch(16, mesh, "config.demo")
+    with pytest.raises(ConfigError, match=r"config.demo is 12; it must be a multiple of 8 \(mesh: data 2 x fsdp 4\)"):
+        sharding.check_batch(12, mesh, "config.demo")
