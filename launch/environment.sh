@@ -2,10 +2,10 @@
 # Sourced by local.sh, test.sh and tpu_worker.sh: makes .venv where it is absent and installs the package with the
 # tested versions. Leaves the interpreter in $python and the shell in the root of the repository.
 
-# What makes a step on CPUs faster, unless the user says otherwise; tools.bench_step measures it, README.md has the
-# figures. Arrays in huge pages, where the kernel otherwise hands out a step's memory 4 KB at a time (a name only,
-# elsewhere than on Linux); and products by Eigen, which for a small model's tall, narrow matrices reaches 90 % of a
-# square product's rate, where XLA's own choice (YNNPACK) reaches 70 %.
+# Settings that make a step on CPUs faster, unless the user says otherwise; tools.bench_step measures it, and the
+# figures are in docs/results.md. Arrays in huge pages, where the kernel otherwise hands out a step's memory 4 KB at a
+# time (a name only, elsewhere than on Linux); and products by Eigen, which for a small model's tall, narrow matrices
+# reaches 90 % of a square product's rate, where XLA's own choice (YNNPACK) reaches 70 %.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export XLA_FLAGS="${XLA_FLAGS:---xla_cpu_experimental_ynn_fusion_type=-individual_dot}"
 

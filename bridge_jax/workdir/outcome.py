@@ -67,7 +67,7 @@ class Cause:
     next: str
 
 
-# README, "How a run ends", says the same to users; tests/workdir/test_outcome.py compares them.
+# docs/runs.md, "How a run ends", says the same to users; tests/workdir/test_outcome.py compares them.
 FINISHED = Cause("finished", 0, "score it with python -m tools.evaluate")
 INTERNAL = Cause("internal_error", 1, f"report it with its traceback; {GO_ON} to go on from the last checkpoint")
 USER = Cause("user_error", 2, f"mend what the message names, then {GO_ON}")

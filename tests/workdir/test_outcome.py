@@ -47,8 +47,8 @@ def test_every_end_has_its_cause_and_code(error, name, code):
     assert cause.next
 
 
-def test_the_readme_has_the_same_table():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_has_the_same_table():
+    text = (ROOT / "docs/runs.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.MULTILINE)
     assert rows == [(str(cause.exit_code), cause.name) for cause in outcome.CAUSES]
     assert len({cause.exit_code for cause in outcome.CAUSES}) == len(outcome.CAUSES)

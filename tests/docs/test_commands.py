@@ -1,12 +1,12 @@
 """Every command that the README, docs/ and the configs' docstrings give, run or at least parsed.
 
-Run, shrunken: `tools.prepare_data` (of all but photos with captions in test_readme_data.py) and `tools.doctor` on
+Run, shrunken: `tools.prepare_data` (of all but photos with captions in test_commands_data.py) and `tools.doctor` on
 hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also --dry_run), `tools.evaluate`,
 `tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and the way back, and between them the
 script for PyTorch users.
-Parsed by the program's own flag definitions, with the config loaded and checked: the photo experiments'
-`bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/whole/test_coco.py, and `tools.plan` in
-tests/plan/test_planner.py. Checked against the config: `hf download` and `tools.import_hf` of a tower, which need the
+Parsed by the program's own flag definitions in test_flags.py, with the config loaded and checked: the photo
+experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py, and `tools.plan`
+in tests/test_planner.py. Checked against the config: `hf download` and `tools.import_hf` of a tower, which need the
 network. Checked for syntax: `launch/*.sh`.
 """
 
@@ -28,47 +28,35 @@ from bridge_jax import config
 from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import caption, coco, flickr8k, flickr30k, msrvtt, nlvr, nlvr2, nocaps, pretrain, shapes, snli_ve, vqav2
 
-ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, snli_ve, caption, nocaps, pretrain, msrvtt)
 CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")
-PARSE = """
-import json, os, shlex, sys
-from absl import flags
-from bridge_jax.run import train# once, what reading a config imports
-import {module} as program
-for words in json.loads(sys.argv[1]):
-    if (child := os.fork()) == 0:  # to each command flags that were never parsed
-        sys.argv[1:] = words
-        flags.FLAGS(sys.argv)
-        if hasattr(program, "_CONFIG") and program._CONFIG.value:  # tools.evaluate does without
-            program.command_line.read_config(program._CONFIG)
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        sys.exit("refused: " + shlex.join(words))
-"""
 
 
-def readme():
-    texts = [path.read_text(encoding="utf-8") for path in (README, *sorted(ROOT.glob("docs/*.md")))]
+def blocks(*pages):
+    texts = [path.read_text(encoding="utf-8") for path in pages]
     return [block for text in texts for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
 
 
+def words_of(lines):
+    """Return each command once, as the list of its words."""
+    split = [shlex.split(line, comments=True) for line in lines.replace("\\\n", " ").splitlines()]
+    return [list(words) for words in dict.fromkeys(tuple(words) for words in split if words)]
+
+
 def docstrings():
-    blocks = []
+    indented = []
     for module in CONFIGS.values():
-        indented = [line.strip() for line in module.__doc__.splitlines() if line.startswith("    ")]
-        blocks.append("\n".join(indented))
-    return blocks
+        indented.append("\n".join(line.strip() for line in module.__doc__.splitlines() if line.startswith("    ")))
+    return indented
 
 
 def commands():
-    """Return the commands, each as the list of its words."""
-    lines = "\n".join([*readme(), *docstrings()]).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True) for line in lines]
-    return [list(words) for words in dict.fromkeys(tuple(words) for words in found if words)]
+    """Return the commands of the pages' blocks and of the docstrings."""
+    return words_of("\n".join([*blocks(*PAGES), *docstrings()]))
 
 
 def of(*start):
@@ -167,15 +155,6 @@ def test_the_doctor_examines_what_is_described(words, tmp_path):
         assert json.loads((tmp_path / target).read_text())["splits"] == {"train": 2, "val": 1, "test": 1}
 
 
-@pytest.mark.parametrize("module", ["bridge_jax.main", "tools.evaluate", "tools.plan"])
-def test_flags_and_config_are_accepted_by_the_program(module):
-    every = [words[3:] for words in of(*MODULE, module)]
-    if module == "bridge_jax.main":  # which the shell scripts give their flags to
-        every += [words[2:] for words in of("bash") if len(words) > 2]
-    assert every
-    run([sys.executable, "-W", "ignore", "-c", PARSE.format(module=module), json.dumps(every)])
-
-
 @pytest.mark.parametrize("words", of("python", "-m", "bridge_jax.main"), ids=name_of)
 def test_photo_experiments_have_all_that_they_need(words):
     name = Path(given(words, "config")).stem
@@ -228,7 +207,9 @@ def test_the_way_to_pytorch_and_back(workdir, tmp_path):
         [words for words in of("python", "-m", tool) if given(words, "workdir")]
         for tool in ("tools.export_pytorch", "tools.import_hf")
     )
-    (script,) = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (script,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs/export.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     assert len(script.splitlines()) < 15
     exported = tmp_path / given(export, "out")
     run([sys.executable, *export[1:3], f"--workdir={workdir}", f"--out={exported}"])

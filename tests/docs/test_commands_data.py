@@ -1,4 +1,4 @@
-"""The commands of the README and the configs that prepare data other than photos with captions, run as described."""
+"""The commands of the pages and the configs that prepare data other than photos with captions, run as described."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from PIL import Image
 from tests.data import test_nocaps, test_visual_genome
 from tests.data.test_held_out import photo
 from tests.data.test_pairs import shard, tar
-from tests.test_readme import given, name_of, photos_for, prepares, run
+from tests.docs.test_commands import given, name_of, photos_for, prepares, run
 
 
 def test_every_corpus_has_its_command():
