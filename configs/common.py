@@ -1,6 +1,6 @@
 """What the experiments share: tower sizes, the bridge, losses and the three stages of the paper.
 
-`METHOD`: see docs/method.md. Every key that a config may have is in `bridge_jax/config_keys.py`, or in
+The method is in docs/method.md. Every key that a config may have is in `bridge_jax/config/keys.py`, or in
 the file of its loss or evaluator.
 """
 

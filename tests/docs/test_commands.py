@@ -5,9 +5,9 @@ hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also --dry_r
 `tools.export_stablehlo`, `tools.export_pytorch`, `tools.export_onnx` of that and the way back, and between them the
 script for PyTorch users.
 Parsed by the program's own flag definitions in test_flags.py, with the config loaded and checked: the photo
-experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/test_coco.py, and `tools.plan`
-in tests/test_planner.py. Checked against the config: `hf download` and `tools.import_hf` of a tower, which need the
-network. Checked for syntax: `launch/*.sh`.
+experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/whole/test_coco.py, and
+`tools.plan` in tests/plan/test_planner.py. Checked against the config: `hf download` and `tools.import_hf` of a tower,
+which need the network. Checked for syntax: `launch/*.sh`.
 """
 
 import ast

@@ -17,7 +17,7 @@ PROGRAMS = (
 PARSE = """
 import importlib, json, os, shlex, sys
 from absl import flags
-from bridge_jax import train  # once, what the programs import
+from bridge_jax.run import train  # once, what the programs import
 for module, *words in json.loads(sys.argv[1]):
     if (child := os.fork()) == 0:  # to each command flags of its own program that were never parsed
         program = importlib.import_module(module)

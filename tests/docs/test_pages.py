@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture import ROOMS
+
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = (README, *sorted(ROOT.glob("docs/*.md")), ROOT / "launch/README.md")
@@ -93,11 +95,18 @@ def test_an_error_that_names_a_page_names_one_that_is_there():
     ("page", "heading"), [("README.md", "The tree"), ("docs/contributing.md", "Where things go")], ids=lambda name: name
 )
 def test_the_map_names_what_is_there(page, heading):
-    if not (ROOT / "bridge_jax/run").is_dir():
-        pytest.skip("the folders are on their way")  # to go with the move
     paths = listed((ROOT / page).read_text(encoding="utf-8"), heading)
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
     folders = {f"bridge_jax/{path.parent.name}/" for path in ROOT.glob("bridge_jax/*/__init__.py")}
     assert folders <= paths
     files = {f"bridge_jax/{path.name}" for path in ROOT.glob("bridge_jax/*.py")} - {"bridge_jax/__init__.py"}
     assert files <= paths
+
+
+def test_the_floors_are_those_that_are_enforced():
+    text = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| (`.*`) \|", text, re.MULTILINE)
+    told = {path: int(floor) for floor, paths in rows for path in re.findall(r"`([^`]+)`", paths)}
+    rooms = {pattern.removesuffix("*.py"): room.floor for room in ROOMS.values() for pattern in room.patterns}
+    assert told == {path: floor for path, floor in rooms.items() if path in told}
+    assert {path for path in rooms if path not in told} == {"bridge_jax/__init__.py", "bridge_jax/data/datasets/"}

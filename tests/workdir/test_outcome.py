@@ -145,7 +145,7 @@ def test_a_foreign_outcome_is_not_overwritten(tmp_path):
 def test_two_processes_cannot_hold_one_workdir_and_a_killed_one_holds_nothing(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from bridge_jax.workdir import lock; "
-        "workdir_lock.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "lock.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
