@@ -1,4 +1,4 @@
-"""Files and folders that a kill at any moment leaves as they were, or as they shall be."""
+"""Change files and folders in one step: a kill at any moment leaves the old state or the new one, never a mixture."""
 
 import json
 import os
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-REMOVED = ".removed"  # stands behind the name of a folder that is being removed
+REMOVED = ".removed"  # suffix of a folder that is being removed
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file: written aside, put on the disk, and renamed."""
+    """Replace a file: write a new one beside it, sync that to the disk, and rename it."""
     fresh = path.with_name(path.name + ".tmp")
     with fresh.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -26,7 +26,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder so that a kill at any moment leaves all of it under its name, or nothing."""
+    """Remove a folder: a kill at any moment leaves the whole folder under its name, or nothing."""
     aside = folder.with_name(folder.name.removesuffix(REMOVED) + REMOVED)
     if folder.exists() and folder != aside:
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""What of the training data could not be used in a run: counted by name, kept in WORKDIR/broken_data.jsonl, limited.
+"""Record the pictures and captions that a run could not read in WORKDIR/broken_data.jsonl, and limit their number.
 
 A line is `step`, `stage`, `file`, `fault`, `record` (its position in the prepared split), `caption` (its position in
 the record, -1: the picture) and `share`: 1 for a picture, 1/n for one of n captions. Every broken part has one line,
-from the step that first drew it, so the count is a function of seed and step like the examples themselves.
+written at the step that first drew it, so the count is a function of seed and step like the examples themselves.
 """
 
 import json
@@ -18,13 +18,14 @@ from bridge_jax.data.records import Record, broken_part
 from bridge_jax.workdir import atomic
 
 FILE = "broken_data.jsonl"
-_SHOWN = 5  # of the list, in an error
+_SHOWN = 5  # broken parts that an error lists
 
 
 class BrokenLog:
-    """The broken parts of `records` that a run has met by `resume_step`, and from then on. Only process 0 writes.
+    """The broken parts of `records` that a run has met so far.
 
-    Every host knows of all of them: `take` is given what all hosts' rows met. Raises ConfigError for a damaged file.
+    Entries of the file after `resume_step` are dropped: those steps run again. Only process 0 writes. Every host knows
+    all broken parts, because `take` receives those of all hosts' rows. Raises ConfigError for a damaged file.
     """
 
     def __init__(self, workdir: Path, resume_step: int, records: Sequence[Record], limit: float):
@@ -36,20 +37,19 @@ class BrokenLog:
                 if entry["step"] <= resume_step:
                     self._met[entry["record"], entry["caption"]] = entry
             except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{self._path}, line {number}: expected an entry of the log; move the file"
-                ) from error
+                raise ConfigError(f"{self._path}, line {number}: expected a log entry; move the file away") from error
         self._replace()
 
     @property
     def count(self) -> int:
-        """How many pictures and captions are broken."""
+        """Number of broken pictures and captions."""
         return len(self._met)
 
     def take(self, step: int, stage: str, broken: np.ndarray) -> list[str]:
-        """Note what a step met, int32 [B,2] as `types.Batch.broken`, and return a line for each part that is new.
+        """Record the broken parts of a step and return a line for each that is new.
 
-        Raises ConfigError when the parts' shares are more than the limit's share of all records.
+        `broken`: int32 [B,2], as `types.Batch.broken`. Raises ConfigError when the shares of all broken parts add up to
+        more than the limit, a share of all records.
         """
         new = []
         for record, caption in np.asarray(broken).tolist():
@@ -70,7 +70,7 @@ class BrokenLog:
             more = f"; and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
             raise ConfigError(
                 f"more than {self._limit:.2%} of {total} training records are broken: {shown}{more}. All are in "
-                f"{self._path}: mend them and prepare the data set anew, or raise config.data.broken_limit"
+                f"{self._path}: repair them and prepare the data set again, or raise config.data.broken_limit"
             )
 
     def _replace(self) -> None:

@@ -1,6 +1,6 @@
-"""The lock of a workdir, so that two runs cannot share it: an flock on `WORKDIR/lock`, which says who holds it.
+"""Lock a workdir, so that two runs cannot share it: an flock on `WORKDIR/lock`, whose text names the holder.
 
-The system gives the lock back however its holder ends, so a file that was left behind locks nobody out.
+The system releases the lock however its holder ends, so a file that was left behind locks nobody out.
 """
 
 import datetime
@@ -16,11 +16,14 @@ FILE = "lock"
 
 
 class WorkdirBusyError(RuntimeError):
-    """Another run holds the workdir. The text says which."""
+    """Another run holds the workdir. The text names it."""
 
 
 def take(folder: Path) -> int:
-    """Return the descriptor that holds the lock until it is closed. Raises WorkdirBusyError saying who has it."""
+    """Take the lock and return its descriptor; closing that releases the lock. Makes the folder if it does not exist.
+
+    Raises WorkdirBusyError, naming the holder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = _lock(folder, os.O_RDWR | os.O_CREAT)
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -30,14 +33,14 @@ def take(folder: Path) -> int:
 
 
 def refuse_if_taken(folder: Path) -> None:
-    """Raise WorkdirBusyError where somebody holds the lock. Writes nothing."""
+    """Raise WorkdirBusyError if another process holds the lock. Writes nothing."""
     if (folder / FILE).exists():
         os.close(_lock(folder, os.O_RDONLY))
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold the lock for a block. Raises WorkdirBusyError."""
+    """Hold the lock for the length of a `with` block. Raises WorkdirBusyError."""
     descriptor = take(folder)
     try:
         yield
@@ -53,7 +56,7 @@ def _lock(folder: Path, flags: int) -> int:
         text = os.pread(descriptor, 1000, 0).decode(errors="replace")
         os.close(descriptor)
         who = "another process"
-        if text.endswith("}"):  # it may not have written yet
+        if text.endswith("}"):  # the holder may not have written it yet
             holder = json.loads(text)
             who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
         raise WorkdirBusyError(

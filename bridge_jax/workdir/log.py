@@ -1,4 +1,4 @@
-"""The log of a run: JSON lines to compute with, TensorBoard to look at. Only process 0 writes.
+"""Log the metrics of a run: JSON lines to compute with, TensorBoard to look at. Only process 0 writes.
 
 `WORKDIR/metrics.jsonl` has one object a line: `step`, `time` (seconds since 1970), then the metrics. JSON has no NaN
 and no infinity, so those are the strings "NaN", "Infinity" and "-Infinity", which Python's `float` and JavaScript's
@@ -33,24 +33,24 @@ finally:
     if _hidden:
         del sys.modules["torch"]
 
-_PROTO: Any = event_pb2  # its classes are made when it is imported
+_PROTO: Any = event_pb2  # its classes are created on import, so no type checker knows them
 _NOT_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 class RunLog:
     """Write the metrics of a run; a context manager.
 
-    A run that was killed had logged past its last checkpoint. `resume_step` is the step of the restored state (0: from
-    scratch): what the log says after that step is dropped, since those steps run again, and an entry of the step itself
-    is kept and not repeated, so that a resumed log has every entry once. With None the log is only appended to.
+    A killed run has logged past its last checkpoint. `resume_step` is the step of the restored state (0: from scratch).
+    Entries after that step are dropped, because those steps run again; an entry of the step itself is kept and not
+    repeated. So a resumed log has every entry once. With None the log is only appended to.
 
-    Raises ConfigError when `workdir` is a bucket, which cannot be appended to, or its log is damaged.
+    Raises ConfigError if `workdir` is a bucket, which cannot be appended to, or if its log is damaged.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], resume_step: int | None = None):
         if "://" in str(workdir):
             raise ConfigError(
-                f"workdir {str(workdir)!r}: the log is appended to, which a bucket cannot do; "
+                f"workdir {str(workdir)!r}: the log is appended to, which a bucket does not allow; "
                 "give a local or mounted folder"
             )
         self._resume_step = resume_step
@@ -66,12 +66,12 @@ class RunLog:
             atomic.write_text(path, "".join(_line(entry) for entry in kept))
             self._logged_at_resume = {_names(entry) for entry in kept if entry["step"] == resume_step}
         self._lines = path.open("a", encoding="utf-8")
-        # Files are named by the second and opened for writing: without a fraction a quick restart erases the last file.
+        # The files' names hold the second they were opened: without a fraction a quick restart erases the last file.
         fraction = f".{time.time_ns() % 1_000_000_000:09d}"
         (folder / "tensorboard").mkdir(exist_ok=True)
-        # Not SummaryWriter: its thread dies of a full disk, and the run then waits for ever at a queue nobody empties.
+        # Not SummaryWriter: a full disk ends its thread, and the run then waits for ever at a queue nobody empties.
         self._board = EventsWriter(str(folder / "tensorboard" / "events"), fraction)
-        if resume_step is not None:  # what was shown from here on is shown no more
+        if resume_step is not None:  # TensorBoard then hides all earlier events after this step
             start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
             self._board.write_event(_PROTO.Event(step=resume_step + 1, session_log=start))
 
@@ -118,7 +118,7 @@ class RunLog:
 def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     """Return the entries of a `metrics.jsonl`, numbers as floats again.
 
-    A last line without its end is what a killed run leaves, and is not an entry. Raises ConfigError on other damage.
+    A killed run may leave a last line without its end; it is not an entry. Raises ConfigError for other damage.
     """
     entries = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), 1):
@@ -129,7 +129,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
             entries.append(entry | {"step": int(entry["step"])})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"{path}, line {number}: expected an entry of the log, got {line.strip()[:60]!r}; mend or move the file"
+                f"{path}, line {number}: expected a log entry, got {line.strip()[:60]!r}; repair or move the file"
             ) from error
     return entries
 

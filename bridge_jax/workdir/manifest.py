@@ -1,8 +1,8 @@
-"""Folders that can be trusted: a manifest with the size and SHA-256 of every file, written last.
+"""Write and check the manifest of a folder: the size and SHA-256 of every file, written last.
 
-Hashes of files rather than of arrays: they also cover the metadata without which arrays cannot be read, they tell a
-missing, a truncated and an additional file apart, and checking them needs neither JAX nor memory for the model. The
-scores of a checkpoint come after it and are kept in the manifest too, which carries a hash of itself.
+Files are hashed rather than arrays: file hashes also cover the metadata without which arrays cannot be read, they tell
+a missing, a truncated and an additional file apart, and checking them needs neither JAX nor memory for the model. The
+scores of a checkpoint come later and are kept in the manifest too, which carries a hash of itself.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ from typing import Any
 from bridge_jax.workdir import atomic
 
 FILE = "manifest.json"
-# Orbax writes these two between our manifest and its rename; they tell the time, and reading does without them.
+# Orbax writes these two between our manifest and its rename; they hold the time, and no reader needs them.
 _LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
-CHECKPOINTS = "checkpoints"  # the folder of a workdir that holds a folder a step
+CHECKPOINTS = "checkpoints"  # folder of a workdir with one folder per saved step
 
 
 def committed(folder: Path) -> list[int]:
-    """Return the steps, in order, whose checkpoints in `folder` were written to their end."""
+    """Return the steps of the completely written checkpoints in `folder`, in order."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 def write(folder: Path) -> None:
-    """Hash every file in `folder`, make sure that they are on the disk, and write the manifest."""
+    """Hash every file in `folder`, sync it to the disk, and write the manifest."""
     files = {}
     for path in _files(folder):
         with path.open("rb") as file:
@@ -41,7 +41,7 @@ def write(folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the manifest: `files` and `scores`. Raises ValueError saying what is wrong with it."""
+    """Return the manifest: `files`, `scores` and the hash of both. Raises ValueError if it is missing or damaged."""
     try:
         manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
         whole = manifest["sha256"] == _digest(manifest["files"], manifest["scores"])
@@ -55,28 +55,28 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def fault(folder: Path) -> str:
-    """Return what is wrong with the folder, naming the first file that differs, or an empty string."""
+    """Return a text that names the first file that differs from the manifest, or an empty string."""
     try:
         expected = read(folder)["files"]
     except ValueError as error:
         return str(error)
-    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
+    present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    for name in sorted(expected.keys() | present.keys()):
+        if name not in present:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} was added"
-        size = found[name].stat().st_size
+        size = present[name].stat().st_size
         if size != expected[name]["bytes"]:
-            return f"{name} has {size} bytes, written were {expected[name]['bytes']}"
-        with found[name].open("rb") as file:
+            return f"{name} has {size} bytes, but {expected[name]['bytes']} were written"
+        with present[name].open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected[name]["sha256"]:
-                return f"{name} has another content than was written"
+                return f"{name} has changed since it was written"
     return ""
 
 
 def score(folder: Path, scores: Mapping[str, float]) -> None:
-    """Put scores into the manifest of a folder. Raises ValueError where it has no good one."""
+    """Write scores into the manifest of a folder. Raises ValueError if it is missing or damaged."""
     _write(folder, read(folder)["files"], dict(scores))
 
 
@@ -89,5 +89,5 @@ def _digest(files: Mapping[str, Any], scores: Mapping[str, float]) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    left_out = {folder / name for name in (FILE, FILE + ".tmp", *_LATER)}
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path not in left_out)
+    unhashed = {folder / name for name in (FILE, FILE + ".tmp", *_LATER)}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path not in unhashed)

@@ -1,8 +1,8 @@
-"""The last word of a run: why it ended, with which exit code, and where the seconds went.
+"""Write the outcome of a run: why it ended, with which exit code, and how its seconds were spent.
 
 `WORKDIR/outcome.json` is replaced as a whole when a run begins (cause "running"), at every checkpoint and when it ends,
-whatever ends it. A run that could not say so, because of SIGKILL, lack of memory or power, leaves "running" with its
-host and pid behind. A command that is refused before anything began (a wrong config, a workdir in use) writes nothing.
+whatever ends it. A run that SIGKILL, lack of memory or loss of power ended leaves "running" with its host and pid. A
+command that is refused before the run began (a wrong config, a workdir in use) writes nothing.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ GO_ON = "start the same command again"
 
 
 class StorageError(RuntimeError):
-    """What should be on disk is not, or could not be put there. The text names the path and says what to do."""
+    """A file could not be written, or is missing or damaged. The text names the path and says what to do."""
 
 
 class StoppedError(BaseException):
-    """A signal ended the run; nothing is lost but what `lost` explains.
+    """A signal ended the run. `lost` explains why steps are lost; empty: none are.
 
-    Like KeyboardInterrupt it is no Exception: nothing should catch it.
+    It is no Exception, like KeyboardInterrupt, so that no `except Exception` catches it.
     """
 
     def __init__(self, signum: int, step: int = 0, lost: str = ""):
@@ -67,7 +67,7 @@ class Cause:
     next: str
 
 
-# docs/runs.md, "How a run ends", says the same to users; tests/workdir/test_outcome.py compares them.
+# docs/runs.md, "How a run ends", lists the same for users; tests/workdir/test_outcome.py compares them.
 FINISHED = Cause("finished", 0, "score it with python -m tools.evaluate")
 INTERNAL = Cause("internal_error", 1, f"report it with its traceback; {GO_ON} to go on from the last checkpoint")
 USER = Cause("user_error", 2, f"mend what the message names, then {GO_ON}")
@@ -79,7 +79,7 @@ INTERRUPTED = Cause("stopped", 128 + signal.SIGINT, GO_ON)
 TERMINATED = Cause("stopped", 128 + signal.SIGTERM, GO_ON)
 CAUSES = (FINISHED, INTERNAL, USER, NUMBERS, BUSY, STORAGE, ABANDONED, INTERRUPTED, TERMINATED)
 
-_OF_THE_DISK = {
+_DISK_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -92,10 +92,10 @@ _OF_THE_DISK = {
 
 
 def cause_of(error: BaseException | None) -> Cause:
-    """Return why a process ended that ends by `error`."""
+    """Return the cause that `error` stands for; None: the run finished."""
     if isinstance(error, StoppedError):
         return INTERRUPTED if error.signum == signal.SIGINT else TERMINATED
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return STORAGE
     kinds = {ConfigError: USER, FloatingPointError: NUMBERS, WorkdirBusyError: BUSY, StorageError: STORAGE,
              AbandonedError: ABANDONED, KeyboardInterrupt: INTERRUPTED, type(None): FINISHED}  # fmt: skip
@@ -103,13 +103,13 @@ def cause_of(error: BaseException | None) -> Cause:
 
 
 def told(error: BaseException) -> str:
-    """Return the line of stderr that ends a run. That it was stopped, as was asked, is no error."""
+    """Return the last line of a run on stderr. A stop by a signal is not called an error."""
     line = " ".join(str(error).split())
     return line if isinstance(error, StoppedError) else f"error: {line}"
 
 
 def exit_now(code: int) -> NoReturn:
-    """End the process without waiting for its threads, and its children with it."""
+    """End the process and its children without waiting for its threads."""
     for child in multiprocessing.active_children():
         child.kill()
     sys.stdout.flush()
@@ -119,9 +119,9 @@ def exit_now(code: int) -> NoReturn:
 class Outcome:
     """The outcome file of a workdir, its lock, and the account of seconds; a context manager around the whole run.
 
-    Every second of the process is booked to the one thing that it was `spending` it on. The account goes on over
-    restarts, where `down` is the time between two processes and `lost` what the earlier one did after its last
-    checkpoint; only what is booked to `train` moved the training on.
+    Every second of the process is booked to one activity (see `spending`); only `train` advances the training. The
+    account continues over restarts: `down` is the time between two processes, `lost` the time that the earlier process
+    worked after its last checkpoint.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
@@ -134,7 +134,7 @@ class Outcome:
         self._writes, self._writing = True, threading.Lock()
 
     def begin(self, *, writes: bool = True) -> None:
-        """Take the workdir's lock and say that the run is going on. Raises WorkdirBusyError.
+        """Take the workdir's lock and write the cause "running". Raises WorkdirBusyError.
 
         `writes` is False on all hosts but the first.
         """
@@ -146,14 +146,14 @@ class Outcome:
         self.write()
 
     @contextmanager
-    def spending(self, what: str) -> Iterator[None]:
-        """Book the seconds in here to `what`. An error leaves `doing` at what failed."""
-        before = self._book(what)
+    def spending(self, activity: str) -> Iterator[None]:
+        """Book the seconds of the `with` block to `activity`. After an error `doing` stays the activity that failed."""
+        before = self._book(activity)
         yield
         self._book(before)
 
     def shares(self) -> dict[str, float]:
-        """Return the account as the log keeps it, in seconds."""
+        """Return the account as metrics of the log, `goodput/<activity>_secs` -> seconds."""
         self._book(self.doing)
         return {f"goodput/{name}_secs": round(value, 3) for name, value in self.secs.items()}
 
@@ -185,18 +185,18 @@ class Outcome:
             atomic.write_json(self.folder / FILE, record)
 
     def end(self, error: BaseException | None) -> None:
-        """Say once why the run ended. A disk that cannot take it is told on stderr."""
+        """Write once why the run ended. If the disk refuses, say so on stderr."""
         cause = cause_of(error)
         if self._ended or (not self._begun and cause in (USER, BUSY)):
             return
         self._ended = True
         try:
-            if not self._begun:  # a signal or a fault before there was anything to begin with
+            if not self._begun:  # a signal or an internal error came before `begin`
                 self._lock = lock.take(self.folder)
                 self._take_account()
             self.write(cause, str(error) if error else "")
         except WorkdirBusyError:
-            pass  # the file is the other run's
+            pass  # the file belongs to the other run
         except OSError as failure:
             print(f"error: {self.folder / FILE} could not be written: {failure}", file=sys.stderr)
 
@@ -211,14 +211,14 @@ class Outcome:
             os.close(self._lock)
             self._lock = None
 
-    def _book(self, what: str) -> str:
+    def _book(self, activity: str) -> str:
         now, before = time.monotonic(), self.doing
         self.secs[before] = self.secs.get(before, 0.0) + now - self._since
-        self._since, self.doing = now, what
+        self._since, self.doing = now, activity
         return before
 
     def _take_account(self) -> None:
-        """Go on with the account of the process before this one."""
+        """Continue the account of the process before this one. Raises ConfigError if it cannot be read."""
         path = self.folder / FILE
         if not path.exists():
             return
@@ -229,7 +229,7 @@ class Outcome:
             self._starts, step, stage = int(before["starts"]) + 1, int(before["step"]), str(before["stage"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: expected an outcome of bridge_jax ({error!r}); move the file away") from error
-        log = self.folder / "metrics.jsonl"  # its last line is the last sign of life of a killed run
+        log = self.folder / "metrics.jsonl"  # a killed run was last alive when it wrote the last line
         alive = max(written, log.stat().st_mtime) if before["cause"] == "running" and log.exists() else written
         began = datetime.datetime.fromisoformat(self._began).timestamp()
         earlier["lost"] = earlier.get("lost", 0.0) + alive - written

@@ -183,7 +183,7 @@ def test_another_schema_is_refused_with_the_reason(schema, reason):
     ("broken", "says"),
     [
         ("words", "config: expected a section with keys, got 'words'"),
-        ({"stages": 3, "losses": []}, "config.seed is missing; .*; it was made by another version of the code"),
+        ({"stages": 3, "losses": []}, "config.seed is missing; .*; another version of the code wrote it"),
     ],
 )
 def test_what_is_no_config_is_named(broken, says):

@@ -165,7 +165,7 @@ BAD = [
         another_schema,
         "config.json: checkpoint schema 99, this code reads 2 to 6: newer code wrote it: update",
     ),
-    (unknown_key, "config.bridge.layerz is not a config key; nearest: 'layers'; it was made by another version"),
+    (unknown_key, "config.bridge.layerz is not a config key; nearest: 'layers'; another version of the code wrote"),
     (another_model, "key 'bridge_heads' is 1, but the config under 'bridge_jax' makes it 2: change both or neither"),
     (no_loss_weight, "parameters nobody fills: loss_weights/itm"),
 ]

@@ -101,7 +101,7 @@ def test_without_scores_the_newest_is_the_best_and_without_checkpoints_there_is_
     [
         ({"a": jnp.zeros(3), "c": jnp.zeros(1)}, "'b' is only in the checkpoint"),
         ({"a": jnp.zeros(3), "b": jnp.zeros(2), "c": jnp.zeros(1)}, "'c' is only in this config's model"),
-        ({"a": jnp.zeros(4), "b": jnp.zeros(2)}, r"'a' has shape \(3,\), this config's model wants \(4,\)"),
+        ({"a": jnp.zeros(4), "b": jnp.zeros(2)}, r"'a' has shape \(3,\); this config's model expects \(4,\)"),
     ],
 )
 def test_parameters_that_do_not_fit_are_named(cfg, tmp_path, like, says):
@@ -159,7 +159,7 @@ def test_a_config_of_another_version_names_the_key(cfg, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "as_dict", lambda part: real(part) | {"sed": 3} if part is cfg else real(part))
     save(saves, cfg, 1)
     with pytest.raises(
-        ConfigError, match=r"/1: config.sed is not a config key; nearest: 'seed'; it was made by another"
+        ConfigError, match=r"/1: config.sed is not a config key; nearest: 'seed'; another version of the code"
     ):
         saves.config(1)
     saves.close()

@@ -123,7 +123,7 @@ def test_without_resume_the_log_is_only_appended_to(tmp_path):
 
 def test_a_damaged_log_is_an_error_and_stays(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time": 0}\ngarbage\n{"step": 2, "time": 0}\n')
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2: expected an entry of the log, got 'garbage'"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2: expected a log entry, got 'garbage'"):
         RunLog(tmp_path, resume_step=1)
     assert "garbage" in (tmp_path / "metrics.jsonl").read_text()
 
