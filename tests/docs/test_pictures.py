@@ -1,4 +1,4 @@
-"""The front page's picture is what its script draws, and can be read."""
+"""The pictures are what their scripts draw, and can be read."""
 
 import re
 import runpy
@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+SCRIPTS = ("architecture", "bridge")
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 PAGES = {"light": ["#ffffff"], "dark": ["#0d1117", "#131416"]}  # GitHub's and furo's backgrounds
 SVG = "{http://www.w3.org/2000/svg}"
@@ -29,18 +30,27 @@ def theme(request):
     return request.param
 
 
+@pytest.fixture(params=SCRIPTS)
+def file(request, theme):
+    return PICTURES / f"{request.param}-{theme}.svg"
+
+
 @pytest.fixture
-def picture(theme):
-    return ElementTree.fromstring((PICTURES / f"bridge-{theme}.svg").read_text(encoding="utf-8"))
+def picture(file):
+    return ElementTree.fromstring(file.read_text(encoding="utf-8"))
 
 
-def test_the_script_writes_the_files_of_the_repository(tmp_path):
-    script = tmp_path / "bridge.py"
-    script.write_bytes((PICTURES / "bridge.py").read_bytes())
-    runpy.run_path(str(script), run_name="__main__")
-    written = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
-    assert written == {path.name: path.read_bytes() for path in PICTURES.glob("bridge-*.svg")}
-    assert sorted(written) == ["bridge-dark.svg", "bridge-light.svg"]
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_draws_the_files_of_the_repository(monkeypatch, theme, script):
+    monkeypatch.syspath_prepend(str(PICTURES))
+    drawn = runpy.run_path(str(PICTURES / f"{script}.py"))["draw"](theme)
+    assert drawn == (PICTURES / f"{script}-{theme}.svg").read_text(encoding="utf-8"), (
+        f"run python docs/pictures/{script}.py"
+    )
+
+
+def test_every_picture_has_a_script():
+    assert {path.stem for path in PICTURES.glob("*.svg")} == {f"{name}-{theme}" for name in SCRIPTS for theme in PAGES}
 
 
 def test_a_screen_reader_has_a_title_and_a_description(picture):
@@ -50,10 +60,9 @@ def test_a_screen_reader_has_a_title_and_a_description(picture):
     assert all(picture.find(f"{SVG}{tag}").text.strip() for tag in ("title", "desc"))
 
 
-def test_the_picture_needs_nothing_from_elsewhere(theme, picture):
+def test_the_picture_needs_nothing_from_elsewhere(file, picture):
     assert {element.tag.removeprefix(SVG) for element in picture.iter()}.isdisjoint({"script", "image", "style", "use"})
-    source = (PICTURES / f"bridge-{theme}.svg").read_text(encoding="utf-8")
-    assert re.findall(r"https?://[^\"]*", source) == ["http://www.w3.org/2000/svg"]
+    assert re.findall(r"https?://[^\"]*", file.read_text(encoding="utf-8")) == ["http://www.w3.org/2000/svg"]
 
 
 def test_no_words_are_too_small(picture):
