@@ -16,15 +16,17 @@ from tests.test_architecture import PACKAGE, SOURCES, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = re.compile(r"(?<=python )-m sphinx .*? docs(?= docs/_build)")
+SAYING = ("docs/conf.py", "docs/contributing.md", "pyproject.toml")
 SECONDS = 60  # of a processor, so that tests which run at the same time do not count
 PROGRAMS = ("configs", "tools")  # rooms of commands and their settings: their pages are written by hand
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Build the site by the command that pyproject.toml gives, elsewhere; return its folder."""
+    """Build the site by the command that the pages give, elsewhere; return its folder."""
     folder = tmp_path_factory.mktemp("site")
-    words = COMMAND.search((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[0].split()
+    (line,) = {COMMAND.search((ROOT / name).read_text(encoding="utf-8"))[0] for name in SAYING}
+    words = line.split()
     assert {"-W", "-n"} <= set(words)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, *words, str(folder)], cwd=ROOT, capture_output=True, text=True)
