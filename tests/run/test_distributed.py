@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bridge_jax
 from bridge_jax import config, paths
 from bridge_jax.config import ConfigError
 from bridge_jax.run import bad_step, distributed
@@ -39,10 +40,19 @@ Start = Callable[..., list[subprocess.Popen]]
 
 @pytest.fixture(scope="module")
 def start(tiny_flags) -> Start:
-    """Start main as the given processes of `count` on `devices` devices each, the tiny experiment with `flags`."""
+    """Start main as the given processes of `count` on `devices` devices each, the tiny experiment with `flags`.
+
+    Each runs the code of its own one of `trees`, where they are given.
+    """
 
     def processes(
-        workdir: Path, flags: list[list[str]], *, count: int, devices: int, program: tuple[str, ...] = MAIN
+        workdir: Path,
+        flags: list[list[str]],
+        *,
+        count: int,
+        devices: int,
+        program: tuple[str, ...] = MAIN,
+        trees: tuple[Path, ...] = (ROOT, ROOT),
     ) -> list[subprocess.Popen]:
         compiler = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = os.environ | {"XLA_FLAGS": compiler}
@@ -56,7 +66,12 @@ def start(tiny_flags) -> Start:
                 command += [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={index}"]
             found.append(
                 subprocess.Popen(
-                    command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                    command,
+                    cwd=trees[index],
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
                 )
             )
         return found
@@ -189,6 +204,45 @@ def test_another_config_is_named_by_all(start, tmp_path):
     for code, said in found:
         assert code == 2
         assert re.search(r"^error: .*process 1 \(.*\) differs from process 0: config.seed: 1 -> 2; start", said, re.M)
+
+
+@pytest.fixture
+def other_code(tmp_path) -> Path:
+    """A copy of the code in which one letter of one docstring, of a file far from this one, is another."""
+    tree = tmp_path / "tree"
+    for name in ("bridge_jax", "configs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    flip_a_letter(tree / "bridge_jax" / "models" / "bridge.py")
+    return tree
+
+
+def flip_a_letter(path: Path) -> None:
+    """Turn the first letter of the file's docstring to lower case."""
+    content = path.read_text(encoding="utf-8")
+    assert re.match('"""[A-Z]', content)
+    path.write_text(content[:3] + content[3].lower() + content[4:], encoding="utf-8")
+
+
+def test_other_code_is_named_by_all(start, other_code, tmp_path):
+    flags = [[*FLAGS, "--meet_secs=60"]] * 2
+    for code, stderr in ends(start(tmp_path / "run", flags, count=2, devices=1, trees=(ROOT, other_code))):
+        assert code == 2, stderr
+        line = r"process 1 \(.*\) differs from process 0: code [0-9a-f]{12} -> [0-9a-f]{12}; start all with the same"
+        assert re.search(rf"^error: localhost:\d+: {line}$", stderr, re.M)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_any_folder_counts_as_code(other_code, tiny, monkeypatch):
+    """The package is read where it was imported from: here, from the copy."""
+    cfg, package = config.parse(tiny()), other_code / "bridge_jax"
+    monkeypatch.setattr(bridge_jax, "__file__", str(package / "__init__.py"))
+    one_a_folder = {path.parent.name: path for path in package.rglob("*.py")}
+    assert {"bridge_jax", "datasets", "models", "run"} <= one_a_folder.keys()
+    codes = [distributed.about(cfg)["code"]]
+    for path in one_a_folder.values():
+        path.write_bytes(path.read_bytes() + b"#")
+        codes.append(distributed.about(cfg)["code"])
+    assert len(set(codes)) == len(one_a_folder) + 1
 
 
 def test_a_process_without_its_first_says_so():
