@@ -1,0 +1,109 @@
+"""Runs of the code before its files moved into rooms: read, gone on with and exported folders taken back, all the same.
+
+tests/golden/before_the_moves/make.py made them, and says how. What is only read is compared bit for bit. What is
+computed anew is compared within TOLERANCE: on the machine that made the runs all of it is equal bit for bit, but
+another processor sums in another order. A rounding of float32, 6e-8, may flip one of the cached float16 states, which
+moves it by up to 1e-3 and a loss of 32 such states by less than a tenth of that. A wrong step of Adam moves a
+parameter by its rate, 1e-3.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge_jax import paths
+from bridge_jax.config import Config
+from bridge_jax.config.as_json import as_dict
+from bridge_jax.interop import torch_import
+from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import runs
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHIVE = ROOT / "tests" / "golden" / "before_the_moves" / "runs.tar.xz"
+LAST = 12
+TOLERANCE = 1e-4  # relative, or absolute where that is more
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The folder of what the code before made."""
+    folder = tmp_path_factory.mktemp("made")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(made) -> dict:
+    """The step of the stopped run, its metrics, and a hash of every parameter there and at the end."""
+    return json.loads((made / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def end(made) -> dict[str, np.ndarray]:
+    """The last parameters of the run that never stopped, by path, as its export holds them."""
+    return paths.flatten(torch_import.read(made / "exported")[2])
+
+
+def command(module: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def hashes(parameters: dict) -> dict[str, str]:
+    return {path: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()[:16] for path, leaf in parameters.items()}
+
+
+def config_of(workdir: Path, step: int) -> Config:
+    return Checkpoints(workdir, read_only=True).config(step)
+
+
+def test_a_checkpoint_is_read_bit_for_bit(made, expected):
+    step = expected["step"]
+    restored = runs.parameters(made / "stopped", config_of(made / "stopped", step), step)
+    assert hashes(restored) == expected["parameters"]["stopped"]
+
+
+def test_an_exported_folder_becomes_a_checkpoint_bit_for_bit(made, expected, end, tmp_path):
+    assert hashes(end) == expected["parameters"]["finished"]
+    command("tools.import_hf", str(made / "exported"), f"--workdir={tmp_path / 'back'}")
+    restored = runs.parameters(tmp_path / "back", config_of(tmp_path / "back", LAST), LAST)
+    assert hashes(restored) == expected["parameters"]["finished"]
+
+
+def test_an_evaluation_gives_the_same_metrics(made, expected, small_shapes, tmp_path):
+    where = (f"--workdir={made / 'stopped'}", f"--data_dir={small_shapes}", f"--json={tmp_path / 'evaluated.json'}")
+    command("tools.evaluate", *where, "--split=test", "--rerank")
+    evaluated = json.loads((tmp_path / "evaluated.json").read_text())
+    assert evaluated["step"] == expected["step"]
+    assert evaluated["metrics"] == pytest.approx(expected["metrics"], rel=TOLERANCE, abs=TOLERANCE)
+
+
+def test_a_stopped_run_goes_on_and_ends_the_same(made, expected, small_shapes, tiny, end, tmp_path):
+    """The command is given the config that the checkpoint holds, with the data and the cache of this machine."""
+    workdir = shutil.copytree(made / "stopped", tmp_path / "run")
+    settings = as_dict(config_of(workdir, expected["step"]))
+    settings["data"]["data_dir"], settings["cache_dir"] = str(small_shapes), tiny().cache_dir
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    (tmp_path / "experiment.py").write_text(
+        "import json, ml_collections, pathlib\n"
+        "def get_config():\n"
+        "    settings = pathlib.Path(__file__).with_name('settings.json').read_text()\n"
+        "    return ml_collections.ConfigDict(json.loads(settings))\n"
+    )
+    command("bridge_jax.main", f"--config={tmp_path / 'experiment.py'}", f"--workdir={workdir}")
+    log, whole = runs.logged(workdir), runs.logged(made / "finished")
+    assert log == pytest.approx(whole, rel=TOLERANCE, abs=TOLERANCE)
+    parameters = runs.parameters(workdir, config_of(workdir, LAST), LAST)
+    assert parameters.keys() == end.keys()
+    for path, value in end.items():
+        np.testing.assert_allclose(parameters[path], value, rtol=TOLERANCE, atol=TOLERANCE, err_msg=path)
