@@ -2,9 +2,7 @@
 
 tests/golden/before_the_moves/make.py made them, and says how. What is only read is compared bit for bit. What is
 computed anew is compared within TOLERANCE: on the machine that made the runs all of it is equal bit for bit, but
-another processor sums in another order. A rounding of float32, 6e-8, may flip one of the cached float16 states, which
-moves it by up to 1e-3 and a loss of 32 such states by less than a tenth of that. A wrong step of Adam moves a
-parameter by its rate, 1e-3.
+another processor sums in another order. A wrong step of Adam moves a parameter by its rate, 1e-3: ten tolerances.
 """
 
 import hashlib
