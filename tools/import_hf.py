@@ -38,7 +38,7 @@ def section(source: str, side: str) -> tuple[Vision | Text, hf_import.Imported, 
     Of a file with two towers, `side` ("vision" or "text") is read; of another it does not matter.
     """
     config, _ = hf_import.load(source)
-    config = hf_config.of_tower(config, side, source)
+    config = hf_config.tower_config(config, side, source)
     model_type = hf_config.key_of(config, "model_type", f"{source}/config.json")
     if model_type not in KNOWN:
         raise ConfigError(

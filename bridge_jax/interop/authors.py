@@ -1,10 +1,10 @@
-"""The BRIDGE authors' checkpoints: read, written, and run as their code runs them (docs/method.md 7.1 to 7.3).
+"""Read, write and run the BRIDGE authors' checkpoints as their code does (docs/method.md 7.1 to 7.3).
 
 Their state dict is `model.safetensors`, whose keys are exactly those of a model that was just built, so that it loads
-with strict=True. Position biases are made in their first forward pass; they are in `position_biases.safetensors` beside
-it, for a model that has run once.
+with strict=True. Their first forward pass creates the position biases; these are in `position_biases.safetensors`
+beside it, for a model that has run once.
 
-Between their model and ours everything goes over but what reads other states: see `to_ours` and `to_theirs`.
+All parameters convert between their model and ours, except those that read other states: see `to_ours` and `to_theirs`.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from bridge_jax.workdir.checkpoint import Checkpoints
 
 WEIGHTS, BIASES = "model.safetensors", "position_biases.safetensors"
 _BUFFERS = r"text_encoder\.bert\.embeddings\.(position_ids|token_type_ids)"
-_ALPHA = 0.5  # their start; sigmoid of it is 0.62
+_ALPHA = 0.5  # start value in their code; its sigmoid is 0.62
 _README = """\
 # A BRIDGE checkpoint in the layout of the authors' code
 
@@ -43,7 +43,7 @@ Drawn anew, because their heads read other states than the model this comes from
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What their forward pass gives of B pairs. Embeddings have length one."""
+    """The results of their forward pass for B pairs. Embeddings have length one."""
 
     unimodal_image: Array  # [B,E]
     unimodal_text: Array  # [B,E]
@@ -53,7 +53,7 @@ class Outputs:
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError where a config is not of their architecture."""
+    """Raise ConfigError if a config is not of their architecture."""
     for key, got, expected in (
         ("bridge.design", cfg.bridge.design, "cross"),
         ("bridge.placement", cfg.bridge.placement, "after"),
@@ -62,10 +62,10 @@ def check(cfg: Config) -> None:
         ("text.tower", cfg.text.tower, "bert"),
     ):
         if got != expected:
-            raise ConfigError(f"config.{key}: expected {expected!r}, as the authors' model has it, got {got!r}")
+            raise ConfigError(f"config.{key}: expected {expected!r}, as in the authors' model, got {got!r}")
     if "token_itc" in cfg.losses:
         raise ConfigError(
-            "config.losses.token_itc: the authors' match head reads no tokens; export it in our own layout"
+            "config.losses.token_itc: the authors' match head reads no tokens; export this model in our own layout"
         )
 
 
@@ -73,15 +73,15 @@ def read(source: str | Path, cfg: Config) -> tuple[Params, list[str]]:
     """Return their parameters under the paths of `names_authors`, and notes on the position biases.
 
     `source` is a safetensors file, or a folder with model.safetensors. A position bias for other numbers of tokens is
-    resized, one that is not stored is zero. Raises ConfigError naming the file or the tensor.
+    resized; one that is not stored is zero. Raises ConfigError naming the file or the tensor.
     """
     check(cfg)
     source = Path(source).expanduser()
     file = source / WEIGHTS if source.is_dir() else source
     if file.suffix != ".safetensors" or not file.is_file():
         raise ConfigError(
-            f"{file}: expected a safetensors file. A .pt or .bin runs code when it is opened and is never read: save "
-            "the state dict with safetensors.torch.save_file"
+            f"{file}: expected a safetensors file. A .pt or .bin runs code when it is opened, so it is never read: "
+            "save the state dict with safetensors.torch.save_file"
         )
     tensors = hf_import.read_tensors(file, source)
     if (file.parent / BIASES).is_file():
@@ -102,7 +102,10 @@ def read(source: str | Path, cfg: Config) -> tuple[Params, list[str]]:
 
 
 def write(out: str | Path, cfg: Config, params: Params, fresh: Iterable[str] = ()) -> None:
-    """Write the folder `out`, whole or not at all; `params` as `read` gives them. Raises ConfigError."""
+    """Write the folder `out`, whole or not at all; `params` as `read` returns them. Raises ConfigError.
+
+    `fresh`: paths of parameters that were drawn, named in its README.
+    """
     check(cfg)
     flat = paths.flatten(params)
     sections = cfg.vision, cfg.text, cfg.bridge
@@ -120,10 +123,10 @@ def forward(
     ids: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
 ) -> Outputs:
-    """Run their forward pass, dropout off, with `params` as `read` gives them.
+    """Run their forward pass, dropout off, with `params` as `read` returns them.
 
-    The blocks follow both finished towers. The cross embeddings pool the *input* projections of the last block, so that
-    its update is not used; means run over all tokens, padding too; only the text tower's own attention is masked.
+    The blocks follow both finished towers. The cross embeddings pool the *input* projections of the last block, so its
+    update is not used. Means are over all tokens, padding included. Only the text tower's own attention is masked.
     """
     dtype, every = jnp.dtype("float32"), jnp.ones_like(mask)
 
@@ -159,13 +162,13 @@ def forward(
 def to_ours(cfg: Config, theirs: Params) -> tuple[Params, list[str]]:
     """Return parameters of our model, and the paths that could not come from theirs.
 
-    Towers, blocks, unimodal projections, masked heads and the scale go over. Our fused projections read the updated
+    Towers, blocks, unimodal projections, masked heads and the scale are copied. Our fused projections read the updated
     states and theirs the shared width, so ours become copies of the unimodal ones, and the match head starts as the
     scaled cosine (docs/method.md 3.5).
     """
-    ours, found = paths.flatten(jax.jit(lambda: init_params(cfg))()), paths.flatten(theirs)
-    fresh = [p for p in ours if p not in found or found[p].shape != ours[p].shape or _means_another(cfg, p)]
-    params = {path: jnp.asarray(value if path in fresh else found[path]) for path, value in ours.items()}
+    ours, stored = paths.flatten(jax.jit(lambda: init_params(cfg))()), paths.flatten(theirs)
+    fresh = [p for p in ours if p not in stored or stored[p].shape != ours[p].shape or _means_another(cfg, p)]
+    params = {path: jnp.asarray(value if path in fresh else stored[path]) for path, value in ours.items()}
     for path in fresh:
         if path.startswith("heads/fused_"):
             params[path] = params[path.replace("fused", "unimodal")]
@@ -174,14 +177,18 @@ def to_ours(cfg: Config, theirs: Params) -> tuple[Params, list[str]]:
 
 
 def to_theirs(cfg: Config, ours: Params, seed: int = 0) -> tuple[Params, list[str]]:
-    """Return parameters in their form, and the paths that could not come from ours: drawn from `seed`, 0.02 wide."""
+    """Return parameters in their form, and the paths that could not come from ours.
+
+    Those kernels are drawn from `seed` with standard deviation 0.02; scales start at one, `alpha` at 0.5, others at
+    zero. Raises ConfigError if the config is not of their architecture.
+    """
     check(cfg)
-    draw, found, params, fresh = np.random.default_rng(seed), paths.flatten(ours), {}, []
+    draw, stored, params, fresh = np.random.default_rng(seed), paths.flatten(ours), {}, []
     sections = cfg.vision, cfg.text, cfg.bridge
     for entry in (*names_authors.entries(*sections), *names_authors.position_biases(*sections)):
         path = entry.path
-        if path in found and found[path].shape == entry.shape and not _means_another(cfg, path):
-            params[path] = np.asarray(found[path])
+        if path in stored and stored[path].shape == entry.shape and not _means_another(cfg, path):
+            params[path] = np.asarray(stored[path])
             continue
         fresh.append(path)
         if path.endswith("/kernel"):
@@ -193,7 +200,7 @@ def to_theirs(cfg: Config, ours: Params, seed: int = 0) -> tuple[Params, list[st
 
 
 def export(saves: Checkpoints, step: int, out: str | Path) -> list[str]:
-    """Write one checkpoint of ours to the new folder `out` and return what is new in it. Raises ConfigError."""
+    """Write one of our checkpoints to the new folder `out`; return the paths that were drawn. Raises ConfigError."""
     cfg = saves.config(step)
     check(cfg)
     theirs, fresh = to_theirs(cfg, torch_export.restore(saves, step))
@@ -202,9 +209,10 @@ def export(saves: Checkpoints, step: int, out: str | Path) -> list[str]:
 
 
 def to_checkpoint(source: str | Path, cfg: Config, workdir: str | Path) -> list[str]:
-    """Make the new folder `workdir` with one checkpoint of our model, at step 1, and return notes on what is new in it.
+    """Make the new folder `workdir` with one checkpoint of our model, at step 1.
 
-    The blocks count as trained, so that a run starting from it keeps them.
+    Return notes on resized position biases and on parameters that start fresh. The blocks count as trained, so that a
+    run that starts from the checkpoint keeps them. Raises ConfigError.
     """
     torch_export.check_new(workdir)
     theirs, notes = read(source, cfg)
@@ -213,11 +221,11 @@ def to_checkpoint(source: str | Path, cfg: Config, workdir: str | Path) -> list[
         saves = Checkpoints(folder)
         saves.save(1, cfg.stage_order[0], params, None, cfg, fused_trained=True)
         saves.close()
-    return [*notes, f"started anew: {', '.join(fresh)}"]
+    return [*notes, f"started fresh: {', '.join(fresh)}"]
 
 
 def _means_another(cfg: Config, path: str) -> bool:
-    """Return whether a parameter of this path is for another thing in their model, whatever its shape."""
+    """Return whether a path has another meaning in their model, even if the shapes are equal."""
     pixels = path.startswith("heads/mim/out/") and "mim" in cfg.losses and cfg.losses["mim"]["target"] == "pixels"
     return pixels or bool(re.match("heads/(fused_image|fused_text|itm)/", path))
 
@@ -227,14 +235,14 @@ def _apply(module: Any, params: Params, *inputs: Any) -> Any:
 
 
 def _to_shared(cfg: Config, layer: Params, side: str, states: Array) -> Float[Array, "B L S"]:
-    """LN(H) W_s, the first step of a block."""
+    """Return LN(H) W_s, the first step of a block."""
     dtype = jnp.dtype("float32")
     normed = _apply(layers.layer_norm(interaction.NORM_EPS, dtype), layer[f"{side}_norm"], states)
     return _apply(layers.dense(cfg.bridge.shared_width, dtype), layer[f"{side}_to_shared"], normed)
 
 
 def _position_bias(entry: Entry, stored: np.ndarray | None, source: Path) -> tuple[np.ndarray, list[str]]:
-    """Return the bias in the shape of `entry`, and a note where it is not the stored one."""
+    """Return the bias in the shape of `entry`, and a note if it is not the stored one."""
     if stored is None:
         return np.zeros(entry.shape, np.float32), [f"{entry.name} is not stored: zero"]
     if stored.shape == entry.shape:
@@ -244,7 +252,10 @@ def _position_bias(entry: Entry, stored: np.ndarray | None, source: Path) -> tup
     T, P = entry.shape if text_first else entry.shape[::-1]
     sides = [round((tokens - 1) ** 0.5) for tokens in (bias_TP.shape[-1], P)]
     if bias_TP.ndim != 2 or 1 + sides[0] ** 2 != bias_TP.shape[1]:
-        raise ConfigError(f"{source}: tensor {entry.name!r} has shape {stored.shape}; expected like {entry.shape}")
+        raise ConfigError(
+            f"{source}: tensor {entry.name!r} has shape {stored.shape}; expected {entry.shape}, or one for another "
+            "square grid of patches"
+        )
     resized = np.asarray(vit.resize_positions(jnp.asarray(bias_TP.T[None]), (sides[1], sides[1])))[0].T[:T]
     resized = np.pad(resized, ((0, T - len(resized)), (0, 0)))
     note = f"{entry.name} resized from {stored.shape} to {entry.shape}"

@@ -1,4 +1,4 @@
-"""A tower's Hugging Face config.json, read into our config sections and written from them: one table, both ways."""
+"""Convert a tower's Hugging Face config.json to our config sections and back, with one table for both directions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from bridge_jax.config import Config, ConfigError, Text, Vision
 from bridge_jax.interop import names
 from bridge_jax.models import modernbert
 
-# Ours -> theirs. image_size, patch_size and DINOv2's mlp_ratio are no plain copies: see `vision_values`.
+# Our key -> theirs. image_size, patch_size and DINOv2's mlp_ratio are not plain copies: see `vision_values`.
 _SIZES = {
     "depth": "num_hidden_layers",
     "width": "hidden_size",
@@ -22,20 +22,20 @@ _BERT_FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What Hugging Face calls one `model_type`: the tower that it fills, and how its config.json says so."""
+    """One `model_type` of Hugging Face: the tower that it fills, and the keys of its config.json."""
 
     tower: str  # module of bridge_jax/models
-    keys: Mapping[str, str]  # ours -> theirs
-    # What the tower is built for. A file that leaves the key out means Hugging Face's default, which is this value.
+    keys: Mapping[str, str]  # our key -> theirs
+    # The only values that the tower is built for. A missing key means Hugging Face's default, which is this value.
     fixed: Mapping[str, Any]
-    dropout: tuple[str, ...]  # keys that hold it, the first of which is read
-    left_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what a file may leave out, and mean
-    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of our section, where no key is theirs
-    # What of `fixed` a file may say in newer words, which depend on its depth. Read, never written.
+    dropout: tuple[str, ...]  # keys of the dropout rate; the first is read, all are written
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # values of keys that a file may leave out
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keys of our section that a file lacks
+    # depth -> the settings of `fixed` under the keys of newer files. Read, never written.
     reworded: Callable[[int], Mapping[str, Any]] = lambda depth: {}
 
 
-_NO_DROPOUT = {"hidden_dropout_prob": 0.0}  # not a key of theirs: they drop nothing, we may
+_NO_DROPOUT = {"hidden_dropout_prob": 0.0}  # not a key of their files: their towers drop nothing, ours may
 _PAIR = _NO_DROPOUT | {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -68,14 +68,14 @@ VISION_FAMILIES = {
         _SIZES,
         {"hidden_act": "quick_gelu", "num_channels": 3},
         _DROPOUT,
-        left_out=_PAIR | {"layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32},
+        defaults=_PAIR | {"layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32},
     ),
     "siglip_vision_model": Family(
         "siglip",
         _SIZES,
         {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3},
         _DROPOUT,
-        left_out=_PAIR | {"layer_norm_eps": 1e-6, "image_size": 224, "patch_size": 16},
+        defaults=_PAIR | {"layer_norm_eps": 1e-6, "image_size": 224, "patch_size": 16},
     ),
     "dinov3_vit": Family(
         "dinov3",
@@ -93,7 +93,7 @@ VISION_FAMILIES = {
             "rope_theta": 100.0,
         },
         _DROPOUT,
-        left_out=_NO_DROPOUT,
+        defaults=_NO_DROPOUT,
     ),
 }
 TEXT_FAMILIES = {
@@ -104,7 +104,7 @@ TEXT_FAMILIES = {
         _SIZES | _PLAIN_WORDS,
         {"hidden_act": "quick_gelu"},
         _DROPOUT,
-        left_out=_PAIR
+        defaults=_PAIR
         | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "layer_norm_eps": 1e-5}
         | {"vocab_size": 49408, "max_position_embeddings": 77},
         constants={"token_types": 0},
@@ -114,7 +114,7 @@ TEXT_FAMILIES = {
         _SIZES | _PLAIN_WORDS,
         {"hidden_act": "gelu_pytorch_tanh"},
         _DROPOUT,
-        left_out=_PAIR | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64},
+        defaults=_PAIR | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64},
         constants={"token_types": 0},
     ),
     "modernbert": Family(
@@ -135,16 +135,16 @@ TEXT_FAMILIES = {
         reworded=_modernbert_reworded,
     ),
 }
-PAIRS = {  # models of two towers, each with a config of its own inside
+PAIRS = {  # models of two towers, whose config.json holds a config for each
     "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
     "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
 }
 
 
-def of_tower(config: Mapping[str, Any], side: str, source: Any) -> dict[str, Any]:
-    """Return the config of one tower: `config` itself, or of a CLIP or SigLIP pair that of the `side`.
+def tower_config(config: Mapping[str, Any], side: str, source: Any) -> dict[str, Any]:
+    """Return the config of one tower: `config` itself, or the part for `side` of a CLIP or SigLIP pair.
 
-    What the file may leave out is filled in with Hugging Face's defaults.
+    Keys that the file may leave out get Hugging Face's defaults. Raises ConfigError naming a key that is missing.
     """
     file = f"{source}/config.json"
     model_type = key_of(config, "model_type", file)
@@ -152,13 +152,13 @@ def of_tower(config: Mapping[str, Any], side: str, source: Any) -> dict[str, Any
         model_type = PAIRS[model_type][side]
         config = {"model_type": model_type} | dict(key_of(config, f"{side}_config", file))
     families = VISION_FAMILIES | TEXT_FAMILIES
-    return (dict(families[model_type].left_out) if model_type in families else {}) | dict(config)
+    return (dict(families[model_type].defaults) if model_type in families else {}) | dict(config)
 
 
 def vision_values(config: Mapping[str, Any], source: Any) -> dict[str, Any]:
-    """Return what the config.json of an image tower says of our `config.vision` keys.
+    """Return the `config.vision` keys and values that an image tower's config.json implies.
 
-    Raises ConfigError naming a key that is missing or that the tower is not built for.
+    Raises ConfigError naming a key that is missing or has a value that the tower is not built for.
     """
     file = f"{source}/config.json"
     model_type, family = _family(config, VISION_FAMILIES, "image", file)
@@ -174,59 +174,62 @@ def vision_values(config: Mapping[str, Any], source: Any) -> dict[str, Any]:
 
 
 def text_values(config: Mapping[str, Any], source: Any) -> dict[str, Any]:
-    """Return what the config.json of a text tower says of our `config.text` keys; raises as `vision_values` does."""
+    """Return the `config.text` keys and values that a text tower's config.json implies.
+
+    Raises ConfigError as `vision_values` does.
+    """
     file = f"{source}/config.json"
     return _values(config, _family(config, TEXT_FAMILIES, "text", file)[1], file)
 
 
 def dropout(config: Mapping[str, Any], source: Any) -> float:
-    """Return the dropout of a tower's config.json."""
+    """Return the dropout rate in a tower's config.json."""
     family = (VISION_FAMILIES | TEXT_FAMILIES)[config["model_type"]]
     return float(key_of(config, family.dropout[0], f"{source}/config.json"))
 
 
 def vision_config(cfg: Config) -> dict[str, Any]:
-    """Return the image tower as Hugging Face's config of it; its `image_size` is that of the stored position grid."""
+    """Return Hugging Face's config of the image tower; its `image_size` is that of the stored position grid."""
     vision, model_type = cfg.vision, names.vision_type(cfg.vision)
-    found = _config(vision, model_type, VISION_FAMILIES[model_type]) | {
+    config = _config(vision, model_type, VISION_FAMILIES[model_type]) | {
         "image_size": vision.patch_px * vision.position_grid,
         "patch_size": vision.patch_px,
         "use_mask_token": vision.mask_token,
     }
     if model_type in ("vit", "dinov2"):
-        found["attention_probs_dropout_prob"] = 0.0
+        config["attention_probs_dropout_prob"] = 0.0
     if model_type == "siglip_vision_model":
-        found["vision_use_head"] = False
+        config["vision_use_head"] = False
     if model_type == "dinov2":
         ratio = vision.mlp_width / vision.width
-        found["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
-    return found
+        config["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
+    return config
 
 
 def text_config(cfg: Config) -> dict[str, Any]:
-    """Return the text tower as Hugging Face's config of it."""
+    """Return Hugging Face's config of the text tower."""
     model_type = names.text_type(cfg.text)
-    found = _config(cfg.text, model_type, TEXT_FAMILIES[model_type])
-    return {key: value for key, value in found.items() if key not in ("position_embedding_type", "is_decoder")}
+    config = _config(cfg.text, model_type, TEXT_FAMILIES[model_type])
+    return {key: value for key, value in config.items() if key not in ("position_embedding_type", "is_decoder")}
 
 
 def key_of(config: Mapping[str, Any], key: str, file: str) -> Any:
-    """Return a key of a config.json. Raises ConfigError, naming `file`, where it is missing."""
+    """Return the value of a key in a config.json. Raises ConfigError, naming `file`, if it is missing."""
     if key not in config:
-        raise ConfigError(f"{file}: key {key!r} is missing; add it, as the model's own documentation has it")
+        raise ConfigError(f"{file}: key {key!r} is missing; add the value that the model's documentation gives")
     return config[key]
 
 
-def _family(config: Mapping[str, Any], families: Mapping[str, Family], what: str, file: str) -> tuple[str, Family]:
+def _family(config: Mapping[str, Any], families: Mapping[str, Family], tower: str, file: str) -> tuple[str, Family]:
     model_type = key_of(config, "model_type", file)
     if model_type not in families:
         known = " or ".join(repr(name) for name in families)
-        raise ConfigError(f"{file}: model_type {model_type!r} cannot fill the {what} tower; expected {known}")
+        raise ConfigError(f"{file}: model_type {model_type!r} cannot fill the {tower} tower; expected {known}")
     family = families[model_type]
     reworded = family.reworded(key_of(config, family.keys["depth"], file))
     for key, value in (dict(family.fixed) | dict(reworded)).items():
         if key in config and config[key] != value:
-            raise ConfigError(f"{file}: {key} is {config[key]!r}; the {what} tower is built for {value!r} only")
+            raise ConfigError(f"{file}: {key} is {config[key]!r}; the {tower} tower is built for {value!r} only")
     return model_type, family
 
 

@@ -1,7 +1,7 @@
 """Read pretrained towers from Hugging Face files: safetensors and JSON, without torch and without pickle.
 
-Nothing is loaded by luck: the file's own `config.json` must agree with our config key by key, every tensor is used or
-excused by name (poolers, task heads, buffers), and every parameter is filled, or a ConfigError says what is wrong.
+The file's own `config.json` must agree with our config key by key, every tensor must be used or excused by name
+(poolers, task heads, buffers), and every parameter must be filled; otherwise a ConfigError names the difference.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from typing import Any
 import huggingface_hub
 import ml_dtypes  # noqa: F401  importing it teaches numpy the bfloat16 that safetensors may hold
 import numpy as np
-from flax import traverse_util
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
+from bridge_jax import paths
 from bridge_jax.config import ConfigError, Text, Vision
 from bridge_jax.interop import hf_config, names
 from bridge_jax.interop.hf_config import key_of
@@ -28,19 +28,19 @@ _MASK_TOKEN = "embeddings.mask_token"
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A tower's parameters and what became of every tensor of the file."""
+    """A tower's parameters, and how each tensor of the file was treated."""
 
     params: dict[str, Any]  # float32 numpy, nested as the tower's own tree: the subtree `vision` or `text` of the model
-    used: tuple[str, ...]  # tensor names as stored
-    excused: tuple[str, ...]  # stored, but no tower has them
-    fresh: tuple[str, ...]  # parameters that the file may lack, started here: only a mask token, at zero
+    used: tuple[str, ...]  # names of the tensors read, as stored
+    excused: tuple[str, ...]  # names of the tensors that no tower has, as stored
+    fresh: tuple[str, ...]  # parameters that the file may lack and that start fresh: only a mask token, at zero
 
 
 def load(source: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return (config.json, tensors by stored name) of a local folder or a hub id such as "google/vit-base-patch16-224".
 
     Reads `model.safetensors` or the shards of `model.safetensors.index.json`. float16 and bfloat16 become float32;
-    integers stay. Raises ConfigError when the folder or hub id cannot be read, holds only pickled weights, or is torn.
+    integers stay. Raises ConfigError if the folder or hub id cannot be read, holds only pickled weights, or is torn.
     """
     folder = fetch(source)
     config = _json(folder / "config.json", source)
@@ -50,15 +50,18 @@ def load(source: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if index.is_file():
         return config, _read_shards(folder, _json(index, source), source)
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".h5", ".msgpack"))
-    found = f"found only {', '.join(pickled)}" if pickled else "found no weights"
+    present = f"found only {', '.join(pickled)}" if pickled else "found no weights"
     raise ConfigError(
-        f"{source}: expected {_WEIGHTS} or {_INDEX}, {found}. Pickled weights can run code when they are opened and "
-        "are never read: save the model again with save_pretrained(folder, safe_serialization=True)"
+        f"{source}: expected {_WEIGHTS} or {_INDEX}, {present}. Pickled weights can run code when they are opened, so "
+        "they are never read: save the model again with save_pretrained(folder, safe_serialization=True)"
     )
 
 
 def fetch(source: str | Path) -> Path:
-    """Return the local folder of `source`; of a hub id, download JSON, safetensors, vocabulary and card."""
+    """Return the local folder of `source`. For a hub id, download JSON, safetensors, vocabulary and card.
+
+    Raises ConfigError if `source` is neither a folder nor a hub id, or the download fails.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -69,18 +72,18 @@ def fetch(source: str | Path) -> Path:
         return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{source}: no such folder, and the hub did not give it: {reason}") from error
+        raise ConfigError(f"{source}: no such folder, and the hub did not deliver it: {reason}") from error
 
 
 def model_type(source: str | Path) -> str:
-    """Return what the config.json of a folder or hub id calls its model. Raises ConfigError where it does not say."""
+    """Return the `model_type` in the config.json of a folder or hub id. Raises ConfigError if it is missing."""
     return key_of(_json(fetch(source) / "config.json", source), "model_type", f"{source}/config.json")
 
 
 def licence(source: str) -> str:
-    """Return the licence that the source's model card states, such as "apache-2.0"; empty where nothing says.
+    """Return the licence that the source's model card states, such as "apache-2.0"; empty if it states none.
 
-    Reads the folder, or what `fetch` left in the cache of the hub: never the network, and so always the same.
+    Reads the folder, or the hub's local cache that `fetch` filled. Never uses the network, so the result is repeatable.
     """
     folder = Path(source).expanduser()
     try:
@@ -88,8 +91,8 @@ def licence(source: str) -> str:
         front = Path(card).read_text(encoding="utf-8").split("---")[1] if isinstance(card, (str, Path)) else ""
     except (HFValidationError, OSError, IndexError):
         return ""
-    found = re.search(r"^license:\s*(\S+)", front, re.MULTILINE)
-    return found[1] if found else ""
+    line = re.search(r"^license:\s*(\S+)", front, re.MULTILINE)
+    return line[1] if line else ""
 
 
 def vision_params(source: str | Path, cfg: Vision) -> dict[str, Any]:
@@ -103,15 +106,15 @@ def text_params(source: str | Path, cfg: Text) -> dict[str, Any]:
 
 
 def import_vision(source: str | Path, cfg: Vision) -> Imported:
-    """Read an image tower into that of `cfg`.
+    """Read the parameters of the image tower that `cfg` describes.
 
     The position grid keeps its stored resolution (`cfg.position_grid`); the tower resizes it to `cfg.image_px`. A plain
-    ViT file has no mask token: with `cfg.mask_token` it starts at zero, as Hugging Face starts it.
+    ViT file has no mask token: with `cfg.mask_token` it starts at zero, as in Hugging Face's code.
 
     Raises ConfigError naming the config key, or the tensors that do not fit.
     """
     config, tensors = load(source)
-    config = hf_config.of_tower(config, "vision", source)
+    config = hf_config.tower_config(config, "vision", source)
     _compare("config.vision", cfg, hf_config.vision_values(config, source), f"{source}/config.json")
     _compare("config.vision", cfg, preprocessing(source), f"{source}/{_PREPROCESSOR}")
     model_type = config["model_type"]
@@ -119,15 +122,18 @@ def import_vision(source: str | Path, cfg: Vision) -> Imported:
 
 
 def import_text(source: str | Path, cfg: Text) -> Imported:
-    """Read a text tower into that of `cfg`. Raises ConfigError naming the config key or the tensors that do not fit."""
+    """Read the parameters of the text tower that `cfg` describes.
+
+    Raises ConfigError naming the config key, or the tensors that do not fit.
+    """
     config, tensors = load(source)
-    config = hf_config.of_tower(config, "text", source)
+    config = hf_config.tower_config(config, "text", source)
     _compare("config.text", cfg, hf_config.text_values(config, source), f"{source}/config.json")
     return _fill(names.text(cfg, config["model_type"]), tensors, config["model_type"], False, source)
 
 
 def preprocessing(source: str | Path) -> dict[str, tuple[float, ...]]:
-    """Return the tower's own pixel `mean` and `std` (per RGB channel in 0..1); empty when the source does not say."""
+    """Return the tower's own pixel `mean` and `std` (per RGB channel in 0..1); empty if the source has none."""
     file = fetch(source) / _PREPROCESSOR
     if not file.is_file():
         return {}
@@ -141,7 +147,7 @@ def _compare(section: str, cfg: Vision | Text, expected: Mapping[str, Any], file
     for key, value in expected.items():
         got = getattr(cfg, key)
         if got != value:
-            raise ConfigError(f"{section}.{key}: expected {value!r} as {file} has it, got {got!r}")
+            raise ConfigError(f"{section}.{key}: expected {value!r} as in {file}, got {got!r}")
 
 
 def _fill(
@@ -168,11 +174,11 @@ def _fill(
             unfilled.append(entry.path)
     excused = [name for bare, name in stored.items() if names.excused(bare, model_type, mask_token)]
     all_used(source, [name for name in stored.values() if name not in excused], unfilled)
-    return Imported(traverse_util.unflatten_dict(params, sep="/"), tuple(used), tuple(excused), tuple(fresh))
+    return Imported(paths.unflatten(params), tuple(used), tuple(excused), tuple(fresh))
 
 
 def to_ours(entry: names.Entry, name: str, array: np.ndarray, source: Any) -> np.ndarray:
-    """Return the tensor `name` as our parameter. Raises ConfigError where its shape is another."""
+    """Return the tensor `name` in the layout of our parameter. Raises ConfigError if its shape is wrong."""
     if array.shape != entry.stored:
         raise ConfigError(
             f"{source}: tensor {name!r} has shape {array.shape}; expected {entry.stored} to fill {entry.path!r}"
@@ -181,13 +187,15 @@ def to_ours(entry: names.Entry, name: str, array: np.ndarray, source: Any) -> np
 
 
 def all_used(source: Any, unused: list[str], unfilled: list[str]) -> None:
-    """Raise ConfigError where tensors or parameters are left over."""
+    """Raise ConfigError if tensors or parameters are left over."""
     if unused or unfilled:
-        raise ConfigError(f"{source}: tensors nobody uses: {_list(unused)}; parameters nobody fills: {_list(unfilled)}")
+        raise ConfigError(
+            f"{source}: tensors that fill no parameter: {_list(unused)}; parameters without a tensor: {_list(unfilled)}"
+        )
 
 
 def read_tensors(file: Path, source: Any) -> dict[str, np.ndarray]:
-    """Return the tensors of a safetensors file, half precision as float32. Raises ConfigError where it is torn."""
+    """Return the tensors of a safetensors file, half precision as float32. Raises ConfigError if it is torn."""
     try:
         with safe_open(file, framework="np") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  not a dict

@@ -1,4 +1,4 @@
-"""The model card of an exported folder, filled in from the run that made it."""
+"""Write the model card of an exported folder from the run that made it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +34,7 @@ scores = model.match(**inputs).scores  # [2,3]: the order after the bridge has l
 
 
 def card(cfg: Config, saves: Checkpoints, step: int) -> str:
-    """Return the README.md of an export: what the model is, what it was trained on, its numbers, the licences."""
+    """Return the README.md of an export: the model, its training, its scores and the licences."""
     meta = saves.meta(step)
     vision, text, bridge = cfg.vision, cfg.text, cfg.bridge
     towers = {"image": vision.pretrained, "text": text.pretrained}
@@ -85,14 +85,14 @@ def _licence(side: str, source: str) -> str:
 def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
     log = saves.folder.parent / "metrics.jsonl"
     entries = read(log) if log.is_file() else []
-    # The last table of a finished run is of its best checkpoint, whatever step it is logged at.
+    # A finished run scores its best checkpoint last and logs that table at its last step.
     last = saves.latest()
     final = [e for e in entries if e["step"] == last and any(name.startswith("final/") for name in e)]
-    held = [e for e in entries if e["step"] == step and any(name.startswith("eval/") for name in e)]
+    during = [e for e in entries if e["step"] == step and any(name.startswith("eval/") for name in e)]
     if final and step == saves.best():
         scored = final[-1]
-    elif held:
-        scored = held[-1]
+    elif during:
+        scored = during[-1]
     else:
         return "This checkpoint was not scored.\n"
     prefixes = {name.split("/")[1]: "/".join(name.split("/")[:2]) + "/" for name in scored if name.startswith("final/")}
@@ -113,7 +113,7 @@ def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
 
 
 def _recalls(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:
-    found = []
+    rows = []
     for direction in DIRECTIONS:
         for score in SCORES:
             key = f"{prefix}{score}/{direction}/"
@@ -121,15 +121,15 @@ def _recalls(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:
                 continue
             one, low, high = (entry[f"{key}r@1{part}"] for part in ("", "_low", "_high"))
             rest = f"{entry[f'{key}r@5']:.1f} | {entry[f'{key}r@10']:.1f} | {entry[f'{key}median_rank']:g}"
-            found.append(f"| {split} | {direction} | {score} | {one:.1f} [{low:.1f}, {high:.1f}] | {rest} |\n")
-    return found
+            rows.append(f"| {split} | {direction} | {score} | {one:.1f} [{low:.1f}, {high:.1f}] | {rest} |\n")
+    return rows
 
 
 def _accuracies(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:
-    found = []
+    rows = []
     for name in sorted(entry):
         if name.startswith(f"{prefix}vqa/") and name.endswith("/accuracy"):
             kind = name.removeprefix(f"{prefix}vqa/").removesuffix("accuracy").rstrip("/") or "all"
             value, low, high = (entry[name + end] for end in ("", "_low", "_high"))
-            found.append(f"| {split} | {kind} | {value:.1f} [{low:.1f}, {high:.1f}] |\n")
-    return found
+            rows.append(f"| {split} | {kind} | {value:.1f} [{low:.1f}, {high:.1f}] |\n")
+    return rows

@@ -1,10 +1,10 @@
-"""ONE table of names, ours <-> Hugging Face, read both ways. `names_authors` adds the BRIDGE authors' checkpoints.
+"""Map our parameter paths to Hugging Face's tensor names and back; `names_authors` does so for the authors' names.
 
-Ours is a path in the whole model (`vision/block_07/attention/query/kernel`). Theirs is the name on disk, which keeps
+Our path is that in the whole model (`vision/block_07/attention/query/kernel`). Their name is that on disk, which keeps
 the form of transformers 4.x (`encoder.layer.7.attention.attention.query.weight`) whatever a newer transformers calls it
 in memory. A file may put the model's own prefix before every name (`vit.`, `bert.`, ...): see `bare_name`.
-A whole exported model holds both towers under `vision_model.` and `text_model.` and the rest under our own paths, as
-torch writes them: see `whole`.
+A whole exported model holds both towers under `vision_model.` and `text_model.`, and the rest under our own paths in
+torch's notation: see `whole`.
 """
 
 import dataclasses
@@ -18,12 +18,13 @@ from bridge_jax.config import ConfigError, Text, Vision
 from bridge_jax.interop import names_towers
 
 Shape = tuple[int, ...]
+Row = tuple[str, ...]  # (our name, their name, kind, dims of our array[, dims of theirs]), as in names_towers.py
 Transform = Literal["copy", "transpose", "conv", "reshape"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter under both names. `shape` is ours, `stored` is theirs."""
+    """One parameter: our `path` and `shape`, and the `name` and `stored` shape in a file."""
 
     path: str
     name: str
@@ -38,7 +39,7 @@ class Entry:
         return self._plain(array, self.shape)
 
     def to_stored(self, array: np.ndarray) -> np.ndarray:
-        """Return our parameter [*shape] as the tensor [*stored] a file holds: the exact inverse of `to_ours`."""
+        """Return our parameter [*shape] as a file's tensor [*stored]: the exact inverse of `to_ours`."""
         if self.transform == "conv":
             array = array.transpose(3, 2, 0, 1)  # HWIO -> OIHW
         return self._plain(array, self.stored)
@@ -54,7 +55,7 @@ class Entry:
 VISION_TYPES = ("vit", "dinov2", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
 TEXT_TYPES = ("bert", "roberta", "clip_text_model", "siglip_text_model", "modernbert")
 LAYER_SCALED = ("dinov2", "dinov3_vit")
-_MODEL_TYPES = {  # tower -> what Hugging Face calls it, where that is another name
+_MODEL_TYPES = {  # our tower -> Hugging Face's model_type, if the names differ
     "vision": {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov3": "dinov3_vit"},
     "text": {"clip": "clip_text_model", "siglip": "siglip_text_model"},
 }
@@ -63,7 +64,7 @@ _MODEL_TYPES = {  # tower -> what Hugging Face calls it, where that is another n
 def vision(cfg: Vision, model_type: str) -> tuple[Entry, ...]:
     """Return the image tower's parameters (paths `vision/...`) under the names of `model_type`, one of VISION_TYPES.
 
-    Raises ConfigError for another `model_type`, and where LayerScale is not what that model has.
+    Raises ConfigError for another `model_type`, and if `cfg.layer_scale` does not agree with it.
     """
     _require_known("vision", model_type, VISION_TYPES)
     if cfg.layer_scale != (model_type in LAYER_SCALED):
@@ -78,7 +79,10 @@ def vision(cfg: Vision, model_type: str) -> tuple[Entry, ...]:
 
 
 def text(cfg: Text, model_type: str) -> tuple[Entry, ...]:
-    """Return the text tower's parameters (paths `text/...`) under the names of `model_type`, one of TEXT_TYPES."""
+    """Return the text tower's parameters (paths `text/...`) under the names of `model_type`, one of TEXT_TYPES.
+
+    Raises ConfigError for another `model_type`.
+    """
     _require_known("text", model_type, TEXT_TYPES)
     sizes = {"D": cfg.width, "M": cfg.mlp_width, "V": cfg.vocab_size, "T": cfg.max_positions, "X": cfg.token_types}
     sizes |= {"Q": 3 * cfg.width, "G": 2 * cfg.mlp_width}
@@ -88,14 +92,14 @@ def text(cfg: Text, model_type: str) -> tuple[Entry, ...]:
 
 
 def vision_type(cfg: Vision) -> str:
-    """Return what Hugging Face calls this image tower: a `vit` with LayerScale is a DINOv2."""
+    """Return Hugging Face's `model_type` of this image tower; a `vit` with LayerScale is a DINOv2."""
     if cfg.tower == "vit" and cfg.layer_scale:
         return "dinov2"
     return _MODEL_TYPES["vision"].get(cfg.tower, cfg.tower)
 
 
 def text_type(cfg: Text) -> str:
-    """Return what Hugging Face calls this text tower."""
+    """Return Hugging Face's `model_type` of this text tower."""
     return _MODEL_TYPES["text"].get(cfg.tower, cfg.tower)
 
 
@@ -110,7 +114,8 @@ def whole(vision_cfg: Vision, text_cfg: Text, shapes: Mapping[str, Shape]) -> tu
     """Return every parameter of a model under the names of an exported folder; `shapes` are our paths and shapes.
 
     Bridge, heads and decoder keep our paths with torch's leaf names: `bridge/layer_0/image_norm/scale` is
-    `bridge.layers.0.image_norm.weight`. What only the training objective reads (`loss_weights/`) is not in it.
+    `bridge.layers.0.image_norm.weight`. Parameters that only the training objective reads (`loss_weights/`) are left
+    out.
     """
     towers = [
         ("vision_model", vision(vision_cfg, vision_type(vision_cfg))),
@@ -121,7 +126,7 @@ def whole(vision_cfg: Vision, text_cfg: Text, shapes: Mapping[str, Shape]) -> tu
         if path.startswith(("bridge/", "heads/", "decoder/")):
             name = re.sub(r"(layer|block)_0?(\d+)", r"\1s.\2", path.replace("/", "."))
             kernel = name.endswith(".kernel")
-            # a scale without a shape is no LayerNorm's
+            # only a scale with a shape belongs to a LayerNorm
             if kernel or name.endswith(".embedding") or (name.endswith(".scale") and shape):
                 name = name.rpartition(".")[0] + ".weight"
             transform = "transpose" if kernel else "copy"
@@ -141,29 +146,31 @@ def bare_name(name: str, model_type: str) -> str:
 
 
 def excused(name: str, model_type: str, mask_token: bool) -> bool:
-    """Return whether a file may hold this bare name although no parameter is filled from it."""
+    """Return whether a file may hold this bare name although it fills no parameter."""
     if name == "embeddings.mask_token":
         return not mask_token
     return any(re.fullmatch(pattern, name) for pattern in names_towers.EXCUSED[model_type])
 
 
 def _expand(root: str, model_type: str, depth: int, sizes: dict[str, int]) -> list[Entry]:
-    entries = [e for row in names_towers.STEM[model_type] for e in leaves(f"{root}/", "", sizes, *row)]
+    entries = [e for row in names_towers.STEM[model_type] for e in leaves(f"{root}/", "", sizes, row)]
     layers = names_towers.LAYERS.get(model_type, "encoder.layer")
     for i in range(depth):
         for row in names_towers.BLOCK[model_type]:
-            entries += leaves(f"{root}/block_{i:02d}/", f"{layers}.{i}.", sizes, *row)
+            entries += leaves(f"{root}/block_{i:02d}/", f"{layers}.{i}.", sizes, row)
     return entries
 
 
-def leaves(
-    root: str, prefix: str, sizes: dict[str, int], ours: str, theirs: str, kind: str, dims: str, stored: str = ""
-) -> list[Entry]:
-    """Return the parameters of one row of a table, paths under `root`, names under `prefix`; `..._only`: no bias."""
+def leaves(root: str, prefix: str, sizes: dict[str, int], row: Row) -> list[Entry]:
+    """Return the parameters of one row of a table, with paths under `root` and names under `prefix`.
+
+    A kind that ends in `_only` has no bias. `sizes`: the size that each letter of a shape stands for.
+    """
+    ours, theirs, kind, dims, *stored = row
     path, name = root + ours, prefix + theirs
     shape = _shape(dims, sizes)
     if kind == "array":
-        return [Entry(path, name, "reshape" if stored else "copy", shape, _shape(stored or dims, sizes))]
+        return [Entry(path, name, "reshape" if stored else "copy", shape, _shape(stored[0] if stored else dims, sizes))]
     bias = Entry(f"{path}/bias", f"{name}.bias", "copy", shape[-1:], shape[-1:])
     kind, _, only = kind.partition("_")
     match kind:

@@ -1,19 +1,20 @@
-"""The table of names, ours <-> the BRIDGE authors' checkpoints (docs/method.md 7.1), read both ways.
+"""Map our parameter paths to the tensor names of the BRIDGE authors' checkpoints and back (docs/method.md 7.1).
 
 Their model is ours with placement `after` and design `cross`, except at its ends: it pools the last block's *input*
 projections, so the fused projections read the shared width; its match head has two outputs; both towers have poolers,
-which nothing reads; and a learned scalar mixes the two contrastive losses. Those have paths of their own here:
-`vision/pooler`, `text/pooler`, `heads/alpha`, and `heads/fused_*` and `heads/itm` of other shapes than our model's.
+which nothing reads; and a learned scalar mixes the two contrastive losses. These parameters have paths of their own
+here: `vision/pooler`, `text/pooler`, `heads/alpha`, and `heads/fused_*` and `heads/itm` with shapes that differ from
+our model's.
 """
 
 import dataclasses
 
 from bridge_jax.config import Bridge, Text, Vision
 from bridge_jax.interop import names
-from bridge_jax.interop.names import Entry, Shape
+from bridge_jax.interop.names import Entry, Row, Shape
 
-# Rows as in names.py. Letters: v t widths of the towers, S shared, E embedding, J what the match head reads, V words,
-# P T tokens of the image and of the text. No letter: a scalar.
+# Rows as in names_towers.py. Letters: v t widths of the towers, S shared width, E embedding width, J inputs of the
+# match head, V words of the vocabulary, P T tokens of the image and of the text. No letter: a scalar.
 _POOLER = {"vision": "vv", "text": "tt"}
 _LAYER = (
     ("image_norm", "vision_norm", "norm", "v"),
@@ -58,11 +59,11 @@ _HEADS = (
 
 
 def entries(vision: Vision, text: Text, bridge: Bridge) -> tuple[Entry, ...]:
-    """Return the authors' full state dict without the position biases, which they make in the first forward pass.
+    """Return the authors' full state dict without the position biases, which their first forward pass creates.
 
     It has the published counts: 236,217,670, 250,398,030 and 264,578,390 parameters at Q = 2, 4, 6 (ViT-B/16 at 224,
-    BERT-base, S 768, E 256). Both poolers are part of it. The MIM head predicts features [D_v], as their code has it:
-    the counts alone cannot tell, since the 3 x 16 x 16 pixels of a patch are 768 too.
+    BERT-base, S 768, E 256). Both poolers are part of it. The MIM head predicts features [D_v], as in their code: the
+    counts alone cannot tell, since the 3 x 16 x 16 pixels of a patch are 768 too.
 
     Raises ConfigError for a tower with LayerScale: their image tower is Hugging Face's plain ViTModel.
     """
@@ -71,12 +72,12 @@ def entries(vision: Vision, text: Text, bridge: Bridge) -> tuple[Entry, ...]:
         "vision": ("vision_encoder.vit.", names.vision(dataclasses.replace(vision, mask_token=False), "vit")),
         "text": ("text_encoder.bert.", names.text(text, "bert")),
     }
-    found: list[Entry] = []
-    for root, (prefix, table) in towers.items():
-        found += [dataclasses.replace(entry, name=prefix + entry.name) for entry in table]
-        found += names.leaves(f"{root}/", prefix, sizes, "pooler", "pooler.dense", "linear", _POOLER[root])
-    found += _layers(_LAYER, bridge, sizes)
-    return (*found, *(leaf for row in _HEADS for leaf in names.leaves("heads/", "", sizes, *row)))
+    table: list[Entry] = []
+    for root, (prefix, tower) in towers.items():
+        table += [dataclasses.replace(entry, name=prefix + entry.name) for entry in tower]
+        table += names.leaves(f"{root}/", prefix, sizes, ("pooler", "pooler.dense", "linear", _POOLER[root]))
+    table += _layers(_LAYER, bridge, sizes)
+    return (*table, *(leaf for row in _HEADS for leaf in names.leaves("heads/", "", sizes, row)))
 
 
 def position_biases(vision: Vision, text: Text, bridge: Bridge) -> tuple[Entry, ...]:
@@ -85,16 +86,16 @@ def position_biases(vision: Vision, text: Text, bridge: Bridge) -> tuple[Entry, 
 
 
 def layout(vision: Vision, text: Text, bridge: Bridge) -> dict[str, Shape]:
-    """Return name -> shape of `entries`."""
+    """Return tensor name -> stored shape of `entries`."""
     return {entry.name: entry.stored for entry in entries(vision, text, bridge)}
 
 
-def _layers(rows: tuple[tuple[str, str, str, str], ...], bridge: Bridge, sizes: dict[str, int]) -> list[Entry]:
+def _layers(rows: tuple[Row, ...], bridge: Bridge, sizes: dict[str, int]) -> list[Entry]:
     return [
         leaf
         for i in range(bridge.layers)
         for row in rows
-        for leaf in names.leaves(f"bridge/layer_{i}/", f"interaction_layers.{i}.", sizes, *row)
+        for leaf in names.leaves(f"bridge/layer_{i}/", f"interaction_layers.{i}.", sizes, row)
     ]
 
 

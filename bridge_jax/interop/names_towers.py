@@ -1,8 +1,8 @@
-"""The rows of the table of names: what each tower stores, under our paths and under Hugging Face's names on disk."""
+"""The rows of the table of names: each tower's parameters under our paths and under Hugging Face's names on disk."""
 
-# Rows are (ours, theirs, kind, shape of our kernel or array[, shape of theirs]). The letters of a shape are sizes:
-# D width, M mlp width, p patch side, P stored positions of the image, T those of the text, V vocabulary, X token types,
-# Q queries, keys and values in one, G both halves of a gated MLP.
+# Rows are (our name, their name, kind, shape of our kernel or array[, shape of theirs]). The letters of a shape are
+# sizes: D width, M MLP width, p patch side, P stored positions of the image, T stored positions of the text,
+# V vocabulary, X token types, Q queries, keys and values in one, G both halves of a gated MLP.
 _VIT_STEM = (
     ("class_token", "embeddings.cls_token", "array", "11D"),
     ("position", "embeddings.position_embeddings", "array", "1PD"),
@@ -122,7 +122,7 @@ BLOCK = {
     ),
 }
 STEM["roberta"], BLOCK["roberta"] = STEM["bert"], BLOCK["bert"]
-# Where a block's tensors are; else under `encoder.layer`.
+# Name of the list of blocks; `encoder.layer` for all others.
 LAYERS = {
     "clip_vision_model": "encoder.layers",
     "siglip_vision_model": "encoder.layers",
@@ -131,7 +131,7 @@ LAYERS = {
     "dinov3_vit": "layer",
     "modernbert": "layers",
 }
-# What a file may put before every name; else the model_type itself.
+# Prefix that a file may put before every name; the model_type itself for all others.
 PREFIXES = {
     "clip_vision_model": "vision_model",
     "siglip_vision_model": "vision_model",
@@ -159,7 +159,7 @@ EXCUSED = {
     "dinov3_vit": (),
     "modernbert": (r"(head|decoder|classifier)\..*",),
 }
-# The other tower of a pair, and what CLIP and SigLIP compare the two by.
+# The other tower of a pair, and the projections, scale and bias with which CLIP and SigLIP compare the two.
 _PAIR = (r"(vision|text)_model\..*", r"(visual|text)_projection\.weight", r"logit_(scale|bias)")
 for _type in PREFIXES.keys() - EXCUSED.keys():
     EXCUSED[_type] = (*_PAIR, r"embeddings\.position_ids", *((r"head\..*",) if "siglip" in _type else ()))

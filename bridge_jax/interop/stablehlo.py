@@ -1,14 +1,14 @@
-"""Write a trained model as StableHLO programs, which serve on CPU, GPU and TPU without this package and without Flax.
+"""Write a trained model as StableHLO programs, which run on CPU, GPU and TPU without this package and without Flax.
 
     image_embedding.bin    images uint8 [b,H,W,3] -> embeddings float32 [b,E], of length one
     text_embedding.bin     ids int32 [b,T], mask bool [b,T] -> embeddings float32 [b,E]
     match.bin              images, ids, mask: row i with row i -> (match logits [b], scores [b])
-    weights.safetensors    float32, once, under our paths: the first argument of all three, as a dict
+    weights.safetensors    float32, stored once under our paths: the first argument of all three programs, as a dict
     tokenizer.json, signature.json, README.md
 
-Each is a program of `jax.export` for all platforms and every batch size b; `bytes` of its StableHLO are
-`jax.export.deserialize(...).mlir_module_serialized`. Pixels are normalised inside. A score is what evaluation reranks
-by, logit + rerank_weight x logit scale x cosine.
+Each program is one of `jax.export` for all platforms and every batch size b; the bytes of its StableHLO are
+`jax.export.deserialize(...).mlir_module_serialized`. The programs normalise the pixels. Evaluation reranks by the
+scores: logit + rerank_weight x logit scale x cosine.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ logits, scores = match(weights, images, ids, mask)  # row i with row i, after th
 
 
 def programs(cfg: Config) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
-    """Return name -> (function of flat parameters and inputs, names of the inputs)."""
+    """Return program name -> (function of flat parameters and inputs, names of the inputs)."""
     model = BridgeModel(cfg)
     weight = evaluators.settings(cfg, "retrieval").rerank_weight
 
@@ -89,7 +89,7 @@ def programs(cfg: Config) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]
 
 
 def write(out: str | Path, cfg: Config, params: Params, tokenizer: text.Tokenizer) -> None:
-    """Write the folder `out`, whole or not at all. Raises ConfigError where it exists or cannot be written.
+    """Write the folder `out`, whole or not at all. Raises ConfigError if it exists or cannot be written.
 
     The programs compute in config.compute_dtype, as evaluation did.
     """
@@ -107,11 +107,11 @@ def write(out: str | Path, cfg: Config, params: Params, tokenizer: text.Tokenize
     with torch_export.new_folder(out) as folder:
         for name, (function, names) in programs(cfg).items():
             jitted = jax.jit(function)
-            made = jax_export.export(jitted, platforms=PLATFORMS)(weights, *(inputs[key] for key in names))
-            (folder / f"{name}.bin").write_bytes(made.serialize())
+            program = jax_export.export(jitted, platforms=PLATFORMS)(weights, *(inputs[key] for key in names))
+            (folder / f"{name}.bin").write_bytes(program.serialize())
             signature["programs"][name] = {
                 "inputs": {key: _describe(inputs[key]) for key in names},
-                "outputs": [_describe(leaf) for leaf in made.out_avals],
+                "outputs": [_describe(leaf) for leaf in program.out_avals],
             }
         torch_export.save_tensors(flat, folder / WEIGHTS)
         (folder / SIGNATURE).write_text(json.dumps(signature, indent=2) + "\n", encoding="utf-8")
@@ -120,7 +120,10 @@ def write(out: str | Path, cfg: Config, params: Params, tokenizer: text.Tokenize
 
 
 def export(saves: Checkpoints, step: int, out: str | Path, **data: str) -> int:
-    """Export one checkpoint to the new folder `out` and return its parameter count; `data` replaces config.data's."""
+    """Export one checkpoint to the new folder `out` and return its parameter count.
+
+    `data` replaces keys of config.data. Raises ConfigError as `write` does.
+    """
     cfg = saves.config(step)
     tokenizer = text.load(dataclasses.replace(cfg.data, **data), cfg.text)
     params = torch_export.restore(saves, step)

@@ -1,12 +1,12 @@
-"""Write a trained model as a folder that Hugging Face transformers loads. PyTorch itself is not needed for it.
+"""Write a trained model as a folder that Hugging Face transformers loads. Writing it does not need PyTorch.
 
     config.json, *.py            the model: AutoModel.from_pretrained(FOLDER, trust_remote_code=True)
     model.safetensors            float32, under the names of `names.whole`
     preprocessor_config.json, tokenizer.json and the two beside it: AutoProcessor
     README.md                    the model card
 
-The Python files are those of `torch_model`, as they are. Nothing in the folder depends on the time or the place of the
-export, so exporting twice gives identical bytes.
+The Python files are unchanged copies of those in `torch_model`. Nothing in the folder depends on the time or the place
+of the export, so exporting twice gives identical bytes.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from bridge_jax.workdir.meta import Meta
 
 WEIGHTS, VOCABULARY = "model.safetensors", "tokenizer.json"
 MODEL_TYPE = "bridge"
-# Heads of losses that the exported model knows by name.
+# Losses whose heads are written by name in torch_model; all others are generic classifiers.
 HEADS = ("itm", "mlm", "mim", "vqa", "nlvr2", "sigmoid", "token_itc")
 CODE = Path(__file__).parent / "torch_model"
 
@@ -47,8 +47,8 @@ CODE = Path(__file__).parent / "torch_model"
 def export(saves: Checkpoints, step: int, out: str | Path, **data: str) -> int:
     """Export one checkpoint to the new folder `out` and return its parameter count.
 
-    `data` replaces keys of config.data. Raises ConfigError where the checkpoint or its vocabulary cannot be read, and
-    as `write` does.
+    `data` replaces keys of config.data. Raises ConfigError if the checkpoint or its vocabulary cannot be read, and as
+    `write` does.
     """
     meta, cfg = saves.meta(step), saves.config(step)
     tokenizer = text.load(dataclasses.replace(cfg.data, **data), cfg.text)
@@ -58,16 +58,16 @@ def export(saves: Checkpoints, step: int, out: str | Path, **data: str) -> int:
 
 
 def restore(saves: Checkpoints, step: int) -> Params:
-    """Return the parameters of a checkpoint on this machine's devices, whatever it was trained on."""
+    """Return the parameters of a checkpoint on this machine's devices, whatever machine trained it."""
     cfg, mesh = saves.config(step), sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))
     return saves.restore_params(step, abstract_params(cfg, mesh))
 
 
 def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: Tokenizer, card: str) -> None:
-    """Write the folder `out`, whole or not at all. Raises ConfigError where it exists or cannot be written.
+    """Write the folder `out`, whole or not at all. Raises ConfigError if it exists or cannot be written.
 
-    `params` are the model's (nested, any float type; stored as float32), `meta` says where they come from, `card` is
-    the text of the model card.
+    `params`: the model's parameters (nested, any float type; stored as float32). `meta`: the description of their
+    checkpoint. `card`: the text of the model card.
     """
     with new_folder(out) as folder:
         flat = paths.flatten(params)
@@ -86,7 +86,7 @@ def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: T
 
 
 def check_new(out: str | Path) -> Path:
-    """Return `out` as an absolute path. Raises ConfigError where something is there already."""
+    """Return `out` as an absolute path. Raises ConfigError if it exists."""
     out = Path(out).expanduser().absolute()
     if out.exists():
         raise ConfigError(f"{out} exists: expected a new folder, nothing is overwritten; move it or name another")
@@ -95,9 +95,9 @@ def check_new(out: str | Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
-    """Give a folder to fill that becomes `out` in one step when all went well, and is removed otherwise.
+    """Yield a temporary folder to fill: it becomes `out` in one step at the end, or is removed after an error.
 
-    Raises ConfigError where `out` exists or the disk refuses.
+    Raises ConfigError if `out` exists or the disk refuses.
     """
     out = check_new(out)
     aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
@@ -112,18 +112,21 @@ def new_folder(out: str | Path) -> Iterator[Path]:
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
-    """Write a safetensors file for PyTorch, readable by whom the folder's other files are."""
+    """Write a safetensors file for PyTorch, with the permissions of the folder's other files."""
     file.touch()
     mode = file.stat().st_mode
     try:
         save_file(dict(tensors), file, metadata={"format": "pt"})
-    except SafetensorError as error:  # what a full disk gives
+    except SafetensorError as error:  # a full disk raises this
         raise OSError(str(error)) from error
-    file.chmod(mode)  # safetensors gives it to its owner alone
+    file.chmod(mode)  # safetensors lets only the owner read it
 
 
 def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
-    """Return the exported config.json: what PyTorch builds, and under `bridge_jax` what training needs to go on."""
+    """Return the exported config.json: the model that PyTorch builds, and under `bridge_jax` the data to resume from.
+
+    Raises ConfigError for a head that PyTorch cannot build.
+    """
     image_after, text_after = meeting_blocks(cfg)
     bridge = cfg.bridge
     return {
@@ -151,15 +154,15 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "logit_scale_max": bridge.logit_scale_max,
         "rerank_weight": cfg.evals["retrieval"].rerank_weight
         if "retrieval" in cfg.evals
-        else 1.0,  # as configs/common.py has it
+        else 1.0,  # the value in configs/common.py
         "mlm_head": "mlm" in params["heads"],
         "mim_width": mim.width(cfg) if "mim" in params["heads"] else 0,
         "vqa_head": "vqa" in params["heads"],
         "pictures": cfg.losses["nlvr2"]["pictures"] if "nlvr2" in params["heads"] else 0,
-        **({"classifiers": found} if (found := _classifiers(cfg, params)) else {}),
+        **({"classifiers": classifiers} if (classifiers := _classifiers(cfg, params)) else {}),
         "sigmoid_head": "sigmoid" in params["heads"],
         "token_itc_head": "token_itc" in params["heads"],
-        "caption_decoder": _decoder(cfg),  # `decoder` would pass for a text tower in transformers
+        "caption_decoder": _decoder(cfg),  # transformers would take `decoder` for a text tower
         "answering_decoder": "vqa_generative" in cfg.losses,
         **({"id2label": {str(i): answer for i, answer in enumerate(meta.answers)}} if meta.answers else {}),
         "bridge_jax": dataclasses.asdict(meta)
@@ -168,38 +171,38 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
 
 
 def _classifiers(cfg: Config, params: Params) -> dict[str, list[int]]:
-    """Return the features and classes of every head that PyTorch knows as a classifier of pairs and not by name.
+    """Return loss -> [features, classes] of every head that PyTorch builds as a generic classifier of pairs.
 
-    Raises ConfigError for a head of another make.
+    Raises ConfigError for a head that is no such classifier.
     """
-    found, pooled = {}, cfg.vision.width + cfg.text.width
+    classifiers, pooled = {}, cfg.vision.width + cfg.text.width
     for name in sorted(params["heads"].keys() & set(objectives.known()) - set(HEADS)):
         head = params["heads"][name]
         reads = head["hidden_0"]["kernel"].shape[0] if "hidden_1" in head else 0
         if reads not in (pooled, pooled + cfg.bridge.embed_width) or objectives.needs(name).pictures:
             raise ConfigError(
-                f"heads/{name} is no classifier of what models.heads.pooled or features make of a pair; of other heads "
-                f"the exported model has those of {', '.join(HEADS)}: add it to bridge_jax/interop/torch_model"
+                f"heads/{name} is no classifier of models.heads.pooled or features of a pair, and the exported model "
+                f"has only these other heads: {', '.join(HEADS)}; add it to bridge_jax/interop/torch_model"
             )
-        found[name] = [reads, head["out"]["kernel"].shape[1]]
-    return found
+        classifiers[name] = [reads, head["out"]["kernel"].shape[1]]
+    return classifiers
 
 
 def _decoder(cfg: Config) -> dict[str, Any] | None:
-    """Return the decoder and how it searches: as it was scored, or with the beams of configs/common.py."""
+    """Return the decoder's sizes and search: the search of its evaluation, or that of configs/common.py."""
     if cfg.decoder is None:
         return None
     search = {"beams": 5, "length_penalty": 0.7}
     if "caption" in cfg.evals:
-        how = cfg.evals["caption"]
-        search = {"beams": how.beams if how.search == "beam" else 1, "length_penalty": how.length_penalty}
+        scored = cfg.evals["caption"]
+        search = {"beams": scored.beams if scored.search == "beam" else 1, "length_penalty": scored.length_penalty}
     return dataclasses.asdict(cfg.decoder) | search
 
 
 def without_places(cfg: Config) -> Config:
-    """Return the config without the folders of the machine it ran on, which are nobody else's business or use.
+    """Return the config without the folders of the machine it ran on: they are private, and useless elsewhere.
 
-    A tower keeps its hub id, or the last part of its folder's path; the vocabulary is the one that the export holds.
+    A tower keeps its hub id, or the last part of its folder's path; the vocabulary is the one in the export.
     """
 
     def tower(source: str) -> str:
@@ -218,7 +221,7 @@ def without_places(cfg: Config) -> Config:
 
 
 def _loss_weights(params: Params) -> dict[str, float]:
-    """Return the learned weights of the losses. A float32 survives JSON: Python writes every digit of it."""
+    """Return the learned weights of the losses. JSON keeps a float32 exactly: Python writes every digit."""
     return {name: float(value) for name, value in params["loss_weights"].items()} if "loss_weights" in params else {}
 
 
@@ -239,7 +242,7 @@ def _preprocessor_config(cfg: Config) -> dict[str, Any]:
 
 def _tokenizer_config(cfg: Config) -> dict[str, Any]:
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is; BertTokenizer builds its own
+        "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json unchanged; BertTokenizer builds its own
         "model_max_length": cfg.text.length,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,

@@ -1,6 +1,6 @@
-"""The way back: an exported folder becomes a checkpoint that training can go on from.
+"""Turn an exported folder back into a checkpoint that training can start from.
 
-Parameters return bit for bit, also after `save_pretrained` in PyTorch, so a model may be tuned there and come home.
+Parameters return bit for bit, also after `save_pretrained` in PyTorch, so a model may be tuned there and imported.
 """
 
 import dataclasses
@@ -18,23 +18,23 @@ from bridge_jax.types import Params
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.meta import Meta, read_config, read_meta
 
-# What of config.json says nothing about the model, or is written by transformers.
+# Keys of config.json that do not describe the model, or that transformers writes.
 _FREE = {"architectures", "auto_map", "dtype", "bridge_jax"}
 
 
 def read(source: str | Path) -> tuple[Meta, Config, Params]:
-    """Return what an exported folder holds: the record of its checkpoint, its config, float32 parameters.
+    """Return the Meta of an exported folder's checkpoint, its config, and its float32 parameters.
 
-    The config names no folder but the vocabulary, tokenizer.json beside the weights: what else it named was a place on
-    the machine that trained.
+    The config's only file is the vocabulary, tokenizer.json beside the weights: the export dropped the other folders,
+    which were those of the machine that trained.
 
-    Raises ConfigError where the folder cannot be read, was changed so that PyTorch and this code would build different
+    Raises ConfigError if the folder cannot be read, was changed so that PyTorch and this code would build different
     models, or does not hold exactly the tensors of its config.
     """
     config, tensors = hf_import.load(source)
     file = f"{source}/config.json"
     if "bridge_jax" not in config:
-        raise ConfigError(f"{file}: key 'bridge_jax' is missing: expected a folder of tools.export_pytorch")
+        raise ConfigError(f"{file}: key 'bridge_jax' is missing: expected a folder that tools.export_pytorch wrote")
     record = dict(config["bridge_jax"])
     loss_weights = record.pop("loss_weights", {})
     meta = read_meta(record, file)
@@ -54,10 +54,10 @@ def read(source: str | Path) -> tuple[Meta, Config, Params]:
 
 
 def to_checkpoint(source: str | Path, workdir: str | Path) -> Meta:
-    """Make the new folder `workdir`, whole or not at all, with one checkpoint: what config.init_from can name.
+    """Make the new folder `workdir`, whole or not at all, with one checkpoint that config.init_from can name.
 
     Its config.data.vocabulary is the tokenizer.json of `source`. It has no optimizer state: a run that starts from it
-    begins its stages afresh.
+    begins with its first stage. Raises ConfigError as `read` does, and if `workdir` exists.
     """
     torch_export.check_new(workdir)
     meta, cfg, params = read(source)

@@ -1,11 +1,11 @@
-"""ONNX of the two embedding functions, by PyTorch's own exporter from a folder of tools.export_pytorch.
+"""Write the two embedding functions as ONNX, with PyTorch's own exporter, from a folder of tools.export_pytorch.
 
     image_embedding.onnx   pixel_values float32 [batch,3,H,W], normalised -> image_embeds [batch,E], of length one
     text_embedding.onnx    input_ids, attention_mask int64 [batch,T] -> text_embeds [batch,E]
     tokenizer.json, preprocessor_config.json, README.md
 
-PyTorch's and not a converter of JAX programs: jax2onnx 0.17 asks for orbax-checkpoint < 0.12, and this way the graph
-has the names of the PyTorch model. Needs the extra: pip install 'bridge_jax[onnx]'.
+PyTorch's exporter is used rather than a converter of JAX programs: jax2onnx 0.17 requires orbax-checkpoint < 0.12, and
+this way the graph has the names of the PyTorch model. Needs the extra: pip install 'bridge_jax[onnx]'.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from bridge_jax.config import ConfigError
 from bridge_jax.interop import hf_import, torch_export
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 
-MOST_BYTES = 2**31 - 2**20  # of a protocol buffer; what is larger keeps its weights in a file beside it
+MOST_BYTES = 2**31 - 2**20  # limit of a protocol buffer; a larger model keeps its weights in a file beside it
 _README = """\
 # The embeddings of a BRIDGE model as ONNX
 
@@ -74,10 +74,10 @@ class _Text(torch.nn.Module):
 def export(source: str | Path, out: str | Path) -> None:
     """Write the new folder `out` from `source`, a folder of tools.export_pytorch, whole or not at all.
 
-    Raises ConfigError where `source` is none, or `out` exists or cannot be written.
+    Raises ConfigError if `source` is no such folder, or `out` exists or cannot be written.
     """
     if hf_import.model_type(source) != torch_export.MODEL_TYPE:
-        raise ConfigError(f"{source}: expected a folder of tools.export_pytorch, got another model")
+        raise ConfigError(f"{source}: expected a folder that tools.export_pytorch wrote, got another model")
     folder = hf_import.fetch(source)
     transformers_logging.disable_progress_bar()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here needs
@@ -87,7 +87,7 @@ def export(source: str | Path, out: str | Path) -> None:
     ids = torch.ones(2, config.text_length, dtype=torch.long)
     with torch_export.new_folder(out) as target:
         _write(_Image(model), {"pixel_values": pixels}, "image_embeds", target / "image_embedding.onnx")
-        words = {"input_ids": ids, "attention_mask": ids.clone()}  # one tensor given twice would become one input
+        words = {"input_ids": ids, "attention_mask": ids.clone()}  # the same tensor twice would become one input
         _write(_Text(model), words, "text_embeds", target / "text_embedding.onnx")
         for name in (torch_export.VOCABULARY, "preprocessor_config.json"):
             shutil.copyfile(folder / name, target / name)
@@ -95,7 +95,7 @@ def export(source: str | Path, out: str | Path) -> None:
 
 
 def _write(module: torch.nn.Module, inputs: dict[str, torch.Tensor], output: str, file: Path) -> None:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it tells its stages on both
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter reports on both
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
@@ -106,6 +106,6 @@ def _write(module: torch.nn.Module, inputs: dict[str, torch.Tensor], output: str
             dynamo=True,
             verbose=False,
         )
-        assert program is not None  # it is None only where a file is asked of torch.onnx.export itself
+        assert program is not None  # it is None only if torch.onnx.export itself writes a file
         size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
         program.save(file, external_data=size > MOST_BYTES)

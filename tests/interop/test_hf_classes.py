@@ -80,7 +80,7 @@ def test_roberta_classes(tmp_path, text, head):
 
 def test_a_bert_is_no_roberta(tmp_path, text):
     saved(transformers.RobertaModel(transformers.RobertaConfig(**BERT)), tmp_path)
-    with pytest.raises(ConfigError, match=r"config.text.tower: expected 'roberta' as .* has it, got 'bert'"):
+    with pytest.raises(ConfigError, match=r"config.text.tower: expected 'roberta' as in .*, got 'bert'"):
         hf_import.text_params(tmp_path, text)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"pad_token_id": 0}))

@@ -130,7 +130,7 @@ def test_what_is_neither_a_folder_nor_on_the_hub_is_refused(vision, monkeypatch)
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with refused("google/vit-tiny: no such folder, and the hub did not give it: no network"):
+    with refused("google/vit-tiny: no such folder, and the hub did not deliver it: no network"):
         hf_import.vision_params("google/vit-tiny", vision)
     with refused("./no/such/folder: no such folder, and not a hub id (expected a folder or owner/name)"):
         hf_import.vision_params("./no/such/folder", vision)

@@ -80,7 +80,7 @@ def test_image_classifier_head_and_pooler_are_excused(vit_folder, vision):
 )
 def test_vision_config_mismatch_names_the_key(vit_folder, vision, key, ours, expected):
     path = vit_folder.write()
-    with refused(f"config.vision.{key}: expected {expected} as {path}/config.json has it, got {ours!r}"):
+    with refused(f"config.vision.{key}: expected {expected} as in {path}/config.json, got {ours!r}"):
         hf_import.vision_params(path, dataclasses.replace(vision, **{key: ours}))
 
 
@@ -99,7 +99,7 @@ def test_vision_config_mismatch_names_the_key(vit_folder, vision, key, ours, exp
 )
 def test_text_config_mismatch_names_the_key(bert_folder, text, key, ours, expected):
     path = bert_folder.write()
-    with refused(f"config.text.{key}: expected {expected} as {path}/config.json has it, got {ours!r}"):
+    with refused(f"config.text.{key}: expected {expected} as in {path}/config.json, got {ours!r}"):
         hf_import.text_params(path, dataclasses.replace(text, **{key: ours}))
 
 
@@ -161,8 +161,8 @@ def test_both_sides_of_a_mismatch_are_listed(bert_folder, text):
     del bert_folder.tensors["encoder.layer.1.attention.self.key.bias"]
     bert_folder.tensors["encoder.layer.1.attention.self.clef.bias"] = np.zeros(8, np.float32)
     with refused(
-        "tensors nobody uses: encoder.layer.1.attention.self.clef.bias; "
-        "parameters nobody fills: text/block_01/attention/key/bias"
+        "tensors that fill no parameter: encoder.layer.1.attention.self.clef.bias; "
+        "parameters without a tensor: text/block_01/attention/key/bias"
     ):
         hf_import.text_params(bert_folder.write(), text)
 
@@ -170,7 +170,7 @@ def test_both_sides_of_a_mismatch_are_listed(bert_folder, text):
 def test_a_block_too_many_is_not_dropped_silently(vit_folder, vision):
     extra = {n.replace("layer.1.", "layer.2."): a for n, a in vit_folder.tensors.items() if "layer.1." in n}
     vit_folder.tensors |= extra
-    with refused("and 8 more; parameters nobody fills: none"):
+    with refused("and 8 more; parameters without a tensor: none"):
         hf_import.vision_params(vit_folder.write(), vision)
 
 

@@ -162,5 +162,5 @@ def test_a_classifier_that_has_no_method_of_its_own(shared, tmp_path):
 
 def test_a_head_that_pytorch_cannot_build_is_named():
     cfg, head = small(), {"scale": np.zeros(())}
-    with pytest.raises(ConfigError, match=r"heads/caption is no classifier of what models\.heads\.pooled or features"):
+    with pytest.raises(ConfigError, match=r"heads/caption is no classifier of models\.heads\.pooled or features"):
         torch_export._classifiers(cfg, {"heads": {"itm": head, "caption": head}})

@@ -159,15 +159,18 @@ BAD = [
         wrong_shape,
         "tensor 'bridge.layers.0.image_gate' has shape (2,); expected () to fill 'bridge/layer_0/image_gate'",
     ),
-    (renamed_tensor, "tensors nobody uses: heads.itm.schwelle; parameters nobody fills: heads/itm/threshold"),
-    (no_record, "key 'bridge_jax' is missing: expected a folder of tools.export_pytorch"),
+    (
+        renamed_tensor,
+        "tensors that fill no parameter: heads.itm.schwelle; parameters without a tensor: heads/itm/threshold",
+    ),
+    (no_record, "key 'bridge_jax' is missing: expected a folder that tools.export_pytorch wrote"),
     (
         another_schema,
         "config.json: checkpoint schema 99, this code reads 2 to 6: newer code wrote it: update",
     ),
     (unknown_key, "config.bridge.layerz is not a config key; nearest: 'layers'; another version of the code wrote"),
     (another_model, "key 'bridge_heads' is 1, but the config under 'bridge_jax' makes it 2: change both or neither"),
-    (no_loss_weight, "parameters nobody fills: loss_weights/itm"),
+    (no_loss_weight, "parameters without a tensor: loss_weights/itm"),
 ]
 
 

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 import transformers
 
 from bridge_jax import config, paths
-from bridge_jax.config import DESIGNS, PLACEMENTS, objectives
+from bridge_jax.config import objectives
 from bridge_jax.config.as_json import as_dict
+from bridge_jax.config.checks import DESIGNS, PLACEMENTS
 from bridge_jax.config.migrations import SCHEMA
 from bridge_jax.data import image
 from bridge_jax.data.text import Tokenizer

@@ -92,5 +92,5 @@ def test_the_command_and_the_lines_of_its_readme(tmp_path, monkeypatch):
     (tower / "config.json").write_text('{"model_type": "vit"}')
     other = export_onnx(tower, f"--out={tmp_path / 'other'}")
     assert (other.returncode, other.stdout) == (2, "")
-    assert other.stderr == f"error: {tower}: expected a folder of tools.export_pytorch, got another model\n"
+    assert other.stderr == f"error: {tower}: expected a folder that tools.export_pytorch wrote, got another model\n"
     assert not (tmp_path / "other").exists()

@@ -1,1 +1,1 @@
-"""The Python files of an exported folder, copied into it as they are: PyTorch and transformers, nothing of ours."""
+"""The Python files of an exported folder, copied into it unchanged: they need PyTorch and transformers alone."""

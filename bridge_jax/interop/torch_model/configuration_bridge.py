@@ -1,4 +1,4 @@
-"""What a BRIDGE model is built from: two towers in Hugging Face's own terms, and what joins them."""
+"""The configuration of a BRIDGE model: two towers in Hugging Face's own terms, the bridge and the heads."""
 
 from transformers import PretrainedConfig
 
@@ -6,10 +6,10 @@ from transformers import PretrainedConfig
 class BridgeConfig(PretrainedConfig):
     """The `config.json` of an exported BRIDGE model.
 
-    `vision_config` and `text_config` are those of the towers in transformers (ViTConfig, BertConfig, ...), as dicts.
+    `vision_config` and `text_config` are the towers' configs in transformers (ViTConfig, BertConfig, ...), as dicts.
     Interaction layer q reads the image tower's states after block `image_after[q]` and the text tower's after block
     `text_after[q]`.
-    `bridge_jax` is what training needs to go on in JAX; PyTorch does not read it.
+    `bridge_jax` holds the data from which training starts in JAX; PyTorch does not read it.
     """
 
     model_type = "bridge"
@@ -18,8 +18,8 @@ class BridgeConfig(PretrainedConfig):
         self,
         vision_config: dict | None = None,
         text_config: dict | None = None,
-        image_size: int = 224,  # side of the square that the model sees; the stored position grid may be another
-        text_length: int = 30,  # most tokens of a caption
+        image_size: int = 224,  # side of the square that the model sees; the stored position grid may differ
+        text_length: int = 30,  # greatest number of tokens of a caption
         design: str = "cross",  # none, pooled, self_cross or cross
         image_after: list | tuple = (),
         text_after: list | tuple = (),
@@ -32,14 +32,14 @@ class BridgeConfig(PretrainedConfig):
         logit_scale_max: float = 100.0,
         rerank_weight: float = 1.0,  # score = match logit + rerank_weight x logit scale x cosine
         mlm_head: bool = False,
-        mim_width: int = 0,  # what the masked-image head predicts of a patch; 0: there is no such head
+        mim_width: int = 0,  # values that the masked-image head predicts for a patch; 0: there is no such head
         vqa_head: bool = False,  # it answers with one of `id2label`
-        pictures: int = 0,  # of which the nlvr2 head judges a statement; 0: there is no such head
+        pictures: int = 0,  # number of pictures of a statement for the nlvr2 head; 0: there is no such head
         classifiers: dict | None = None,  # other heads that classify pairs: loss -> features, classes
         sigmoid_head: bool = False,
-        token_itc_head: bool = False,  # the match logit reads how well the tokens find each other
-        caption_decoder: dict | None = None,  # what writes, and how it searches; None: there is none
-        answering_decoder: bool = False,  # it has learned to answer questions, with one of `id2label`
+        token_itc_head: bool = False,  # the match logit includes the tokens' similarity
+        caption_decoder: dict | None = None,  # sizes and search of the decoder; None: there is none
+        answering_decoder: bool = False,  # the decoder has learned to answer questions, with one of `id2label`
         bridge_jax: dict | None = None,
         **kwargs,
     ):

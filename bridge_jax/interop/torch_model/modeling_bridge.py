@@ -3,11 +3,11 @@
     get_image_features, get_text_features   embeddings of each side alone: search a gallery by dot products
     forward                                 row i of the images fused with row i of the texts
     match                                   every image fused with every text: rerank the best candidates
-    answer                                  answers to questions about pictures, where the checkpoint has that head
-    judge                                   whether statements are true of their pictures, where it has that head
-    classify                                what any other classifier says of pairs, by the name of its loss
-    generate                                captions of pictures or answers to questions, where it has a decoder
-    answer_likelihoods                      how likely each of given answers is, where the decoder answers questions
+    answer                                  answers to questions about pictures, if the checkpoint has that head
+    judge                                   whether statements are true of their pictures, if it has that head
+    classify                                logits of any other classifier of pairs, by the name of its loss
+    generate                                captions of pictures or answers to questions, if it has a decoder
+    answer_likelihoods                      log-likelihood of each of several answers, if the decoder answers questions
 
 Shapes: B rows, P image tokens (the patches last), T text tokens, D a tower's width, S the shared width, N heads, E the
 width of an embedding. Embeddings have length one.
@@ -47,27 +47,27 @@ TEXT_TOWERS = {
 
 @dataclass
 class BridgeOutput(ModelOutput):
-    """What `forward` returns of B pairs."""
+    """The results of `forward` for B pairs."""
 
     image_embeds: torch.Tensor | None = None  # [B,E], the pictures alone
     text_embeds: torch.Tensor | None = None  # [B,E], the captions alone
-    fused_image_embeds: torch.Tensor | None = None  # [B,E], each after it has met its partner
-    fused_text_embeds: torch.Tensor | None = None  # [B,E]
-    match_logits: torch.Tensor | None = None  # [B], positive: the two belong together
+    fused_image_embeds: torch.Tensor | None = None  # [B,E], the pictures fused with their captions
+    fused_text_embeds: torch.Tensor | None = None  # [B,E], the captions fused with their pictures
+    match_logits: torch.Tensor | None = None  # [B], positive: picture and caption belong together
     image_states: torch.Tensor | None = None  # [B,P,D], finished states of the fused pass
     text_states: torch.Tensor | None = None  # [B,T,D]
 
 
 @dataclass
 class MatchOutput(ModelOutput):
-    """What `match` returns of I images and T texts."""
+    """The results of `match` for I images and T texts."""
 
     logits: torch.Tensor | None = None  # [I,T], match logits of the fused pairs
     scores: torch.Tensor | None = None  # [I,T], logits + rerank_weight x logit scale x cosine of the embeddings
 
 
 class Bridge(nn.Module):
-    """The interaction layers, one for each place where the towers meet."""
+    """The interaction layers, one for each pair of blocks after which the towers meet."""
 
     def __init__(self, config: BridgeConfig):
         super().__init__()
@@ -96,22 +96,22 @@ class BridgeModel(PreTrainedModel):
 
     @classmethod
     def can_generate(cls) -> bool:
-        """No: `generate` is our own search, and transformers' settings of its own are not for it."""
+        """Return False: `generate` is our own search and ignores transformers' generation settings."""
         return False
 
     def get_image_features(self, pixel_values):
-        """Embed pictures [B,3,H,W] alone: [B,E]."""
+        """Return the embeddings [B,E] of pictures [B,3,H,W] alone."""
         return self._embed_image(self._lower_image(pixel_values))
 
     def get_text_features(self, input_ids, attention_mask=None):
-        """Embed captions [B,T] alone: [B,E]."""
+        """Return the embeddings [B,E] of captions [B,T] alone."""
         mask = _mask(input_ids, attention_mask)
         return self._embed_text(self._lower_text(input_ids, mask), mask)
 
     def forward(self, pixel_values, input_ids, attention_mask=None, bool_masked_pos=None, return_dict=True):
         """Fuse row i of the pictures with row i of the captions.
 
-        Patches where `bool_masked_pos` [B,patches] is True are hidden. With `return_dict=False`, a tuple.
+        Patches where `bool_masked_pos` [B,patches] is True are hidden. With `return_dict=False`, return a tuple.
         """
         mask = _mask(input_ids, attention_mask)
         image = self._lower_image(pixel_values, bool_masked_pos)
@@ -121,7 +121,7 @@ class BridgeModel(PreTrainedModel):
         return output if return_dict else output.to_tuple()
 
     def match(self, pixel_values, input_ids, attention_mask=None, pairs_at_once: int = 128):
-        """Fuse every picture [I,3,H,W] with every caption [T,L]; what lies below the bridge runs once a side."""
+        """Fuse every picture [I,3,H,W] with every caption [T,L]; the blocks below the bridge run once for each side."""
         mask = _mask(input_ids, attention_mask)
         image, text = self._lower_image(pixel_values), self._lower_text(input_ids, mask)
         cosines = self._embed_image(image) @ self._embed_text(text, mask).T
@@ -131,35 +131,35 @@ class BridgeModel(PreTrainedModel):
         return MatchOutput(logits, logits + self.config.rerank_weight * self.logit_scale() * cosines)
 
     def logit_scale(self):
-        """The contrastive scale: cosines times it are logits."""
+        """Return the contrastive scale: logits are scale x cosine."""
         return self.heads.log_scale.float().exp().clamp(max=self.config.logit_scale_max)
 
     def logit_bias(self):
-        """The bias of the sigmoid loss: a pair is right with probability sigmoid(scale x cosine + bias)."""
+        """Return the bias of the sigmoid loss: a pair is right with probability sigmoid(scale x cosine + bias)."""
         if self.heads.sigmoid is None:
             raise ValueError("this checkpoint was trained without the sigmoid loss and has no bias")
         return self.heads.sigmoid.bias.float()
 
     def answer_logits(self, pixel_values, input_ids, attention_mask=None):
-        """Score every answer to question i about picture i: [B,answers], in the order of `config.id2label`."""
+        """Return the logit of every answer to question i about picture i: [B,answers], in the order of `id2label`."""
         if self.heads.vqa is None:
             if self.config.answering_decoder:
                 raise ValueError(
                     "this checkpoint has no vqa head; its decoder answers: rank answers with answer_likelihoods, or "
-                    "write one with generate"
+                    "write an answer with generate"
                 )
             raise ValueError("this checkpoint was trained without the vqa loss and answers no questions")
         features = self._features(pixel_values, input_ids, attention_mask)
         return self.heads.vqa(features[:, : -self.config.embed_width])
 
     def answer(self, pixel_values, input_ids, attention_mask=None):
-        """Answer question i about picture i: B strings."""
+        """Return the best answer to question i about picture i: B strings."""
         best = self.answer_logits(pixel_values, input_ids, attention_mask).argmax(-1)
         words = self.config.id2label or {}
         return [words[i] for i in best.tolist()]
 
     def judge(self, pixel_values, input_ids, attention_mask=None):
-        """Logits [B] that statement i is true of its pictures [B,k,3,H,W], in their order; [B,3,H,W] for one each."""
+        """Return logits [B] that statement i is true of its pictures [B,k,3,H,W], in order; [B,3,H,W] for k = 1."""
         if self.heads.nlvr2 is None:
             raise ValueError("this checkpoint was trained without the nlvr2 loss and judges no statements")
         k, mask = self.config.pictures, _mask(input_ids, attention_mask)
@@ -168,24 +168,24 @@ class BridgeModel(PreTrainedModel):
         return self.heads.nlvr2(features.reshape(len(input_ids), -1))[:, 0]
 
     def classify(self, loss, pixel_values, input_ids, attention_mask=None):
-        """Logits [B,classes] of what the head that came with `loss` says of picture i with text i."""
+        """Return the logits [B,classes] of the classifier trained with `loss` for picture i with text i."""
         if loss not in self.config.classifiers:
             known = ", ".join(self.config.classifiers) or "none"
             raise ValueError(f"this checkpoint has no classifier {loss!r}; it has: {known}")
-        read, _ = self.config.classifiers[loss]  # all features, or the first of them
-        return getattr(self.heads, loss)(self._features(pixel_values, input_ids, attention_mask)[:, :read])
+        width, _ = self.config.classifiers[loss]  # the classifier reads so many of the features, from the first
+        return getattr(self.heads, loss)(self._features(pixel_values, input_ids, attention_mask)[:, :width])
 
     def _features(self, pixel_values, input_ids, attention_mask):
-        """Both sides' finished states, averaged, and the product of the fused embeddings, scaled."""
-        found, mask = self(pixel_values, input_ids, attention_mask), _mask(input_ids, attention_mask)
-        common = self.config.embed_width * found.fused_text_embeds * found.fused_image_embeds
-        return torch.cat([pool(found.text_states, mask), pool(found.image_states, None), common], -1)
+        """Return both sides' finished states, averaged, and the product of the fused embeddings times E."""
+        output, mask = self(pixel_values, input_ids, attention_mask), _mask(input_ids, attention_mask)
+        common = self.config.embed_width * output.fused_text_embeds * output.fused_image_embeds
+        return torch.cat([pool(output.text_states, mask), pool(output.image_states, None), common], -1)
 
     def generate(self, pixel_values, input_ids, attention_mask=None, num_beams=None, length_penalty=None):
-        """Caption pictures, or answer questions about them: ids [B,T] for the tokenizer to decode.
+        """Caption pictures, or answer questions about them. Return ids [B,T] for the tokenizer to decode.
 
-        `input_ids` [B,L] are those of an empty text, whose two tokens frame a caption, or of the questions.
-        `num_beams` and `length_penalty` are those of the config where they are not given.
+        `input_ids` [B,L]: the questions, or for captions an empty text, whose two tokens begin and end a caption.
+        `num_beams` and `length_penalty` default to those of the config.
         """
         decoder, memory = self._decoder(), self._memory(pixel_values, input_ids, attention_mask)
         last = _mask(input_ids, attention_mask)[0].sum() - 1
@@ -194,13 +194,13 @@ class BridgeModel(PreTrainedModel):
         return decoder.beam(memory, int(input_ids[0, 0]), int(input_ids[0, last]), beams, penalty)
 
     def caption_logits(self, pixel_values, input_ids, attention_mask, caption_ids):
-        """Score every next word of captions [B,T] of the pictures: [B,T,vocabulary]. `input_ids` as for `generate`."""
+        """Return logits [B,T,vocabulary] of every next word of captions [B,T]. `input_ids` as for `generate`."""
         return self._decoder()(caption_ids, self._memory(pixel_values, input_ids, attention_mask))[0]
 
     def answer_likelihoods(self, pixel_values, input_ids, attention_mask, answer_ids, answer_mask):
-        """Log-likelihood [B,A] of each of the answers [A,T], the end included, to question i about picture i.
+        """Return the log-likelihood [B,A] of each of the answers [A,T], end token included, to question i on picture i.
 
-        The answers as the tokenizer gives them, padded on the right: `answer_mask` is its attention mask.
+        Pass the answers as the tokenizer returns them, padded on the right; `answer_mask` is its attention mask.
         """
         if not self.config.answering_decoder:
             raise ValueError(
@@ -229,14 +229,14 @@ class BridgeModel(PreTrainedModel):
         return self.heads.mlm(self(pixel_values, input_ids, attention_mask).text_states)
 
     def masked_patch_prediction(self, pixel_values, input_ids, attention_mask, bool_masked_pos):
-        """Predict what the hidden patches were with the caption's help: [B,patches,target]."""
+        """Predict the hidden patches with the caption's help: [B,patches,target]."""
         if self.heads.mim is None:
             raise ValueError("this checkpoint was trained without the mim loss and has no masked-image head")
         states = self(pixel_values, input_ids, attention_mask, bool_masked_pos).image_states
         return self.heads.mim(states[:, image_prefix(self.config.vision_config) :])
 
     def _lower_image(self, pixel_values, bool_masked_pos=None):
-        """Run the image tower up to and with the first block that the bridge follows."""
+        """Run the image tower up to the first block that the bridge follows, inclusive."""
         side = self.config.image_size
         if pixel_values.shape[1:] != (3, side, side):
             raise ValueError(f"pixel_values: expected [B,3,{side},{side}], got {list(pixel_values.shape)}")
@@ -271,11 +271,11 @@ class BridgeModel(PreTrainedModel):
         config = self.config
         image_stops = [*config.image_after[1:], config.vision_config["num_hidden_layers"] - 1]
         text_stops = [*config.text_after[1:], config.text_config["num_hidden_layers"] - 1]
-        of_tokens = 0.0
+        token_term = 0.0
         if self.heads.token_itc is not None:
             first = self.bridge.layers[0]
             assert isinstance(first, Interaction)
-            of_tokens = self.heads.token_itc(first.token_similarity(image, text, mask))
+            token_term = self.heads.token_itc(first.token_similarity(image, text, mask))
         for q, layer in enumerate(self.bridge.layers):
             image, text = layer(image, text, mask)
             image = self.vision_model.blocks(image, config.image_after[q] + 1, image_stops[q] + 1)
@@ -283,7 +283,7 @@ class BridgeModel(PreTrainedModel):
         if not config.finish_before:
             image, text = self.vision_model.finish(image), self.text_model.finish(text)
         image_embeds, text_embeds = self.heads.fused_image(pool(image, None)), self.heads.fused_text(pool(text, mask))
-        match_logits = self.heads.itm(text_embeds, image_embeds) + of_tokens
+        match_logits = self.heads.itm(text_embeds, image_embeds) + token_term
         return image_embeds, text_embeds, match_logits, image, text
 
 

@@ -11,7 +11,7 @@ from .modeling_bridge_towers import Dinov2Mlp, hide_patches, resize_positions, s
 
 
 def activation(config: dict):
-    """The activation that `hidden_act` names."""
+    """Return the activation that `hidden_act` names."""
     if config["hidden_act"] == "quick_gelu":
         return lambda x: x * torch.sigmoid(1.702 * x)
     return lambda x: F.gelu(x, approximate="tanh")
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The blocks, under the name that the files have for them."""
+    """The blocks, under the name that they have in the files."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -94,7 +94,7 @@ class ClipVisionTower(nn.Module):
         self.post_layernorm = nn.LayerNorm(width, eps)
 
     def embed(self, pixel_values, bool_masked_pos=None):
-        """Pixels [B,3,H,W], normalised; patches where `bool_masked_pos` [B,patches] is True are hidden."""
+        """Embed normalised pixels [B,3,H,W]; patches where `bool_masked_pos` [B,patches] is True are hidden."""
         return self.pre_layrnorm(self.embeddings(pixel_values, bool_masked_pos))
 
     def blocks(self, x, start: int, stop: int):
@@ -117,7 +117,7 @@ class TextEmbeddings(nn.Module):
 
 
 class ClipTextTower(nn.Module):
-    """CLIP's text tower, whose tokens see only what comes before them, or SigLIP's, by `config["model_type"]`."""
+    """CLIP's text tower, whose tokens see only themselves and earlier ones, or SigLIP's, by `config["model_type"]`."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -129,7 +129,7 @@ class ClipTextTower(nn.Module):
         return self.embeddings(input_ids)
 
     def blocks(self, x, mask, start: int, stop: int):
-        """`mask` is bool [B,T], False on padding."""
+        """Run blocks `start` to `stop - 1`; `mask` is bool [B,T], False on padding."""
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         mask = mask[:, None, None, :]

@@ -10,7 +10,7 @@ from .modeling_bridge_towers import LayerScale, hide_patches, scaled_dot_product
 
 
 class Attention(nn.Module):
-    """Self-attention with its output projection; queries and keys of patches are turned by their positions' angles."""
+    """Self-attention with its output projection; queries and keys of patches are rotated by their positions' angles."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -51,7 +51,7 @@ class Block(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """A class token, registers, patches."""
+    """A class token, registers and patches."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -82,7 +82,7 @@ class Dinov3Tower(nn.Module):
         self.norm = nn.LayerNorm(config["hidden_size"], config["layer_norm_eps"])
 
     def embed(self, pixel_values, bool_masked_pos=None):
-        """Pixels [B,3,H,W], normalised; patches where `bool_masked_pos` [B,patches] is True are hidden."""
+        """Embed normalised pixels [B,3,H,W]; patches where `bool_masked_pos` [B,patches] is True are hidden."""
         return self.embeddings(pixel_values, bool_masked_pos)
 
     def blocks(self, x, start: int, stop: int):
@@ -96,10 +96,10 @@ class Dinov3Tower(nn.Module):
         return self.norm(x)
 
     def _rotation(self, side: int, device):
-        """Cosines and sines [L,features] of the angles 2 pi (row, column) / theta ** (4 k / features)."""
+        """Return cosines and sines [L,features] of the angles 2 pi (row, column) / theta ** (4 k / features)."""
         frequency = self.theta ** -(torch.arange(self.features // 4, device=device) * 4 / self.features)
         centre = 2 * (torch.arange(side, device=device) + 0.5) / side - 1
         row, column = centre.repeat_interleave(side), centre.repeat(side)
         angles = 2 * math.pi * torch.cat([axis[:, None] * frequency for axis in (row, column)], 1)
-        angles = F.pad(angles.repeat(1, 2), (0, 0, self.prefix, 0))  # the prefix is not turned
+        angles = F.pad(angles.repeat(1, 2), (0, 0, self.prefix, 0))  # the prefix is not rotated
         return angles.cos(), angles.sin()

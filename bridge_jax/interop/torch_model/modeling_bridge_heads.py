@@ -1,4 +1,4 @@
-"""The heads: four projections, the match head, and those that come with a loss.
+"""The heads: four projections, the match head, and the heads of single losses.
 
 Shapes: B rows, L tokens, D a tower's width, E the width of an embedding.
 """
@@ -12,7 +12,7 @@ from .modeling_bridge_interaction import normalise
 
 
 class Projection(nn.Module):
-    """Pooled states to an embedding of length one."""
+    """Map pooled states to an embedding of length one."""
 
     def __init__(self, width: int, embed_width: int):
         super().__init__()
@@ -23,7 +23,7 @@ class Projection(nn.Module):
 
 
 class MatchHead(nn.Module):
-    """scale x (cosine - threshold) plus an MLP on [p_t ; p_v ; cosine]."""
+    """The match logit: scale x (cosine - threshold) plus an MLP on [p_t ; p_v ; cosine]."""
 
     def __init__(self, embed_width: int):
         super().__init__()
@@ -37,7 +37,7 @@ class MatchHead(nn.Module):
 
 
 class TokenMatch(nn.Module):
-    """What the tokens' similarity adds to the match logit: scale x (similarity - threshold)."""
+    """The tokens' term of the match logit: scale x (similarity - threshold)."""
 
     def __init__(self, scale_max: float):
         super().__init__()
@@ -49,7 +49,7 @@ class TokenMatch(nn.Module):
 
 
 class MaskedHead(nn.Module):
-    """States to what was masked: linear, LayerNorm, GELU, linear."""
+    """Predict masked words or patches from their states: linear, LayerNorm, GELU, linear."""
 
     def __init__(self, width: int, target_width: int):
         super().__init__()
@@ -60,7 +60,7 @@ class MaskedHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Pooled states of both sides to a logit an answer: two hidden layers, each with LayerNorm, GELU and dropout."""
+    """Map features of a pair to a logit for each class: two hidden layers, each with LayerNorm, GELU and dropout."""
 
     def __init__(self, width: int, hidden: int, classes: int):
         super().__init__()
@@ -74,7 +74,7 @@ class Classifier(nn.Module):
 
 
 class LogitBias(nn.Module):
-    """What the sigmoid loss adds to scale x cosine to make the logit of a pair."""
+    """The bias of the sigmoid loss: the logit of a pair is scale x cosine + bias."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ class LogitBias(nn.Module):
 
 
 class Heads(nn.Module):
-    """Four projections, the match head, the contrastive scale, and those of the other heads that the checkpoint has."""
+    """Four projections, the match head, the contrastive scale, and the checkpoint's other heads."""
 
     def __init__(self, config: BridgeConfig):
         super().__init__()

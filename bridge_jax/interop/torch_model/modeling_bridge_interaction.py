@@ -22,7 +22,7 @@ class CosineAttention(nn.Module):
         self.position_bias = nn.Parameter(torch.zeros(queries, keys))
 
     def forward(self, x, other, other_mask):
-        """`other_mask` is bool [B,M]: tokens where it is False are not attended to."""
+        """Attend from x to `other`; `other_mask` is bool [B,M]: tokens where it is False are not attended to."""
         q, k = self._normalised(x, other)
         bias = self.position_bias[: x.shape[1], : other.shape[1]]  # a caption may come without its padding
         logits = q @ k.transpose(-1, -2) / F.softplus(self.tau.float()) + bias.float()
@@ -33,7 +33,7 @@ class CosineAttention(nn.Module):
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
     def cosines(self, x, other):
-        """Cosines of queries and keys, averaged over the heads: [B,L,M]."""
+        """Return the cosines of queries and keys, averaged over the heads: [B,L,M]."""
         q, k = self._normalised(x, other)
         return (q @ k.transpose(-1, -2)).mean(1)
 
@@ -41,7 +41,7 @@ class CosineAttention(nn.Module):
         return normalise(self._split(self.query(x))), normalise(self._split(self.key(other)))
 
     def _split(self, x):
-        """[B,L,S] -> [B,N,L,S/N]."""
+        """Split the heads: [B,L,S] -> [B,N,L,S/N]."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
@@ -101,15 +101,16 @@ class Interaction(nn.Module):
         return image, text
 
     def token_similarity(self, image, text, mask):
-        """How well the tokens of each pair find each other: [B].
+        """Return the similarity [B] of the tokens of each pair.
 
-        Of every real word the cosine with its nearest patch, and the other way round; the mean of each, and of both.
+        It is the mean of two means: each real word's cosine with its nearest patch, and each patch's with its nearest
+        real word.
         """
         z_v, z_t = self._shared(image, text, mask)
-        of_text, of_image = self.text_over_image, self.image_over_text
-        assert isinstance(of_text, CosineAttention)
-        assert isinstance(of_image, CosineAttention)
-        words, patches = of_text.cosines(z_t, z_v), of_image.cosines(z_v, z_t)
+        text_over_image, image_over_text = self.text_over_image, self.image_over_text
+        assert isinstance(text_over_image, CosineAttention)
+        assert isinstance(image_over_text, CosineAttention)
+        words, patches = text_over_image.cosines(z_t, z_v), image_over_text.cosines(z_v, z_t)
         nearest = patches.masked_fill(~mask[:, None], -1.0).amax(-1)
         return (pool(words.amax(-1)[..., None], mask)[:, 0] + nearest.mean(-1)) / 2
 
@@ -122,7 +123,7 @@ class Interaction(nn.Module):
 
 
 def image_prefix(config: dict) -> int:
-    """How many image tokens come before the patches: a class token and DINOv3's registers; SigLIP has none."""
+    """Return the number of image tokens before the patches: a class token and DINOv3's registers; SigLIP has none."""
     if config["model_type"] == "siglip_vision_model":
         return 0
     return 1 + (config["num_register_tokens"] if config["model_type"] == "dinov3_vit" else 0)

@@ -1,4 +1,4 @@
-"""ModernBERT's text tower, with the parameter names of Hugging Face's files: rotary positions, GeGLU, a window."""
+"""ModernBERT's text tower, with the parameter names of Hugging Face's files: rotary positions, GeGLU, local windows."""
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ class ModernBertTower(nn.Module):
         return self.embeddings(input_ids)
 
     def blocks(self, x, mask, start: int, stop: int):
-        """`mask` is bool [B,T], False on padding."""
+        """Run blocks `start` to `stop - 1`; `mask` is bool [B,T], False on padding."""
         position = torch.arange(x.shape[1], device=x.device)
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         mask = mask[:, None, None, :]
@@ -96,7 +96,7 @@ class ModernBertTower(nn.Module):
         return self.final_norm(x)
 
     def _rotation(self, position, theta: float):
-        """Cosines and sines [T,features] of the angles position / theta ** (2 k / features)."""
+        """Return cosines and sines [T,features] of the angles position / theta ** (2 k / features)."""
         frequency = theta ** -(torch.arange(0, self.features, 2, device=position.device) / self.features)
         angles = (position[:, None] * frequency).repeat(1, 2)
         return angles.cos(), angles.sin()

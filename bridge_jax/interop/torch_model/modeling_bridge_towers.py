@@ -1,7 +1,7 @@
 """The two towers, with the parameter names of Hugging Face's files: ViT or DINOv2, and BERT or RoBERTa. No poolers.
 
-Both are three steps, so that the bridge can meet them half-way: `embed`, `blocks(start, stop)`, `finish`. States are
-[B,L,D]: B rows, L tokens (the class token first), D the tower's width.
+Both run in three steps, `embed`, `blocks(start, stop)` and `finish`, so that the bridge can join them between blocks.
+States are [B,L,D]: B rows, L tokens (the class token first), D the tower's width.
 """
 
 import math
@@ -20,7 +20,7 @@ def scaled_dot_product(q, k, v, heads: int, mask, dropout: float = 0.0, rotation
 
 
 def rotate(x, cosines, sines):
-    """Turn each pair (k, k + K/2) of a head's features [B,N,L,K] by its token's angle, in float32."""
+    """Rotate each pair (k, k + K/2) of a head's features [B,N,L,K] by its token's angle, in float32."""
     first, second = x.float().chunk(2, -1)
     return (x * cosines + torch.cat([-second, first], -1) * sines).to(x.dtype)
 
@@ -34,7 +34,7 @@ class SelfAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
 
     def forward(self, x, mask=None):
-        """`mask` is bool [B,L]: keys where it is False are not attended to."""
+        """Attend within x; `mask` is bool [B,L]: keys where it is False are not attended to."""
         if mask is not None:
             mask = mask[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
@@ -53,7 +53,7 @@ class Dense(nn.Module):
 
 
 class DenseNorm(nn.Module):
-    """norm(x + dense(y)), as BERT ends each half of a block."""
+    """norm(x + dense(y)), the end of each half of a BERT block."""
 
     def __init__(self, into: int, out: int, eps: float, dropout: float):
         super().__init__()
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
 
 class ViTEmbeddings(nn.Module):
-    """Patches, a class token, and positions resized to the picture's grid as Hugging Face resizes them."""
+    """Patches, a class token, and positions resized to the picture's grid as in Hugging Face's code."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -203,7 +203,7 @@ class VisionTower(nn.Module):
         self.layernorm = nn.LayerNorm(config["hidden_size"], config["layer_norm_eps"])
 
     def embed(self, pixel_values, bool_masked_pos=None):
-        """Pixels [B,3,H,W], normalised; patches where `bool_masked_pos` [B,L-1] is True are hidden."""
+        """Embed normalised pixels [B,3,H,W]; patches where `bool_masked_pos` [B,L-1] is True are hidden."""
         return self.embeddings(pixel_values, bool_masked_pos)
 
     def blocks(self, x, start: int, stop: int):
@@ -241,7 +241,7 @@ class BertBlock(nn.Module):
 
 
 class BertEmbeddings(nn.Module):
-    """Words, positions and the first segment, added and normalised. RoBERTa's positions start behind its padding's."""
+    """Words, positions and the first segment, added and normalised. RoBERTa's positions start after its padding's."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -272,5 +272,5 @@ class TextTower(nn.Module):
         return self.encoder(x, start, stop, mask)
 
     def finish(self, x):
-        """A post-norm tower ends normalised."""
+        """Return x unchanged: a post-norm tower ends normalised."""
         return x

@@ -1,9 +1,9 @@
-"""Pictures and captions to what the model reads, the same bytes and ids as in training.
+"""Turn pictures and captions into the model's inputs, the same bytes and ids as in training.
 
 A picture's centre square is resized by Pillow (bicubic, antialiased). Training decodes a JPEG at a draft size, so that
 libjpeg leaves out the frequencies that the resize would drop. To get the very same bytes give a path, the file's bytes,
-or `Image.open(path)` as it is; of a picture that is decoded already, such as `Image.open(path).convert("RGB")`, the
-square is made from its full resolution.
+or an unconverted `Image.open(path)`. A picture that is decoded already, such as `Image.open(path).convert("RGB")`, is
+resized from its full resolution.
 """
 
 import io
@@ -21,13 +21,13 @@ _ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
 
 
 class BridgeImageProcessor(BaseImageProcessor):
-    """Pictures to `pixel_values` [B,3,image_size,image_size]: bytes / 255, less the mean, over the deviation."""
+    """Turn pictures into `pixel_values` [B,3,image_size,image_size]: (bytes / 255 - mean) / deviation."""
 
     model_input_names: ClassVar = ["pixel_values"]
 
     def __init__(self, image_size=224, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), squash=False, **kwargs):
         super().__init__(**kwargs)
-        self.squash = squash  # the whole picture, squashed to the square, instead of the square in its middle
+        self.squash = squash  # use the whole picture, squashed to a square, instead of the square in its middle
         self.image_size = image_size
         self.image_mean = image_mean
         self.image_std = image_std
@@ -36,7 +36,7 @@ class BridgeImageProcessor(BaseImageProcessor):
         return self.preprocess(images, return_tensors=return_tensors, **kwargs)
 
     def preprocess(self, images, return_tensors=None, **kwargs):
-        """Take one picture or a list: paths, encoded bytes, PIL images or uint8 arrays [H,W,3]."""
+        """Return `pixel_values` of one picture or a list: paths, encoded bytes, PIL images or uint8 arrays [H,W,3]."""
         images = images if isinstance(images, (list, tuple)) else [images]
         pixels = np.stack([self.square(image) for image in images]).astype(np.float32) / np.float32(255)
         pixels = (pixels - np.float32(self.image_mean)) / np.float32(self.image_std)
@@ -69,9 +69,9 @@ class BridgeImageProcessor(BaseImageProcessor):
 
 
 class BridgeProcessor(ProcessorMixin):
-    """`processor(images=..., text=...)`: pixel_values, input_ids, attention_mask."""
+    """`processor(images=..., text=...)` returns pixel_values, input_ids and attention_mask."""
 
-    if int(transformers.__version__.split(".")[0]) < 5:  # later ones read the signature of __init__
+    if int(transformers.__version__.split(".")[0]) < 5:  # later versions read the signature of __init__
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
@@ -80,7 +80,7 @@ class BridgeProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
 
     def __call__(self, images=None, text=None, return_tensors="pt", **kwargs):
-        """Captions are padded or cut to the length of training; `padding` and `truncation` change that."""
+        """Pad or cut captions to the length of training; `padding` and `truncation` change that."""
         data = {}
         if text is not None:
             text = [text] if isinstance(text, str) else list(text)
@@ -91,7 +91,7 @@ class BridgeProcessor(ProcessorMixin):
 
 
 def _encoded(image: Image.Image) -> bytes | None:
-    """Return the file of a picture that was opened and not decoded yet; the caller's object stays as it is."""
+    """Return the encoded bytes of a picture that is not decoded yet, or None; the caller's object does not change."""
     file = getattr(image, "fp", None)
     if file is None or not getattr(image, "tile", None):
         return None
