@@ -1,7 +1,8 @@
-"""TPU chips and slices: one table of their peaks, and the slices that libtpu can compile for without a TPU.
+"""List the peaks of TPU chips, and make the slices that libtpu can compile for without a TPU.
 
-Peaks as in Austin et al., "How to Scale Your Model" (https://jax-ml.github.io/scaling-book/tpus/), chapter 2, from
-Google's documentation of each chip. `hbm_bytes` is what libtpu lets a program have, as its out-of-memory error says.
+Peaks are from Austin et al., "How to Scale Your Model" (https://jax-ml.github.io/scaling-book/tpus/), chapter 2, which
+has them from Google's documentation of each chip. `hbm_bytes` is the memory that libtpu lets a program have, as stated
+in its out-of-memory error.
 """
 
 import dataclasses
@@ -13,18 +14,22 @@ from bridge_jax.config import ConfigError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
+    """The peaks of one TPU chip."""
+
     name: str
-    flops: float  # bfloat16 products, FLOP/s; float32 products run as bfloat16 unless a higher precision is asked for
+    flops: float  # FLOP/s of bfloat16 products; float32 products run as bfloat16 unless the program sets a precision
     hbm_bytes: float
     hbm_rate: float  # bytes/s
     link_rate: float  # bytes/s of one link between neighbours, one way
-    ring: int  # a slice's side that is a multiple of this is closed to a ring
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # that libtpu needs for the chip
+    ring: int  # a side of a slice forms a ring if its length is a multiple of this
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # options that libtpu needs for the chip
 
 
 GIB = 2.0**30
 CHIPS = {
-    "v4": Chip("v4", 275e12, 30.75 * GIB, 1.2e12, 4.5e10, 4, {"chip_config_name": "megacore"}),  # else two per chip
+    "v4": Chip(
+        "v4", 275e12, 30.75 * GIB, 1.2e12, 4.5e10, 4, {"chip_config_name": "megacore"}
+    ),  # else two devices a chip
     "v5e": Chip("v5e", 197e12, 15.75 * GIB, 8.1e11, 4.5e10, 16),
     "v5p": Chip("v5p", 459e12, 95.74 * GIB, 2.8e12, 9.0e10, 4),
     "v6e": Chip("v6e", 918e12, 31.25 * GIB, 1.6e12, 9.0e10, 16),
@@ -32,9 +37,9 @@ CHIPS = {
 
 
 def slice_of(topology: str) -> tuple[Chip, list[Any]]:
-    """Return the chip and the devices of a slice such as "v5e:16x16". Raises ConfigError where there is none.
+    """Return the chip and the devices of a slice such as "v5e:16x16". Raises ConfigError if there is no such slice.
 
-    The devices compute nothing: programs can be compiled for them.
+    Programs can be compiled for the devices, but not run on them.
     """
     kind, _, sides = topology.partition(":")
     if kind not in CHIPS or not sides:
@@ -45,18 +50,18 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **CHIPS[kind].options)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology, **CHIPS[kind].options)
     except RuntimeError as error:
         if "TPU support not installed" in str(error):
             raise ConfigError(
-                f"--topology={topology}: the compiler of TPUs is not here: pip install '.[tpu]'"
+                f"--topology={topology}: the TPU compiler is not installed: pip install '.[tpu]'"
             ) from error
         raise ConfigError(f"--topology={topology}: there is no such slice ({_line(error)})") from error
-    return CHIPS[kind], list(found.devices)
+    return CHIPS[kind], list(description.devices)
 
 
 def _be_quiet() -> None:
-    """Tell libtpu that there is no TPU to ask for, no server to ask about it and nothing to say about that."""
+    """Set libtpu's variables so that it looks for no TPU, asks no metadata server and logs neither."""
     for name, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),

@@ -1,4 +1,4 @@
-"""FLOPs that a program asks for, read from its jaxpr before any compiler has seen it."""
+"""Count a program's FLOPs in its jaxpr, before any compiler has changed it."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ import jax
 def flops_of(function: Any, *arguments: Any) -> float:
     """Return the FLOPs of all matrix products and convolutions in a function's program, over the whole batch.
 
-    What a loop repeats counts as often as it runs, and so does what a rematerialised program computes again.
+    The body of a loop counts once for each iteration. Operations that a rematerialised program repeats count again.
     """
     return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 

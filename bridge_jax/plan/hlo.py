@@ -1,7 +1,7 @@
-"""What a compiled program does, read from its HLO text: products, memory traffic, collectives, transfers to the host.
+"""Read a compiled program's HLO text: its products, memory traffic, collectives and transfers to the host.
 
-XLA's own `cost_analysis` counts the body of a loop once, whatever its trips. Here every computation counts as often as
-it is run. Shapes are those of one device.
+XLA's own `cost_analysis` counts the body of a loop once, whatever its trip count. Here every computation counts as
+often as it runs. Shapes are those of one device.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BYTES = {"pred": 1, "token": 0, "bf16": 2, "opaque": 0}  # the other types end with their bits: f32, s8, f8e4m3fn
+BYTES = {"pred": 1, "token": 0, "bf16": 2, "opaque": 0}  # the other names contain their bits: f32, s8, f8e4m3fn
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "ragged-all-to-all", "reduce-scatter")
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "iota"}
 _RUN_ELSEWHERE = {"while", "conditional", "call"}
-_FAST_MEMORY = re.compile(r"S\((?!0|5)\d+\)")  # in a layout: not HBM, nor (5) the host
+_FAST_MEMORY = re.compile(r"S\((?!0|5)\d+\)")  # memory space of a layout that is neither HBM (0) nor the host (5)
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 
 
@@ -40,38 +40,38 @@ class Shape:
 class Instruction:
     name: str
     op: str
-    shapes: tuple[Shape, ...]  # of its results
+    shapes: tuple[Shape, ...]  # shapes of the results
     operands: tuple[str, ...]
     attributes: str
 
     def attribute(self, pattern: str) -> str:
-        """Return what the group of `pattern` matches in the attributes, or nothing."""
-        found = re.search(pattern, self.attributes)
-        return found[1] if found else ""
+        """Return the text that the group of `pattern` matches in the attributes, or an empty string."""
+        match = re.search(pattern, self.attributes)
+        return match[1] if match else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
     op: str
-    bytes: int  # of the whole array that a device ends with, or for a reduce-scatter starts with
-    shape: str  # of the greatest array in it: "bf16[128,256]"
+    bytes: int  # size of the whole array that a device ends with, or for a reduce-scatter starts with
+    shape: str  # shape of the greatest array in it: "bf16[128,256]"
     groups: str  # HLO's `replica_groups`
-    times: int  # how often it runs in a step
-    source: str  # the operation in the program that asked for it
+    times: int  # number of runs in a step
+    source: str  # name of the operation in the JAX program that caused it
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Totals of one run on one device."""
+    """The totals of one run of a program on one device."""
 
-    flops: float  # of matrix products and convolutions
-    hbm_bytes: float  # read and written
+    flops: float  # FLOPs of matrix products and convolutions
+    hbm_bytes: float  # bytes read from HBM and written to it
     collectives: tuple[Collective, ...]
     host_transfers: tuple[str, ...]  # instructions that exchange data with the host
 
 
 def read(text: str) -> Program:
-    """Return what the program of an HLO text does."""
+    """Return the totals of the program in an HLO text."""
     computations, entry = _parse(text)
     flops, hbm_bytes, collectives, host = 0.0, 0.0, {}, []
     for computation, instruction, times, fused in _runs(computations, entry, 1, False):
@@ -80,7 +80,7 @@ def read(text: str) -> Program:
             hbm_bytes += times * _hbm_bytes(computations, computation, instruction)
         op = instruction.op.removesuffix("-start")
         if op in COLLECTIVES:
-            # A collective that is spread over other work stands in each of the parts: its channel is one.
+            # A collective that overlaps other work appears once in each part: all have the same channel.
             channel = instruction.attribute(r"channel_id=(\d+)") or instruction.name
             collectives[channel] = _collective(computation, instruction, op, times)
         if _meets_host(instruction):
@@ -88,7 +88,7 @@ def read(text: str) -> Program:
     return Program(flops, hbm_bytes, tuple(collectives.values()), tuple(host))
 
 
-Computation = dict[str, Instruction]  # in order; the last is the root
+Computation = dict[str, Instruction]  # name -> instruction, in order; the last is the root
 
 
 def _parse(text: str) -> tuple[dict[str, Computation], str]:
@@ -120,19 +120,19 @@ def _instruction(line: str) -> Instruction:
 
 
 def _balanced(text: str) -> int:
-    """Return where the parenthesis that `text` starts with is closed."""
+    """Return the position after the parenthesis that closes the one at the start of `text`."""
     depth = 0
-    for found in re.finditer(r"[()]", text):
-        depth += 1 if found[0] == "(" else -1
+    for parenthesis in re.finditer(r"[()]", text):
+        depth += 1 if parenthesis[0] == "(" else -1
         if not depth:
-            return found.end()
+            return parenthesis.end()
     return len(text)
 
 
 def _runs(
     computations: dict[str, Computation], name: str, times: int, fused: bool
 ) -> Iterator[tuple[Computation, Instruction, int, bool]]:
-    """Yield every instruction with the computation it is in, how often it runs, and whether a fusion holds it."""
+    """Yield every instruction with its computation, the number of its runs, and whether it is inside a fusion."""
     computation = computations[name]
     for instruction in computation.values():
         yield computation, instruction, times, fused
@@ -149,7 +149,7 @@ def _runs(
 
 
 def _trips(loop: Instruction, condition: Computation) -> int:
-    """Return how often a loop runs: as XLA says, or as its counter is compared with."""
+    """Return the trip count of a loop: XLA's own, or the constant that its counter is compared with."""
     if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)"'):
         return int(known)
     limits = [c.attribute(r"^(\d+)\)") for c in condition.values() if c.op == "constant"]
@@ -174,7 +174,7 @@ def _flops(computation: Computation, instruction: Instruction) -> float:
 
 
 def _window(window: str, d: int) -> tuple[int, int, int, int]:
-    """Return stride, padding before, and both dilations of a spatial dimension."""
+    """Return the stride, the padding before, and the dilations of input and kernel in a spatial dimension."""
     parts = dict(part.split("=") for part in window.split())
     along = {key: value.split("x")[d] for key, value in parts.items()}
     pad = int(along.get("pad", "0_0").split("_")[0])
@@ -183,21 +183,21 @@ def _window(window: str, d: int) -> tuple[int, int, int, int]:
 
 @functools.cache
 def _meetings(size: int, kernel: int, out: int, stride: int, pad: int, dilation: int, kernel_dilation: int) -> int:
-    """Return how many pairs of a kernel's and an output's position meet an input that is there.
+    """Return the number of pairs of a kernel and an output position that read an input, not padding or a dilation gap.
 
-    On a TPU the batch of a batched product is a spatial dimension in which nearly all positions meet none.
+    On a TPU the batch of a batched product is a spatial dimension in which nearly all pairs read none.
     """
     at = np.arange(out)[:, None] * stride + np.arange(kernel) * kernel_dilation - pad
     return int(((at >= 0) & (at <= (size - 1) * dilation) & (at % dilation == 0)).sum())
 
 
 def _hbm_bytes(computations: dict[str, Computation], computation: Computation, instruction: Instruction) -> float:
-    """Return what an instruction reads from HBM and writes to it. A slice of an array counts as itself."""
+    """Return the bytes that an instruction reads from HBM and writes to it. A slice counts without its whole array."""
     op = instruction.op
     if op in _FREE or op in _RUN_ELSEWHERE or op.endswith("-done"):
         return 0.0
     operands = [computation[name] for name in instruction.operands if name in computation]
-    if op in ("copy-start", "slice-start"):  # two arrays and a flag: what moves is as large as the smaller
+    if op in ("copy-start", "slice-start"):  # two arrays and a flag: the smaller array has the size of the transfer
         moved = min(shape.bytes for shape in instruction.shapes[:2])
         return float(moved * sum(shape.hbm_bytes > 0 for shape in instruction.shapes[:2]))
     results = instruction.shapes[-1:] if op.endswith("-start") else instruction.shapes
@@ -221,7 +221,7 @@ def _hbm_bytes(computations: dict[str, Computation], computation: Computation, i
 
 
 def _slices(called: Computation, parameter: str) -> int | None:
-    """Return the bytes that a fusion reads of a parameter of which it only takes slices, else None."""
+    """Return the bytes that a fusion reads of a parameter, or None if it reads more than slices of it."""
     total = 0
     for instruction in called.values():
         if parameter not in instruction.operands:
@@ -294,7 +294,7 @@ def groups(text: str, devices: int) -> np.ndarray:
 
 
 def _iota(sides: str, order: str | None) -> np.ndarray:
-    """Return 0, 1, 2, ... as an array of these sides, "4,4", its dimensions then put in that order, "1,0"."""
+    """Return 0, 1, 2, ... as an array with sides such as "4,4", its dimensions transposed to an order such as "1,0"."""
     shape = [int(n) for n in sides.split(",")]
     ids = np.arange(math.prod(shape)).reshape(shape)
     return ids.transpose([int(n) for n in order.split(",")]) if order else ids

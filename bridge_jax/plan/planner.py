@@ -1,7 +1,7 @@
-"""What a stage costs on a machine that need not be here: compile the very step that training runs, and read it.
+"""Plan a stage on a machine that may be absent: compile the training step itself, and read its cost from the program.
 
 The times are rooflines, each as if nothing else ran: products at the chip's peak, HBM traffic at its bandwidth,
-collectives at that of the links they use. The greatest of them is a bound that no run is faster than.
+collectives at the bandwidth of the links they use. The greatest of them is a lower bound: no run is faster.
 """
 
 import dataclasses
@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bridge_jax import config as configs
-from bridge_jax.config import Blocks, Config, ConfigError, objectives
+from bridge_jax.config import Blocks, Config, ConfigError, check, objectives
 from bridge_jax.models.bridge import tower_class
 from bridge_jax.plan import flops, hlo
 from bridge_jax.plan.chips import GIB, Chip
@@ -34,35 +33,35 @@ class Memory:
     state: int  # parameters, optimizer state and batch
     temporaries: int
     code: int
-    donated: int  # of the state, what the new state is written over
+    donated: int  # part of the state that the new state overwrites
     peak: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Collectives of one kind between the same chips, of one step, per chip."""
+    """All collectives of one kind between the same chips, in one step, per chip."""
 
     op: str
-    axes: str  # of the mesh, "data+fsdp", or "?" where they are no axes of it
-    chips: int  # that one of them spans
+    axes: str  # mesh axes that they span, "data+fsdp", or "?" if the chips lie along none
+    chips: int  # chips that one collective spans
     count: int
     bytes: int
-    greatest: str  # its greatest array
+    greatest: str  # shape of the greatest array
     seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A stage's step on a machine. FLOPs, bytes and seconds are of one step on one chip."""
+    """The cost of a stage's step on a machine. FLOPs, bytes and seconds are those of one step on one chip."""
 
     stage: str
     remat: str
     chips: int
-    pairs: int  # of a chip
+    pairs: int  # pairs of one chip
     batch_size: int
     compile_secs: float
     memory: Memory
-    model_flops: float  # of the products that the config's step asks for with nothing computed twice
+    model_flops: float  # FLOPs of the products in the config's step, with nothing computed twice
     compiled_flops: float
     hbm_bytes: float
     traffic: tuple[Traffic, ...]
@@ -86,7 +85,7 @@ class DoesNotFit(ConfigError):
 
 
 def plan(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Plan:
-    """Compile a stage's step for a slice, and return what it costs. Raises ConfigError, DoesNotFit."""
+    """Compile a stage's step for a slice and return its cost. Raises ConfigError, and DoesNotFit if memory is short."""
     mesh = sharding.make_mesh(cfg.mesh, devices)
     step, *arguments = step_of(cfg, stage_name, mesh)
     lowered = step.lower(*arguments)
@@ -118,27 +117,27 @@ def plan(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Plan:
 
 
 def fit(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Iterator[Plan]:
-    """Yield, for every way to rematerialise, the plan with the most pairs a chip that fits, in steps of 8.
+    """Yield, for every way to rematerialise, the plan with the most pairs per chip that fit, in steps of 8.
 
-    At most five programs are compiled for each. What a pair takes is read off those that were.
+    At most five programs are compiled for each; the memory of a pair is estimated from those compiled so far.
     """
     for remat in ("none", "dots", "full"):
         tried = dataclasses.replace(cfg, blocks=dataclasses.replace(cfg.blocks, remat=remat))
         best, over, pairs, limit = None, None, 8, 2**30
         for _ in range(5):
             try:
-                found = plan(with_pairs(tried, pairs, devices), stage_name, chip, devices)
+                result = plan(with_pairs(tried, pairs, devices), stage_name, chip, devices)
             except DoesNotFit:
                 limit = pairs
             else:
-                fits = found.memory.peak <= chip.hbm_bytes
-                best, over, limit = (found, over, limit) if fits else (best, found, pairs)
+                fits = result.memory.peak <= chip.hbm_bytes
+                best, over, limit = (result, over, limit) if fits else (best, result, pairs)
             if best is None:
                 break
-            a_pair = best.memory.temporaries / best.pairs
+            pair_bytes = best.memory.temporaries / best.pairs
             if over is not None:
-                a_pair = (over.memory.peak - best.memory.peak) / (over.pairs - best.pairs)
-            pairs = best.pairs + int((chip.hbm_bytes - best.memory.peak) / a_pair)
+                pair_bytes = (over.memory.peak - best.memory.peak) / (over.pairs - best.pairs)
+            pairs = best.pairs + int((chip.hbm_bytes - best.memory.peak) / pair_bytes)
             pairs = min(pairs, limit - 1) // 8 * 8
             if pairs <= best.pairs:
                 break
@@ -147,11 +146,11 @@ def fit(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Iterato
 
 
 def with_pairs(cfg: Config, pairs: int, devices: list[Any]) -> Config:
-    """Return the config with so many pairs a chip in every stage. Raises ConfigError."""
+    """Return the config with `pairs` pairs per chip in every stage. Raises ConfigError."""
     rows = pairs * sharding.row_parts(sharding.make_mesh(cfg.mesh, devices))
     stages = {name: dataclasses.replace(stage, batch_size=rows) for name, stage in cfg.stages.items()}
     changed = dataclasses.replace(cfg, stages=stages)
-    configs.check(changed)
+    check(changed)
     return changed
 
 
@@ -164,21 +163,21 @@ def step_of(cfg: Config, stage_name: str, mesh: Mesh) -> tuple[Any, train_step.T
 
 
 def memory_of(compiled: Any) -> Memory:
-    """Return what the compiler says a step takes on one device."""
-    found = compiled.memory_analysis()
-    fresh = found.output_size_in_bytes - found.alias_size_in_bytes
-    code = found.generated_code_size_in_bytes
+    """Return the compiler's figures for the memory of a step on one device."""
+    sizes = compiled.memory_analysis()
+    fresh = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    code = sizes.generated_code_size_in_bytes
     return Memory(
-        state=found.argument_size_in_bytes,
-        temporaries=found.temp_size_in_bytes,
+        state=sizes.argument_size_in_bytes,
+        temporaries=sizes.temp_size_in_bytes,
         code=code,
-        donated=found.alias_size_in_bytes,
-        peak=found.argument_size_in_bytes + found.temp_size_in_bytes + fresh + code,
+        donated=sizes.alias_size_in_bytes,
+        peak=sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + fresh + code,
     )
 
 
 def model_flops(cfg: Config, stage_name: str, mesh: Mesh) -> float:
-    """Return the FLOPs of the whole batch's step with blocks neither scanned nor computed twice."""
+    """Return the FLOPs of a step on the whole batch, with blocks neither scanned nor computed twice."""
     once = dataclasses.replace(cfg.stages[stage_name], microbatches=1)
     plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"), stages={**cfg.stages, stage_name: once})
     return flops.flops_of(*step_of(plain, stage_name, mesh))
@@ -208,12 +207,12 @@ def abstract_batch(cfg: Config, stage_name: str) -> Batch:
 
 
 def _does_not_fit(cfg: Config, stage_name: str, mesh: Mesh, error: Exception) -> Exception:
-    """Return what to tell of the compiler's error: by how much a step is too large, and what would make it fit."""
+    """Return DoesNotFit with the excess memory and a remedy, or `error` itself if it is not about memory."""
     size = r"([\d.]+)([KMGT])"
-    found = re.search(rf"[Uu]sed {size} of {size} hbm|\({size}\) exceeds available HBM \({size}\)", str(error))
-    if not found:
+    match = re.search(rf"[Uu]sed {size} of {size} hbm|\({size}\) exceeds available HBM \({size}\)", str(error))
+    if not match:
         return error
-    used, have = _bytes(*[part for part in found.groups() if part])
+    used, have = _bytes(*[part for part in match.groups() if part])
     rows = cfg.stages[stage_name].batch_size / sharding.row_parts(mesh)
     state = _state_bytes(cfg, stage_name, mesh)
     fitting = int(rows * max(0.0, have - state) / (used - state)) if used > state else 0
@@ -222,7 +221,7 @@ def _does_not_fit(cfg: Config, stage_name: str, mesh: Mesh, error: Exception) ->
         hint += f', more with config.blocks.remat="full" (it is "{cfg.blocks.remat}")'
     return DoesNotFit(
         f"stage {stage_name}: {rows:g} pairs a chip need {used / GIB:.2f} GiB of the {have / GIB:.2f} that it has, "
-        f"{(used - have) / GIB:.2f} too many; {hint}. --fit finds the most"
+        f"{(used - have) / GIB:.2f} too many; {hint}. --fit finds the greatest number"
     )
 
 
@@ -240,18 +239,18 @@ def _state_bytes(cfg: Config, stage_name: str, mesh: Mesh) -> float:
 
 
 def _traffic(program: hlo.Program, mesh: Mesh, chip: Chip) -> tuple[Traffic, ...]:
-    """Return the collectives, those of a kind between the same chips together, the slowest first."""
-    found: dict[tuple[str, str], list[Traffic]] = {}
+    """Return the collectives, merged by kind and mesh axes, the slowest first."""
+    merged: dict[tuple[str, str], list[Traffic]] = {}
     for one in program.collectives:
         groups = hlo.groups(one.groups, mesh.size)
         axes, bandwidth = _axes(groups, mesh), _bandwidth(groups, mesh, chip)
         n = groups.shape[1]
-        # Of a ring: a chip passes on all but its own part once, in both directions; to reduce and to gather is twice.
+        # In a ring a chip passes on all but its own part once, in both directions; an all-reduce is two such rounds.
         share = {"all-reduce": 2 * (n - 1) / n, "all-to-all": n / 4, "collective-permute": 1.0}.get(one.op, (n - 1) / n)
         seconds = one.times * one.bytes * share / bandwidth if n > 1 else 0.0
         item = Traffic(one.op, axes, n, one.times, one.bytes * one.times, one.shape, seconds)
-        found.setdefault((one.op, axes), []).append(item)
-    merged = [
+        merged.setdefault((one.op, axes), []).append(item)
+    totals = [
         dataclasses.replace(
             items[0],
             count=sum(i.count for i in items),
@@ -259,28 +258,28 @@ def _traffic(program: hlo.Program, mesh: Mesh, chip: Chip) -> tuple[Traffic, ...
             greatest=max(items, key=lambda i: i.bytes / i.count).greatest,
             seconds=sum(i.seconds for i in items),
         )
-        for items in found.values()
+        for items in merged.values()
     ]
-    return tuple(sorted(merged, key=lambda item: -item.seconds))
+    return tuple(sorted(totals, key=lambda item: -item.seconds))
 
 
 def _axes(groups: np.ndarray, mesh: Mesh) -> str:
-    """Return the axes of the mesh along which the groups lie."""
-    ids, wanted = np.arange(mesh.size).reshape(mesh.devices.shape), {frozenset(g) for g in groups.tolist()}
+    """Return the mesh axes that the groups span, joined by "+", or "?" if they span none exactly."""
+    ids, members = np.arange(mesh.size).reshape(mesh.devices.shape), {frozenset(g) for g in groups.tolist()}
     wide = [i for i, size in enumerate(mesh.devices.shape) if size > 1]
     for count in range(len(wide) + 1):
         for chosen in itertools.combinations(wide, count):
             others = [i for i in range(ids.ndim) if i not in chosen]
             rows = ids.transpose(*others, *chosen).reshape(-1, math.prod(ids.shape[i] for i in chosen))
-            if {frozenset(row) for row in rows.tolist()} == wanted:
+            if {frozenset(row) for row in rows.tolist()} == members:
                 return "+".join(mesh.axis_names[i] for i in chosen)
     return "?"
 
 
 def _bandwidth(groups: np.ndarray, mesh: Mesh, chip: Chip) -> float:
-    """Return the bytes/s at which the members of a group exchange data: two links along each side that they span.
+    """Return the bytes/s at which the members of a group exchange data.
 
-    One link where the side is not closed to a ring.
+    They use two links along each side that they span, or one if the side does not form a ring.
     """
     coords = np.array([device.coords for device in mesh.devices.flat])
     slice_sides = coords.max(axis=0) + 1
