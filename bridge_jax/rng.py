@@ -1,4 +1,4 @@
-"""Randomness is a function of (seed, stream name, step). No key is ever stored, so a resumed run needs none."""
+"""Make JAX keys from (seed, stream name, step). No key is ever stored, so a resumed run needs none."""
 
 import hashlib
 

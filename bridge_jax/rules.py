@@ -1,8 +1,8 @@
-"""THE path-rule matcher: train or freeze, learning-rate factor, decay and sharding all go through here.
+"""Match parameter paths with rules: training or freezing, learning-rate factors, decay and sharding all use this.
 
 Rules are (pattern, value) pairs. A pattern is a regular expression that must match a whole parameter path such as
-`vision/block_07/attention/query/kernel`; the first rule that matches wins. Rules are total and live: a parameter that
-no rule matches and a rule that matches nothing are both errors.
+`vision/block_07/attention/query/kernel`; the first rule that matches wins. A parameter that no rule matches is an
+error, and so is a rule that wins no parameter.
 """
 
 import re
@@ -18,7 +18,7 @@ def match(rules: Rules, known: Iterable[str], key: str) -> dict[str, Any]:
     >>> match((("a/.*", 1), (".*", 2)), ["a/x", "b/y"], "config.demo")
     {'a/x': 1, 'b/y': 2}
 
-    Raises ConfigError, naming the config key, when a rule wins no path or a path meets no rule.
+    Raises ConfigError, naming the config key, if a rule wins no path or no rule matches a path.
     """
     known = list(known)
     compiled = []
@@ -27,11 +27,11 @@ def match(rules: Rules, known: Iterable[str], key: str) -> dict[str, Any]:
             compiled.append((re.compile(pattern), value))
         except re.error as error:
             raise ConfigError(f"{key}: {pattern!r} is not a regular expression ({error})") from error
-    found, used = {}, set()
+    values, used = {}, set()
     for path in known:
         for index, (pattern, value) in enumerate(compiled):
             if pattern.fullmatch(path):
-                found[path] = value
+                values[path] = value
                 used.add(index)
                 break
         else:
@@ -43,12 +43,12 @@ def match(rules: Rules, known: Iterable[str], key: str) -> dict[str, Any]:
             groups = {"/".join(p.split("/")[:n]) + "/.*" for p in known for n in (1, 2)}
             hint = "move it up or delete it" if shadowed else nearest(pattern.pattern, groups)
             raise ConfigError(f"{key}: rule {pattern.pattern!r} {why}; {hint}. See python -m tools.show_params")
-    return found
+    return values
 
 
 def any_of(patterns: Iterable[str], known: Iterable[str], key: str) -> Mapping[str, bool]:
-    """Return path -> whether one of the patterns matches it; every pattern must win a path."""
+    """Return path -> whether one of the patterns matches it. Raises ConfigError if a pattern wins no path."""
     known = list(known)
-    spared = [path for path in known if not any(re.fullmatch(pattern, path) for pattern in patterns)]
+    unmatched = [path for path in known if not any(re.fullmatch(pattern, path) for pattern in patterns)]
     rules = tuple((pattern, True) for pattern in patterns)
-    return match(rules, [path for path in known if path not in set(spared)], key) | dict.fromkeys(spared, False)
+    return match(rules, [path for path in known if path not in set(unmatched)], key) | dict.fromkeys(unmatched, False)

@@ -1,4 +1,4 @@
-"""The face of the config: a ConfigDict in, checked frozen dataclasses out."""
+"""The public names of the config: `parse` turns a ConfigDict into checked, frozen dataclasses."""
 
 from bridge_jax.config.checks import check as check
 from bridge_jax.config.checks import parse as parse

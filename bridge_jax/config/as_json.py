@@ -1,4 +1,4 @@
-"""Config records to JSON, and what two of them differ in."""
+"""Convert config records to JSON, and list the differences of two configs."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from bridge_jax.config.keys import Config
 
 
 def as_dict(cfg: Any) -> Any:
-    """Return a config record as plain dicts and lists that JSON can hold; `Checkpoints.config` is the way back."""
+    """Return a config record as plain dicts and lists that JSON can hold; `Checkpoints.config` is the inverse."""
     if dataclasses.is_dataclass(cfg):
         values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
         return {name: as_dict(value) for name, value in values.items() if value is not None}
@@ -19,7 +19,7 @@ def as_dict(cfg: Any) -> Any:
 
 
 def differences(saved: Mapping[str, Any], now: Config | Mapping[str, Any]) -> list[str]:
-    """Return the config keys, as `a.b.c: saved -> now`, in which a stored config and another differ."""
+    """Return a line `a.b.c: saved -> now` for every config key in which a stored config and another differ."""
     now = json.loads(json.dumps(as_dict(now)))
 
     def walk(a: Any, b: Any, key: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""A ConfigDict in, checked frozen dataclasses out.
+"""Turn a ConfigDict into checked, frozen dataclasses.
 
 A config file builds an `ml_collections.ConfigDict` so that every key can be overridden on the command line. `parse`
 turns it into the records of `keys.py`. An unknown key, a missing key and a value of the wrong type are errors that name
-the key; there are no defaults, so what a run used is what its config file says.
+the key. There are no defaults, so the config file states every value that a run uses.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def parse(config: ml_collections.ConfigDict) -> Config:
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError where values cannot work together."""
+    """Raise ConfigError, naming the key, if values cannot work together."""
     _check_values(cfg)
     for name, settings in cfg.evals.items():
         for key in ("batch_size", "every_steps"):
@@ -102,12 +102,12 @@ def _check_losses(cfg: Config) -> None:
         found = [loss for loss in wanted if loss in cfg.losses]
         require(
             bool(found) or not wanted,
-            f"config.evals.{name} scores what the loss {' or '.join(wanted)} trains: add it to config.losses, or leave "
-            "the evaluator out",
+            f"config.evals.{name} needs the loss {' or '.join(wanted)}: add it to config.losses, or leave the "
+            "evaluator out",
         )
         require(
             len(found) < 2,
-            f"config.losses: {' and '.join(found)} train what config.evals.{name} scores, which is of one of them: "
+            f"config.losses: {' and '.join(found)} are both scored by config.evals.{name}, which scores only one: "
             "leave the other out",
         )
     _check_decoder(cfg)
@@ -118,19 +118,19 @@ def _check_decoder(cfg: Config) -> None:
     for name, of in writing.items():
         require(
             cfg.decoder is not None,
-            f"config.decoder is missing, which config.losses.{name} trains: add it (see common.decoder), or leave the "
+            f"config.decoder is missing, but config.losses.{name} trains it: add it (see common.decoder), or leave the "
             "loss out",
         )
         reads = cfg.decoder.reads if cfg.decoder else ""
         require(
             reads in of,
-            f"config.decoder.reads is {reads!r}, and config.losses.{name} needs what another one reads: set "
+            f"config.decoder.reads is {reads!r}, but config.losses.{name} needs {' or '.join(map(repr, of))}: set "
             f"config.decoder.reads={of[0]}",
         )
     if cfg.decoder is not None and not writing:
         trainers = " or ".join(name for name in known() if needs(name).decoder)
         raise ConfigError(
-            f"config.decoder is there, but no loss that trains it: add {trainers} to config.losses, or leave it out"
+            f"config.decoder is there, but no loss trains it: add {trainers} to config.losses, or leave the decoder out"
         )
 
 
@@ -139,7 +139,7 @@ def _check_stages(cfg: Config) -> None:
         require_one_of("config.stage_order", name, cfg.stages)
         _check_stage(cfg, name)
     twice = next((name for name in cfg.stage_order if cfg.stage_order.count(name) > 1), None)
-    require(twice is None, f"config.stage_order names {twice!r} twice: give the second one a name of its own in stages")
+    require(twice is None, f"config.stage_order names {twice!r} twice: add a stage of another name to config.stages")
     require(bool(cfg.stage_order), f"config.stage_order is empty: name stages out of {', '.join(sorted(cfg.stages))}")
 
 
@@ -165,13 +165,15 @@ def _check_stage(cfg: Config, name: str) -> None:
     )
     require(
         not cfg.data.mixture or (stage.group_examples == 1 and not stage.cached_crops),
-        f"{key}: with config.data.mixture a row's neighbours are of other data sets, and there is no cache: set "
-        "group_examples=1 and cached_crops=0",
+        f"{key}: with config.data.mixture neighbouring rows come from different data sets and no states are cached: "
+        "set group_examples=1 and cached_crops=0",
     )
 
 
 def _check_rows(cfg: Config, name: str) -> None:
-    """Raise ConfigError where nobody scores a stage, or its losses need different rows or more than is cached."""
+    """Raise ConfigError if a stage has no evaluator, its losses read different texts or numbers of pictures, or they
+    need inputs that the cache does not hold.
+    """
     stage, key = cfg.stages[name], f"config.stages.{name}"
     require(
         watcher(stage) in cfg.evals,

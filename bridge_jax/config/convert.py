@@ -1,4 +1,4 @@
-"""Plain values in, records out: every value has the type that its dataclass says, or the error names its key."""
+"""Convert plain values to config records. A value must have the type in its dataclass, or an error names its key."""
 
 import dataclasses
 import difflib
@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 
 class ConfigError(ValueError):
-    """The user gave something that cannot work. The text says what was expected, what came and what to do."""
+    """The user's input cannot work. The text names the key, the expected value, the actual value and the remedy."""
 
 
 def build(cls: type, values: Any, key: str) -> Any:
-    """Return the record `cls` of a section's values; a key whose type allows None may be left out.
+    """Return the record `cls` with a section's values; a key whose type allows None may be left out.
 
     Raises ConfigError naming the key that is unknown, missing or of the wrong type.
     """
@@ -69,13 +69,13 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_one_of(key: str, value: str, known: typing.Iterable[str]) -> None:
-    """Raise ConfigError, naming the nearest, unless `value` is one of `known`."""
+    """Raise ConfigError, naming the nearest known word, unless `value` is one of `known`."""
     known = tuple(known)
     require(value in known, f"{key}: {value!r} is unknown; {nearest(value, known)}")
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """Return "; nearest: x" for an error text, or what exists when nothing is near."""
+    """Return "nearest: x" for an error text, or "known: ..." with all known words if none is near."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"nearest: {close[0]!r}" if close else f"known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Every key that a config may have, but for those of losses and evaluators, which are in their files.
+"""Every key that a config may have, except those of losses and evaluators, which are in their own files.
 
 `checks.py` reads and checks them.
 """
@@ -12,7 +12,7 @@ Rules = tuple[tuple[str, Any], ...]  # (path pattern, value), the first match wi
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vision:
-    """The image tower. Normalisation (`mean`, `std` per RGB channel in 0..1) is the tower's own."""
+    """The image tower. `mean` and `std`, per RGB channel in 0..1, are those that the pretrained tower expects."""
 
     tower: str  # module of bridge_jax/models
     depth: int
@@ -21,7 +21,7 @@ class Vision:
     mlp_width: int
     patch_px: int
     image_px: int  # side of the square input
-    position_grid: int  # side of the stored position grid; resized where image_px / patch_px differs
+    position_grid: int  # side of the stored position grid; resized if image_px / patch_px differs
     layer_scale: bool
     mask_token: bool  # needed by the mim loss
     norm_eps: float
@@ -65,74 +65,76 @@ class Bridge:
     output_dropout: float
     logit_scale_start: float  # 1 / temperature of the contrastive softmax at start
     logit_scale_max: float
-    match_threshold_start: float  # cosine at which the match logit starts at zero: near that of true pairs
+    match_threshold_start: float  # cosine for which the match logit is zero at start: near that of true pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """What writes captions or answers, word by word. A model has none where the config leaves this out."""
+    """The decoder, which writes captions or answers word by word. A config without this section has none."""
 
     layers: int
     width: int
     heads: int
     mlp_width: int
     dropout: float
-    reads: Literal["image", "fused"]  # the picture's own states, or both sides' after they met: text or none
+    reads: Literal[
+        "image", "fused"
+    ]  # states it attends to: the picture's own, or both sides' after the bridge (text may be empty)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-    """What is read and how a picture and a caption become a training example."""
+    """The data sets, and how a picture and a caption become a training example."""
 
     dataset: str  # module of bridge_jax/data/datasets
     mixture: tuple[tuple[str, float], ...]  # data sets to train on, each with its share; empty: `dataset` alone
-    data_dir: str  # where tools.prepare_data wrote it
+    data_dir: str  # folder that tools.prepare_data wrote
     train_split: str
     eval_split: str
     vocabulary: str  # vocab.txt or tokenizer.json; empty: the one prepared with the data set
     crop_area: tuple[float, ...]  # RandomResizedCrop: least and greatest share of the area
     crop_ratio: tuple[float, ...]  # least and greatest width / height
-    squash: bool  # see the whole picture, squashed to the square; else evaluation sees the square in its middle
-    flip: bool  # mirror half of the pictures, never one whose captions say left or right
+    squash: bool  # use the whole picture, squashed to a square; else evaluation uses the square in its middle
+    flip: bool  # mirror half of the pictures, but none whose captions contain left or right
     randaugment_layers: int  # 0: off
     randaugment_magnitude: int  # 0..10
-    mask_text_fraction: float  # tokens that MLM predicts
-    mask_patch_fraction: float  # patches that MIM predicts
-    workers: int  # processes that decode; 0: threads of this one
+    mask_text_fraction: float  # share of the tokens that MLM predicts
+    mask_patch_fraction: float  # share of the patches that MIM predicts
+    workers: int  # processes that decode; 0: threads of this process
     threads: int
     prefetch_batches: int
-    broken_limit: float  # share of the training records that may be broken, and are replaced, before the run stops
+    broken_limit: float  # share of the training records that may be broken; the run replaces them, and stops above it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mining:
-    """Which wrong partners are fused with each text and each image (docs/method.md 3.1)."""
+    """How wrong partners for each text and each image are chosen (docs/method.md 3.1)."""
 
-    group: int  # partners come from so many neighbouring rows of the batch, best those of one device; 0: from all
+    group: int  # number of neighbouring rows among which partners are mined, best those of one device; 0: all rows
     partners: int  # k for each query
-    margin_min: float  # the band lies between these two below the true pair's cosine
-    margin_max: float
+    margin_min: float  # the band of cosines begins this far below the true pair's cosine
+    margin_max: float  # and ends this far below it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One training stage: what trains, on which losses, how fast. Each starts with a fresh optimizer."""
+    """One training stage: its trained parameters, losses and rates. Each stage starts with a fresh optimizer."""
 
     steps: int
     batch_size: int  # pairs in the global batch
-    microbatches: int  # the batch goes through the model in so many parts: less memory, the gradient of the whole
+    microbatches: int  # parts in which the batch goes through the model: less memory, the gradient of the whole
     group_examples: int  # neighbouring examples that the shuffle keeps together (shapes: a scene and its mirror)
-    caption_kinds: tuple[str, ...]  # kinds of captions (or questions) drawn, such as description; empty: all
+    caption_kinds: tuple[str, ...]  # kinds of captions (or questions) to draw, such as description; empty: all
     losses: tuple[str, ...]  # names under `losses`
     train: Rules  # pattern -> True (train) or False (frozen), over every parameter
-    top_blocks: int  # besides `train`: the last K blocks of each tower (and the final norm)
+    top_blocks: int  # K: besides `train`, the last K blocks of each tower train (and the final norm)
     learning_rate: float
     lr_factors: Rules  # pattern -> factor, over every parameter
     warmup_fraction: float
     optimizer: Literal["adamw", "adafactor"]
     weight_decay: float
     clip_norm: float
-    cached_crops: int  # > 0: read the lower states of this many fixed crops a photo from disk instead of running them
+    cached_crops: int  # > 0: read the lower states of so many fixed crops a photo from disk, not from the towers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,29 +145,29 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BadSteps:
-    """What becomes of a step with a number that is not finite or with a loss that is a spike. It is never applied."""
+    """The handling of a step with a number that is not finite, or with a loss that is a spike. It is never applied."""
 
     action: Literal["stop", "skip"]
     budget: int  # steps that a run may skip before it stops
-    spike_sigma: float  # a loss so many standard deviations above the mean of the window is a spike; 0: none is
-    spike_window: int  # steps, of the same stage, before it
+    spike_sigma: float  # a loss so many standard deviations above the window's mean is a spike; 0: no loss is
+    spike_window: int  # number of earlier steps of the same stage in the window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """How the towers' blocks are run; the numbers do not depend on it."""
+    """How the towers' blocks are compiled and run; the numbers do not depend on it."""
 
-    scan: bool  # compile one of equal blocks, and of equal bridged segments, instead of all of them
-    remat: Literal["none", "dots", "full"]  # what the backward pass computes again: nothing, all but products, all
+    scan: bool  # compile one of several equal blocks, and of equal bridged segments, instead of each
+    remat: Literal["none", "dots", "full"]  # the backward pass computes again: nothing, all but products, everything
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """The devices, arranged. One of the three may be -1: whatever the others leave."""
+    """The arrangement of the devices. One of the three may be -1: it becomes the number that the others leave."""
 
     data: int  # copies of the parameters
-    fsdp: int  # a copy's parameters and optimizer state are spread over so many devices
-    tensor: int  # a matrix product is spread over so many devices
+    fsdp: int  # devices over which a copy's parameters and optimizer state are spread
+    tensor: int  # devices over which a matrix product is spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,9 +194,9 @@ class Config:
     checkpoint: Checkpoint
     bad_steps: BadSteps
     log_every_steps: int
-    watchdog_secs: float  # no step for so long: every thread's stack goes to WORKDIR/stacks.txt; 0: off
-    cache_dir: str  # where cached lower states live; keyed by weights and preprocessing, so runs may share it
+    watchdog_secs: float  # seconds without a step until every thread's stack is written to WORKDIR/stacks.txt; 0: off
+    cache_dir: str  # folder of cached lower states, keyed by weights and preprocessing, so runs may share it
     init_from: str  # a checkpoint folder whose parameters this run starts from; empty: none
 
     def __hash__(self) -> int:
-        return hash((self.seed, self.vision, self.text, self.bridge, self.data))  # mappings have none
+        return hash((self.seed, self.vision, self.text, self.bridge, self.data))  # mappings have no hash

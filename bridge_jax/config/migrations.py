@@ -1,10 +1,10 @@
-"""What checkpoints of older versions lack: one migration a schema, run in order, from the schema found to today's.
+"""Bring checkpoints of older versions up to date: one migration per schema, run in order from theirs to today's.
 
-A checkpoint carries the number of its schema: which keys its config has, and how it lies on disk. Whoever adds, renames
+A checkpoint carries the number of its schema: the keys of its config, and its layout on disk. Whoever adds, renames
 or drops a config key appends a migration here, which makes today's number one greater: tests/config/test_migrations.py
 fails until that is done. A new loss or evaluator needs none, as no checkpoint has it. A migration gives a new key the
-value with which today's code does what the older code did. That need not be the value with which configs/common.py
-starts new runs.
+value with which today's code does the same as the older code did. That need not be the value with which
+configs/common.py starts new runs.
 """
 
 import copy
@@ -14,14 +14,14 @@ from typing import Any
 from bridge_jax.config.convert import ConfigError
 
 REFUSED = {  # older schema -> why its checkpoints are not read
-    1: "it has no hash of its files, so damage could not be told; go on with the code that wrote it, or train again",
+    1: "it has no hash of its files, so damage would go unseen; continue with the code that wrote it, or train again",
 }
 
 
 def _from_2(config: dict[str, Any]) -> None:
-    """Fill in what was added while the number stood still, so all, some or none of it may be there already.
+    """Fill in the keys that were added while the schema stayed 2, so all, some or none may be there already.
 
-    `blocks.remat` became a word of what is computed again.
+    `blocks.remat` was a bool and became the word "full" or "none".
     """
     _fill(
         config,
@@ -33,8 +33,8 @@ def _from_2(config: dict[str, Any]) -> None:
             "mining.group": 0,
             "stages.*.optimizer": "adamw",
             "data.broken_limit": 0.0,  # the first broken picture stopped the run
-            # So did the first bad step. No loss was a spike, whatever the window; it is that of configs/common.py, or a
-            # run could not go on under its own config.
+            # So did the first bad step. No loss was a spike, whatever the window; the window is that of
+            # configs/common.py, because a run could not resume under its own config otherwise.
             "bad_steps": {"action": "stop", "budget": 0, "spike_sigma": 0.0, "spike_window": 128},
         },
     )
@@ -52,21 +52,21 @@ def _from_4(config: dict[str, Any]) -> None:
 
 
 def _from_5(config: dict[str, Any]) -> None:
-    """Add nothing: what is new is the loss vqa_generative, which no older run had."""
+    """Add nothing: only the loss vqa_generative is new, and no older run had it."""
     del config
 
 
 _FIRST = 2
-# The first makes schema 3 of schema _FIRST.
+# The first turns schema _FIRST into schema 3.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4, _from_5)
 SCHEMA = _FIRST + len(MIGRATIONS)
 
 
 def migrate(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return what a checkpoint says of itself, with its `config` and its `schema` as today's code writes them.
+    """Return a checkpoint's description with its `config` and `schema` as today's code writes them.
 
-    Raises ConfigError, naming `where` and the reason, for a schema that is newer, unknown or no longer read, and for
-    another thing than a config.
+    Raises ConfigError, naming `where` and the reason, if the schema is newer, unknown or no longer read, or if `config`
+    is not a section with keys.
     """
     schema = record.get("schema")
     if type(schema) is not int or not _FIRST <= schema <= SCHEMA:
@@ -78,18 +78,18 @@ def migrate(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     record = copy.deepcopy(dict(record))
     if not isinstance(record.get("config"), dict):
         raise ConfigError(f"{where}: config: expected a section with keys, got {record.get('config')!r}")
-    for step in MIGRATIONS[schema - _FIRST :]:
-        step(record["config"])
+    for migration in MIGRATIONS[schema - _FIRST :]:
+        migration(record["config"])
     return record | {"schema": SCHEMA}
 
 
 def _fill(config: dict[str, Any], added: Mapping[str, Any]) -> None:
-    """Set every key that is not there, in those sections that are; `*` is each entry of a section."""
+    """Set every missing key in the sections that exist; `*` stands for each entry of a section."""
     for key, value in added.items():
         *folders, name = key.split(".")
         sections = [config]
         for folder in folders:
             inside = [s.values() if folder == "*" else [s[folder]] for s in sections if folder in ("*", *s)]
-            sections = [section for found in inside for section in found if isinstance(section, dict)]
+            sections = [section for entries in inside for section in entries if isinstance(section, dict)]
         for section in sections:
             section.setdefault(name, copy.deepcopy(value))

@@ -252,17 +252,17 @@ def test_answers_of_a_decoder_are_watched_by_the_same_evaluator(config):
         (
             "decoder.reads",
             "image",
-            r"config\.decoder\.reads is 'image', and .*vqa_generative .* set config\.decoder\.reads=fused",
+            r"config\.decoder\.reads is 'image', but .*vqa_generative needs 'fused': set config\.decoder\.reads=fused",
         ),
-        ("decoder", None, r"config\.decoder is missing, which config\.losses\.vqa_generative trains: add it"),
+        ("decoder", None, r"config\.decoder is missing, but config\.losses\.vqa_generative trains it: add it"),
         (
             "losses.vqa",
             {"weight": 1.0, "answers": 17},
-            r"losses: vqa and vqa_generative train what config\.evals\.vqa scores",
+            r"losses: vqa and vqa_generative are both scored by config\.evals\.vqa",
         ),
         ("stages.task.losses", ("vqa_generative", "itc"), r"vqa_generative reads questions and itc reads captions"),
         ("stages.task.cached_crops", 1, r"stages\.task\.cached_crops is 1, but the cache holds pictures and captions"),
-        ("evals.caption", common.caption(), r"config\.evals\.caption scores what the loss caption trains"),
+        ("evals.caption", common.caption(), r"config\.evals\.caption needs the loss caption: add it"),
     ],
 )
 def test_a_decoder_that_cannot_answer(config, key, value, says):
@@ -273,9 +273,7 @@ def test_a_decoder_that_cannot_answer(config, key, value, says):
 
 def test_a_decoder_that_no_loss_trains(config):
     common.decoder(config, "tiny")
-    refused(
-        config, r"config\.decoder is there, but no loss that trains it: add caption or vqa_generative to config\.los"
-    )
+    refused(config, r"config\.decoder is there, but no loss trains it: add caption or vqa_generative to config\.los")
 
 
 def test_a_stage_of_questions_writes_no_captions(config):
@@ -289,4 +287,4 @@ def test_the_evaluator_of_answers_needs_their_loss(config):
     with_questions(config)
     put(config, "stages.task.losses", ("itc",))
     del config.losses.vqa
-    refused(config, r"config\.evals\.vqa scores what the loss vqa or vqa_generative trains: add it")
+    refused(config, r"config\.evals\.vqa needs the loss vqa or vqa_generative: add it")
