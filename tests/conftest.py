@@ -1,4 +1,4 @@
-"""What all tests share: how programs are compiled and where they are kept, small experiments, and the way to data."""
+"""Settings and fixtures of all tests: the compiler, the cache of programs, small experiments and the data's folder."""
 
 import atexit
 import gc
@@ -18,17 +18,17 @@ from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Compiling is most of the time of the suite, of programs that run for a moment: with the least effort and the older
-# code generators it takes half as long, and in one piece (the cores are busy) test_objective and test_layers 8 % less.
-# Here, before the first program is, and for those that tests start.
+# The suite spends most of its time on compiling programs that run for a moment. With the least effort and the older
+# code generators that takes half as long; without parallel code generation (the cores are busy) test_objective and
+# test_layers take 8 % less. The flags must be set before the first program, and hold for programs that tests start.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
-# And the programs hardly change from one run of the suite to the next. The tests' own processes run thousands of single
-# operations, and to keep those too is up to a tenth of their time.
+# The programs hardly change from one run of the suite to the next, so they are cached. The tests' own processes run
+# thousands of single operations; caching those too would take up to a tenth of their time.
 CACHE = {
     "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "jax"),
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -41,13 +41,14 @@ for _name, _value in CACHE.items():
     os.environ[_name.upper()] = str(_value)  # for the programs that tests start
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# Tracing makes objects by the million and hardly a cycle, and a garbage collection looks at all that live:
-# seldom, and not at the end.
+# Tracing makes millions of objects and hardly a cycle, and a garbage collection visits all that live: collect seldom,
+# and not at the end.
 gc.set_threshold(100_000, 50, 100)
 atexit.register(gc.freeze)
 
 
-# The files of minutes begin first, so that at the end no process waits long for another (with --no-loadscope-reorder).
+# The files that take minutes run first, so that no process waits long for another at the end (with
+# --no-loadscope-reorder).
 LONG = ("test_planner", "test_drills", "test_disk", "test_distributed", "test_objective", "test_bad_numbers",
         "test_train", "test_gradients", "test_train_caption", "test_train_vqa_generative", "test_types",
         "test_vqav2_learns", "test_sharding")  # fmt: skip
@@ -59,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real data and weights beside the repository; where it is absent, tests of them are skipped."""
+    """The folder with real data and weights beside the repository; without it the tests that use it are skipped."""
     folder = ROOT.parent / "shared"
     if not (folder / "data").is_dir() or not (folder / "weights").is_dir():
         pytest.skip("the data and weights of ../shared are absent")
@@ -81,12 +82,12 @@ def small_shapes(tmp_path_factory) -> Path:
 def tiny(small_shapes, tmp_path_factory) -> Callable[..., ml_collections.ConfigDict]:
     """Make the config of three stages of four steps each on the small shapes set.
 
-    The first stage trains everything alone, the second what lies above the cached states, the third everything
-    together. Towers of width 32 that meet after the first of their blocks; with `tiny(depth=2)` block_01 lies above the
+    The first stage trains everything on itc alone, the second the parameters above the cached states, the third
+    everything. The towers have width 32 and meet after their first block; with `tiny(depth=2)` block_01 lies above the
     bridge and the second stage trains it too. A run of one block takes a quarter less time.
     """
     cache_dir = tmp_path_factory.mktemp("cache")
-    programs = ROOT / ".pytest_cache" / "jax"  # a run keeps its programs in cache_dir/xla: the suite's, here
+    programs = ROOT / ".pytest_cache" / "jax"  # a run keeps its programs in cache_dir/xla: link that to the suite's
     programs.mkdir(parents=True, exist_ok=True)
     (cache_dir / "xla").symlink_to(programs)
 
@@ -127,8 +128,8 @@ def tiny_vqa(tiny) -> Callable[[], ml_collections.ConfigDict]:
     """Make the tiny config of two stages, the second on questions."""
 
     def make() -> ml_collections.ConfigDict:
-        config, asked = tiny(), shapes_config.get_config("task=vqa")
-        config.losses.vqa = asked.losses.vqa
+        config = tiny()
+        config.losses.vqa = shapes_config.get_config("task=vqa").losses.vqa
         config.evals.retrieval.splits = ()
         config.evals.vqa = common.asking(every_steps=2, batch_size=16, splits=("val",), bootstrap_samples=20)
         quick = dict(steps=4, batch_size=8, learning_rate=1e-3)
@@ -190,7 +191,7 @@ def tiny_nlvr2(tiny) -> Callable[[], ml_collections.ConfigDict]:
 
 @pytest.fixture(scope="module")
 def whole(cfg, tmp_path_factory) -> tuple[Path, dict]:
-    """The run of the module's own `cfg` that never stopped: its workdir, and what it returned."""
+    """A run of the module's own `cfg` without a stop: its workdir and its result."""
     return runs.whole(cfg, tmp_path_factory.mktemp("whole"))
 
 
@@ -210,7 +211,7 @@ def tiny_flags(tiny) -> list[str]:
 
 @pytest.fixture
 def keep_compilation_cache() -> Iterator[None]:
-    """A run keeps compiled programs in a folder of its own; put the suite's back."""
+    """Restore the suite's compilation cache after the test: a run sets its own."""
     folder = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", folder)

@@ -1,8 +1,8 @@
-"""Programs on many CPU devices: python -m tests.meshes OUT DATAxFSDPxTENSOR... (started by test_sharding).
+"""Run programs on many CPU devices: python -m tests.meshes OUT DATAxFSDPxTENSOR... (started by test_sharding).
 
 Writes OUT/<mesh>.npz: the losses, the first step's gradients as Adam saw them, and the parameters after three steps;
 OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks; and OUT/gathered.npz: the hidden
-states that each step sends between devices, and one that mines in groups.
+states that each mesh's step sends between devices, and those of a step that mines in groups.
 """
 
 import re
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax import config as configs
 from bridge_jax import paths
+from bridge_jax.config import Config, Mesh
 from bridge_jax.losses import itc
 from bridge_jax.models.layers import l2_normalise
 from bridge_jax.step import sharding, train_step
@@ -22,14 +22,14 @@ from bridge_jax.step.params import abstract_params
 from bridge_jax.types import Batch, Outputs
 from tests import tiny
 
-LOSSES = ("itc", "token_itc", "fused_itc", "itm", "cycle")  # the masked losses look at one row at a time
+LOSSES = ("itc", "token_itc", "fused_itc", "itm", "cycle")  # the masked losses read one row at a time
 GROUPS = dict(token_itc=dict(weight=1.0, group=2))
 
 # softmax(q (k + b)) = softmax(q k + q b): this bias has no gradient but rounding, which Adam scales up to a whole step.
 TRAIN = (("(vision|text)/.*/attention/key/bias", False), (".*", True))
 
 
-def config(sizes: tuple[int, ...] = (1, 1, 1)) -> configs.Config:
+def config(sizes: tuple[int, ...] = (1, 1, 1)) -> Config:
     """Return the experiment: dropout on, two blocks a tower."""
     return tiny.config(
         stage=dict(batch_size=8, losses=LOSSES, train=TRAIN),
@@ -49,20 +49,20 @@ def run(sizes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], str]:
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(cfg, mesh))
     state = plan.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
     batches = [sharding.put_batch(tiny.batch(cfg, 8, seed=index), mesh) for index in range(3)]
-    program, found = plan.compiled(state, batches[0]), {}
+    program, arrays = plan.compiled(state, batches[0]), {}
     for index, batch in enumerate(batches):
         state, metrics = program(state, batch)
-        found |= {f"{index}/{name}": value for name, value in metrics.items()}
+        arrays |= {f"{index}/{name}": value for name, value in metrics.items()}
         if index == 0:
             moments = state.opt_state[1].mu
-            found |= {f"gradient/{path}": value / 0.1 for path, value in jax.device_get(moments).items()}
-    found |= {f"parameter/{path}": value for path, value in paths.flatten(state.params).items()}
-    return jax.device_get(found), program.as_text()
+            arrays |= {f"gradient/{path}": value / 0.1 for path, value in jax.device_get(moments).items()}
+    arrays |= {f"parameter/{path}": value for path, value in paths.flatten(state.params).items()}
+    return jax.device_get(arrays), program.as_text()
 
 
 def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
-    """Return the gradients of the contrastive loss of B pairs over all devices, and the bytes that it needs on one."""
-    mesh = sharding.make_mesh(configs.Mesh(data=-1, fsdp=1, tensor=1))
+    """Return the gradients of the contrastive loss of B pairs over all devices, and its memory in bytes on one."""
+    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))
     rows, whole = sharding.over_rows(mesh), sharding.replicated(mesh)
 
     def value(text, image, scale, image_ids):
@@ -72,18 +72,18 @@ def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
     placed = (rows, rows, whole)
     gradients = jax.jit(jax.grad(value, (0, 1, 2)), in_shardings=(*placed, rows), out_shardings=placed)
     draw = np.random.default_rng(0)
-    given = [l2_normalise(jnp.float32(draw.normal(size=(B, 256)))) for _ in range(2)]
-    given += [jnp.float32(50.0), jnp.int32(draw.integers(0, B // 2, B))]
-    compiled = gradients.lower(*given).compile()
-    found = {"bytes": np.array(compiled.memory_analysis().temp_size_in_bytes)}
+    inputs = [l2_normalise(jnp.float32(draw.normal(size=(B, 256)))) for _ in range(2)]
+    inputs += [jnp.float32(50.0), jnp.int32(draw.integers(0, B // 2, B))]
+    compiled = gradients.lower(*inputs).compile()
+    arrays = {"bytes": np.array(compiled.memory_analysis().temp_size_in_bytes)}
     if run:
-        given = jax.device_put(given, [*placed, rows])
-        found |= dict(zip(("text", "image", "scale"), jax.device_get(compiled(*given)), strict=True))
-    return {f"{columns}|{name}": value for name, value in found.items()}
+        inputs = jax.device_put(inputs, [*placed, rows])
+        arrays |= dict(zip(("text", "image", "scale"), jax.device_get(compiled(*inputs)), strict=True))
+    return {f"{columns}|{name}": value for name, value in arrays.items()}
 
 
 def in_groups() -> str:
-    """Return the text of the compiled step over eight devices that mines among the rows of each."""
+    """Return the text of a compiled step over eight devices that mines in groups of two rows."""
     stage = dict(batch_size=16, losses=LOSSES, train=TRAIN)
     cfg = tiny.config(mining=dict(group=2), stage=stage, losses=GROUPS)
     mesh = sharding.make_mesh(cfg.mesh)
@@ -106,7 +106,7 @@ if __name__ == "__main__":
     np.savez(Path(folder) / "contrast.npz", **{f"1024|{k}": v for k, v in small.items()}, **large)
     programs = {"groups": in_groups()}
     for mesh in meshes:
-        found, programs[mesh] = run(tuple(int(size) for size in mesh.split("x")))
-        np.savez(Path(folder) / f"{mesh}.npz", **{name.replace("/", "|"): v for name, v in found.items()})
+        arrays, programs[mesh] = run(tuple(int(size) for size in mesh.split("x")))
+        np.savez(Path(folder) / f"{mesh}.npz", **{name.replace("/", "|"): v for name, v in arrays.items()})
     sent = {name: np.array(gathered(program), str) for name, program in programs.items()}
     np.savez(Path(folder) / "gathered.npz", **sent)

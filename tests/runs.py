@@ -1,4 +1,4 @@
-"""Runs, what they start from, and what they left behind, as things to compare."""
+"""Start runs, stop them, and compare their logs and parameters."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir import log
 from bridge_jax.workdir.checkpoint import Checkpoints
 
-OF_THE_CLOCK = ("time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
+CLOCK_METRICS = ("time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
                 "train/waiting_for_data")  # fmt: skip
 
 
@@ -25,7 +25,7 @@ _build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (trai
 
 
 def run(cfg, workdir: Path) -> dict:
-    """Run, and share with other runs of the process under that config what was traced: pure functions, all of it."""
+    """Run. Other runs of this process with an equal config share the traced functions, which are pure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_step, "build", _build)
         patch.setattr(train, "build_predict", _build_predict)
@@ -33,7 +33,7 @@ def run(cfg, workdir: Path) -> dict:
 
 
 def whole(cfg, workdir: Path) -> tuple[Path, dict]:
-    """Run without a stop; return the workdir and what the run returned. The compilation cache stays the test's."""
+    """Run without a stop; return the workdir and the run's result. The compilation cache stays that of the tests."""
     folder = jax.config.jax_compilation_cache_dir
     result = run(cfg, workdir)
     jax.config.update("jax_compilation_cache_dir", folder)
@@ -41,7 +41,7 @@ def whole(cfg, workdir: Path) -> tuple[Path, dict]:
 
 
 def opened(cfg, head: str):
-    """Return random parameters with open gates, and a head (`heads/itm/out`) and a bridge that have much to say."""
+    """Return random parameters with open gates, and large weights in the bridge and in `head` (`heads/itm/out`)."""
     flat, draw = paths.flatten(init_params(cfg)), np.random.default_rng(0)
     for path, value in flat.items():
         if path.endswith("_gate"):
@@ -52,18 +52,18 @@ def opened(cfg, head: str):
 
 
 def parameters(workdir: Path, cfg, step: int) -> dict[str, np.ndarray]:
-    """Return the parameters of a checkpoint by path."""
+    """Return path -> parameter of a checkpoint."""
     saves = Checkpoints(workdir, read_only=True)
     return paths.flatten(saves.restore_params(step, param_shapes(cfg)))
 
 
 def logged(workdir: Path) -> dict:
-    """Return (step, name) -> value of everything but the clock's. Nothing may be logged twice."""
+    """Return (step, name) -> value of all metrics that do not measure time. No metric may be logged twice."""
     entries = [
         {
             (entry["step"], name): value
             for name, value in entry.items()
-            if name not in OF_THE_CLOCK and not name.startswith("goodput/")
+            if name not in CLOCK_METRICS and not name.startswith("goodput/")
         }
         for entry in log.read(workdir / "metrics.jsonl")
     ]
@@ -80,17 +80,17 @@ def assert_same(workdir: Path, whole: Path) -> None:
     saves = Checkpoints(whole, read_only=True)
     last = saves.latest()
     cfg = saves.config(last)
-    found = parameters(workdir, cfg, last)
+    params = parameters(workdir, cfg, last)
     for path, value in parameters(whole, cfg, last).items():
-        np.testing.assert_array_equal(found[path], value, err_msg=path)
+        np.testing.assert_array_equal(params[path], value, err_msg=path)
 
 
 class Stopped(Exception):
-    """What stands for a kill."""
+    """Raised in place of a kill."""
 
 
 def stop_at(monkeypatch, step, cfg):
-    """Let the data raise where the batch of global step `step` (counted from 0) is drawn."""
+    """Make the data raise Stopped when the batch of global step `step` (counted from 0) is drawn."""
     ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order])
     real, drawing = pipeline.batches, {}
     real_train = pipeline.train
@@ -113,7 +113,7 @@ def stop_at(monkeypatch, step, cfg):
 
 
 def stopped_at(steps, cfg, workdir: Path, monkeypatch) -> dict:
-    """Stop a run where each of `steps` is drawn, start it again each time, and return what it returns at its end."""
+    """Stop a run when each of `steps` is drawn, start it again each time, and return its final result."""
     for step in steps:
         with monkeypatch.context() as patch:
             stop_at(patch, step, cfg)

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax import config as configs
 from bridge_jax import paths
-from bridge_jax.config import objectives
+from bridge_jax.config import Config, objectives, parse
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import forward
 from bridge_jax.step.params import param_shapes
@@ -39,10 +38,10 @@ OTHERS = {
 }  # each in a stage of its own
 
 
-def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
-    """Return the tiny config with `sections` (bridge=dict(...), seed=1, ...) and its one stage, `train`, changed.
+def config(*, stage: dict | None = None, **sections: Any) -> Config:
+    """Return the tiny config, with `sections` (bridge=dict(...), seed=1, ...) and its only stage, `train`, changed.
 
-    The losses are those of the stage, each of weight 1.
+    The config has the losses of the stage, each of weight 1.
     """
     config = common.base()
     config.vision = common.vit("tiny", patch_px=4, image_px=8, depth=4, width=32, heads=4, mlp_width=40)
@@ -67,21 +66,21 @@ def config(*, stage: dict | None = None, **sections: Any) -> configs.Config:
             config[name].update(value)
         else:
             config[name] = value
-    return configs.parse(config)
+    return parse(config)
 
 
-def params(cfg: configs.Config, seed: int = 0) -> Params:
+def params(cfg: Config, seed: int = 0) -> Params:
     """Return parameters ALL drawn at random, also those that start at zero or one; scales lie around one."""
     draw = np.random.default_rng(seed)
-    found = {}
+    drawn = {}
     for path, leaf in paths.flatten(param_shapes(cfg)).items():
         spread = 1 / np.sqrt(leaf.shape[0]) if path.endswith("/kernel") else 0.3
         value = draw.normal(scale=spread, size=leaf.shape) + path.endswith("scale")
-        found[path] = jnp.asarray(value, leaf.dtype)
-    return paths.unflatten(found)
+        drawn[path] = jnp.asarray(value, leaf.dtype)
+    return paths.unflatten(drawn)
 
 
-def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
+def batch(cfg: Config, B: int = 4, seed: int = 0) -> Batch:
     """Return B pairs with every field but the lower states. Row 0 has no padding, all others have some."""
     draw = np.random.default_rng(seed)
     T, side = cfg.text.length, cfg.vision.image_px
@@ -103,7 +102,7 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
         masked_ids=np.where(masked_text, 1, ids).astype(np.int32),
         masked_text=masked_text,
         masked_patches=np.arange(patches) == draw.integers(0, patches, B)[:, None],
-        answer_ids=ids[::-1],  # of each row another one's text
+        answer_ids=ids[::-1],  # the text of another row
         answer_mask=text_mask[::-1],
         answer_scores=draw.random((B, OTHERS["vqa"]["answers"])).astype(np.float32),
         statement_true=draw.random(B) < 0.5,
@@ -112,13 +111,13 @@ def batch(cfg: configs.Config, B: int = 4, seed: int = 0) -> Batch:
     return Batch(**common, extras=extras)
 
 
-def apply(cfg: configs.Config, params: Params, function: Any, *args: Any) -> Any:
-    """Return `function(model, *args)` of the bound model."""
+def apply(cfg: Config, params: Params, function: Any, *args: Any) -> Any:
+    """Return `function(model, *args)`, with the model bound to `params`."""
     return nn.apply(function, BridgeModel(cfg))({"params": params}, *args)
 
 
-def lower(cfg: configs.Config, params: Params, batch: Batch) -> Lower:
-    """Return both towers' states where they first meet."""
+def lower(cfg: Config, params: Params, batch: Batch) -> Lower:
+    """Return both towers' states just before their first interaction."""
 
     def run(model: BridgeModel) -> Lower:
         text = model.lower_text(batch.ids, batch.text_mask)
@@ -127,21 +126,21 @@ def lower(cfg: configs.Config, params: Params, batch: Batch) -> Lower:
     return apply(cfg, params, run)
 
 
-OF_LOSSES = forward.passes_of(tuple(LOSSES))
+PASSES = forward.passes_of(tuple(LOSSES))
 
 
-def outputs(cfg: configs.Config, params: Params, batch: Batch, passes: tuple[str, ...] = OF_LOSSES) -> Outputs:
-    """Return what the passes compute."""
+def outputs(cfg: Config, params: Params, batch: Batch, passes: tuple[str, ...] = PASSES) -> Outputs:
+    """Return the results of the passes."""
     key = jax.random.key(cfg.seed)
     return forward.outputs(
         BridgeModel(cfg), params, batch, passes=passes, dropout_key=key, mining_key=key, lower_frozen=False
     )
 
 
-def loss_values(cfg: configs.Config, found: Outputs, batch: Batch) -> dict[str, np.ndarray]:
+def loss_values(cfg: Config, outputs: Outputs, batch: Batch) -> dict[str, np.ndarray]:
     """Return the mean of every loss of the stage."""
     names = cfg.stages["train"].losses
-    return {name: np.asarray(objectives.bind(name, cfg.losses[name])(found, batch).mean) for name in names}
+    return {name: np.asarray(objectives.bind(name, cfg.losses[name])(outputs, batch).mean) for name in names}
 
 
 def take(batch: Batch, rows: Any) -> Batch:

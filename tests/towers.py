@@ -1,4 +1,4 @@
-"""Every kind of tower twice: as a tiny section of our config, and as Hugging Face's own torch model of that size."""
+"""Make every kind of tower twice: from a tiny section of our config, and as Hugging Face's torch model of that size."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -55,20 +55,21 @@ VISION = Vision(
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One `model_type` of Hugging Face's."""
+    """One `model_type` of Hugging Face."""
 
-    section: Vision | Text  # our config of it
-    config: str  # their classes, and what their config needs besides SIZES and what the section says
+    section: Vision | Text  # our config of the tower
+    config: str  # names of their classes
     model: str
     block: str
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keys of their config besides the sizes
 
     @property
     def side(self) -> str:
+        """The tower's name in the model, "text" or "vision"."""
         return "text" if isinstance(self.section, Text) else "vision"
 
     def torch_model(self) -> torch.nn.Module:
-        """Return their model, every parameter drawn at random: scales around one, so that a missing one shows."""
+        """Return their model, every parameter drawn at random: scales around one, so that a missing scale shows."""
         section, settings = self.section, dict(SIZES, num_hidden_layers=self.section.depth)
         if isinstance(section, Text):
             settings |= {"vocab_size": section.vocab_size, "max_position_embeddings": section.max_positions}
@@ -86,7 +87,7 @@ class Kind:
         return tower_class(self.side, self.section.tower)(self.section, jnp.dtype("float32"))
 
     def params(self, model: torch.nn.Module, folder: Path) -> dict:
-        """Return the parameters of their `model` as ours, through a folder on disk."""
+        """Save their `model` to `folder`, and return its parameters as ours, read from there."""
         model.save_pretrained(folder)
         if isinstance(self.section, Text):
             return hf_import.text_params(folder, self.section)
