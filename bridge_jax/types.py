@@ -30,7 +30,7 @@ class Batch:
     `broken` is for the training loop, which removes it before the step.
     """
 
-    image_ids: Array  # int32 [B]; equal for captions of one photo
+    image_ids: Array  # int32 [B]; captions of one photo share it
     text_mask: Array  # bool [B,T]; False on padding
     images: Array = None  # uint8 [B,H,W,3], or [B,k,H,W,3] with k pictures a row; the `lower` pass normalises them
     ids: Array = None  # int32 [B,T]
