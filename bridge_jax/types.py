@@ -13,7 +13,7 @@ An array's name ends with its letters (`states_BPD`), and a public signature rep
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from flax import struct
 
 Array = Any  # a jax or a numpy array
 Params = Any  # a nested dict of arrays
+Progress = Callable[[str, int, int], None]  # (what is counted, done, total); total 0: not known
 
 
 @struct.dataclass

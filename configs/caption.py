@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     common.caption_decoder(config, "base", layers=6)
     config.stages = dict(
         task=common.stage(
-            steps=coco.epochs(10, coco.TRAIN_PHOTOS, coco.BATCH_SIZE),
+            steps=common.epochs(10, coco.TRAIN_PHOTOS, coco.BATCH_SIZE),
             batch_size=coco.BATCH_SIZE,
             losses=("caption",),
             train=common.DECODER,

@@ -29,17 +29,12 @@ TRAIN_PHOTOS = 113_287
 BATCH_SIZE = 128
 
 
-def epochs(count: float, photos: int, batch_size: int) -> int:
-    """Return the steps of `count` epochs; an epoch shows every photo once, each with one of its captions."""
-    return round(count * photos / batch_size)
-
-
 def stages(photos: int) -> dict[str, ml_collections.ConfigDict]:
     """Return the paper's three stages over a training split of `photos`."""
 
-    def stage(epochs_count: float, **changes) -> ml_collections.ConfigDict:
+    def stage(epochs: float, **changes) -> ml_collections.ConfigDict:
         return common.stage(
-            steps=epochs(epochs_count, photos, BATCH_SIZE),
+            steps=common.epochs(epochs, photos, BATCH_SIZE),
             batch_size=BATCH_SIZE,
             lr_factors=common.lr_factors(new=10.0, scalars=20.0),
             **changes,

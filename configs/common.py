@@ -204,6 +204,23 @@ def stage(**changes) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | changes)
 
 
+def epochs(count: float, examples: int, batch_size: int) -> int:
+    """Return the steps of `count` epochs; an epoch shows each of `examples` once, a photo with one caption."""
+    return round(count * examples / batch_size)
+
+
+def fine_tuning(loss: str, steps: tuple[int, int], batch_size: int) -> dict[str, ml_collections.ConfigDict]:
+    """Return the two stages of a task's `loss`: first with the towers frozen but for their top 4 blocks, then all open.
+
+    `steps` is how long each takes; new parameters train at 10x the towers' rate, gates and temperatures at 20x.
+    """
+    both = dict(batch_size=batch_size, losses=(loss,), lr_factors=lr_factors(new=10.0, scalars=20.0))
+    return dict(
+        align=stage(steps=steps[0], learning_rate=5e-5, top_blocks=4, **both),
+        task=stage(steps=steps[1], learning_rate=2e-5, train=EVERYTHING, **both),
+    )
+
+
 def caption_decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
     """Give the experiment a decoder of captions, the loss that trains it and the evaluator of what it writes."""
     decoder(config, size, **(dict(reads="image") | changes))

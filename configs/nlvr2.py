@@ -26,20 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     config = coco.get_config()
     config.data.update(dataset="nlvr2", eval_split="dev", squash=True)
     config.losses = dict(nlvr2=dict(weight=1.0, pictures=2))
-
-    def stage(epochs: float, **changes) -> ml_collections.ConfigDict:
-        return common.stage(
-            steps=coco.epochs(epochs, TRAIN_STATEMENTS, coco.BATCH_SIZE),
-            batch_size=coco.BATCH_SIZE,
-            losses=("nlvr2",),
-            lr_factors=common.lr_factors(new=10.0, scalars=20.0),
-            **changes,
-        )
-
-    config.stages = dict(
-        align=stage(1, learning_rate=5e-5, top_blocks=4),
-        task=stage(9, learning_rate=2e-5, train=common.EVERYTHING),
-    )
+    steps = tuple(common.epochs(count, TRAIN_STATEMENTS, coco.BATCH_SIZE) for count in (1, 9))
+    config.stages = common.fine_tuning("nlvr2", steps, coco.BATCH_SIZE)
     config.stage_order = ("align", "task")
     del config.evals.retrieval
     config.evals.nlvr2 = common.asking(splits=("dev", "test1"))

@@ -46,7 +46,7 @@ def base() -> ml_collections.ConfigDict:
 
     def stage(epochs: float, **changes) -> ml_collections.ConfigDict:
         return common.stage(
-            steps=coco.epochs(epochs, EPOCH_PICTURES, BATCH_SIZE),
+            steps=common.epochs(epochs, EPOCH_PICTURES, BATCH_SIZE),
             batch_size=BATCH_SIZE,
             losses=("itc", "fused_itc", "itm", "cycle", "mlm", "mim"),
             lr_factors=common.lr_factors(new=10.0, scalars=20.0),

@@ -23,20 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config = coco.get_config()
     config.data.update(dataset="snli_ve", eval_split="dev", squash=True, flip=True)
     config.losses = dict(snli_ve=dict(weight=1.0))
-
-    def stage(epochs: float, **changes) -> ml_collections.ConfigDict:
-        return common.stage(
-            steps=coco.epochs(epochs, TRAIN_STATEMENTS, coco.BATCH_SIZE),
-            batch_size=coco.BATCH_SIZE,
-            losses=("snli_ve",),
-            lr_factors=common.lr_factors(new=10.0, scalars=20.0),
-            **changes,
-        )
-
-    config.stages = dict(
-        align=stage(0.5, learning_rate=5e-5, top_blocks=4),
-        task=stage(4.5, learning_rate=2e-5, train=common.EVERYTHING),
-    )
+    steps = tuple(common.epochs(count, TRAIN_STATEMENTS, coco.BATCH_SIZE) for count in (0.5, 4.5))
+    config.stages = common.fine_tuning("snli_ve", steps, coco.BATCH_SIZE)
     config.stage_order = ("align", "task")
     del config.evals.retrieval
     config.evals.snli_ve = common.asking(splits=("dev", "test"))

@@ -30,20 +30,8 @@ def get_config(form: str = "form=classifier") -> ml_collections.ConfigDict:
     config = coco.get_config()
     config.data.update(dataset="vqav2", flip=True)
     config.losses = dict(vqa=dict(weight=1.0, answers=3129))
-
-    def stage(epochs: float, **changes) -> ml_collections.ConfigDict:
-        return common.stage(
-            steps=coco.epochs(epochs, TRAIN_PHOTOS, coco.BATCH_SIZE),
-            batch_size=coco.BATCH_SIZE,
-            losses=("vqa",),
-            lr_factors=common.lr_factors(new=10.0, scalars=20.0),
-            **changes,
-        )
-
-    config.stages = dict(
-        align=stage(1, learning_rate=5e-5, top_blocks=4),
-        task=stage(9, learning_rate=2e-5, train=common.EVERYTHING),
-    )
+    steps = tuple(common.epochs(count, TRAIN_PHOTOS, coco.BATCH_SIZE) for count in (1, 9))
+    config.stages = common.fine_tuning("vqa", steps, coco.BATCH_SIZE)
     config.stage_order = ("align", "task")
     del config.evals.retrieval
     config.evals.vqa = common.asking(splits=("val",), select_images=2000)

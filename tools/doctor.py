@@ -21,9 +21,9 @@ from absl import flags
 from rich.console import Console
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, prepared, text
-from bridge_jax.data.checkup import Checkup, Finding
+from bridge_jax.data import doctor, prepared, text
 from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.doctor import Finding, Report
 from bridge_jax.run import command_line, terminal
 
 _DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
@@ -39,32 +39,32 @@ _SHOWN = 5  # names of a finding
 _console = Console(soft_wrap=True, highlight=False)
 
 
-def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int, workers: int) -> Checkup:
+def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int, workers: int) -> Report:
     """Examine the raw data set in `raw_dir`, or the one prepared under `data_dir`. Raises ConfigError."""
     builder = prepared.builder_class(dataset, "--dataset")
     if bool(raw_dir) == bool(data_dir):
         raise ConfigError("expected either --raw_dir, a folder of raw files, or --data_dir, where prepared data lies")
     if data_dir:
         folder = prepared.prepared(builder, data_dir, "--data_dir")
-        source, stored = checkup.prepared(folder), folder / prepared.VOCABULARY
+        source, stored = doctor.prepared(folder), folder / prepared.VOCABULARY
         vocabulary = vocabulary or (str(stored) if stored.is_file() else "")
     elif issubclass(builder, photo_builder.Builder):
-        source = checkup.raw(builder, Path(raw_dir).expanduser())
+        source = doctor.raw(builder, Path(raw_dir).expanduser())
     else:
         raise ConfigError(f"--raw_dir: {dataset!r} has no raw files; give --data_dir")
     tokenizer = text.Tokenizer(Path(vocabulary).expanduser(), length) if vocabulary else None
     if tokenizer is None:
         _say("no --vocabulary: lengths in tokens and unknown words are not looked at")
     with terminal.progress() as bar, terminal.task(bar, f"examining {dataset}") as progress:
-        return checkup.examine(source, builder, tokenizer, workers, progress)
+        return doctor.examine(source, builder, tokenizer, workers, progress)
 
 
-def show(found: Checkup) -> None:
+def show(found: Report) -> None:
     """Print every finding with its first names, and what all of it comes to."""
     sizes = ", ".join(f"{split} {size:,}" for split, size in found.sizes.items())
     _say(f"{sum(found.sizes.values()):,} pictures ({sizes}), {found.captions:,} captions and questions")
     for finding in found.findings:
-        share = f" of {finding.of:,} ({100 * finding.count / finding.of:.2g} %)" if finding.of else ""
+        share = f" of {finding.total:,} ({100 * finding.count / finding.total:.2g} %)" if finding.total else ""
         level, style = ("broken", "red") if finding.broken else ("warning", "yellow")
         _say(f"\n{level}: {finding.kind}: {finding.count:,}{share}, {finding.says}", style)
         for name in finding.names[:_SHOWN]:
@@ -83,7 +83,12 @@ def _say(line: str, style: str = "") -> None:
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
-    return {"level": "broken" if finding.broken else "warning", "says": finding.says} | finding._asdict()
+    return {"level": "broken" if finding.broken else "warning", "says": finding.says} | {
+        "kind": finding.kind,
+        "count": finding.count,
+        "of": finding.total,
+        "names": finding.names,
+    }
 
 
 def main(argv: list[str]) -> None:

@@ -22,6 +22,7 @@ from bridge_jax import config, rng, types
 from bridge_jax.config import objectives
 from bridge_jax.data import image, text
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
+from bridge_jax.data.padding import padded_batches
 from bridge_jax.data.records import (
     Joined,
     Record,
@@ -222,10 +223,10 @@ def images(
                 f"{cfg.data.dataset!r} anew"
             ) from error
 
-    for first, pixels in batched(view, len(order), batch_size, cfg.data.threads, rows):
-        every = np.arange(first, first + batch_size)
-        ids = [records[order[position]]["image_id"] for position in np.minimum(every, len(order) - 1)]
-        yield np.stack(pixels), np.array(ids, np.int32), every < len(order)
+    pixels = batched(view, len(order), batch_size, cfg.data.threads, rows)
+    for (positions, valid), (_, views) in zip(padded_batches(len(order), batch_size), pixels, strict=True):
+        ids = [records[order[position]]["image_id"] for position in positions]
+        yield np.stack(views), np.array(ids, np.int32), valid
 
 
 def batched(
@@ -237,12 +238,13 @@ def batched(
     (None: all).
     """
     rows = range(batch_size) if rows is None else rows
+    batches = [positions for positions, _ in padded_batches(count, batch_size)]
 
-    def made(position: int) -> Any:
-        index, row = divmod(position, len(rows))
-        return make(min(index * batch_size + rows[row], count - 1))
+    def make_row(number: int) -> Any:
+        index, row = divmod(number, len(rows))
+        return make(int(batches[index][rows[row]]))
 
-    ds = grain.MapDataset.range(math.ceil(count / batch_size) * len(rows)).map(made)
+    ds = grain.MapDataset.range(len(batches) * len(rows)).map(make_row)
     ds = ds.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(rows)))
     for index, made_rows in enumerate(ds.batch(len(rows), batch_fn=list)):
         yield index * batch_size, made_rows
@@ -262,9 +264,7 @@ def captions(
     for record in (record for record in (readable(records) if skip else records) if record):
         pairs = zip(record["captions"], record["caption_kinds"], strict=True)
         rows += [(caption, record["image_id"], kind) for caption, kind in pairs]
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        valid = np.arange(batch_size) < len(part)
-        said, ids_of_images, kinds = zip(*(part + [part[-1]] * (batch_size - len(part))), strict=True)
-        ids, mask = tokenizer.encode(said)
-        yield ids, mask, np.array(ids_of_images, np.int32), list(kinds), valid
+    for positions, valid in padded_batches(len(rows), batch_size):
+        texts_of_batch, image_ids, kinds = zip(*(rows[position] for position in positions), strict=True)
+        ids, mask = tokenizer.encode(texts_of_batch)
+        yield ids, mask, np.array(image_ids, np.int32), list(kinds), valid

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,10 @@ import numpy as np
 from bridge_jax import rng
 from bridge_jax.config import Config, evaluators
 from bridge_jax.data import pipeline, questions, text
+from bridge_jax.data.padding import padded_batches
 from bridge_jax.evals.scores import accuracy
 from bridge_jax.step.predict import Predict
-from bridge_jax.types import Lower, Params, Table
-
-Progress = Callable[[str, int, int], None]
+from bridge_jax.types import Lower, Params, Progress, Table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,8 @@ class Asking(abc.ABC):
                 for row in range(int(valid.sum()))
                 for question in records[texts[first + row]][self._texts]
             ]
-            for part in _parts(here, size):
+            for chosen, _ in padded_batches(len(here), size):
+                part = [here[row] for row in chosen]
                 rows = [one.position - first for one in part]
                 ids, mask = self._tokenizer.encode([one.question.text for one in part])
                 said = np.asarray(self._predict.lower_text(params, ids, mask))
@@ -164,10 +164,3 @@ def kinds(name: str, metrics: Mapping[str, float]) -> list[str]:
     """Return the kinds that the metrics of a score are split by."""
     names = [key.split("/") for key in metrics if key.startswith(f"{name}/") and key.endswith("/accuracy")]
     return sorted("/".join(parts[1:-1]) for parts in names if len(parts) > 2)
-
-
-def _parts(asked: list[Asked], size: int) -> Iterator[list[Asked]]:
-    """Yield the texts, `size` at a time; the last part repeats its last one to be as large."""
-    for start in range(0, len(asked), size):
-        part = asked[start : start + size]
-        yield part + part[-1:] * (size - len(part))

@@ -11,7 +11,7 @@ data says what is in the scene (shapes), also how many captions are true of it; 
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +24,8 @@ from bridge_jax.evals.asking import derangement
 from bridge_jax.evals.scores import accuracy, caption, meteor, ptb
 from bridge_jax.models import search
 from bridge_jax.step.predict import Predict
-from bridge_jax.types import Lower, Params, Table
+from bridge_jax.types import Lower, Params, Progress, Table
 
-Progress = Callable[[str, int, int], None]
 SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4", "bleu_1": "BLEU-1", "rouge_l": "ROUGE-L"}
 SCORES |= {"meteor": "METEOR", "true": "true %"}
 

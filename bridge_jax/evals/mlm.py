@@ -6,22 +6,22 @@ every data set that has it is read, and scored by itself and with the others.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bridge_jax import rng
 from bridge_jax.config import Config, evaluators
 from bridge_jax.data import masking, pipeline, text
+from bridge_jax.data.padding import padded_batches
 from bridge_jax.data.records import has_split
 from bridge_jax.evals.asking import derangement, kinds
 from bridge_jax.evals.scores import accuracy
 from bridge_jax.losses.mlm import words
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step.predict import Predict
-from bridge_jax.types import Array, Lower, Params, Table
+from bridge_jax.types import Array, Lower, Params, Progress, Table
 
-Progress = Callable[[str, int, int], None]
 LOSSES = ("mlm",)
 
 
@@ -83,20 +83,20 @@ class Evaluator:
         for images, _, valid in pipeline.images(cfg, split, size, self._predict.rows, order):
             states = np.asarray(self._predict.lower_image(params, images))
             captions = [
-                (row, number, said)
+                (row, number, caption)
                 for row in range(int(valid.sum()))
-                for number, said in enumerate(records[first + row]["captions"])
+                for number, caption in enumerate(records[first + row]["captions"])
             ]
-            for start in range(0, len(captions), size):
-                part = captions[start : start + size]
-                ids, mask = self._tokenizer.encode([said for *_, said in part + part[-1:] * (size - len(part))])
+            for places, valid in padded_batches(len(captions), size):
+                part = [captions[place] for place in places]
+                ids, mask = self._tokenizer.encode([caption for *_, caption in part])
                 masked, chosen = ids.copy(), np.zeros(ids.shape, bool)
-                for place, (row, number, _) in enumerate(part):
+                for place, (row, number, _) in enumerate(part[: valid.sum()]):
                     generator = np.random.default_rng((seed, first + row, number))
                     masked[place], chosen[place] = masking.mask_tokens(
                         ids[place], mask[place], self._tokenizer, fraction, generator
                     )
-                rows = [row for row, *_ in part] + [part[-1][0]] * (size - len(part))
+                rows = [row for row, *_ in part]
                 lower_text = np.asarray(self._predict.lower_text(params, masked, mask))
                 lower = Lower(image=states[rows], text=lower_text, text_mask=mask)
                 hits.append((np.asarray(self._predict.of(likeliest)(params, lower)) == ids)[chosen])

@@ -14,14 +14,14 @@ from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import pipeline
 from bridge_jax.data.questions import JUDGEMENTS
 from bridge_jax.evals import asking
-from bridge_jax.evals.asking import Asked, Asking, Progress
+from bridge_jax.evals.asking import Asked, Asking
 from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.evals.scores import accuracy
 from bridge_jax.losses.nlvr2 import judge
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import forward
 from bridge_jax.step.predict import Predict
-from bridge_jax.types import Array, Lower, Params, Table
+from bridge_jax.types import Array, Lower, Params, Progress, Table
 
 LOSSES = ("nlvr2",)
 

@@ -11,18 +11,21 @@ times the states; the lower states of a split, all in memory, are k times as man
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import pipeline
+from bridge_jax.data.padding import padded_batches
 from bridge_jax.evals.scores import recall
+from bridge_jax.models import heads
 from bridge_jax.step.predict import Predict
-from bridge_jax.types import Lower, Params, Table
+from bridge_jax.types import Lower, Params, Progress, Table
 
-Progress = Callable[[str, int, int], None]
 PAIRED_SAMPLES = 1000
 LOSSES = ()
 
@@ -113,7 +116,8 @@ class Evaluator:
         if self._settings.folds > 1 and not limit_images:
             metrics |= self._folds("unimodal", cosines, cosines.T, texts, images)
         if rerank:
-            scale = float(np.exp(min(float(params["heads"]["log_scale"]), np.log(self._cfg.bridge.logit_scale_max))))
+            with jax.enable_x64(True):  # float32 would round the scale, and every reranked score with it
+                scale = float(heads.clamped_scale(jnp.float64(params["heads"]["log_scale"]), self._cfg.bridge))
             metrics |= self._rerank(params, cosines, scale, texts, images, report)
         return metrics
 
@@ -154,7 +158,7 @@ class Evaluator:
     def _embed(self, params: Params, side: Side, report: Progress) -> Side:
         """Embed anew from the lower states that were kept."""
         embeddings, count = [], len(side.lower)
-        for picked in _batches(count, self._settings.batch_size):
+        for picked, _ in padded_batches(count, self._settings.batch_size):
             if len(side.mask):
                 found = self._predict.unimodal_text(params, side.lower[picked], side.mask[picked])
             else:
@@ -217,7 +221,7 @@ class Evaluator:
     ) -> np.ndarray:
         """Return the match logit of every pair (texts[rows[i]], images[columns[i]]), really fused."""
         logits = []
-        for picked in _batches(len(rows), self._settings.batch_size):
+        for picked, _ in padded_batches(len(rows), self._settings.batch_size):
             t, i = rows[picked], columns[picked]
             lower = Lower(image=images.lower[i], text=texts.lower[t], text_mask=texts.mask[t])
             logits.append(np.asarray(self._predict.fused(params, lower)[1]))
@@ -269,12 +273,6 @@ def table(metrics: Mapping[str, float]) -> Table:
             f"both {metrics['two_way/rerank']:.1f} %"
         )
     return Table(("direction", "score", "R@1 [95 %]", "R@5", "R@10", "median rank"), 2, rows, lines)
-
-
-def _batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """Yield the indices of `count` rows, `size` at a time; the last batch repeats the last row to be as large."""
-    for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + size), count - 1)
 
 
 def _two_way(

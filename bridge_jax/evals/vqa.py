@@ -16,13 +16,13 @@ import numpy as np
 from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import answers, pipeline, questions
 from bridge_jax.evals import asking
-from bridge_jax.evals.asking import Asked, Asking, Progress
+from bridge_jax.evals.asking import Asked, Asking
 from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.losses.vqa import score
 from bridge_jax.models import search
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step.predict import Predict
-from bridge_jax.types import Array, Lower, Params, Table
+from bridge_jax.types import Array, Lower, Params, Progress, Table
 
 LOSSES = ("vqa", "vqa_generative")
 

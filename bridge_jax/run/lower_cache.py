@@ -28,7 +28,7 @@ from bridge_jax.data import image, pipeline, text
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
 from bridge_jax.data.records import drawn_captions, fingerprint, readable
 from bridge_jax.step import forward
-from bridge_jax.types import Params
+from bridge_jax.types import Params, Progress
 
 IMAGE, TEXT, MASK, BROKEN = "image.npy", "text.npy", "text_mask.npy", "broken.npy"
 
@@ -123,7 +123,7 @@ def open_or_fill(
     params: Params,
     lower_image: Callable[[Params, np.ndarray], Any],
     lower_text: Callable[[Params, np.ndarray, np.ndarray], Any],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     rows: Sequence[int] | None = None,
 ) -> LowerCache:
     """Return the cache of the training split as `stage` reads it, filled first where it does not exist.
@@ -177,7 +177,7 @@ def _fill_images(
     records: Sequence[Mapping[str, Any]],
     folder: Path,
     embed: Callable[[np.ndarray], Any],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     rows: Sequence[int] | None,
 ) -> None:
     seed, side = rng.stream_seed(cfg.seed, "lower_cache"), cfg.vision.image_px
@@ -213,7 +213,7 @@ def _fill_texts(
     records: Sequence[Mapping[str, Any]],
     folder: Path,
     embed: Callable[[np.ndarray, np.ndarray], Any],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> None:
     total, out, masks = sum(len(record["captions"]) for record in readable(records) if record), None, []
     for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size, skip=True)):

@@ -28,9 +28,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from bridge_jax.workdir.outcome import AbandonedError, Outcome, StoppedError, cause_of, exit_now, told
+
+if TYPE_CHECKING:  # it brings jax, which main imports only once signals are watched
+    from bridge_jax.types import Progress
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _UNWIND_SECS = 3.0
@@ -123,7 +126,7 @@ class Stop:
         if self._stacks is not None:
             faulthandler.dump_traceback_later(self._secs, repeat=True, file=self._stacks)
 
-    def watched(self, report: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    def watched(self, report: "Progress") -> "Progress":
         """Return a `report` of progress that also tells the watchdog."""
 
         def tell(what: str, done: int, total: int) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 from rich.console import Console
@@ -29,7 +29,7 @@ def progress() -> Progress:
 
 
 @contextlib.contextmanager
-def task(bar: Progress, name: str) -> Iterator[Callable[[str, int, int], None]]:
+def task(bar: Progress, name: str) -> Iterator[types.Progress]:
     """Show a side task while it lasts; call the result as (what, done, total), total 0 when unknown.
 
     Where there is no terminal, a line is printed at every quarter of a total that is known.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, image, pipeline, prepared
+from bridge_jax.data import doctor, image, pipeline, prepared
 from bridge_jax.data.datasets import msrvtt
 from bridge_jax.data.records import Split, broken_part, open_split, pictures
 from configs import msrvtt as msrvtt_config
@@ -228,15 +228,15 @@ def test_the_doctor_reads_every_frame_raw_and_prepared(tmp_path):
     write(tmp_path, {"video1": 9, "video2": 9})
 
     def kinds(source):
-        return {f.kind: f.names for f in checkup.examine(source, msrvtt.Builder, None, workers=1).findings}
+        return {f.kind: f.names for f in doctor.examine(source, msrvtt.Builder, None, workers=1).findings}
 
     sizes = {"split_size": ["test: 2 of 1,000"]}
-    assert kinds(checkup.raw(msrvtt.Builder, tmp_path)) == sizes
+    assert kinds(doctor.raw(msrvtt.Builder, tmp_path)) == sizes
     prepare(tmp_path)
-    source = checkup.prepared(prepared.folder(tmp_path / "out", msrvtt.Builder))
+    source = doctor.prepared(prepared.folder(tmp_path / "out", msrvtt.Builder))
     assert kinds(source) == sizes
     (tmp_path / "frames" / "video2" / "0006.jpg").unlink()  # not one of those that are kept
-    (missing,) = kinds(checkup.raw(msrvtt.Builder, tmp_path))["missing_picture"]
+    (missing,) = kinds(doctor.raw(msrvtt.Builder, tmp_path))["missing_picture"]
     assert missing.endswith("frames/video2/0006.jpg: No such file or directory")
     records = records_of(tmp_path)
     spoiled = dict(records[1]) | {"later_frames": [b"", *records[1]["later_frames"][1:]]}

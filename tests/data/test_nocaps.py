@@ -10,7 +10,7 @@ import pytest
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, prepared
+from bridge_jax.data import doctor, prepared
 from bridge_jax.data.datasets import nocaps
 from bridge_jax.data.records import open_splits
 from bridge_jax.evals.scores import caption, ptb
@@ -115,7 +115,7 @@ def test_files_that_do_not_fit_are_one_clear_line(tmp_path, change, says):
         prepare(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-    (told,) = checkup.raw(nocaps.Builder, tmp_path).told.values()
+    (told,) = doctor.raw(nocaps.Builder, tmp_path).listed.values()
     assert str(caught.value) in told
 
 

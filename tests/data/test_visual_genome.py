@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import checkup, prepared
+from bridge_jax.data import doctor, prepared
 from bridge_jax.data.datasets import visual_genome
 from bridge_jax.data.records import open_splits
 from tests.data.bad_inputs import JPEG, encode, picture
@@ -122,7 +122,7 @@ def test_files_that_do_not_fit_are_one_clear_line(tmp_path, images, regions, say
         prepare(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-    (told,) = checkup.raw(visual_genome.Builder, tmp_path).told.values()
+    (told,) = doctor.raw(visual_genome.Builder, tmp_path).listed.values()
     assert str(caught.value) in told
 
 

@@ -11,7 +11,7 @@ import scipy.special
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError, evaluators
-from bridge_jax.data import checkup, pipeline, prepared, records
+from bridge_jax.data import doctor, pipeline, prepared, records
 from bridge_jax.data.datasets.snli_ve import LABELS
 from bridge_jax.losses import snli_ve
 from bridge_jax.plan import planner
@@ -92,8 +92,8 @@ def test_lines_that_cannot_be(tmp_path, change, says):
     with pytest.raises(ConfigError, match=says):
         prepare_data.prepare("snli_ve", str(tmp_path / "out"), raw_dir=str(tmp_path))
     (tmp_path / "snli_ve_test.jsonl").unlink()
-    found = checkup.raw(prepared.builder_class("snli_ve", ""), tmp_path)
-    assert any("no snli_ve_test.jsonl" in fault for fault in found.told["annotations"])
+    found = doctor.raw(prepared.builder_class("snli_ve", ""), tmp_path)
+    assert any("no snli_ve_test.jsonl" in fault for fault in found.listed["annotations"])
 
 
 def test_the_loss_equals_the_loop():

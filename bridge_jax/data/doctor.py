@@ -1,7 +1,7 @@
 """What is wrong with a data set, raw or prepared, found before a run meets it: every fault, by name.
 
-    checkup = examine(raw(builder, Path("DIR")), builder, tokenizer, workers=2)
-    checkup.exit_code, [(finding.kind, finding.count, finding.names) for finding in checkup.findings]
+    report = examine(raw(builder, Path("DIR")), builder, tokenizer, workers=2)
+    report.exit_code, [(finding.kind, finding.count, finding.names) for finding in report.findings]
 
 What cannot be used is broken; what can be, and may surprise, is a warning. Pictures and captions are judged by the same
 code as in preparation and training (`image.look`, `text.fault`), annotations by the builder's own reader. Pictures in
@@ -23,9 +23,9 @@ from bridge_jax.data import image, text
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.prepared import SKIPPED
 from bridge_jax.data.records import Split, open_splits, pictures, texts
+from bridge_jax.types import Progress
 
 BuilderClass = type[tfds.core.ShardBasedBuilder]
-Progress = Callable[[str, int, int], None]
 
 BROKEN = {  # kind -> what it is; in the order of a report
     "annotations": "faults of the annotation files, which the preparation refuses",
@@ -56,7 +56,7 @@ class Finding(NamedTuple):
 
     kind: str
     count: int
-    of: int
+    total: int
     names: list[str]
 
     @property
@@ -69,7 +69,7 @@ class Finding(NamedTuple):
         return (BROKEN | WARNINGS)[self.kind]
 
 
-class Checkup(NamedTuple):
+class Report(NamedTuple):
     """All that was found, what is broken first; pictures of each split; how many captions and questions were read."""
 
     findings: list[Finding]
@@ -96,11 +96,11 @@ class _Item(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set to be examined: how to read each picture, and what its files already told, kind -> names."""
+    """A data set to be examined: how to read each picture, and what its files already list, kind -> names."""
 
     reads: list[Callable[[], list[_Item]]]  # one of a picture, or of the pictures of a record
     sizes: dict[str, int]
-    told: dict[str, list[str]]
+    listed: dict[str, list[str]]
 
 
 def raw(builder: type[photo_builder.Builder], folder: Path) -> Source:
@@ -165,7 +165,7 @@ def examine(
     tokenizer: text.Tokenizer | None,
     workers: int,
     progress: Progress = lambda *_: None,
-) -> Checkup:
+) -> Report:
     """Read and decode every picture in `workers` threads and return all that is wrong.
 
     With a `tokenizer`, captions are compared with its length and words with its vocabulary. `progress` is called as
@@ -179,13 +179,13 @@ def examine(
             for item in items:
                 tally.take(item)
             progress("pictures", done, len(source.reads))
-    names = source.told | tally.names | tally.twice() | _sizes(source.sizes, photos.PUBLISHED if photos else {})
+    names = source.listed | tally.names | tally.twice() | _sizes(source.sizes, photos.PUBLISHED if photos else {})
     names["unknown_word"] = [f"{word} ({count})" for word, count in tally.unknown.most_common()]
     counts = {kind: len(found) for kind, found in names.items()} | {"unknown_word": tally.unknown.total()}
     of = dict.fromkeys(BROKEN | WARNINGS, tally.pictures) | dict.fromkeys(("annotations", "left_out", "split_size"), 0)
     of |= {"broken_caption": tally.captions, "cut_caption": tally.captions, "unknown_word": tally.tokens}
     findings = [Finding(kind, counts[kind], of[kind], names[kind]) for kind in of if names.get(kind)]
-    return Checkup(findings, source.sizes, tally.captions)
+    return Report(findings, source.sizes, tally.captions)
 
 
 def _sizes(sizes: Mapping[str, int], published: Mapping[str, int]) -> dict[str, list[str]]:

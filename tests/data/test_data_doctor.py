@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
-from bridge_jax.data import checkup, prepared, text
+from bridge_jax.data import doctor, prepared, text
 from bridge_jax.data.datasets import flickr8k, photo_builder, vqav2
 from tests.data import bad_inputs
 from tests.data.bad_inputs import BROKEN_CAPTIONS, BROKEN_PICTURES, GIF, JPEG, ODD_CAPTIONS, ODD_PICTURES, encode
@@ -40,17 +40,17 @@ def vocabulary(tmp_path):
     return path
 
 
-def findings(source, builder: type[photo_builder.Builder] = Small, tokenizer=None) -> dict[str, checkup.Finding]:
-    found = checkup.examine(source, builder, tokenizer, workers=2).findings
+def findings(source, builder: type[photo_builder.Builder] = Small, tokenizer=None) -> dict[str, doctor.Finding]:
+    found = doctor.examine(source, builder, tokenizer, workers=2).findings
     assert len({finding.kind for finding in found}) == len(found)
     return {finding.kind: finding for finding in found}
 
 
 def raw_findings(folder, **arguments):
-    return findings(checkup.raw(Small, folder), **arguments)
+    return findings(doctor.raw(Small, folder), **arguments)
 
 
-def files(finding: checkup.Finding) -> set[str]:
+def files(finding: doctor.Finding) -> set[str]:
     return {Path(name.split(": ")[0]).name for name in finding.names}
 
 
@@ -115,7 +115,7 @@ def test_one_fault_is_the_one_finding(whole, vocabulary, planted):
     found = raw_findings(whole, tokenizer=tokenizer)
     assert list(found) == [kind]
     assert any(says in name for name in found[kind].names), found[kind].names
-    assert found[kind].broken == (kind in checkup.BROKEN)
+    assert found[kind].broken == (kind in doctor.BROKEN)
 
 
 def test_a_picture_twice_in_one_split_is_no_fault(whole):
@@ -133,13 +133,13 @@ def test_numbers_and_shares(whole, vocabulary):
     say(0, "a zebra and a zebra, a gnu: a dog")(whole)
     found = raw_findings(whole, tokenizer=text.Tokenizer(vocabulary, length=7))
     # the six captions "a red dog", and a zebra and a zebra , a gnu : a dog
-    assert found["unknown_word"] == checkup.Finding(
+    assert found["unknown_word"] == doctor.Finding(
         "unknown_word", 6, 6 * 3 + 11, ["zebra (2)", "and (1)", ", (1)", "gnu (1)", ": (1)"]
     )
-    assert (found["cut_caption"].count, found["cut_caption"].of) == (1, 7)
+    assert (found["cut_caption"].count, found["cut_caption"].total) == (1, 7)
     (whole / "images" / "good_0.jpg").unlink()
     missing = raw_findings(whole)["missing_picture"]
-    assert (missing.count, missing.of) == (1, TRAIN + VAL)
+    assert (missing.count, missing.total) == (1, TRAIN + VAL)
 
 
 def test_all_that_is_broken_or_odd_is_sorted_into_its_kind(tmp_path):
@@ -195,7 +195,7 @@ def test_faults_that_came_after_the_preparation_are_found(tmp_path):
     folder = bad_inputs.raw_folder(tmp_path / "raw", TRAIN, {name: every[name] for name in sorted(bad)}, held_out=VAL)
     copy(folder)
     bad_inputs.prepare_unchecked(tmp_path, folder)
-    found = findings(checkup.prepared(prepared.folder(tmp_path, Small)))
+    found = findings(doctor.prepared(prepared.folder(tmp_path, Small)))
     assert {kind: finding.names for kind, finding in found.items()} == {
         "damaged_picture": ["truncated_end.jpg: image file is truncated (100 bytes not processed)"],
         "broken_caption": ["caption_of_spaces.jpg: an empty caption (number 1 of 1)"],
@@ -213,7 +213,7 @@ def test_what_the_preparation_left_out_and_damaged_records_are_named(tmp_path):
     content = bytearray(shard.read_bytes())
     content[len(content) // 4] ^= 8
     shard.write_bytes(content)
-    found = findings(checkup.prepared(records))
+    found = findings(doctor.prepared(records))
     assert list(found) == ["damaged_record", "left_out", "split_size"]
     assert found["left_out"].count == 1
     assert found["left_out"].names[0].startswith(f"{folder}/images/empty.jpg: no picture in a format")
@@ -226,7 +226,7 @@ def test_a_shard_that_is_missing_or_cut_is_told_and_does_not_stop_the_rest(whole
     prepare_data.prepare("flickr8k", str(tmp_path), raw_dir=str(whole))
     records = prepared.folder(tmp_path, Small)
     damage(next(records.glob("*val*")))
-    found = findings(checkup.prepared(records))
+    found = findings(doctor.prepared(records))
     assert list(found) == ["damaged_record"]
     assert [name.split(":")[0] for name in found["damaged_record"].names] == ["record 0 of val", "record 1 of val"]
 
@@ -237,12 +237,12 @@ def test_the_questions_of_one_photo_in_test_and_test_dev_are_no_fault(tmp_path):
         write(tmp_path, subset, asked=[(9, 5, "Why?")], said=None)
     (tmp_path / "test-dev2015").rename(tmp_path / "elsewhere")
     (tmp_path / "test2015" / "COCO_test2015_000000000005.jpg").write_bytes(JPEG)
-    assert findings(checkup.raw(vqav2.Builder, tmp_path), vqav2.Builder) == {}
+    assert findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder) == {}
     write(tmp_path, "val2014", asked=[(10, 7, "Why?")], said={10: ("other", ["no"] * 10)})
-    found = findings(checkup.raw(vqav2.Builder, tmp_path), vqav2.Builder)
+    found = findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder)
     assert {kind: finding.count for kind, finding in found.items()} == {"id_collision": 1, "same_picture": 1}
     prepare_data.prepare("vqav2", str(tmp_path), raw_dir=str(tmp_path), num_answers=9, min_answer_count=1)
-    again = findings(checkup.prepared(prepared.folder(tmp_path, vqav2.Builder)), vqav2.Builder)
+    again = findings(doctor.prepared(prepared.folder(tmp_path, vqav2.Builder)), vqav2.Builder)
     names = ["COCO_train2014_000000000007.jpg (train)", "COCO_val2014_000000000007.jpg (val)"]
     assert again["id_collision"].names == [f"7: {', '.join(names)}"]
     assert again["same_picture"].names == [", ".join(names)]
@@ -252,7 +252,7 @@ def test_every_fault_of_the_question_files_is_told(tmp_path):
     write(tmp_path, "train2014", asked=[(1, 7, "Is it red?"), (2, 8, " ")], said={1: ("yes/no", ["yes"] * 10)})
     write(tmp_path, "val2014", asked=[(3, 9, "Why?")], said=None)
     (tmp_path / "train2014" / "COCO_train2014_000000000007.jpg").unlink()
-    found = findings(checkup.raw(vqav2.Builder, tmp_path), vqav2.Builder)
+    found = findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder)
     assert "question 2 of v2_OpenEnded_mscoco_train2014_questions.json has no annot" in found["annotations"].names[0]
     assert "has no v2_mscoco_val2014_annotations.json beside it" in found["annotations"].names[1]
     assert files(found["missing_picture"]) == {"COCO_train2014_000000000007.jpg"}
@@ -263,13 +263,13 @@ def test_the_shapes_are_whole(small_shapes):
     builder = prepared.builder_class("shapes", "")
     folder = prepared.folder(small_shapes, builder)
     tokenizer = text.Tokenizer(folder / prepared.VOCABULARY, length=16)
-    found = checkup.examine(checkup.prepared(folder), builder, tokenizer, workers=1)
+    found = doctor.examine(doctor.prepared(folder), builder, tokenizer, workers=1)
     assert (found.findings, found.exit_code) == ([], 0)
     assert found.captions > 100
 
 
 def test_the_exit_code_is_of_the_worst():
     def code(*kinds):
-        return checkup.Checkup([checkup.Finding(kind, 1, 0, ["x"]) for kind in kinds], {}, 0).exit_code
+        return doctor.Report([doctor.Finding(kind, 1, 0, ["x"]) for kind in kinds], {}, 0).exit_code
 
     assert [code(), code("grey_picture"), code("same_picture"), code("same_picture", "cut_caption")] == [0, 1, 2, 2]
