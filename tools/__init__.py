@@ -3,6 +3,6 @@
 import gc
 import sys
 
-# Python is about to run one of them, and would look 0.2 s for garbage in what it imports.
+# `python -m tools.NAME` is starting: its imports would otherwise spend 0.2 s on garbage collection.
 if sys.argv[0] == "-m":
     gc.disable()  # until command_line.run

@@ -1,9 +1,9 @@
 """Benchmark the decoder's cache: python -m tools.bench_decode --config=configs/shapes.py:task=caption
 
-Prints, measured in one process on this machine with random parameters: how long beam search over a batch of pictures
-takes with the keys and values of the words before kept, and how long where every word is computed again for each next
-one, in turn; that both write the same captions; and how often each was compiled. Run it with nothing else on the
-machine.
+Beam search over a batch of pictures is timed twice, in one process on this machine with random parameters: with the
+keys and values of earlier words kept, and with every word computed again for each next one. The two searches take
+turns. Prints both times, whether both write the same captions, and how often each was compiled. Run nothing else on the
+machine meanwhile.
 """
 
 import statistics
@@ -17,21 +17,21 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from bridge_jax import config as configs
+from bridge_jax.config import Config, ConfigError
 from bridge_jax.models import search
 from bridge_jax.models.decoder import Decoder
 from bridge_jax.run import command_line
 
 _CONFIG = command_line.define_config()
-_PICTURES = flags.DEFINE_integer("pictures", 8, "Pictures that are captioned at once.", lower_bound=1)
-_BEAMS = flags.DEFINE_integer("beams", 32, "Beams of each.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Searches of each kind that are timed; the median counts.", lower_bound=1)
-_SHARPNESS = 4.0  # what random logits are multiplied by, so that words differ
+_PICTURES = flags.DEFINE_integer("pictures", 8, "Pictures to caption at once.", lower_bound=1)
+_BEAMS = flags.DEFINE_integer("beams", 32, "Beams for each picture.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Searches of each kind to time; the median is printed.", lower_bound=1)
+_SHARPNESS = 4.0  # factor on random logits, so that words differ
 _console = Console(soft_wrap=True, highlight=False)
 
 
-def searches(cfg: configs.Config, pictures: int, beams: int) -> dict[str, Any]:
-    """Return the compiled searches of random pictures' captions, with the cache and without."""
+def searches(cfg: Config, pictures: int, beams: int) -> dict[str, Any]:
+    """Return two compiled searches for captions of random pictures: `cached` with the cache, `again` without."""
     assert cfg.decoder is not None
     module = Decoder(cfg.decoder, cfg.text.vocab_size, cfg.text.length, jnp.dtype(cfg.compute_dtype))
     frame = search.Frame(start=0, end=1, pad=2, length=cfg.text.length)
@@ -63,27 +63,27 @@ def searches(cfg: configs.Config, pictures: int, beams: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Time the two searches in turn and print how they compare."""
+    """Time the two searches in turn and print the comparison."""
     del argv
     cfg, pictures, beams = command_line.read_config(_CONFIG), _PICTURES.value, _BEAMS.value
     if cfg.decoder is None:
-        raise configs.ConfigError("config.decoder is missing: choose a config that writes captions")
-    found = searches(cfg, pictures, beams)
-    written = {name: np.asarray(run()) for name, run in found.items()}  # compiles
-    times: dict[str, list[float]] = {name: [] for name in found}
+        raise ConfigError("config.decoder is missing: choose a config that writes captions")
+    compiled = searches(cfg, pictures, beams)
+    written = {name: np.asarray(run()) for name, run in compiled.items()}  # compiles
+    times: dict[str, list[float]] = {name: [] for name in compiled}
     for _ in range(_ROUNDS.value):
-        for name, run in found.items():
+        for name, run in compiled.items():
             started = time.perf_counter()
             run().block_until_ready()
             times[name].append(time.perf_counter() - started)
     cached, again = (statistics.median(times[name]) for name in ("cached", "again"))
     same = np.array_equal(written["cached"], written["again"])
-    compiled = [search._cache_size() for search in found.values()]
+    counts = [search._cache_size() for search in compiled.values()]
     _console.print(
         f"{pictures} pictures, {beams} beams, {cfg.text.length} words: {1000 * cached:.0f} ms with the cache"
     )
-    _console.print(f"every word anew: {1000 * again:.0f} ms, {again / cached:.1f} times as long")
-    _console.print(f"the same captions: {'yes' if same else 'no'}; compiled {compiled[0]} and {compiled[1]} times")
+    _console.print(f"every word computed again: {1000 * again:.0f} ms, {again / cached:.1f} times as long")
+    _console.print(f"the same captions: {'yes' if same else 'no'}; compiled {counts[0]} and {counts[1]} times")
 
 
 if __name__ == "__main__":

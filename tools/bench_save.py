@@ -1,9 +1,14 @@
-"""Benchmark what nothing lost costs: python -m tools.bench_save --config=configs/shapes.py --stage=stabilise
+"""Benchmark the cost of losing nothing: python -m tools.bench_save --config=configs/shapes.py --stage=stabilise
 
-Prints, on this machine: how long a step takes in a bare loop that draws, steps and nothing else; what the loop of
-training adds to it (locks, metrics, log, what broke, hosts); how long a save holds the loop; and how much longer a run
-takes that saves once, where on a CPU hashing and writing take part of the processor that computes. Rounds of the three
-loops alternate, and medians are compared. Run it with nothing else on the machine, on the disk that you save to.
+Prints four figures of this machine:
+
+- the time of a step in a bare loop, which only draws a batch and steps;
+- the time that the training loop adds to it (locks, metrics, log, broken records, hosts);
+- the time for which a save holds the loop;
+- the time that one save adds to a run. On a CPU, hashing and writing compete with the step for the processor.
+
+Rounds of the three loops alternate, and medians are compared. Run nothing else on the machine meanwhile, and use the
+disk that you save to.
 """
 
 import dataclasses
@@ -20,8 +25,7 @@ import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 
-from bridge_jax import config as configs
-from bridge_jax.config import objectives
+from bridge_jax.config import Checkpoint, Config, ConfigError, nearest, objectives
 from bridge_jax.data import pipeline
 from bridge_jax.run import command_line, lower_cache, origin, stop, train
 from bridge_jax.step import sharding, train_step
@@ -32,16 +36,18 @@ from bridge_jax.workdir.log import RunLog
 from bridge_jax.workdir.outcome import Outcome
 
 _CONFIG = command_line.define_config()
-_STAGE = flags.DEFINE_string("stage", None, "The stage whose step is timed.")
-_STEPS = flags.DEFINE_integer("steps", 40, "Steps of a round.", lower_bound=4)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each loop.", lower_bound=1)
-_FOLDER = flags.DEFINE_string("folder", None, "Where the run that is timed saves; a temporary one without it.")
+_STAGE = flags.DEFINE_string("stage", None, "Stage whose step to time.")
+_STEPS = flags.DEFINE_integer("steps", 40, "Steps in a round.", lower_bound=4)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds for each loop.", lower_bound=1)
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Folder in which the timed run saves; the system's temporary folder without it."
+)
 _NEVER = 10**9
 _console = Console(soft_wrap=True, highlight=False)
 
 
 class _Unscored(train._Stage):
-    """The loop as it is, without an evaluation. `ends` has the time at which every step but the last was read."""
+    """The training loop without evaluations. `ends` has the time at which each step but the last was read."""
 
     ends: list[float]
 
@@ -49,19 +55,19 @@ class _Unscored(train._Stage):
         return False
 
     def _read(self, pending: Any, *arguments: Any) -> Any:
-        found = super()._read(pending, *arguments)
+        state = super()._read(pending, *arguments)
         if pending is not None:
             self.ends.append(time.perf_counter())
-        return found
+        return state
 
 
 def lengths(ends: Sequence[float]) -> list[float]:
-    """Return the seconds between the ends of neighbouring steps: no start of a loop is in them."""
+    """Return the seconds between the ends of neighbouring steps, which leaves out the start of the loop."""
     return [after - before for before, after in itertools.pairwise(ends)]
 
 
-def bare_loop(cfg: configs.Config, name: str, count: int) -> Callable[[], list[float]]:
-    """Return what times `count` steps after a first one: draw, put, step."""
+def bare_loop(cfg: Config, name: str, count: int) -> Callable[[], list[float]]:
+    """Return a function that draws, puts and steps, and times `count` steps after a first one."""
     mesh, stage = sharding.make_mesh(cfg.mesh), cfg.stages[name]
     plan, params, make = train_step.build(cfg, name, 0, mesh), origin.initial(cfg, mesh), None
     if stage.cached_crops:
@@ -74,7 +80,7 @@ def bare_loop(cfg: configs.Config, name: str, count: int) -> Callable[[], list[f
         batches, before, ends = pipeline.batches(ds, 0, cfg.data), None, []
         for batch in itertools.islice(batches, count + 1):
             state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))
-            if before is not None:  # no deeper a queue than training has
+            if before is not None:  # keeps the queue as short as in training
                 jax.block_until_ready(before)
                 ends.append(time.perf_counter())
             before = metrics
@@ -87,18 +93,18 @@ def bare_loop(cfg: configs.Config, name: str, count: int) -> Callable[[], list[f
 
 
 def real_loop(
-    cfg: configs.Config, name: str, count: int, saves: bool, folder: Path, blocked: list[float]
+    cfg: Config, name: str, count: int, saves: bool, folder: Path, blocked: list[float]
 ) -> Callable[[], list[float]]:
-    """Return what times `count` steps of training after a first one; in their middle the state is saved if `saves`.
+    """Return a function that times `count` steps of training after a first one, with one save in the middle if `saves`.
 
-    How long the loop stood in a save is added to `blocked`.
+    It appends to `blocked` the seconds for which the save held the loop.
     """
     every = count // 2 + 1 if saves else _NEVER  # once
     cfg = dataclasses.replace(
         cfg,
         stages={**cfg.stages, name: dataclasses.replace(cfg.stages[name], steps=count + 1)},
         stage_order=(name,),
-        checkpoint=configs.Checkpoint(every_steps=every, keep_last=1),
+        checkpoint=Checkpoint(every_steps=every, keep_last=1),
     )
     mesh = sharding.make_mesh(cfg.mesh)
     plan, params = train_step.build(cfg, name, 0, mesh), origin.initial(cfg, mesh)
@@ -123,11 +129,11 @@ def real_loop(
 
 
 def main(argv: list[str]) -> None:
-    """Time the three loops in turn and print what they say of each other."""
+    """Time the three loops in turn and print the comparison."""
     del argv
     cfg, name, count = command_line.read_config(_CONFIG), command_line.required(_STAGE), _STEPS.value
     if name not in cfg.stages:
-        raise configs.ConfigError(f"--stage: {name!r} is unknown; {configs.nearest(name, cfg.stages)}")
+        raise ConfigError(f"--stage: {name!r} is unknown; {nearest(name, cfg.stages)}")
     folder = Path(_FOLDER.value or tempfile.gettempdir())
     blocked: list[float] = []
     loops = {
@@ -135,14 +141,14 @@ def main(argv: list[str]) -> None:
         "training": real_loop(cfg, name, count, False, folder, []),
         "saving": real_loop(cfg, name, count, True, folder, blocked),
     }
-    times: dict[str, list[list[float]]] = {what: [] for what in loops}
+    times: dict[str, list[list[float]]] = {loop: [] for loop in loops}
     for number in range(_ROUNDS.value + 1):
-        for what, loop in loops.items():
-            found = loop()
+        for loop, run in loops.items():
+            secs = run()
             if number:  # the first round compiles and warms caches
-                times[what].append(found)
-    # A busy moment lengthens a few steps: of a round the median step counts, and neighbouring rounds are compared.
-    bare, training = ([statistics.median(steps) for steps in times[what]] for what in ("bare", "training"))
+                times[loop].append(secs)
+    # A busy moment lengthens a few steps, so take the median step of each round and compare neighbouring rounds.
+    bare, training = ([statistics.median(secs) for secs in times[loop]] for loop in ("bare", "training"))
     costs = sorted(100 * (t - b) / b for b, t in zip(bare, training, strict=True))
     step, held = statistics.median(training), statistics.median(blocked[1:])
     stall = statistics.median(
@@ -150,7 +156,8 @@ def main(argv: list[str]) -> None:
     )
     _console.print(f"a step of {name}: {1000 * statistics.median(bare):.1f} ms bare, {1000 * step:.1f} ms in training")
     _console.print(
-        f"exactness costs {statistics.median(costs):+.1f} % of throughput (rounds: {costs[0]:+.1f} to {costs[-1]:+.1f})"
+        f"losing nothing costs {statistics.median(costs):+.1f} % of throughput "
+        f"(rounds: {costs[0]:+.1f} to {costs[-1]:+.1f})"
     )
     _console.print(f"a save holds the loop for {1000 * held:.0f} ms = {held / step:.2f} steps")
     _console.print(f"a run with one save takes {1000 * stall:.0f} ms = {stall / step:.2f} steps longer")

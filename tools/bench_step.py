@@ -1,14 +1,14 @@
 """Benchmark a stage's training step and its data: python -m tools.bench_step --config=configs/flickr8k.py
 
-Prints, measured in one process on this machine: the model FLOP/s of every stage's step and its share of a plain
-float32 matrix product's, pairs/s of the step and of the data pipeline alone, and peak memory. Model FLOPs are those of
-the matrix products and convolutions that the step's own program asks for, forward and backward; of a rematerialised or
-repeated product every run counts.
+Prints for every stage, measured in one process on this machine: the model FLOP/s of its step and their share of a plain
+float32 matrix product's, and pairs/s of the step and of the data pipeline alone. Prints peak memory at the end. Model
+FLOPs count the matrix products and convolutions in the step's own program, forward and backward; a rematerialised or
+repeated product counts each time it runs.
 
-Every timed step follows another one, as in a run, and is followed by products for half a second: what a machine gives
-changes from one second to the next, so a step is compared with its neighbour in time. After half a second without steps
-a virtual machine may have given their memory back to its host, and the step then pays for getting it again. Run it with
-nothing else on the machine.
+Every timed step follows another step, as in a run, and half a second of products follows it. A machine's speed changes
+from one second to the next, so each step is compared with the products beside it. During half a second without steps a
+virtual machine may give memory back to its host, and the next step pays to get it again. Run nothing else on the
+machine meanwhile.
 """
 
 import itertools
@@ -22,8 +22,7 @@ from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 
-from bridge_jax import config as configs
-from bridge_jax.config import objectives
+from bridge_jax.config import Config, objectives
 from bridge_jax.data import pipeline
 from bridge_jax.plan import flops
 from bridge_jax.run import command_line, lower_cache, origin
@@ -31,7 +30,7 @@ from bridge_jax.step import sharding, train_step
 from bridge_jax.step.predict import build_predict
 
 _CONFIG = command_line.define_config()
-_STEPS = flags.DEFINE_integer("steps", 10, "Steps that are timed; the median counts.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps to time; the median is printed.")
 _console = Console(soft_wrap=True, highlight=False)
 
 
@@ -46,8 +45,8 @@ def matmul_rate(seconds: float = 0.5, side: int = 2048) -> float:
     return count * 2 * side**3 / spent
 
 
-def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params) -> None:
-    """Print a stage's figures."""
+def bench_stage(cfg: Config, name: str, mesh: Mesh, params) -> None:
+    """Print the figures of one stage."""
     stage = cfg.stages[name]
     plan, make = train_step.build(cfg, name, 0, mesh), None
     if stage.cached_crops:
@@ -57,7 +56,7 @@ def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params) -> None:
     batches = pipeline.batches(ds, 0, cfg.data)
     batch = sharding.put_batch(next(batches), mesh)
     state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
-    asked = flops.flops_of(plan.train_step, state, batch)
+    step_flops = flops.flops_of(plan.train_step, state, batch)
     compiled = plan.compiled(state, batch)
     state, _ = jax.block_until_ready(compiled(state, batch))
     times, products = [], []
@@ -68,18 +67,18 @@ def bench_stage(cfg: configs.Config, name: str, mesh: Mesh, params) -> None:
         times.append(time.perf_counter() - started)
         products.append(matmul_rate())
     seconds = statistics.median(times)
-    shares = sorted(asked / spent / rate for spent, rate in zip(times, products, strict=True))
+    shares = sorted(step_flops / spent / rate for spent, rate in zip(times, products, strict=True))
     count = 4 * _STEPS.value
     started = time.perf_counter()
     for _ in itertools.islice(batches, count):
         pass
-    fed = count * stage.batch_size / (time.perf_counter() - started)
-    eaten = stage.batch_size / seconds
+    delivered = count * stage.batch_size / (time.perf_counter() - started)
+    consumed = stage.batch_size / seconds
     _console.print(
-        f"{name}: {asked / 1e9:.1f} GFLOP a step, {seconds:.3f} s, {asked / seconds / 1e9:.0f} GFLOP/s = "
+        f"{name}: {step_flops / 1e9:.1f} GFLOP a step, {seconds:.3f} s, {step_flops / seconds / 1e9:.0f} GFLOP/s = "
         f"{100 * statistics.median(shares):.0f} % of the matrix product's {statistics.median(products) / 1e9:.0f} "
-        f"({100 * shares[0]:.0f} to {100 * shares[-1]:.0f} %); {eaten:.1f} pairs/s eaten, "
-        f"{fed:.0f} pairs/s delivered = {fed / eaten:.1f} times"
+        f"({100 * shares[0]:.0f} to {100 * shares[-1]:.0f} %); {consumed:.1f} pairs/s consumed, "
+        f"{delivered:.0f} pairs/s delivered = {delivered / consumed:.1f} times"
     )
 
 

@@ -5,8 +5,9 @@
     python -m tools.checkpoints prune --workdir=runs/shapes --keep_last=1
     python -m tools.checkpoints copy --workdir=runs/shapes --step=best --to=runs/shapes_best
 
-`verify` reads every file and compares its SHA-256; exit code 5 if one differs, naming it. `prune` keeps the newest, the
-best and nothing damaged. `copy` makes a workdir that can be evaluated, resumed or started from.
+`verify` reads every file and compares its SHA-256; where one differs, it names the file and exits with code 5. `prune`
+keeps the newest and the best checkpoints and removes damaged ones. `copy` makes a workdir that can be evaluated,
+resumed or started from.
 """
 
 import datetime
@@ -24,16 +25,18 @@ from bridge_jax.workdir.checkpoint import FROZEN, Checkpoints
 from bridge_jax.workdir.meta import score_of
 from bridge_jax.workdir.outcome import StorageError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder that bridge_jax.main trained in.")
-_STEP = flags.DEFINE_string("step", "", "A step, or `best` or `latest`; verify takes all without it.")
-_KEEP_LAST = flags.DEFINE_integer(
-    "keep_last", 1, "How many of the newest prune keeps, besides the best.", lower_bound=1
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder that bridge_jax.main trained in.")
+_STEP = flags.DEFINE_string(
+    "step", "", "A step, `best` or `latest`; without it, verify checks all and copy takes the best."
 )
-_TO = flags.DEFINE_string("to", None, "The workdir that copy makes.")
+_KEEP_LAST = flags.DEFINE_integer(
+    "keep_last", 1, "prune: number of newest checkpoints to keep besides the best.", lower_bound=1
+)
+_TO = flags.DEFINE_string("to", None, "copy: workdir to make.")
 
 
 def show(saves: Checkpoints) -> None:
-    """Print a line for every checkpoint, damaged ones too."""
+    """Print a line for every checkpoint, whole or damaged."""
     table, faults = Table(), []
     for column in ("step", "stage", "score", "MiB", "state", "saved"):
         table.add_column(column)
@@ -51,7 +54,7 @@ def show(saves: Checkpoints) -> None:
     for line in faults:
         console.print(line)
     if (saves.folder / FROZEN).is_dir():
-        console.print(f"and {_mib(saves.folder / FROZEN):.1f} MiB of frozen parameters, which all of them share")
+        console.print(f"and {_mib(saves.folder / FROZEN):.1f} MiB of frozen parameters, shared by all checkpoints")
 
 
 def _mib(folder: Path) -> float:
@@ -64,7 +67,9 @@ def verify(saves: Checkpoints, steps: list[int]) -> None:
     for step in steps:
         print(f"{step}: {faults.get(step, 'whole')}")
     if faults:
-        raise StorageError(f"{saves.folder}: damaged are {', '.join(map(str, faults))} of {len(steps)} checkpoints")
+        raise StorageError(
+            f"{saves.folder}: {len(faults)} of {len(steps)} checkpoints are damaged: {', '.join(map(str, faults))}"
+        )
 
 
 def prune(saves: Checkpoints, keep_last: int) -> None:
@@ -78,9 +83,9 @@ def prune(saves: Checkpoints, keep_last: int) -> None:
 
 
 def copy(saves: Checkpoints, step: int, to: Path) -> None:
-    """Copy a whole checkpoint, and the frozen parameters that it needs, to the workdir `to`, committed last.
+    """Copy a whole checkpoint, and the frozen parameters that it needs, to the workdir `to`; commit it last.
 
-    Raises ConfigError where the step or other frozen parameters are there already, StorageError where a copy differs.
+    Raises ConfigError where `to` already has the step or other frozen parameters, StorageError where a copy differs.
     """
     target = to / manifest.CHECKPOINTS
     folders = [FROZEN, str(step)] if saves.meta(step).frozen else [str(step)]
@@ -89,19 +94,19 @@ def copy(saves: Checkpoints, step: int, to: Path) -> None:
         if (target / name).exists():
             if name == FROZEN and manifest.read(target / name) == manifest.read(source):
                 continue
-            raise ConfigError(f"--to: {target / name} is there already; give another folder")
+            raise ConfigError(f"--to: {target / name} exists already; give another folder")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside)
         if fault := manifest.fault(aside):
-            raise StorageError(f"{aside}: {fault}: the copy is not what was read; try again")
+            raise StorageError(f"{aside}: {fault}: the copy differs from the original; try again")
         aside.rename(target / name)
 
 
 def main(argv: list[str]) -> None:
-    """Do what the word before the flags says."""
+    """Run the command that stands before the flags."""
     word, known = argv[1] if len(argv) > 1 else "", ("list", "verify", "prune", "copy")
     if word not in known:
-        raise ConfigError(f"expected what to do before the flags, got {word!r}; {nearest(word, known)}")
+        raise ConfigError(f"expected a command before the flags, got {word!r}; {nearest(word, known)}")
     saves = Checkpoints(command_line.required(_WORKDIR), read_only=True)
     if word == "list":
         show(saves)

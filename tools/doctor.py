@@ -1,14 +1,15 @@
-"""Say what is wrong with a data set, raw or prepared, before a run does.
+"""Find the faults of a data set, raw or prepared, before a run meets them.
 
     python -m tools.doctor --dataset=flickr8k --raw_dir=DIR
     python -m tools.doctor --dataset=flickr8k --data_dir=data --vocabulary=data/minilm/vocab.txt --json=flickr8k.json
 
-Every picture is read and decoded. Broken is what the preparation or a run would refuse or leave out, an image id of two
-pictures, and the same bytes in two splits (near duplicates are not looked for); the rest are warnings. Lengths in
-tokens and unknown words need --vocabulary, or a data set that stores its own. `--json` writes every name, what is
-printed are the first. Nothing is changed.
+Every picture is read and decoded. A finding is *broken* where the preparation or a run would refuse it or leave it out,
+where two pictures have one image id, and where two splits hold the same bytes (near duplicates are not looked for). All
+other findings are warnings. Lengths in tokens and unknown words need --vocabulary, or a data set that stores its own.
+The terminal shows the first names of each finding, `--json` writes them all. Nothing is changed.
 
-Exit code 0: nothing found; 1: warnings; 2: broken, or it could not be looked at, with one line that says why.
+Exit code 0: nothing found; 1: warnings; 2: something is broken, or the data set cannot be examined, with one line that
+says why.
 """
 
 import json
@@ -26,16 +27,16 @@ from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.doctor import Finding, Report
 from bridge_jax.run import command_line, terminal
 
-_DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
+_DATASET = flags.DEFINE_string("dataset", None, "Name of a module in bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string(
     "raw_dir", "", "Folder with the raw images and captions, as tools.prepare_data reads it."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the prepared data sets live; instead of --raw_dir.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the prepared data sets; give it or --raw_dir.")
 _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocab.txt or tokenizer.json.")
-_LENGTH = flags.DEFINE_integer("length", 30, "Tokens that a caption may have, as config.text.length.", lower_bound=3)
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Threads that read and decode images.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", "", "Write all findings with all names to this file.")
-_SHOWN = 5  # names of a finding
+_LENGTH = flags.DEFINE_integer("length", 30, "Most tokens in a caption, as in config.text.length.", lower_bound=3)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Threads to read and decode images with.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", "", "File to write all findings with all names to.")
+_SHOWN = 5  # names printed for a finding
 _console = Console(soft_wrap=True, highlight=False)
 
 
@@ -43,7 +44,9 @@ def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int
     """Examine the raw data set in `raw_dir`, or the one prepared under `data_dir`. Raises ConfigError."""
     builder = prepared.builder_class(dataset, "--dataset")
     if bool(raw_dir) == bool(data_dir):
-        raise ConfigError("expected either --raw_dir, a folder of raw files, or --data_dir, where prepared data lies")
+        raise ConfigError(
+            "expected one of --raw_dir (raw files) and --data_dir (prepared data), got both or neither; give one"
+        )
     if data_dir:
         folder = prepared.prepared(builder, data_dir, "--data_dir")
         source, stored = doctor.prepared(folder), folder / prepared.VOCABULARY
@@ -54,16 +57,16 @@ def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int
         raise ConfigError(f"--raw_dir: {dataset!r} has no raw files; give --data_dir")
     tokenizer = text.Tokenizer(Path(vocabulary).expanduser(), length) if vocabulary else None
     if tokenizer is None:
-        _say("no --vocabulary: lengths in tokens and unknown words are not looked at")
+        _say("no --vocabulary: lengths in tokens and unknown words are not checked")
     with terminal.progress() as bar, terminal.task(bar, f"examining {dataset}") as progress:
         return doctor.examine(source, builder, tokenizer, workers, progress)
 
 
-def show(found: Report) -> None:
-    """Print every finding with its first names, and what all of it comes to."""
-    sizes = ", ".join(f"{split} {size:,}" for split, size in found.sizes.items())
-    _say(f"{sum(found.sizes.values()):,} pictures ({sizes}), {found.captions:,} captions and questions")
-    for finding in found.findings:
+def show(report: Report) -> None:
+    """Print every finding with its first names, and a line that counts the findings."""
+    sizes = ", ".join(f"{split} {size:,}" for split, size in report.sizes.items())
+    _say(f"{sum(report.sizes.values()):,} pictures ({sizes}), {report.captions:,} captions and questions")
+    for finding in report.findings:
         share = f" of {finding.total:,} ({100 * finding.count / finding.total:.2g} %)" if finding.total else ""
         level, style = ("broken", "red") if finding.broken else ("warning", "yellow")
         _say(f"\n{level}: {finding.kind}: {finding.count:,}{share}, {finding.says}", style)
@@ -71,39 +74,36 @@ def show(found: Report) -> None:
             _say(f"    {name}")
         if (more := len(finding.names) - _SHOWN) > 0:
             _say(f"    and {more:,} more; --json=FILE lists all")
-    broken = sum(finding.broken for finding in found.findings)
-    warnings = len(found.findings) - broken
-    said = [f"{broken} broken"] * (broken > 0) + [f"{warnings} warning{'s' * (warnings > 1)}"] * (warnings > 0)
-    _say(f"\n{', '.join(said) or 'nothing found'}")
+    broken = sum(finding.broken for finding in report.findings)
+    warnings = len(report.findings) - broken
+    counts = [f"{broken} broken"] * (broken > 0) + [f"{warnings} warning{'s' * (warnings > 1)}"] * (warnings > 0)
+    _say(f"\n{', '.join(counts) or 'nothing found'}")
 
 
 def _say(line: str, style: str = "") -> None:
-    whole = line.encode(errors="backslashreplace").decode()  # a name may be half a character
-    _console.print(whole, markup=False, style=style)
+    printable = line.encode(errors="backslashreplace").decode()  # a name may end within a character
+    _console.print(printable, markup=False, style=style)
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
-    return {"level": "broken" if finding.broken else "warning", "says": finding.says} | {
-        "kind": finding.kind,
-        "count": finding.count,
-        "of": finding.total,
-        "names": finding.names,
-    }
+    level = "broken" if finding.broken else "warning"
+    counted = {"kind": finding.kind, "count": finding.count, "of": finding.total, "names": finding.names}
+    return {"level": level, "says": finding.says} | counted
 
 
 def main(argv: list[str]) -> None:
-    """Print the findings, write the JSON, and exit by the worst of them."""
+    """Print the findings, write the JSON, and exit with the code of the worst finding."""
     del argv
-    jax.config.update("jax_platforms", "cpu")  # the bar asks jax which process this is; no chip is taken from a run
+    jax.config.update("jax_platforms", "cpu")  # the bar asks jax for its process; a chip stays free for a run
     dataset = command_line.required(_DATASET)
-    found = look(dataset, _RAW_DIR.value, _DATA_DIR.value, _VOCABULARY.value, _LENGTH.value, _NUM_WORKERS.value)
-    show(found)
+    report = look(dataset, _RAW_DIR.value, _DATA_DIR.value, _VOCABULARY.value, _LENGTH.value, _NUM_WORKERS.value)
+    show(report)
     if _JSON.value:
-        record = {"dataset": dataset, "folder": _RAW_DIR.value or _DATA_DIR.value, "exit_code": found.exit_code}
-        record |= {"splits": found.sizes, "captions": found.captions}
-        record |= {"findings": [_as_json(finding) for finding in found.findings]}
+        record = {"dataset": dataset, "folder": _RAW_DIR.value or _DATA_DIR.value, "exit_code": report.exit_code}
+        record |= {"splits": report.sizes, "captions": report.captions}
+        record |= {"findings": [_as_json(finding) for finding in report.findings]}
         Path(_JSON.value).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    sys.exit(found.exit_code)
+    sys.exit(report.exit_code)
 
 
 if __name__ == "__main__":

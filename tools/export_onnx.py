@@ -5,7 +5,7 @@
     python -m tools.export_onnx exported --out=onnx
 
 `onnx/README.md` has the lines that run them in onnxruntime. Exit code 2: it cannot be done, with one line that says
-why; then nothing was written.
+why, and nothing was written.
 """
 
 from absl import flags
@@ -14,17 +14,17 @@ from bridge_jax.config import ConfigError
 from bridge_jax.interop import torch_export
 from bridge_jax.run import command_line, terminal
 
-_OUT = flags.DEFINE_string("out", None, "The folder to write; it must not exist.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write; it must not exist.")
 
 
 def main(argv: list[str]) -> None:
-    """Export, and say what was written."""
+    """Export the embeddings and print the folder written."""
     if len(argv) < 2:
-        raise ConfigError("expected one argument: a folder of tools.export_pytorch")
+        raise ConfigError("expected one argument, got none: give a folder that tools.export_pytorch wrote")
     out = command_line.required(_OUT)
     torch_export.check_new(out)
     try:
-        import onnxscript  # noqa: F401  what torch.onnx builds its graphs with
+        import onnxscript  # noqa: F401  torch.onnx builds its graphs with it
 
         from bridge_jax.interop import torch_onnx
     except ModuleNotFoundError as error:

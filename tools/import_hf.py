@@ -3,8 +3,8 @@
     python -m tools.import_hf SOURCE        a folder, or a hub id such as google/vit-base-patch16-224
     python -m tools.import_hf FOLDER --workdir=runs/back        FOLDER was written by tools.export_pytorch
 
-A run goes on from such a checkpoint with --config.init_from=runs/back. Exit code 0: the file imports as printed; 2: it
-cannot, with one line that says why.
+A run starts from such a checkpoint with --config.init_from=runs/back. Exit code 0: the source imports as printed; 2: it
+cannot be imported, with one line that says why.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from bridge_jax.interop import hf_config, hf_import, torch_export, torch_import
 from bridge_jax.run import command_line
 from configs.common import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "The folder to write; only for a model of tools.export_pytorch.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Workdir to write; only for a folder of tools.export_pytorch.")
 
 KNOWN = (*hf_config.VISION_FAMILIES, *hf_config.TEXT_FAMILIES, *hf_config.PAIRS)
 HALF = (0.5, 0.5, 0.5)  # pixels to -1..1, for the ViT and SigLIP
@@ -33,29 +33,33 @@ STATISTICS = {
 
 
 def section(source: str, side: str) -> tuple[Vision | Text, hf_import.Imported, list[str]]:
-    """Return the config record that fits `source`, what it imports, and notes on keys the source does not settle.
+    """Return the config record that fits `source`, the imported parameters, and notes on keys the source leaves open.
 
-    Of a file with two towers, `side` ("vision" or "text") is read; of another it does not matter.
+    `side` ("vision" or "text") chooses the tower in a file with two; for a file with one it does not matter.
     """
     config, _ = hf_import.load(source)
     config = hf_config.tower_config(config, side, source)
     model_type = hf_config.key_of(config, "model_type", f"{source}/config.json")
     if model_type not in KNOWN:
         raise ConfigError(
-            f"{source}/config.json: model_type {model_type!r} is no tower here; known: {', '.join(KNOWN)}, and "
+            f"{source}/config.json: model_type {model_type!r} is not supported; supported: {', '.join(KNOWN)}, and "
             f"{torch_export.MODEL_TYPE} as tools.export_pytorch writes it"
         )
     values: dict[str, Any] = {"dropout": hf_config.dropout(config, source), "pretrained": source}
     if model_type in hf_config.TEXT_FAMILIES:
         values |= hf_config.text_values(config, source)
         text = Text(**values, length=min(30, values["max_positions"]))
-        notes = [f"length {text.length}: captions are cut to it; the paper's is 30"]
+        notes = [f"length {text.length}: captions are cut to so many tokens; the paper uses 30"]
         return text, hf_import.import_text(source, text), notes
     values |= hf_config.vision_values(config, source)
     values["mean"], values["std"] = STATISTICS.get(model_type, (HALF, HALF))
-    stated = hf_import.preprocessing(source)
-    values |= stated
-    notes = [] if stated else [f"mean, std: usual for {model_type}; the source has no preprocessor_config.json to say"]
+    statistics = hf_import.preprocessing(source)
+    values |= statistics
+    notes = (
+        []
+        if statistics
+        else [f"mean, std: the usual ones of {model_type}, since the source has no preprocessor_config.json"]
+    )
     vision = Vision(**values, image_px=values["patch_px"] * values["position_grid"], mask_token=False)
     return vision, hf_import.import_vision(source, vision), notes
 
@@ -77,15 +81,19 @@ def _print(cfg: Vision | Text, imported: hf_import.Imported, notes: list[str]) -
 
 
 def main(argv: list[str]) -> None:
-    """Print the section and the table of `argv[1]`, or make a checkpoint of it."""
+    """Print the config section and the table of `argv[1]`, or make a checkpoint from it."""
     if len(argv) < 2:
-        raise ConfigError("expected one argument: a folder or a hub id")
+        raise ConfigError("expected one argument, got none: give a folder or a hub id")
     source, model_type = argv[1], hf_import.model_type(argv[1])
     if model_type == torch_export.MODEL_TYPE:
-        meta = torch_import.to_checkpoint(source, command_line.required(_WORKDIR))
-        print(f"{_WORKDIR.value}: step {meta.step} of stage {meta.stage!r}; go on with --config.init_from")
+        workdir = command_line.required(_WORKDIR)
+        meta = torch_import.to_checkpoint(source, workdir)
+        print(f"{workdir}: step {meta.step} of stage {meta.stage!r}; start from it with --config.init_from={workdir}")
     elif _WORKDIR.present and model_type in KNOWN:
-        raise ConfigError(f"--workdir: {source} is a tower, and a run reads towers itself: --config.vision.pretrained")
+        raise ConfigError(
+            f"--workdir: {source} is a tower, which a run reads itself; give it to the run with "
+            "--config.vision.pretrained or --config.text.pretrained"
+        )
     else:
         for side in ("vision", "text") if model_type in hf_config.PAIRS else ("",):
             _print(*section(source, side))

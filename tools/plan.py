@@ -1,8 +1,8 @@
 """Plan a run on TPUs that are not here: python -m tools.plan --config=configs/coco.py --topology=v5e:16x16
 
-Compiles every stage's training step for a slice with the TPU's own compiler, which needs no TPU (pip install '.[tpu]'),
-and prints what it takes: memory a chip, FLOPs, traffic, collectives, and which of them bounds the step. Several
-topologies make one table. `--fit` finds the most pairs a chip that fit, for every way to rematerialise.
+Compiles every stage's training step for a slice with the TPU's own compiler, which needs no TPU (pip install '.[tpu]').
+Prints memory a chip, FLOPs, traffic and collectives, and which of them bounds the step. Several topologies make one
+table. `--fit` finds the most pairs a chip that fit, for every way to rematerialise.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from bridge_jax.run import command_line
 
 _CONFIG = command_line.define_config()
 _TOPOLOGY = flags.DEFINE_list("topology", [], "Slices, such as v5e:16x16,v5p:4x4x4. Chips: v4, v5e, v5p, v6e.")
-_STAGE = flags.DEFINE_list("stage", [], "Stages to plan; all of config.stage_order without it.")
-_PAIRS = flags.DEFINE_integer("pairs_per_chip", 0, "Pairs a chip, in place of each stage's batch_size.", lower_bound=0)
+_STAGE = flags.DEFINE_list("stage", [], "Stages to plan; without it, all of config.stage_order.")
+_PAIRS = flags.DEFINE_integer("pairs_per_chip", 0, "Pairs a chip; 0: as each stage's batch_size says.", lower_bound=0)
 _FIT = flags.DEFINE_bool("fit", False, "Find the most pairs a chip that fit. Compiles up to fifteen programs a stage.")
-_JSON = flags.DEFINE_string("json", "", "Write the plans to this file.")
-_HTML = flags.DEFINE_string("html", "", "Write what is printed to this page.")
-_MARKDOWN = flags.DEFINE_string("markdown", "", "Write the table to this file.")
+_JSON = flags.DEFINE_string("json", "", "File to write the plans to, as JSON.")
+_HTML = flags.DEFINE_string("html", "", "File to write the printed text to, as HTML.")
+_MARKDOWN = flags.DEFINE_string("markdown", "", "File to write the table to, as Markdown.")
 _console = Console(soft_wrap=True, highlight=False, record=True, width=132)
 
 COLUMNS = ("slice", "stage", "remat", "pairs/chip", "GiB/chip", "x model", "compute ms", "HBM ms", "links ms",
@@ -37,25 +37,25 @@ COLUMNS = ("slice", "stage", "remat", "pairs/chip", "GiB/chip", "x model", "comp
 
 def main(argv: list[str]) -> None:
     del argv
-    jax.config.update("jax_platforms", "cpu")  # libtpu compiles; no TPU that may be here is taken
-    jax.config.update("jax_enable_compilation_cache", False)  # it reads programs by the devices they run on
+    jax.config.update("jax_platforms", "cpu")  # libtpu compiles; a TPU of this machine stays free
+    jax.config.update("jax_enable_compilation_cache", False)  # it loads programs onto devices, and there are none
     cfg = command_line.read_config(_CONFIG)
     if not _TOPOLOGY.value:
-        raise ConfigError("--topology is missing: name a slice, such as v5e:16x16")
+        raise ConfigError("--topology is missing: give a slice, such as v5e:16x16")
     unknown = set(_STAGE.value) - set(cfg.stage_order)
     if unknown:
-        raise ConfigError(f"--stage: {min(unknown)!r} is none of {', '.join(cfg.stage_order)}")
-    rows, found = [], []
+        raise ConfigError(f"--stage: {min(unknown)!r} is unknown; expected some of {', '.join(cfg.stage_order)}")
+    rows, plans = [], []
     for topology in _TOPOLOGY.value:
         chip, devices = chips.slice_of(topology)
         for stage in _STAGE.value or cfg.stage_order:
             for plan in _plans(cfg, stage, chip, devices):
                 _say(cfg, topology, chip, plan)
                 rows.append(_row(cfg, topology, chip, plan))
-                found.append({"topology": topology, **dataclasses.asdict(plan)})
+                plans.append({"topology": topology, **dataclasses.asdict(plan)})
     _console.print(_table(rows))
     if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps(found, indent=1) + "\n")
+        Path(_JSON.value).write_text(json.dumps(plans, indent=1) + "\n")
     if _HTML.value:
         _console.save_html(_HTML.value)
     if _MARKDOWN.value:
@@ -69,22 +69,22 @@ def _table(rows: list[list[str]]) -> Table:
         table.add_column(name, no_wrap=True, justify="left" if name in COLUMNS[:3] else "right")
     for row in rows:
         table.add_row(*row)
-    table.caption = "at most: the slowest of compute, HBM and links alone bounds the step"
+    table.caption = "upper bound: the step takes at least as long as the slowest of compute, HBM and links"
     return table
 
 
 def _plans(cfg: Config, stage: str, chip: Chip, devices: list) -> list[Plan]:
     if _FIT.value:
-        found = list(planner.fit(cfg, stage, chip, devices))
-        if not found:
+        plans = list(planner.fit(cfg, stage, chip, devices))
+        if not plans:
             raise planner.DoesNotFit(f"stage {stage}: not even 8 pairs a chip fit; raise config.mesh.fsdp")
-        return found
+        return plans
     pairs = _PAIRS.value
     return [planner.plan(planner.with_pairs(cfg, pairs, devices) if pairs else cfg, stage, chip, devices)]
 
 
 def _run(cfg: Config, chip: Chip, plan: Plan) -> tuple[float, float, float]:
-    """Return pairs/s, MFU and hours for as many pairs as the config's stage sees, at the bound."""
+    """Return pairs/s, MFU, and hours for all pairs of the config's stage, each at the bound."""
     rate = plan.batch_size / plan.secs
     stage = cfg.stages[plan.stage]
     return rate, plan.model_flops / plan.secs / chip.flops, stage.steps * stage.batch_size / rate / 3600
@@ -93,12 +93,12 @@ def _run(cfg: Config, chip: Chip, plan: Plan) -> tuple[float, float, float]:
 def _say(cfg: Config, topology: str, chip: Chip, plan: Plan) -> None:
     memory, (rate, mfu, hours) = plan.memory, _run(cfg, chip, plan)
     state, work, code, peak = (x / GIB for x in (memory.state, memory.temporaries, memory.code, memory.peak))
-    have = chip.hbm_bytes / GIB
+    capacity = chip.hbm_bytes / GIB
     host = f"TRANSFERS TO THE HOST: {', '.join(plan.host_transfers)}" if plan.host_transfers else "none to the host"
     lines = [
         f"\n{topology}, stage {plan.stage}: {plan.pairs} pairs a chip, {plan.batch_size:,} in the batch, "
         f"remat {plan.remat}, compiled in {plan.compile_secs:.0f} s",
-        f"  memory      {peak:.2f} GiB a chip of {have:.2f} ({100 * peak / have:.0f} %): "
+        f"  memory      {peak:.2f} GiB a chip of {capacity:.2f} ({100 * peak / capacity:.0f} %): "
         f"state {state:.2f} ({100 * memory.donated / memory.state:.0f} % written over), temporaries {work:.2f}, "
         f"code {code:.2f}",
         f"  products    {plan.compiled_flops / 1e12:.3f} TFLOP a chip, {plan.compiled_flops / plan.model_flops:.2f} "
@@ -138,7 +138,7 @@ def _row(cfg: Config, topology: str, chip: Chip, plan: Plan) -> list[str]:
 
 
 def _short(value: float) -> str:
-    """Return a number with one decimal, or where it is less than one with two digits: small models have small ones."""
+    """Return a number with one decimal, or with two digits below 1, as small models have."""
     return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 

@@ -6,11 +6,11 @@
     python -m tools.prepare_data --dataset=msrvtt --raw_dir=DIR --data_dir=OUT --num_frames=8
     python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
 
-`--held_out` names data sets prepared before: whatever is in a split of theirs other than train, by its id in COCO or by
-its perceptual hash, is left out of the train split. The line at the end and the metadata of the data set say how many,
-`held_out_copies.txt` beside the records which.
+`--held_out` names data sets that are prepared already. A picture in one of their splits other than train, recognised by
+its id in COCO or by its perceptual hash, is left out of the train split. The line at the end and the metadata of the
+data set count the pictures left out; `held_out_copies.txt` beside the records lists them.
 
-A run that stops leaves nothing behind; a prepared data set is never overwritten.
+A preparation that stops leaves nothing behind; a prepared data set is never overwritten.
 """
 
 import tempfile
@@ -24,40 +24,48 @@ from bridge_jax.config import ConfigError
 from bridge_jax.data import held_out, prepared
 from bridge_jax.run import command_line
 
-_DATASET = flags.DEFINE_string("dataset", None, "A module of bridge_jax/data/datasets.")
+_DATASET = flags.DEFINE_string("dataset", None, "Name of a module in bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", "", "Folder with the raw images and captions; shapes needs none.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the prepared data sets live.")
-_NUM_TRAIN = flags.DEFINE_integer("num_train", 16000, "shapes: training scenes, an even number.", lower_bound=2)
-_SEED = flags.DEFINE_integer("seed", 0, "shapes: seed of the scenes.", lower_bound=0)
-_NUM_ANSWERS = flags.DEFINE_integer("num_answers", 3129, "vqav2: answers that a model chooses from.", lower_bound=1)
-_MIN_ANSWER_COUNT = flags.DEFINE_integer("min_answer_count", 1, "vqav2: questions that an answer has.", lower_bound=1)
-_NUM_FRAMES = flags.DEFINE_integer("num_frames", 12, "msrvtt: frames of a video that are kept.", lower_bound=1)
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads that read and check images.", lower_bound=1)
-_HELD_OUT = flags.DEFINE_list("held_out", [], "Photos: prepared data sets; no copy of what they evaluate on is kept.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the prepared data sets.")
+_NUM_TRAIN = flags.DEFINE_integer(
+    "num_train", 16000, "shapes: number of training scenes; it must be even.", lower_bound=2
+)
+_SEED = flags.DEFINE_integer("seed", 0, "shapes: seed for the scenes.", lower_bound=0)
+_NUM_ANSWERS = flags.DEFINE_integer(
+    "num_answers", 3129, "vqav2: number of answers that a model chooses from.", lower_bound=1
+)
+_MIN_ANSWER_COUNT = flags.DEFINE_integer(
+    "min_answer_count", 1, "vqav2: fewest questions for an answer to be kept.", lower_bound=1
+)
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", 12, "msrvtt: frames to keep of a video.", lower_bound=1)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads to read and check images with.", lower_bound=1)
+_HELD_OUT = flags.DEFINE_list(
+    "held_out", [], "Photos: prepared data sets whose evaluation pictures to leave out of train."
+)
 
 
 def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **arguments: Any) -> str:
-    """Write `dataset` under `data_dir` and return a line saying what is there. Raises ConfigError.
+    """Write `dataset` under `data_dir` and return a line that describes it. Raises ConfigError.
 
-    What the data sets `hold_out` have in other splits than train is left out of the train split.
+    Pictures in splits other than train of the data sets `hold_out` are left out of the train split.
     """
     builder_class = prepared.builder_class(dataset, "--dataset")
     folder = prepared.folder(data_dir, builder_class)
     if folder.is_dir():
-        there = tfds.builder_from_directory(folder)
-        held_out.check(_metadata(there), hold_out, folder)
-        return f"{folder} is prepared already ({_says(there)}); nothing done. Delete the folder to prepare it anew"
+        builder = tfds.builder_from_directory(folder)
+        held_out.check(_metadata(builder), hold_out, folder)
+        return f"{folder} is prepared already ({_sizes(builder)}); nothing done. Delete the folder to prepare it anew"
     if hold_out:
         arguments["held_out"] = held_out.read(hold_out, data_dir, arguments["workers"])
     builder = builder_class(data_dir=str(folder.parent.parent), file_format="array_record", **arguments)
     with tempfile.TemporaryDirectory() as unused:  # tfds wants a download folder even where nothing is downloaded
         builder.download_and_prepare(download_dir=unused)
-    return f"{folder}: {_says(builder)}"
+    return f"{folder}: {_sizes(builder)}"
 
 
-def _says(builder: tfds.core.DatasetBuilder) -> str:
+def _sizes(builder: tfds.core.DatasetBuilder) -> str:
     sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
-    return sizes + held_out.said(_metadata(builder))
+    return sizes + held_out.summary(_metadata(builder))
 
 
 def _metadata(builder: tfds.core.DatasetBuilder) -> Mapping[str, Any]:
@@ -67,13 +75,13 @@ def _metadata(builder: tfds.core.DatasetBuilder) -> Mapping[str, Any]:
 def main(argv: list[str]) -> None:
     del argv
     dataset, data_dir = command_line.required(_DATASET), command_line.required(_DATA_DIR)
-    prepared.builder_class(dataset, "--dataset")  # a misspelt name before a missing --raw_dir
+    prepared.builder_class(dataset, "--dataset")  # report a misspelt name before a missing --raw_dir
     if dataset == "shapes" and _HELD_OUT.value:
-        raise ConfigError("--held_out: 'shapes' has no photos; leave it out")
+        raise ConfigError("--held_out: data set 'shapes' has no photos; leave the flag out")
     if dataset == "shapes":
         arguments: dict[str, Any] = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
     elif not _RAW_DIR.value:
-        raise ConfigError(f"--raw_dir is missing: the folder with the raw files of {dataset!r}")
+        raise ConfigError(f"--raw_dir is missing: give the folder with the raw files of {dataset!r}")
     else:
         arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value, "hold_out": _HELD_OUT.value}
         if dataset == "msrvtt":

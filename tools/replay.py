@@ -1,9 +1,9 @@
-"""Run a bad step again, alone: its state, its batch, its config.
+"""Run a bad step again by itself, from its saved state, batch and config.
 
     python -m tools.replay --folder=runs/shapes/bad_step_700
 
-Prints the examples and the first bad tensor. Exit code 3 when it is bad again, 0 when every number is finite, as after
-a change of the code.
+Prints the examples and the first bad tensor. Exit code 3: the step is bad again; 0: every number is finite, as after a
+change of the code.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from bridge_jax.run import bad_step, command_line
 from bridge_jax.step import sharding, train_step
 from bridge_jax.step.params import abstract_params
 
-_FOLDER = flags.DEFINE_string("folder", None, "A folder bad_step_N that a run left in its workdir.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder bad_step_N that a run left in its workdir.")
 
 
 def replay(folder: Path) -> str:
-    """Return the first tensor of the step that is not finite, or an empty string."""
+    """Return the name of the first tensor of the step that is not finite, or an empty string."""
     saves, report, batch = bad_step.read(folder)
     step = report["step"] - 1
     cfg, mesh = saves.config(step), sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine
@@ -36,14 +36,14 @@ def replay(folder: Path) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Replay and say what was found."""
+    """Replay the step and print the result."""
     del argv
     folder = Path(command_line.required(_FOLDER))
     report = bad_step.read(folder)[1]
     print(f"step {report['step']} of stage {report['stage']!r}, image ids {' '.join(map(str, report['image_ids']))}")
-    if found := replay(folder):
-        raise FloatingPointError(f"the first bad number is in {found}; it was in {report['first_bad']}")
-    print(f"every number is finite now; the first that was not was in {report['first_bad']}")
+    if first_bad := replay(folder):
+        raise FloatingPointError(f"the first bad number is in {first_bad}; it was in {report['first_bad']}")
+    print(f"every number is finite now; the first bad one was in {report['first_bad']}")
 
 
 if __name__ == "__main__":

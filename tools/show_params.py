@@ -1,17 +1,17 @@
-"""Print what trains, how fast, what decays and where it lies, a line a parameter.
+"""Print for every parameter, one a line, whether it trains, how fast, whether it decays, and where it lies.
 
     python -m tools.show_params --config=configs/shapes.py
 
-Columns: path, shape, the mesh axis that each dimension is spread over (`-`: none), and for each stage of the config, in
-its order, `frozen` or the factor on the learning rate and `decay` or `-`. Rules are overridden on the command line as
-everywhere, such as --config.stages.align.top_blocks=4. tests/golden/ holds the table of every config, so that a change
-of a rule shows all that it changes.
+Columns: path, shape, the mesh axis that each dimension is spread over (`-`: none), and a column for each stage of the
+config, in its order: `frozen`, or the factor on the learning rate with `decay` or `-`. The command line overrides rules
+as everywhere, such as --config.stages.align.top_blocks=4. tests/golden/ holds the table of every config, so a change to
+a rule shows all its effects.
 
 Exit code 0: the table is on standard output; 2: the config cannot work, with one line that says why.
 """
 
-from bridge_jax import config as configs
 from bridge_jax import paths, rules
+from bridge_jax.config import Config
 from bridge_jax.run import command_line
 from bridge_jax.step import optim
 from bridge_jax.step.params import param_shapes
@@ -19,7 +19,7 @@ from bridge_jax.step.params import param_shapes
 _CONFIG = command_line.define_config()
 
 
-def table(cfg: configs.Config) -> str:
+def table(cfg: Config) -> str:
     """Return the table as text. Raises ConfigError where a rule does not fit the parameters."""
     shapes = paths.flatten(param_shapes(cfg))
     known = paths.every(paths.unflatten(shapes))

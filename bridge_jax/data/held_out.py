@@ -68,7 +68,7 @@ class HeldOut:
         return {KEY: counts | {"max_distance": MAX_DISTANCE, "splits": self.sizes}}
 
 
-def said(metadata: Mapping[str, Any]) -> str:
+def summary(metadata: Mapping[str, Any]) -> str:
     """Return what metadata say of copies that were left out, as the end of a line; empty where none were looked for."""
     if KEY not in metadata:
         return ""

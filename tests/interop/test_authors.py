@@ -284,7 +284,7 @@ def test_the_commands_go_both_ways(tiny, tmp_path, tiny_flags):
     out, back = tmp_path / "theirs", tmp_path / "back"
     done = command("tools.export_pytorch", f"--workdir={tmp_path / 'run'}", "--layout=authors", f"--out={out}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "drawn anew, since theirs reads other states: vision/pooler/kernel" in done.stdout
+    assert "drawn anew, since the authors' model reads other states there: vision/pooler/kernel" in done.stdout
     done = command("tools.import_authors", out, *flags, f"--workdir={back}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("started fresh: heads/fused_image/linear/bias")

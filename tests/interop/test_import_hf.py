@@ -43,7 +43,7 @@ def test_text_section_imports_as_printed(bert_folder, text, capsys):
 @pytest.mark.parametrize(
     ("model_type", "line"),
     [
-        ("gpt2", "model_type 'gpt2' is no tower here; known: vit, dinov2, clip_vision_model, "),
+        ("gpt2", "model_type 'gpt2' is not supported; supported: vit, dinov2, clip_vision_model, "),
         (None, "'model_type' is missing"),
     ],
 )

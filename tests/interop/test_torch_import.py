@@ -190,7 +190,8 @@ def import_hf(*arguments):
 def test_the_command_makes_a_checkpoint_once(exported, tmp_path):
     done = import_hf(exported, f"--workdir={tmp_path / 'back'}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{tmp_path / 'back'}: step 2 of stage 'align'; go on with --config.init_from\n"
+    back = tmp_path / "back"
+    assert done.stdout == f"{back}: step 2 of stage 'align'; start from it with --config.init_from={back}\n"
     again = import_hf(exported, f"--workdir={tmp_path / 'back'}")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == (
@@ -201,7 +202,7 @@ def test_the_command_makes_a_checkpoint_once(exported, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (unknown_architecture, "model_type 'blip' is no tower here"),
+        (unknown_architecture, "model_type 'blip' is not supported"),
         (half_downloaded, "is not a whole safetensors file"),
     ],
 )

@@ -47,7 +47,7 @@ def test_list_shows_every_checkpoint(workdir):
     assert [row[4] for row in rows] == ["whole, best", "whole", "damaged", "whole"]
     assert re.search(r"^3 is damaged: opt_state/\S+ is missing$", done.stdout, re.M)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row[5]) for row in rows)
-    assert re.search(r"^and 0.0 MiB of frozen parameters, which all of them share$", done.stdout, re.M)
+    assert re.search(r"^and 0.0 MiB of frozen parameters, shared by all checkpoints$", done.stdout, re.M)
 
 
 def test_verify_names_what_is_damaged(workdir):
@@ -55,7 +55,7 @@ def test_verify_names_what_is_damaged(workdir):
     assert done.returncode == 5
     assert [line.split(": ")[:2] for line in done.stdout.splitlines()][::3] == [["1", "whole"], ["4", "whole"]]
     assert "\n3: opt_state/" in done.stdout
-    assert done.stderr == f"error: {workdir}/checkpoints: damaged are 3 of 4 checkpoints\n"
+    assert done.stderr == f"error: {workdir}/checkpoints: 1 of 4 checkpoints are damaged: 3\n"
     assert run("verify", f"--workdir={workdir}", "--step=best").stdout == "1: whole\n"
 
 
@@ -88,12 +88,12 @@ def test_copy_makes_a_workdir_with_the_same_parameters(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["lst"], 2, "expected what to do before the flags, got 'lst'; nearest: 'list'"),
-        ([], 2, "expected what to do before the flags, got ''"),
+        (["lst"], 2, "expected a command before the flags, got 'lst'; nearest: 'list'"),
+        ([], 2, "expected a command before the flags, got ''"),
         (["copy", "--step=7", "--to=TO"], 2, "no checkpoint '7' in "),
         (["copy", "--step=3", "--to=TO"], 5, "/3 is damaged: opt_state/"),
         (["copy"], 2, "--to is missing"),
-        (["copy", "--step=4", "--to=WORKDIR"], 2, "is there already; give another folder"),
+        (["copy", "--step=4", "--to=WORKDIR"], 2, "exists already; give another folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(workdir, tmp_path, arguments, code, says):

@@ -98,7 +98,7 @@ def test_a_prepared_set_is_compared_with_a_vocabulary(tmp_path):
     flags = ["--dataset=flickr8k", f"--data_dir={tmp_path / 'data'}"]
     without = run(*flags)
     assert without.returncode == 1  # three photos are not 8,000
-    assert "no --vocabulary: lengths in tokens and unknown words are not looked at\n" in without.stdout
+    assert "no --vocabulary: lengths in tokens and unknown words are not checked\n" in without.stdout
     assert "cut_caption" not in without.stdout
     found = run(*flags, f"--vocabulary={vocabulary}", "--length=600")
     assert found.returncode == 1
@@ -124,9 +124,9 @@ def test_shapes_bring_their_own_vocabulary(small_shapes):
         (["--dataset=flickr8"], "--dataset: 'flickr8' is not a data set; nearest: 'flickr8k'"),
         (
             ["--dataset=flickr8k"],
-            "expected either --raw_dir, a folder of raw files, or --data_dir, where prepared data",
+            "expected one of --raw_dir (raw files) and --data_dir (prepared data), got both or neither; give one",
         ),
-        (["--dataset=coco", "--raw_dir=a", "--data_dir=b"], "expected either --raw_dir"),
+        (["--dataset=coco", "--raw_dir=a", "--data_dir=b"], "expected one of --raw_dir"),
         (["--dataset=shapes", "--raw_dir=a"], "--raw_dir: 'shapes' has no raw files; give --data_dir"),
         (["--dataset=coco", "--data_dir=nowhere"], "--data_dir: data set 'coco' is not prepared in nowhere/coco/1.0.0"),
     ],

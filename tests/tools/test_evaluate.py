@@ -84,7 +84,7 @@ def test_a_stage_on_questions_is_scored_by_its_answers(answering, tmp_path):
     assert f"{expected['shuffled/colour/accuracy']:.1f} [" in done.stdout
     done = run(f"--workdir={folder}", "--split=val", "--rerank")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--rerank: checkpoint 8 is of stage 'task', which vqa scores: leave it out" in done.stderr
+    assert "--rerank: checkpoint 8 is of stage 'task', which vqa scores; leave it out" in done.stderr
 
 
 def test_the_answers_are_written_as_the_server_takes_them(answering, workdir, tmp_path):
@@ -99,7 +99,10 @@ def test_the_answers_are_written_as_the_server_takes_them(answering, workdir, tm
     assert found == [{"question_id": id_, "answer": said} for id_, said in zip(ids, given, strict=True)]
     done = run(f"--workdir={workdir}", "--split=test", f"--results={tmp_path / 'none.json'}")
     assert (done.returncode, (tmp_path / "none.json").exists()) == (2, False)
-    assert "--results: checkpoint 2 is of stage 'stabilise', which has nothing to say" in done.stderr
+    assert (
+        "--results: checkpoint 2 is of stage 'stabilise', which retrieval scores and writes no results for"
+        in done.stderr
+    )
 
 
 def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):
