@@ -1,9 +1,9 @@
-"""What an answer is worth: VQA v2's rule, as its evaluation server has it.
+"""Score an answer to a question by VQA v2's rule, as its evaluation server does.
 
-Ten people were asked. An answer that at least three of them gave is right, less is worth a third each, averaged over
-the ten ways to leave one of them out (Antol et al. 2015; https://visualqa.org/evaluation.html). Before they are
-compared, what the model answered is normalised, and what people answered has its punctuation taken out unless all of
-them agree. That is what the official code does; the published description normalises both sides alike.
+Ten people answered. An answer that at least three of them gave is right; with fewer, each person counts a third. The
+score is averaged over the ten ways to leave one person out (Antol et al. 2015; https://visualqa.org/evaluation.html).
+Before the comparison the model's answer is normalised, and people's answers lose their punctuation unless all of them
+agree. The official code does so; the published description normalises both sides alike.
 
 >>> [round(accuracy("red", ["red"] * n + ["blue"] * (10 - n)), 2) for n in (0, 1, 2, 3, 4, 10)]
 [0.0, 0.3, 0.6, 0.9, 1.0, 1.0]
@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32
 
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'  # neither the apostrophe (girl's) nor the colon (2:50)
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'  # not the apostrophe (girl's) and not the colon (2:50)
 _COMMA_IN_A_NUMBER = re.compile(r"\d,\d")
-_PERIOD = re.compile(r"\.(?!\d)")  # but that of a decimal
+_PERIOD = re.compile(r"\.(?!\d)")  # but not that of a decimal
 _ARTICLES = {"a", "an", "the"}
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_DIGITS)}
-# An answer that lacks one apostrophe of these is given it.
+# An answer that lacks one apostrophe of these gets it.
 _CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
@@ -35,17 +35,17 @@ _CONTRACTIONS = """
 """
 _MENDED = {
     word[:i] + word[i + 1 :]: word for word in _CONTRACTIONS.split() for i, letter in enumerate(word) if letter == "'"
-} | {"somebody'd": "somebodyd"}  # which the official table has the wrong way round
+} | {"somebody'd": "somebodyd"}  # the official table has this pair the wrong way round
 
 
 def without_punctuation(answer: str) -> str:
     """Replace every mark by a space, or drop it: beside a space, or where a number has a comma. Drop periods."""
     joined = _COMMA_IN_A_NUMBER.search(answer) is not None
-    found = answer
+    cleaned = answer
     for mark in _MARKS:
         beside = f"{mark} " in answer or f" {mark}" in answer
-        found = found.replace(mark, "" if joined or beside else " ")
-    return _PERIOD.sub("", found)
+        cleaned = cleaned.replace(mark, "" if joined or beside else " ")
+    return _PERIOD.sub("", cleaned)
 
 
 def normalise(answer: str) -> str:
@@ -55,29 +55,29 @@ def normalise(answer: str) -> str:
     return " ".join(_MENDED.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def accuracy(given: str, answers: Sequence[str]) -> float:
-    """Return what an answer is worth, 0 to 1: min(n/3, 1) of the n others that agree, over all ways to leave one out.
+def accuracy(answer: str, answers: Sequence[str]) -> float:
+    """Return the score of an answer, 0 to 1: min(n/3, 1) for n people who agree, averaged over leaving each one out.
 
-    Raises ValueError where there are no answers to compare with.
+    Raises ValueError where there are no `answers` of people to compare with.
     """
     if not answers:
         raise ValueError("accuracy: expected the answers that people gave, got none")
-    given = normalise(given)
+    answer = normalise(answer)
     if len(set(answers)) > 1:
-        answers = [without_punctuation(answer) for answer in answers]
-    same = sum(answer == given for answer in answers)
+        answers = [without_punctuation(other) for other in answers]
+    same = sum(other == answer for other in answers)
     return (same * min((same - 1) / 3, 1) + (len(answers) - same) * min(same / 3, 1)) / len(answers)
 
 
 def scores(answers: Sequence[str], known: Mapping[str, int]) -> Float32[np.ndarray, "A"]:
-    """Return what each of the known answers is worth: the target of the vqa loss."""
-    found = np.zeros(len(known), np.float32)
+    """Return the score of each of the known answers: the target of the vqa loss."""
+    target = np.zeros(len(known), np.float32)
     for answer in {normalise(answer) for answer in answers} & known.keys():
-        found[known[answer]] = accuracy(answer, answers)
-    return found
+        target[known[answer]] = accuracy(answer, answers)
+    return target
 
 
 def draw(answers: Sequence[str], known: Mapping[str, int], generator: np.random.Generator) -> int | None:
-    """Return one of the known answers, each as likely as people gave it; None where all of theirs are unknown."""
-    found = [known[said] for said in map(normalise, answers) if said in known]
-    return found[generator.integers(len(found))] if found else None
+    """Return a random known answer, each as likely as people gave it; None where none of people's answers is known."""
+    outputs = [known[answer] for answer in map(normalise, answers) if answer in known]
+    return outputs[generator.integers(len(outputs))] if outputs else None

@@ -1,10 +1,10 @@
-"""Records that cannot be used are replaced while training, by others that depend on seed and position alone.
+"""Replace records that cannot be used while training, by others that depend on seed and position alone.
 
     make(index, generator) -> example         raises BrokenError for a record that cannot be used
     Replacing(make, count)(index, generator)  draws another index from the same generator until one can be used
 
 Whether a record can be used depends on its bytes alone, and the generator on the seed and the position, so the
-replacement is the same after every restart and on every host. Every example says what it was drawn in place of.
+replacement is the same after every restart and on every host. Every example names the record that it replaces.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ import numpy as np
 
 from bridge_jax.config import ConfigError
 
-REFUSED = "refused_caption"  # in what `make` returns: the caption that was drawn first and cannot be used
+REFUSED = "refused_caption"  # key in the result of `make`: the caption that was drawn first and cannot be used
 _TRIES = 100
 
 
 class BrokenError(ConfigError):
-    """A record that cannot be used: its text says why. `caption`: which of its captions is at fault; -1: the rest."""
+    """A record cannot be used; the text says why. `caption` is the number of the caption at fault; -1: the rest."""
 
     def __init__(self, text: str, caption: int = -1):
         super().__init__(text)
@@ -27,11 +27,11 @@ class BrokenError(ConfigError):
 
 
 class Replacing:
-    """Make the example of a record, or of another where it is broken.
+    """Make the example of a record, or of another record where it is broken.
 
     Adds `broken`, int32 [2]: the record that was drawn and cannot be used, and the caption in it that is at fault (-1:
-    the picture, or all of it); (-1, -1) where the record can be used. What is broken among the replacements is not
-    told: every record is drawn for itself once an epoch.
+    the picture, or all of it); (-1, -1) where the record can be used. Broken replacements are not reported here,
+    because every record is drawn for itself once an epoch.
     """
 
     def __init__(self, make: Callable[[int, np.random.Generator], Mapping[str, Any]], count: int):
@@ -57,14 +57,14 @@ class Replacing:
 def draw_caption(
     captions: Sequence[int], fault: Callable[[int], str], generator: np.random.Generator
 ) -> tuple[int, int]:
-    """Return one of `captions` at random that has no fault, and the one that was drawn before it in vain (-1: none).
+    """Return a random one of `captions` without a fault, and the faulty one that was drawn before it (-1: none).
 
     Raises BrokenError where all have a fault.
     """
     first = int(generator.choice(captions))
-    if not (said := fault(first)):
+    if not (reason := fault(first)):
         return first, -1
     good = [caption for caption in captions if not fault(caption)]
     if not good:
-        raise BrokenError(said, first)
+        raise BrokenError(reason, first)
     return int(generator.choice(good)), first

@@ -1,11 +1,11 @@
-"""What is wrong with a data set, raw or prepared, found before a run meets it: every fault, by name.
+"""Find every fault of a data set, raw or prepared, by name, before a run meets it.
 
     report = examine(raw(builder, Path("DIR")), builder, tokenizer, workers=2)
     report.exit_code, [(finding.kind, finding.count, finding.names) for finding in report.findings]
 
-What cannot be used is broken; what can be, and may surprise, is a warning. Pictures and captions are judged by the same
-code as in preparation and training (`image.look`, `text.fault`), annotations by the builder's own reader. Pictures in
-two splits are those with the same bytes; near duplicates are not looked for.
+Things that cannot be used are broken; things that can be used but may surprise are warnings. The code of preparation
+and training judges pictures and captions (`image.look`, `text.fault`), the builder's own reader judges annotations. Two
+splits share a picture where its bytes are the same; near duplicates are not looked for.
 """
 
 import collections
@@ -27,14 +27,14 @@ from bridge_jax.types import Progress
 
 BuilderClass = type[tfds.core.ShardBasedBuilder]
 
-BROKEN = {  # kind -> what it is; in the order of a report
-    "annotations": "faults of the annotation files, which the preparation refuses",
+BROKEN = {  # kind -> its meaning; in the order of a report
+    "annotations": "faults in the annotation files; the preparation refuses them",
     "missing_picture": "pictures that cannot be read",
     "damaged_record": "records that cannot be read: prepare the data set anew",
-    "oversized_picture": f"pictures of more than {image.MAX_PIXELS / 1e6:.0f} million pixels, which are not decoded",
-    "damaged_picture": "pictures that do not decode to their end: truncated, no picture at all, or of more than 8 bits",
-    "broken_caption": "captions or questions that are left out",
-    "id_collision": "image ids of more than one picture",
+    "oversized_picture": f"pictures of more than {image.MAX_PIXELS / 1e6:.0f} million pixels; they are not decoded",
+    "damaged_picture": "files that do not decode to their end: truncated, no pictures, or of more than 8 bits a sample",
+    "broken_caption": "captions or questions that cannot be used; they are left out",
+    "id_collision": "image ids that several pictures share",
     "same_picture": "pictures with the same bytes in two splits",
 }
 WARNINGS = {
@@ -42,16 +42,16 @@ WARNINGS = {
     "grey_picture": "greyscale pictures; training gives all three channels the same values",
     "cmyk_picture": "CMYK pictures; training converts them to RGB without their colour profile",
     "turned_picture": "pictures that EXIF turns or mirrors; training shows them upright, other programs may not",
-    "cut_caption": "captions or questions of more tokens than are read; training keeps the first and drops the rest",
-    "unknown_word": "tokens that the vocabulary does not have, which become [UNK]",
-    "split_size": "splits of another size than the published ones",
+    "cut_caption": "captions or questions with too many tokens; training keeps the first and drops the rest",
+    "unknown_word": "tokens that the vocabulary lacks; they become [UNK]",
+    "split_size": "splits whose size differs from the published one",
 }
 
 
 class Finding(NamedTuple):
-    """What was found of a kind: how many, of how many (0: of nothing that is counted), and the name of each.
+    """The faults of one kind: their count, the `total` they are a share of (0: not counted), and the name of each.
 
-    The names of unknown words come the most frequent first, each once.
+    The names of unknown words come most frequent first, each once.
     """
 
     kind: str
@@ -65,12 +65,12 @@ class Finding(NamedTuple):
 
     @property
     def says(self) -> str:
-        """What the kind is."""
+        """The meaning of the kind."""
         return (BROKEN | WARNINGS)[self.kind]
 
 
 class Report(NamedTuple):
-    """All that was found, what is broken first; pictures of each split; how many captions and questions were read."""
+    """All findings, broken ones first; the pictures of each split; the number of captions and questions read."""
 
     findings: list[Finding]
     sizes: dict[str, int]
@@ -83,12 +83,12 @@ class Report(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """A picture and what is said of it. Where `unread` names a kind, there is no picture and `fault` says why."""
+    """A picture and its texts. Where `unread` names a kind of finding, there is no picture and `fault` says why."""
 
     split: str
     name: str
     image_id: int | None = None
-    said: Sequence[str] = ()
+    texts: Sequence[str] = ()
     unread: str = ""
     fault: str = ""
     look: image.Look | None = None
@@ -96,21 +96,21 @@ class _Item(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set to be examined: how to read each picture, and what its files already list, kind -> names."""
+    """A data set to examine: functions that read its pictures, and findings that its files list already."""
 
-    reads: list[Callable[[], list[_Item]]]  # one of a picture, or of the pictures of a record
-    sizes: dict[str, int]
-    listed: dict[str, list[str]]
+    reads: list[Callable[[], list[_Item]]]  # each reads a picture, or all pictures of a record
+    sizes: dict[str, int]  # split -> records
+    listed: dict[str, list[str]]  # kind -> names
 
 
 def raw(builder: type[photo_builder.Builder], folder: Path) -> Source:
-    """Return the raw data set in `folder`. Faults of its annotations are told, not raised."""
+    """Return the raw data set in `folder`. Faults of its annotations become findings; they are not raised."""
     faults: list[str] = []
     try:
         splits = builder.survey(folder, faults.append)
     except ConfigError as error:
         splits, faults = {}, [*faults, str(error)]
-    reads = [functools.partial(_of_photo, split, photo) for split, photos in splits.items() for photo in photos]
+    reads = [functools.partial(_read_photo, split, photo) for split, photos in splits.items() for photo in photos]
     return Source(reads, {split: len(photos) for split, photos in splits.items()}, {"annotations": faults})
 
 
@@ -119,31 +119,31 @@ def prepared(folder: Path) -> Source:
     splits, skipped = open_splits(folder), folder / SKIPPED
     left_out = skipped.read_text(encoding="utf-8").splitlines() if skipped.is_file() else []
     reads = [
-        functools.partial(_of_record, split, records, index)
+        functools.partial(_read_record, split, records, index)
         for split, records in splits.items()
         for index in range(len(records))
     ]
     return Source(reads, {split: len(records) for split, records in splits.items()}, {"left_out": left_out})
 
 
-def _of_photo(split: str, photo: photo_builder.Photo) -> list[_Item]:
-    items = [_Item(split, str(photo.path), photo.image_id, photo.said)]
-    items += [_Item(split, str(path)) for path in photo.paths[1:]]  # what is said of both is read with the first
-    return [_of_file(item, path) for item, path in zip(items, photo.paths, strict=True)]
+def _read_photo(split: str, photo: photo_builder.Photo) -> list[_Item]:
+    items = [_Item(split, str(photo.path), photo.image_id, photo.texts)]
+    items += [_Item(split, str(path)) for path in photo.paths[1:]]  # the first picture carries the texts of all
+    return [_read_file(item, path) for item, path in zip(items, photo.paths, strict=True)]
 
 
-def _of_file(item: _Item, path: Path) -> _Item:
+def _read_file(item: _Item, path: Path) -> _Item:
     try:
-        return _seen(item, path.read_bytes())
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        return _looked_at(item, path.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
         fault = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return item._replace(unread="missing_picture", fault=fault)
 
 
-def _of_record(split: str, records: Split, index: int) -> list[_Item]:
+def _read_record(split: str, records: Split, index: int) -> list[_Item]:
     try:
         record = records[index]
-    except (ConfigError, RuntimeError, ValueError) as error:  # the last two: of array_record and tfds for a cut shard
+    except (ConfigError, RuntimeError, ValueError) as error:  # array_record and tfds raise the last two for a cut shard
         fault = " ".join(str(error).split())
         return [_Item(split, f"record {index} of {split}", unread="damaged_record", fault=fault)]
     encoded = pictures(record)
@@ -152,10 +152,10 @@ def _of_record(split: str, records: Split, index: int) -> list[_Item]:
         items += [_Item(split, f"frame {n} of {record['filename']}") for n in range(2, len(encoded) + 1)]
     else:
         items += [_Item(split, f"second picture of {record['filename']}") for _ in encoded[1:]]
-    return [_seen(item, one) for item, one in zip(items, encoded, strict=True)]
+    return [_looked_at(item, one) for item, one in zip(items, encoded, strict=True)]
 
 
-def _seen(item: _Item, encoded: bytes) -> _Item:
+def _looked_at(item: _Item, encoded: bytes) -> _Item:
     return item._replace(look=image.look(encoded), sha256=hashlib.sha256(encoded).digest())
 
 
@@ -166,10 +166,10 @@ def examine(
     workers: int,
     progress: Progress = lambda *_: None,
 ) -> Report:
-    """Read and decode every picture in `workers` threads and return all that is wrong.
+    """Read and decode every picture in `workers` threads and return all findings.
 
     With a `tokenizer`, captions are compared with its length and words with its vocabulary. `progress` is called as
-    (what, done, total).
+    ("pictures", done, total).
     """
     photos = builder if issubclass(builder, photo_builder.Builder) else None
     subsets = photos.SUBSETS if photos else {}
@@ -181,53 +181,54 @@ def examine(
             progress("pictures", done, len(source.reads))
     names = source.listed | tally.names | tally.twice() | _sizes(source.sizes, photos.PUBLISHED if photos else {})
     names["unknown_word"] = [f"{word} ({count})" for word, count in tally.unknown.most_common()]
-    counts = {kind: len(found) for kind, found in names.items()} | {"unknown_word": tally.unknown.total()}
-    of = dict.fromkeys(BROKEN | WARNINGS, tally.pictures) | dict.fromkeys(("annotations", "left_out", "split_size"), 0)
-    of |= {"broken_caption": tally.captions, "cut_caption": tally.captions, "unknown_word": tally.tokens}
-    findings = [Finding(kind, counts[kind], of[kind], names[kind]) for kind in of if names.get(kind)]
+    counts = {kind: len(faults) for kind, faults in names.items()} | {"unknown_word": tally.unknown.total()}
+    totals = dict.fromkeys(BROKEN | WARNINGS, tally.pictures)
+    totals |= dict.fromkeys(("annotations", "left_out", "split_size"), 0)
+    totals |= {"broken_caption": tally.captions, "cut_caption": tally.captions, "unknown_word": tally.tokens}
+    findings = [Finding(kind, counts[kind], totals[kind], names[kind]) for kind in totals if names.get(kind)]
     return Report(findings, source.sizes, tally.captions)
 
 
 def _sizes(sizes: Mapping[str, int], published: Mapping[str, int]) -> dict[str, list[str]]:
-    there = {split: (sizes.get(split, 0), size) for split, size in published.items()}
-    return {"split_size": [f"{split}: {n:,} of {size:,}" for split, (n, size) in there.items() if n != size]}
+    pairs = {split: (sizes.get(split, 0), size) for split, size in published.items()}
+    return {"split_size": [f"{split}: {n:,} of {size:,}" for split, (n, size) in pairs.items() if n != size]}
 
 
 class _Tally:
-    """What the pictures have been so far. The pictures of the splits `inside` are, by design, in another split too."""
+    """The faults of the pictures so far. By design, the pictures of the splits `inside` are in another split too."""
 
     def __init__(self, inside: set[str], tokenizer: text.Tokenizer | None):
         self.names: dict[str, list[str]] = collections.defaultdict(list)  # kind -> names
         self.unknown: collections.Counter[str] = collections.Counter()
         self.pictures = self.captions = self.tokens = 0
         self._inside, self._tokenizer = inside, tokenizer
-        self._of_id: dict[int, list[str]] = collections.defaultdict(list)
-        self._of_bytes: dict[bytes, dict[str, str]] = collections.defaultdict(dict)  # hash -> split -> name
+        self._names_by_id: dict[int, list[str]] = collections.defaultdict(list)
+        self._names_by_hash: dict[bytes, dict[str, str]] = collections.defaultdict(dict)  # hash -> split -> name
 
     def take(self, item: _Item) -> None:
         """Count one picture."""
         self.pictures += 1
         apart = item.split not in self._inside
         if item.image_id is not None and apart:
-            self._of_id[item.image_id].append(f"{item.name} ({item.split})")
+            self._names_by_id[item.image_id].append(f"{item.name} ({item.split})")
         if item.unread:
             self.names[item.unread].append(f"{item.name}: {item.fault}")
         elif (look := item.look) is not None:
-            for kind, found in (("grey", look.grey), ("cmyk", look.cmyk), ("turned", look.turned)):
-                if found:
+            for kind, holds in (("grey", look.grey), ("cmyk", look.cmyk), ("turned", look.turned)):
+                if holds:
                     self.names[f"{kind}_picture"].append(item.name)
             if look.fault:
                 kind = "oversized_picture" if look.oversized else "damaged_picture"
                 self.names[kind].append(f"{item.name}: {look.fault}")
             elif apart:
-                self._of_bytes[item.sha256].setdefault(item.split, item.name)
-        self._read(item)
+                self._names_by_hash[item.sha256].setdefault(item.split, item.name)
+        self._take_texts(item)
 
-    def _read(self, item: _Item) -> None:
-        self.captions += len(item.said)
+    def _take_texts(self, item: _Item) -> None:
+        self.captions += len(item.texts)
         usable = []
-        for number, caption in enumerate(item.said, 1):
-            place = f"number {number} of {len(item.said)}"
+        for number, caption in enumerate(item.texts, 1):
+            place = f"number {number} of {len(item.texts)}"
             if fault := text.fault(caption):
                 self.names["broken_caption"].append(f"{item.name}: {fault} ({place})")
             else:
@@ -242,9 +243,10 @@ class _Tally:
                 self.names["cut_caption"].append(f"{item.name}: {length} tokens ({place})")
 
     def twice(self) -> dict[str, list[str]]:
-        """Return the ids of several pictures, and the pictures of several splits."""
-        same = [places for places in self._of_bytes.values() if len(places) > 1]
+        """Return the ids that several pictures share, and the pictures that several splits share."""
+        ids = self._names_by_id.items()
+        same = [places for places in self._names_by_hash.values() if len(places) > 1]
         return {
-            "id_collision": [f"{id_}: {', '.join(names)}" for id_, names in self._of_id.items() if len(names) > 1],
+            "id_collision": [f"{id_}: {', '.join(names)}" for id_, names in ids if len(names) > 1],
             "same_picture": [", ".join(f"{name} ({split})" for split, name in places.items()) for places in same],
         }

@@ -1,8 +1,8 @@
-"""From the bytes of an image file to the uint8 square that a tower sees. Normalisation happens inside the model.
+"""Turn the bytes of an image file into the uint8 square that a tower sees. The model itself normalises it.
 
 JPEGs are decoded at a draft size: libjpeg leaves out the frequencies that the resize would drop, and the picture keeps
-at least the resolution that the view needs. EXIF orientation is respected. What cannot be decoded to its end, or should
-not be, is a BrokenError, never grey.
+at least the resolution that the view needs. EXIF orientation is respected. An image that cannot be decoded to its end,
+or should not be, raises BrokenError; it never turns grey.
 """
 
 import contextlib
@@ -19,55 +19,55 @@ from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from bridge_jax import config
 from bridge_jax.data.broken import BrokenError
 
-MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; the largest of COCO has 0.4 million
+MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; COCO's largest picture has 0.4 million
 _ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
 _SIDE_WORDS = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-_FILL = (128, 128, 128)  # what RandAugment shows outside the picture
+_FILL = (128, 128, 128)  # RandAugment shows it outside the picture
 _CROP_TRIES = 10
 
 
 class OversizedError(BrokenError):
-    """A picture of more than MAX_PIXELS."""
+    """A picture has more than MAX_PIXELS."""
 
 
 class Look(NamedTuple):
-    """What an encoded image is: why it cannot be used (empty: it can), and what its header says of it."""
+    """The properties of an encoded image: why it cannot be used (empty: it can), and facts from its header."""
 
     fault: str
     oversized: bool = False
     grey: bool = False
     cmyk: bool = False
-    turned: bool = False  # EXIF says that it is shown rotated or mirrored
+    turned: bool = False  # EXIF has it shown rotated or mirrored
 
 
 def fault(encoded: bytes) -> str:
-    """Return what is wrong with an encoded image, or an empty string when it decodes to its end."""
+    """Return the fault of an encoded image, or an empty string where it decodes to its end."""
     return look(encoded).fault
 
 
 def look(encoded: bytes) -> Look:
-    """Return what an encoded image is, decoded to its end.
+    """Decode an image to its end and return its properties.
 
-    The smallest draft size is enough to decode: libjpeg has to read the whole file for it.
+    The smallest draft size is enough: libjpeg has to read the whole file for it.
     """
-    seen = Look("")
+    properties = Look("")
     try:
         with _opened(encoded) as image:
             turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            seen = Look("", grey=image.mode in ("1", "L", "LA"), cmyk=image.mode == "CMYK", turned=turned)
+            properties = Look("", grey=image.mode in ("1", "L", "LA"), cmyk=image.mode == "CMYK", turned=turned)
             image.draft(None, (1, 1))
             image.load()
     except BrokenError as error:
-        return seen._replace(fault=str(error), oversized=isinstance(error, OversizedError))
-    return seen
+        return properties._replace(fault=str(error), oversized=isinstance(error, OversizedError))
+    return properties
 
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """Open an encoded image. Raises BrokenError for what its header says, and for whatever is met inside the block.
+    """Open an encoded image. Raises BrokenError for faults in its header, and for any error inside the block.
 
     The header is judged before anything is decoded: a bomb of a few kilobytes would take gigabytes. Samples of more
-    than 8 bits are a fault, since Pillow cuts them off at 255 and makes the picture white.
+    than 8 bits are a fault, since Pillow cuts them off at 255 and turns the picture white.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
@@ -81,16 +81,16 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
         raise OversizedError(str(error)) from error
-    except UnidentifiedImageError as error:  # its own text names a Python object
+    except UnidentifiedImageError as error:  # its text names a Python object
         raise BrokenError("no picture in a format that Pillow knows") from error
-    except Exception as error:  # Pillow's plugins raise whatever their parser met
+    except Exception as error:  # Pillow's plugins raise errors of any type
         raise BrokenError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def eval_view(encoded: bytes, image_px: int, squash: bool = False) -> UInt8[np.ndarray, "H W 3"]:
     """Return the centre square: the short side resized to `image_px` (bicubic, antialiased), then a centre crop.
 
-    With `squash` the whole picture, each side resized to `image_px`. Raises BrokenError.
+    With `squash`, return the whole picture, each side resized to `image_px`. Raises BrokenError.
     """
     width, height = size(encoded)
     if squash:
@@ -106,10 +106,10 @@ def train_view(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Return a random view: RandomResizedCrop, a mirror half of the time where `may_flip`, RandAugment.
 
-    With `data.squash` the crop is one of the picture squashed to a square.
+    With `data.squash`, crop the picture squashed to a square.
 
     A pure function of the arguments and the generator's state. The flip draws a number even where it is not allowed, so
-    that a caption never changes what else happens to its photo. Raises BrokenError.
+    that a caption never changes the other random operations on its photo. Raises BrokenError.
     """
     width, height = size(encoded)
     side = max(width, height)
@@ -143,8 +143,8 @@ def random_crop(
 ) -> tuple[float, float, float, float]:
     """Return left, top, width, height of a random crop (RandomResizedCrop of Inception, as torchvision has it).
 
-    The share of the area is uniform in `area`, the aspect ratio log-uniform in `ratio`. When no try fits, the largest
-    centre crop whose ratio lies within `ratio`.
+    The share of the area is uniform in `area`, the aspect ratio log-uniform in `ratio`. Where no try fits, return the
+    largest centre crop whose ratio lies within `ratio`.
     """
     for _ in range(_CROP_TRIES):
         target = width * height * generator.uniform(area[0], area[1])
@@ -162,9 +162,9 @@ def rand_augment(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Apply `layers` operations drawn uniformly, each at `magnitude` 0..10 (RandAugment, arXiv 1909.13719).
 
-    Captions name colours, so nothing here changes a hue: Color, Posterize, Solarize and Invert are left out, as ALBEF
-    and BLIP do, and unlike theirs AutoContrast and Equalize work on the luminance and not channel by channel, which
-    tints a picture. Geometric operations never mirror.
+    Captions name colours, so no operation changes a hue. Color, Posterize, Solarize and Invert are left out, as in
+    ALBEF and BLIP. Unlike theirs, AutoContrast and Equalize work on the luminance: channel by channel they would tint
+    the picture. Geometric operations never mirror.
     """
     image = Image.fromarray(pixels)
     for _ in range(layers):
@@ -204,7 +204,7 @@ def _decode(encoded: bytes, scale: float) -> Image.Image:
         if scale < 1:
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
         upright = ImageOps.exif_transpose(image)
-        if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of the direct way
+        if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of a direct conversion
             upright = upright.convert("RGBA")
         return upright.convert("RGB")
 

@@ -1,4 +1,4 @@
-"""Which tokens MLM and which patches MIM predict. Drawn in the data path, from the example's own generator."""
+"""Draw the tokens that MLM predicts and the patches that MIM predicts, from the example's own generator."""
 
 import math
 
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int32
 from bridge_jax.data import text
 
 _TO_MASK, _TO_RANDOM = 0.8, 0.1  # BERT: the rest of the chosen tokens stay as they are
-_LEAST_ASPECT = 0.3  # of a block of patches; the greatest is its inverse
+_LEAST_ASPECT = 0.3  # least aspect of a block of patches; the greatest is its inverse
 _BLOCK_TRIES = 20
 
 
@@ -21,9 +21,9 @@ def mask_tokens(
 ) -> tuple[Int32[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
     """Return the ids with tokens masked as BERT masks them, and the positions to predict.
 
-    Of the words (never a special token: predicting [UNK] teaches nothing), `fraction` rounded, at least one, is chosen.
-    Each becomes [MASK] with probability 0.8, a random word with 0.1, and stays with 0.1. A caption without any
-    word has nothing to predict.
+    Chooses `fraction` of the words, rounded, and at least one; never a special token, since predicting [UNK] teaches
+    nothing. Each chosen word becomes [MASK] with probability 0.8, a random word with 0.1, and stays with 0.1. A caption
+    without words has nothing to predict.
     """
     special = np.array(sorted(tokenizer.special_ids))
     words = np.flatnonzero(mask & ~np.isin(ids, special))
@@ -42,14 +42,14 @@ def mask_tokens(
 
 
 def mask_patches(count: int, fraction: float, generator: np.random.Generator) -> Bool[np.ndarray, " P"]:
-    """Return which of `count` patches (a square grid in row order, no class token) MIM predicts: exactly `fraction`.
+    """Return a mask, bool [count], of exactly `fraction` of the patches, for MIM to predict.
 
-    Block-wise, as in BEiT (arXiv 2106.08254, algorithm 1): a lone masked patch can be copied from its neighbours, so at
-    the modest fractions used beside contrastive losses only whole missing regions make the model ask the caption.
-    Rectangles of log-uniform aspect 0.3 to 3.3 are drawn until the number is reached; what no rectangle fits is
-    filled one by one. Unlike BEiT's they may hang over the border by half, for else a corner of a 14 x 14 grid is
-    masked in 5 % of the pictures and the centre in 72 % (at a fraction of 0.4). Raises ValueError when `count` is no
-    square.
+    The patches form a square grid in row order, without the class token. They are masked block-wise, as in BEiT (arXiv
+    2106.08254, algorithm 1): a lone masked patch can be copied from its neighbours, so at the modest fractions used
+    beside contrastive losses only whole missing regions make the model read the caption. Rectangles of log-uniform
+    aspect 0.3 to 3.3 are drawn until the number is reached; patches that no rectangle fits are filled one by one.
+    Unlike BEiT's, rectangles may hang over the border by half: otherwise a corner of a 14 x 14 grid is masked in 5 % of
+    the pictures and the centre in 72 % (at a fraction of 0.4). Raises ValueError where `count` is not a square.
     """
     side = math.isqrt(count)
     if side * side != count:

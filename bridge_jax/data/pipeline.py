@@ -1,11 +1,11 @@
-"""The grain pipeline: the batch of a step is a pure function of (config, stage, step), so the step is the only cursor.
+"""The grain pipeline. A step's batch is a pure function of (config, stage, step), so the step is the only cursor.
 
     position n -> record of that position -> example (decode, augment, tokenise, mask) -> this host's rows -> batch
 
-A record that cannot be used is replaced by another, a function of seed and position too (`broken.py`).
+A record that cannot be used is replaced by another one, again a function of seed and position (`broken.py`).
 
 The random operations come first, keyed by the global position; the host's share is cut out after them. One, two and
-four hosts therefore see the same examples, equally augmented, in the same global order. grain lives here alone.
+four hosts therefore see the same examples, equally augmented, in the same global order. Only this file uses grain.
 """
 
 import functools
@@ -26,11 +26,11 @@ from bridge_jax.data.padding import padded_batches
 from bridge_jax.data.records import (
     Joined,
     Record,
-    asked,
     drawn_captions,
     open_split,
     open_training,
     pictures,
+    questions,
     readable,
     texts,
 )
@@ -41,8 +41,9 @@ MakeExample = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
 class Examples:
     """Make the training example of a record: a random view of its photo with one random caption, question or statement.
 
-    One caption a photo and epoch, and not all five: the five captions of a photo are positives of one another, so a
-    batch of B rows would hold only B/5 photos and as many fewer negatives. Over the epochs every caption is seen.
+    An epoch shows each photo with one caption, not with all five. The captions of a photo are positives of one another,
+    so with five a batch of B rows would hold only B/5 photos and as many fewer negatives. Over the epochs every caption
+    is seen.
     """
 
     def __init__(self, cfg: config.Config, stage: config.Stage, records: Sequence[Record]):
@@ -56,13 +57,13 @@ class Examples:
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the arrays of `types.Batch.of` for one row. Raises BrokenError."""
         record = self._records[index]
-        said = texts(record)
+        lines = texts(record)
         chosen, refused = draw_caption(
-            drawn_captions(record, self._kinds, of=self._reads), lambda i: text.fault(said[i]), generator
+            drawn_captions(record, self._kinds, source=self._reads), lambda i: text.fault(lines[i]), generator
         )
-        (ids,), (mask,) = self._tokenizer.encode([said[chosen]])
-        # a photo is flipped only if none of its captions minds, so that one rule serves live and cached crops
-        flip = image.may_flip(record["captions"] if self._reads == "captions" else said)
+        (ids,), (mask,) = self._tokenizer.encode([lines[chosen]])
+        # a photo may flip only if all of its captions allow it, so that one rule serves live and cached crops
+        flip = image.may_flip(record["captions"] if self._reads == "captions" else lines)
         px = self._image_px
         views = [
             image.train_view(encoded, px, self._data, flip, generator) for encoded in pictures(record, self._pictures)
@@ -75,17 +76,17 @@ class Examples:
             "text_mask": mask,
         }
         captions = len(record["captions"])
-        row = objectives.Row(ids, mask, None if self._reads == "captions" else asked(record)[chosen - captions])
+        row = objectives.Row(ids, mask, None if self._reads == "captions" else questions(record)[chosen - captions])
         for make in self._extras:
             example |= make(row, generator)
         return example
 
 
 class _GroupShuffle:
-    """Map a position, counted on through the epochs, to a record index; a group's records stay neighbours."""
+    """Map a position, counted through all epochs, to a record index; the records of a group stay neighbours."""
 
     def __init__(self, groups: int, group: int, seed: int):
-        # past its length a MapDataset goes on with the next epoch, and `shuffle` with that epoch's seed
+        # past its length a MapDataset starts the next epoch, and `shuffle` takes that epoch's seed
         self._order, self._group = grain.MapDataset.range(groups).shuffle(seed=seed), group
 
     def __call__(self, position: int, _: int) -> int:
@@ -95,10 +96,10 @@ class _GroupShuffle:
 
 
 def _mixed(records: Joined, shares: Sequence[float], seed: int) -> grain.MapDataset:
-    """Return the endless order of record indices: each data set as often as its share says, shuffled by itself."""
+    """Return the endless order of record indices: each data set in its share of positions, shuffled by itself."""
     orders, first = [], 0
-    for which, size in enumerate(records.sizes):
-        shuffle = _GroupShuffle(size, 1, seed + which)
+    for number, size in enumerate(records.sizes):
+        shuffle = _GroupShuffle(size, 1, seed + number)
         order = grain.MapDataset.range(size).map_with_index(shuffle)
         orders.append(order.map(functools.partial(operator.add, first)).repeat())
         first += size
@@ -136,13 +137,13 @@ def train(
     `rows` are the positions within the global batch that this host reads; None: all.
 
     A pure function of (cfg.seed, seed_stream, step). Every epoch is shuffled anew, keeping runs of
-    `stage.group_examples` neighbouring records together and in their order; a batch may span two epochs. What single
-    losses of the stage read besides, they make (`objectives.Needs.example`).
+    `stage.group_examples` neighbouring records together and in their order; a batch may span two epochs. Losses that
+    read further arrays make them themselves (`objectives.Needs.example`).
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
-    returns the arrays of `types.Batch.of` for one row or raises BrokenError, and may draw from the generator, but not
-    keep it.
-    Raises ConfigError when the groups do not divide the split.
+    returns the arrays of `types.Batch.of` for one row or raises BrokenError. It may draw from the generator, but must
+    not keep it.
+    Raises ConfigError where the groups do not divide the split.
     """
     rows = range(stage.batch_size) if rows is None else rows
     records = open_training(cfg.data) if records is None else records
@@ -177,14 +178,14 @@ def batches(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.D
 def read_ahead(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.IterDataset:
     """Return `ds[start_step], ds[start_step + 1], ...`, read ahead.
 
-    Threads (`data.threads`, each on a batch of its own) or, with `data.workers`, that many processes with those threads
-    each. The order never depends on either.
+    `data.threads` threads read, each a batch of its own; with `data.workers`, that many processes read, each with those
+    threads. The order never depends on either.
     """
     ahead = max(1, data.prefetch_batches)
     options = grain.ReadOptions(num_threads=min(data.threads, ahead), prefetch_buffer_size=ahead)
     ds_iter = ds[start_step:].to_iter_dataset(options)
     if data.workers > 0:
-        if not flags.FLAGS.is_parsed():  # grain reads flags of its own here; outside absl's app nobody has parsed them
+        if not flags.FLAGS.is_parsed():  # grain reads its own flags here; outside absl's app they were never parsed
             flags.FLAGS.mark_as_parsed()
         ds_iter = ds_iter.mp_prefetch(
             grain.multiprocessing.MultiprocessingOptions(
@@ -204,9 +205,10 @@ def images(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (images uint8 [len(rows),H,W,3], image_ids int32 [b], valid bool [b]), decoded in threads.
 
-    Of the records in their order, or of those of `order` in that; with `count` pictures of each, [len(rows),k,H,W,3].
-    The pictures are those at `rows` of the batch alone, which this host reads (None: all); the rest is of all rows.
-    The last batch is padded to `batch_size` by repeating its last row, with `valid` False there. Raises BrokenError.
+    Records come in their own order, or as `order` lists them; with `count` pictures of each, images are
+    [len(rows),k,H,W,3]. Only the pictures at `rows` of the batch are read, those of this host (None: all); ids and
+    `valid` cover all rows. The last batch repeats its last row up to `batch_size` (`padded_batches`). Raises
+    BrokenError.
     """
     records, px = open_split(cfg.data, split), cfg.vision.image_px
 
@@ -219,7 +221,7 @@ def images(
             return np.stack(views) if count > 1 else views[0]
         except BrokenError as error:
             raise BrokenError(
-                f"picture {record['filename']} of split {split!r}: {error}; recall is of all pictures or none: prepare "
+                f"picture {record['filename']} of split {split!r}: {error}; recall needs every picture: prepare "
                 f"{cfg.data.dataset!r} anew"
             ) from error
 
@@ -234,8 +236,8 @@ def batched(
 ) -> Iterator[tuple[int, list[Any]]]:
     """Yield (first position, [make(first), make(first + 1), ...]) over `count` positions, made ahead in threads.
 
-    Every batch has `batch_size` rows: the last is filled up by repeating its last row. Of each only `rows` are made
-    (None: all).
+    Every batch has `batch_size` rows: the last repeats its last row (`padded_batches`). Of each batch only `rows` are
+    made (None: all).
     """
     rows = range(batch_size) if rows is None else rows
     batches = [positions for positions, _ in padded_batches(count, batch_size)]
@@ -255,8 +257,8 @@ def captions(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[str], np.ndarray]]:
     """Yield (ids int32 [b,T], mask bool [b,T], image_ids int32 [b], kinds, valid bool [b]) of every caption.
 
-    In record order, and within a record in its own. The last batch is padded to `batch_size` by repeating its last
-    row, with `valid` False there. A damaged record raises BrokenError, or is left out with `skip`.
+    Captions come in record order, and within a record in its own order. The last batch repeats its last row up to
+    `batch_size` (`padded_batches`). A damaged record raises BrokenError; with `skip` it is left out.
     """
     tokenizer = text.load(cfg.data, cfg.text)
     rows: list[tuple[str, int, str]] = []

@@ -2,7 +2,7 @@
 
 Every builder has the same record, so the pipeline knows none of them by name (`features`). The builders are
 `ShardBasedBuilder`s: `GeneratorBasedBuilder` spills a split of more than 1 GB through `tf.io.gfile`, which COCO would
-meet, and shuffles the records, while the shapes set needs a scene and its mirror to stay neighbours.
+exceed, and shuffles the records, while the shapes set needs a scene and its mirror to stay neighbours.
 """
 
 import importlib
@@ -15,29 +15,30 @@ import tensorflow_datasets as tfds
 from bridge_jax import config
 
 FOLDER = Path(__file__).parent / "datasets"
-VOCABULARY = "tokenizer.json"  # stored beside the records by a data set that trains its own
-SKIPPED = "skipped_images.txt"  # stored beside the records when images or captions were broken
+VOCABULARY = "tokenizer.json"  # beside the records of a data set that trains its own
+SKIPPED = "skipped_images.txt"  # beside the records, where images or captions were broken
 SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memory while it is written
-_SHARED = ("karpathy", "pairs", "photo_builder", "statements")  # modules here that are no data set
+_SHARED = ("karpathy", "pairs", "photo_builder", "statements")  # modules there that are no data set
 
 
 def features(
     *, questions: bool = False, statements: bool = False, pairs: bool = False, frames: int = 1
 ) -> tfds.features.FeaturesDict:
-    """Return the record that all data sets share, and what only some have.
+    """Return the features of a record: those that all data sets share, and those that only some have.
 
     `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
-    `caption_kinds` says of each "caption" (written by people), "description", "relation" or "converse" (shapes), or of
-    which domain its picture is (nocaps).
+    `caption_kinds` holds for each caption "caption" (written by people), "description", "relation" or "converse"
+    (shapes), or the domain of its picture (nocaps).
     `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos. `questions` and
-    `statements` are JSON of `questions.Question`. `second_image` is another file's bytes, of which the statements speak
-    too; captions and questions never do. `later_frames` are the files' bytes of a video's `frames` after `image`, the
-    first: of all of them the captions speak. (As text, which keeps any bytes; a sequence of images would be decoded.)
+    `statements` are JSON of `questions.Question`. `second_image` holds another file's bytes; statements are about both
+    images, captions and questions only about the first. `later_frames` holds the bytes of a video's `frames` after
+    `image`, its first frame; captions describe all of them. (It is stored as text, which keeps any bytes; a sequence of
+    images would be decoded.)
     """
     own = {
         name: tfds.features.Sequence(tfds.features.Text())
-        for name, there in (("questions", questions), ("statements", statements))
-        if there
+        for name, present in (("questions", questions), ("statements", statements))
+        if present
     }
     own |= {"second_image": tfds.features.Image(shape=(None, None, 3))} if pairs else {}
     own |= {"later_frames": tfds.features.Sequence(tfds.features.Text(), length=frames - 1)} if frames > 1 else {}
@@ -56,34 +57,34 @@ def features(
 
 
 def names() -> list[str]:
-    """Return the data sets that exist."""
+    """Return the names of all data sets."""
     return sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]) if m.name not in _SHARED)
 
 
 def builder_class(name: str, key: str) -> type[tfds.core.ShardBasedBuilder]:
-    """Return the builder of data set `name`. Raises ConfigError, naming `key`, when there is none."""
+    """Return the builder of data set `name`. Raises ConfigError, naming `key`, where there is none."""
     if name not in names():
         raise config.ConfigError(f"{key}: {name!r} is not a data set; {config.nearest(name, names())}")
     return importlib.import_module(f"bridge_jax.data.datasets.{name}").Builder
 
 
 def folder(data_dir: str | Path, builder: type[tfds.core.ShardBasedBuilder]) -> Path:
-    """Return where the records of `builder` live under `data_dir`, prepared or not."""
+    """Return the folder for the records of `builder` under `data_dir`, prepared or not."""
     return Path(data_dir).expanduser() / builder.name / str(builder.VERSION)
 
 
 def prepared_folder(data: config.Data) -> Path:
-    """Return the folder of the prepared data set. Raises ConfigError, naming the command to run, when there is none."""
+    """Return the folder of the prepared data set. Raises ConfigError, naming the command to run, if there is none."""
     return prepared(builder_class(data.dataset, "config.data.dataset"), data.data_dir, "config.data")
 
 
 def prepared(builder: type[tfds.core.ShardBasedBuilder], data_dir: str, key: str) -> Path:
-    """Return the folder where `builder` was prepared. Raises ConfigError, naming `key`, when it was not."""
-    found = folder(data_dir, builder)
-    if not (found / "dataset_info.json").is_file():
+    """Return the folder in which `builder` was prepared. Raises ConfigError, naming `key`, where it was not."""
+    path = folder(data_dir, builder)
+    if not (path / "dataset_info.json").is_file():
         raw_dir = "" if builder.name == "shapes" else " --raw_dir=DIR"
         raise config.ConfigError(
-            f"{key}: data set {builder.name!r} is not prepared in {found}; run "
+            f"{key}: data set {builder.name!r} is not prepared in {path}; run "
             f"python -m tools.prepare_data --dataset={builder.name}{raw_dir} --data_dir={data_dir}"
         )
-    return found
+    return path

@@ -1,9 +1,9 @@
-"""Questions about a picture, what ten people answered, and the answers that a model chooses from; and statements.
+"""Questions about a picture with the answers of ten people, statements, and the answers that a model chooses from.
 
-The answers are a closed list, made when a data set is prepared and stored beside its records, one a line: the line
-number is the output of the vqa head. The decoder (`vqa_generative`) ranks the same list.
+A model chooses from a closed list. The preparation of a data set makes it and stores it beside the records, an answer a
+line: the line number is the output of the vqa head. The decoder (`vqa_generative`) ranks the same list.
 
-A statement about a picture or two travels as a question whose only answer is what is true of it: one of JUDGEMENTS
+A statement about one or two pictures travels as a question whose only answer is its judgement: one of JUDGEMENTS
 (NLVR2), or a label of the data set's own (SNLI-VE).
 """
 
@@ -19,18 +19,18 @@ from bridge_jax import config
 from bridge_jax.data import prepared, text
 
 JUDGEMENTS = ("false", "true")
-ANSWERS = "answers.txt"  # stored beside the records by a data set with questions
+ANSWERS = "answers.txt"  # beside the records of a data set with questions
 
 
 class Question(NamedTuple):
-    """A question as it travels with its record, as JSON. `answers` is empty where nobody may see them (a test set)."""
+    """A question, stored with its record as JSON. `answers` is empty where they are secret (a test set)."""
 
     id: int  # unique within the data set
     text: str
-    kind: str  # by which the score is split: the answer type of VQA v2, what is asked about in shapes
+    kind: str  # the score is split by it: the answer type of VQA v2, the topic in shapes
     answers: tuple[str, ...]
-    name: str = ""  # what the data set's own evaluation calls it; empty: nothing
-    sentence: str = ""  # statements with the same one say the same of other pictures; empty: nobody else says it
+    name: str = ""  # its name in the data set's own evaluation; empty: none
+    sentence: str = ""  # statements that share it say the same of other pictures; empty: none does
 
     def to_json(self) -> str:
         return json.dumps(self._asdict())
@@ -49,19 +49,19 @@ def save_answers(answers: Sequence[str], folder: Path) -> None:
 def load_answers(cfg: config.Config) -> tuple[str, ...]:
     """Return the answers prepared with the data set of the config.
 
-    Raises ConfigError where it has none, and where they are not as many as the head has outputs.
+    Raises ConfigError where it has none, and where their number differs from the outputs of the head.
     """
     path = prepared.prepared_folder(cfg.data) / ANSWERS
     if not path.is_file():
         raise config.ConfigError(
-            f"config.data.dataset: {cfg.data.dataset!r} has no questions ({path} is not there), which the losses "
-            "and the evaluator of vqa read; choose a data set that has"
+            f"config.data.dataset: {cfg.data.dataset!r} has no questions (no file {path}), but the losses "
+            "and the evaluator of vqa read them; choose a data set with questions"
         )
     answers = tuple(path.read_text(encoding="utf-8").splitlines())
     for name, arguments in cfg.losses.items():
         if "answers" in arguments and arguments["answers"] != len(answers):
             raise config.ConfigError(
-                f"config.losses.{name}.answers is {arguments['answers']}, but {path} lists {len(answers)}: "
+                f"config.losses.{name}.answers is {arguments['answers']}, but {path} lists {len(answers)}; "
                 f"set config.losses.{name}.answers={len(answers)}"
             )
     return answers
@@ -70,8 +70,8 @@ def load_answers(cfg: config.Config) -> tuple[str, ...]:
 def load_answer_words(cfg: config.Config) -> tuple[Int32[np.ndarray, "A T"], Bool[np.ndarray, "A T"]]:
     """Return the answers as the decoder writes them, in the model's own tokens: ids, and a mask False on padding.
 
-    Raises ConfigError as `load_answers` does, and where the vocabulary cannot start an answer, lacks a word of one, or
-    the model's length cuts one.
+    Raises ConfigError as `load_answers` does, and where the vocabulary cannot start an answer or lacks a word of one,
+    or the model's length cuts one.
     """
     known, tokenizer = load_answers(cfg), text.load(cfg.data, cfg.text)
     tokenizer.frame  # noqa: B018
@@ -79,11 +79,11 @@ def load_answer_words(cfg: config.Config) -> tuple[Int32[np.ndarray, "A T"], Boo
         if measure.unknown:
             raise config.ConfigError(
                 f"config.data.vocabulary: {tokenizer.path} has no token for {measure.unknown[0]!r} of the answer "
-                f"{answer!r}, which the vqa_generative loss writes: take a vocabulary that has, or the vqa loss"
+                f"{answer!r}, which the vqa_generative loss writes; take a vocabulary that has one, or the vqa loss"
             )
         if measure.length > tokenizer.length:
             raise config.ConfigError(
                 f"config.text.length is {tokenizer.length}, but the answer {answer!r} has {measure.length} tokens, "
-                f"those around it included: set config.text.length={measure.length} or more"
+                f"counting those around it; set config.text.length={measure.length} or more"
             )
     return tokenizer.encode(known)

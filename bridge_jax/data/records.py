@@ -1,4 +1,4 @@
-"""The records of a prepared data set, read by index."""
+"""Read the records of a prepared data set by index."""
 
 import bisect
 import dataclasses
@@ -22,13 +22,14 @@ _HASHED_BYTES = 1 << 16  # read from each end of a shard for the fingerprint
 class Split(Sequence[Record]):
     """The records of one prepared split, by index: image bytes, python strings and ints. Thread-safe and picklable.
 
-    A record whose bytes are not what was written raises BrokenError. A byte that is not UTF-8 becomes U+FFFD.
+    A record whose bytes have changed since they were written raises BrokenError. A byte that is not UTF-8 becomes
+    U+FFFD.
     """
 
     def __init__(self, source: Sequence[Mapping[str, Any]], pictures: int = 1, frames: int = 1):
         self._source = source
-        self.pictures = pictures  # of a record
-        self.frames = frames  # how many of them are one video, of which the captions speak
+        self.pictures = pictures  # in a record
+        self.frames = frames  # pictures of one video, which the captions describe; 1: no video
 
     def __len__(self) -> int:
         return len(self._source)
@@ -49,14 +50,14 @@ class Split(Sequence[Record]):
             record[name] = [caption.decode(errors="replace") for caption in raw[name]]
         record |= {name: raw[name] for name in ("second_image", "later_frames") if name in raw}
         for name in ("questions", "statements"):
-            record[name] = [Question.from_json(asked.decode(errors="replace")) for asked in raw.get(name, ())]
+            record[name] = [Question.from_json(text.decode(errors="replace")) for text in raw.get(name, ())]
         return record
 
 
 class Joined(Sequence[Record]):
-    """The records of several data sets, one set after the other; `sizes` says how many each has.
+    """The records of several data sets, one set after the other; `sizes` holds the number of records of each.
 
-    Two data sets may number their pictures alike, so here picture i of the k-th of K sets has the id i K + k.
+    Two data sets may number their pictures alike, so picture i of the k-th of K sets gets the id i K + k.
     """
 
     def __init__(self, splits: Sequence[Sequence[Record]]):
@@ -86,18 +87,18 @@ def readable(records: Sequence[Record]) -> Iterator[Record | None]:
 def open_split(data: config.Data, split: str) -> Split:
     """Return the records of `split` in the order they were prepared.
 
-    Raises ConfigError when the data set is not prepared (naming the command to run) or has no such split.
+    Raises ConfigError where the data set is not prepared (naming the command to run) or has no such split.
     """
     return _records(_builder(data, split), split)
 
 
 def has_split(data: config.Data, split: str) -> bool:
-    """Return whether a data set has `split`. Raises ConfigError when it is not prepared."""
+    """Return whether a data set has `split`. Raises ConfigError where it is not prepared."""
     return split in tfds.builder_from_directory(prepared.prepared_folder(data)).info.splits
 
 
 def open_training(data: config.Data) -> Split | Joined:
-    """Return the records to train on: those of `data.mixture`, or of `data.dataset`. Raises ConfigError as above."""
+    """Return the training records of `data.mixture`, or of `data.dataset`. Raises ConfigError as `open_split`."""
     if not data.mixture:
         return open_split(data, data.train_split)
     return Joined([open_split(dataclasses.replace(data, dataset=name), data.train_split) for name, _ in data.mixture])
@@ -112,8 +113,8 @@ def open_splits(folder: Path) -> dict[str, Split]:
 def fingerprint(data: config.Data, split: str) -> str:
     """Return a hash of the prepared split: version, shard names, sizes and both ends of every shard.
 
-    Cheap on a large set (128 KB are read from each shard), equal wherever the same files lie, and different when the
-    data set was prepared anew with other images or captions.
+    It is cheap on a large set (128 KB are read from each shard), equal wherever the same files lie, and different after
+    the data set was prepared anew with other images or captions.
     """
     builder = _builder(data, split)
     digest = hashlib.sha256(f"{data.dataset}/{split}/{builder.version}".encode())
@@ -147,45 +148,44 @@ def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
 
 
 def texts(record: Record) -> list[str]:
-    """Return all that is said of a record's pictures: the captions, then the questions, then the statements."""
-    return [*record["captions"], *(question.text for question in asked(record))]
+    """Return the texts of a record: its captions, then its questions, then its statements."""
+    return [*record["captions"], *(question.text for question in questions(record))]
 
 
-def asked(record: Record) -> list[Question]:
+def questions(record: Record) -> list[Question]:
     """Return the questions and then the statements of a record."""
     return [*record["questions"], *record["statements"]]
 
 
 def pictures(record: Record, count: int | None = None) -> list[bytes]:
-    """Return the first `count` pictures of a record (None: all), encoded; the frames of a video in their order."""
+    """Return the first `count` pictures of a record (None: all), encoded; frames of a video in their order."""
     second = [record["second_image"]] if "second_image" in record else []
     return [record["image"], *second, *record.get("later_frames", ())][:count]
 
 
-def drawn_captions(record: Record, kinds: Sequence[str], *, of: str = "captions") -> list[int]:
-    """Return which of the texts of a record a stage draws from: captions, questions or statements of `kinds`.
+def drawn_captions(record: Record, kinds: Sequence[str], *, source: str = "captions") -> list[int]:
+    """Return the positions, among the texts of a record, of those that a stage draws from.
 
-    Of all kinds where that is empty.
-
+    `source` is "captions", "questions" or "statements"; `kinds` restricts them to those kinds (empty: all kinds).
     Raises ConfigError for a record that has none.
     """
-    there, first = list(record["caption_kinds"]), 0
-    if of != "captions":
-        first = len(there) + (len(record["questions"]) if of == "statements" else 0)
-        there = [question.kind for question in record[of]]
-    found = [first + i for i, kind in enumerate(there) if not kinds or kind in kinds]
-    if not found:
+    text_kinds, first = list(record["caption_kinds"]), 0
+    if source != "captions":
+        first = len(text_kinds) + (len(record["questions"]) if source == "statements" else 0)
+        text_kinds = [question.kind for question in record[source]]
+    positions = [first + i for i, kind in enumerate(text_kinds) if not kinds or kind in kinds]
+    if not positions:
         raise config.ConfigError(
-            f"stage caption_kinds {tuple(kinds)}: {record['filename']} has only {sorted(set(there))}"
-            f"{f' among its {of}' if of != 'captions' else ''}"
+            f"stage caption_kinds {tuple(kinds)}: {record['filename']} has only {sorted(set(text_kinds))}"
+            f"{f' among its {source}' if source != 'captions' else ''}"
         )
-    return found
+    return positions
 
 
 def broken_part(records: Sequence[Record], index: int, caption: int) -> tuple[str, str, float]:
-    """Return file name, fault and share of the record for what could not be used of it: a caption, or -1 for the rest.
+    """Return file name, fault and share of a record's broken part: a caption by its number, or -1 for the rest.
 
-    A caption is its share of the record's captions, the picture is all of it.
+    The share is 1 over the number of texts for a caption, and 1 for a picture or for the whole record.
     """
     try:
         record = records[index]
@@ -194,5 +194,6 @@ def broken_part(records: Sequence[Record], index: int, caption: int) -> tuple[st
     if caption < 0:
         faults = [image.fault(encoded) for encoded in pictures(record)]
         return record["filename"], next(filter(None, faults), "its picture cannot be read"), 1.0
-    said = texts(record)
-    return record["filename"], f"{text.fault(said[caption])} (the {caption + 1}. of {len(said)})", 1 / len(said)
+    lines = texts(record)
+    place = f"number {caption + 1} of {len(lines)}"
+    return record["filename"], f"{text.fault(lines[caption])} ({place})", 1 / len(lines)

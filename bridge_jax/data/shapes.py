@@ -1,8 +1,8 @@
-"""The procedural set: scenes of coloured shapes with sizes, counts and one spatial relation, and what is true of them.
+"""The procedural set: scenes of coloured shapes with sizes, counts and one spatial relation, and captions of them.
 
 A scene holds two groups of equal objects, one in each half of a plain square: left and right, or above and below. Its
-*mirror* has the same groups with their places swapped, so every description is true of both and every relation caption
-of one is false of the other: what a pooled pair of towers confuses and a bridge should not.
+*mirror* has the same groups with their places swapped. So every description is true of both, and every relation caption
+of one is false of the other. A pooled pair of towers confuses the two; a bridge should not.
 
 >>> scene = place((Group(2, "small", "red", "circle"), Group(1, "large", "blue", "square")), "horizontal", generator)
 >>> [c.text for c in captions(scene)][-1]
@@ -35,7 +35,7 @@ COLOURS = {
     "purple": (150, 50, 170),
     "black": (20, 20, 20),
 }
-# An object stands in the middle of its cell, a patch of configs/shapes.py: a shape is learned in minutes then.
+# An object stands in the middle of its cell, one patch of configs/shapes.py; so a model learns shapes in minutes.
 CELL_PX = 16
 SIZES_PX = {"small": 9, "large": 14}  # side or diameter of one object
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
@@ -44,7 +44,7 @@ RELATIONS = {"horizontal": ("left of", "right of"), "vertical": ("above", "below
 HELD_OUT_SCENES = 256  # in each of val and test
 HELD_OUT_PAIRS = 128  # mirrored pairs in each of val_relations and test_relations
 _DESCRIPTIONS = ("{} and {}", "{} with {}", "a picture of {} and {}")
-_DESCRIPTIONS_EACH = 4  # of the phrasings x 2 orders
+_DESCRIPTIONS_EACH = 4  # chosen from the phrasings x 2 orders
 _STATEMENTS = ("{} {} {}", "a picture of {} {} {}")
 _HALVES = ((0, 1), (2, 3))  # cells of each half along the axis
 _OVERSAMPLE = 4
@@ -98,9 +98,9 @@ class Caption(NamedTuple):
 
 
 def place(groups: tuple[Group, Group], axis: str, generator: np.random.Generator) -> Scene:
-    """Return a scene with the groups at random places of their halves: lines of cells across the axis, a little ragged.
+    """Return a scene with each group at a random place in its half: a line of cells across the axis, a little ragged.
 
-    The lines overlap: groups that stand left and right of each other are not also one above the other.
+    The lines overlap, so groups that stand left and right of each other do not also stand above each other.
     """
     cells = CANVAS_PX // CELL_PX
     centres, before = [], range(cells)
@@ -118,12 +118,12 @@ def place(groups: tuple[Group, Group], axis: str, generator: np.random.Generator
 
 
 def captions(scene: Scene) -> list[Caption]:
-    """Return what is true of the scene: descriptions, as true of its mirror, then relations, false of its mirror."""
+    """Return true captions of the scene: descriptions, true of its mirror too, then relations, false of its mirror."""
     return descriptions(scene.groups) + relations(scene)
 
 
 def descriptions(groups: Sequence[Group]) -> list[Caption]:
-    """Return captions that name both groups but not where they stand; the same for either order of the groups."""
+    """Return captions that name both groups but not their places; they are the same for either order of the groups."""
     first, second = sorted(groups)
     everything = [
         phrasing.format(a.phrase(), b.phrase())
@@ -138,9 +138,9 @@ def descriptions(groups: Sequence[Group]) -> list[Caption]:
 def relations(scene: Scene) -> list[Caption]:
     """Return captions that say where the groups stand: "left of", "above", and as the converse "right of", "below".
 
-    They differ in what they ask of a model. Whether "A left of B" is true depends on who is named first and on who
-    stands left, two bits that have to be compared; with the converse beside it the word counts too, and three bits are
-    far harder to learn from few examples than two.
+    They ask different things of a model. Whether "A left of B" is true depends on the group named first and the group
+    that stands left: two bits to compare. With the converse beside it the word counts too, and three bits are far
+    harder to learn from few examples than two.
     """
     first, second = (group.phrase() for group in scene.groups)
     forth, back = RELATIONS[scene.axis]
@@ -151,15 +151,15 @@ def relations(scene: Scene) -> list[Caption]:
     ]
 
 
-def is_true(said: str, scene: Scene) -> bool:
-    """Return whether a caption is true of the scene: one of all that may be said of it, word for word."""
+def is_true(caption: str, scene: Scene) -> bool:
+    """Return whether a caption is true of the scene: word for word one of all its possible captions."""
     both = (scene.groups, scene.groups[::-1])
     true = [phrasing.format(*(group.phrase() for group in groups)) for phrasing in _DESCRIPTIONS for groups in both]
-    return said in (*true, *(caption.text for caption in relations(scene)))
+    return caption in (*true, *(relation.text for relation in relations(scene)))
 
 
 def wrong_captions(scene: Scene) -> list[str]:
-    """Return hard false captions: the same groups, the relation turned round."""
+    """Return hard false captions: the same groups with the relation turned round."""
     return [caption.text for caption in relations(scene.mirror())]
 
 
@@ -195,7 +195,7 @@ def all_groups() -> list[Group]:
 
 
 def attribute_sets() -> list[tuple[Group, Group]]:
-    """Return every pair of groups that differ in shape or colour, so that a caption tells them apart."""
+    """Return every pair of groups that differ in shape or colour, so that captions tell them apart."""
     pairs = itertools.combinations(all_groups(), 2)
     return [(a, b) for a, b in pairs if (a.shape, a.colour) != (b.shape, b.colour)]
 
@@ -205,8 +205,8 @@ def splits(num_train: int, seed: int) -> dict[str, list[Scene]]:
 
     `train`, `val_relations` and `test_relations` hold mirrored pairs: record 2i and its mirror 2i+1. `val` and `test`
     hold no mirrors, and no two of their scenes share an attribute set (the pair of groups), so no two share a
-    description. Attribute sets of a held-out split occur nowhere else. Raises ConfigError when `num_train` is odd or
-    exceeds what the remaining attribute sets give.
+    description. Attribute sets of a held-out split occur nowhere else. Raises ConfigError where `num_train` is odd or
+    exceeds the scenes that the remaining attribute sets allow.
     """
     sets = attribute_sets()
     order = np.random.default_rng(rng.stream_seed(seed, "shapes/sets")).permutation(len(sets))

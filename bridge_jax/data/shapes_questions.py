@@ -1,13 +1,14 @@
-"""Questions about a scene of shapes, from its own description: colour, shape, size, count and relation.
+"""Ask questions about a scene of shapes, from its own description: colour, shape, size, count and relation.
 
-A question names a group by what tells it from the other one, so it has one answer; all ten people give it. A relation
-is asked in both orders, so half of the answers are yes and the words alone say nothing.
+A question names a group by an attribute that the other group lacks, so it has one answer; all ten people give it. Each
+relation is asked in both orders, so half of the answers are yes and the words alone tell nothing.
 
     two small red circles left of one large blue square    yes
     one large blue square left of two small red circles    no
 
-These are the words of a caption, and no more. A model that has learned in minutes which captions are true hangs on the
-places of their words: it matched all captions, 86 % of them with a question mark, and 64 % as "are two small ... ?".
+A question about a relation has the words of a caption, and no more. A model that learned in minutes which captions are
+true depends on the places of their words: it matched all captions, 86 % of them with a question mark added, and 64 %
+turned into "are two small ... ?".
 """
 
 from collections.abc import Iterator
@@ -23,18 +24,18 @@ PER_SCENE = 10  # at most; fewer where the groups share a colour or a shape
 def questions(scene: Scene, image_id: int) -> list[Question]:
     """Return every question about the scene, relations last."""
     first, second = scene.groups
-    asked = [found for pair in ((first, second), (second, first)) for found in _about(*pair)]
+    parts = [part for pair in ((first, second), (second, first)) for part in _about(*pair)]
     relation = RELATIONS[scene.axis][0]
     for a, b, answer in ((first, second, "yes"), (second, first, "no")):
-        asked.append(("relation", f"{a.phrase()} {relation} {b.phrase()}", answer))
+        parts.append(("relation", f"{a.phrase()} {relation} {b.phrase()}", answer))
     ids = range(image_id * PER_SCENE, (image_id + 1) * PER_SCENE)
     return [
-        Question(id_, text, kind, (answer,) * PEOPLE) for id_, (kind, text, answer) in zip(ids, asked, strict=False)
+        Question(id_, text, kind, (answer,) * PEOPLE) for id_, (kind, text, answer) in zip(ids, parts, strict=False)
     ]
 
 
 def _about(group: Group, other: Group) -> Iterator[tuple[str, str, str]]:
-    """Yield kind, text and answer of the questions about one group, named so that they cannot mean the other."""
+    """Yield kind, text and answer of the questions about one group, worded so that they cannot mean the other."""
     noun = group.shape if group.count == 1 else PLURALS[group.shape]
     verb, one = _verb(group), "one" if group.count == 1 else "ones"
     if group.shape != other.shape:

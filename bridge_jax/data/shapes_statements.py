@@ -1,17 +1,17 @@
-"""Statements about two pictures of shapes, true or false, from the scenes' own descriptions.
+"""Make statements about two pictures of shapes, true or false, from the scenes' own descriptions.
 
     both pictures show something red .              both
     neither picture shows something red .           neither
     exactly one picture shows something red .       one
     the left picture shows something red .          side
 
-Two pictures have one colour in common, or none, each half of the time, and which colour a statement names is drawn such
-that half of every kind is true, whatever its words. Of "one", a single picture says nothing either. Of the others it
-must say something ("both" is false where one picture lacks the colour), and as little as can be: of "both" and
-"neither" a single picture with the words tells three quarters, of "side" all or nothing, depending on which it is.
+Two pictures have one colour in common, or none, each half of the time. A statement's colour is drawn so that half of
+every kind is true, whatever its words. For "one", a single picture tells nothing either. For the others a single
+picture must tell something ("both" is false where one picture lacks the colour), and it tells as little as possible:
+with the words it decides three quarters of "both" and "neither", and all or none of "side", depending on the picture.
 
-They name colours alone: of shapes 1, where objects stood anywhere, statements about a colour and a shape at once, and
-about which picture has more, were not learned in five minutes on two cores.
+Statements name colours only. In version 1 of shapes, where objects stood anywhere, statements about a colour and a
+shape at once, and about which picture has more, were not learned in five minutes on two cores.
 """
 
 import collections
@@ -43,16 +43,16 @@ class Pair(NamedTuple):
 
 
 def pairs(scenes: Sequence[Scene], seed: int) -> list[Pair]:
-    """Return the pair of every record of a split; its first picture is the scene."""
+    """Return the pair of every record of a split; the first picture is the record's scene."""
     generator = np.random.default_rng(seed)
     rights = seconds(scenes, generator)
     return [Pair(*both, statements(*both, generator)) for both in zip(scenes, rights, strict=True)]
 
 
-def as_questions(said: Sequence[Statement], image_id: int) -> list[Question]:
-    """Return statements as they travel with their record."""
+def as_questions(statements: Sequence[Statement], image_id: int) -> list[Question]:
+    """Return statements in the form in which their record stores them."""
     first = image_id * len(KINDS)
-    return [Question(first + i, one.text, one.kind, (JUDGEMENTS[one.is_true],)) for i, one in enumerate(said)]
+    return [Question(first + i, one.text, one.kind, (JUDGEMENTS[one.is_true],)) for i, one in enumerate(statements)]
 
 
 def colours(scene: Scene) -> set[str]:
@@ -61,16 +61,16 @@ def colours(scene: Scene) -> set[str]:
 
 
 def seconds(scenes: Sequence[Scene], generator: np.random.Generator) -> list[Scene]:
-    """Return the second picture of every record of a split: another scene of it, so what is held out stays held out.
+    """Return the second picture of every record of a split: another of its scenes, so held-out scenes stay held out.
 
     Half of them have one colour in common with the first, half have none. Where a split is too small to hold such a
-    one, it is some scene.
+    scene, any scene is taken.
     """
-    of_colour = collections.defaultdict(list)
+    scenes_with = collections.defaultdict(list)
     for scene in scenes:
         for colour in sorted(colours(scene)):
-            of_colour[colour].append(scene)
-    found = []
+            scenes_with[colour].append(scene)
+    partners = []
     for scene in scenes:
         colour = scene.groups[int(generator.integers(2))].colour
         common = {colour} if generator.random() < 0.5 else set()
@@ -78,12 +78,12 @@ def seconds(scenes: Sequence[Scene], generator: np.random.Generator) -> list[Sce
         def fits(other: Scene, scene: Scene = scene, common: set[str] = common) -> bool:
             return colours(scene) & colours(other) == common
 
-        found.append(_draw(of_colour[colour] if common else scenes, fits, generator))
-    return found
+        partners.append(_draw(scenes_with[colour] if common else scenes, fits, generator))
+    return partners
 
 
 def _draw(scenes: Sequence[Scene], fits: Callable[[Scene], bool], generator: np.random.Generator) -> Scene:
-    """Return a random scene that fits; any where none is met."""
+    """Return a random scene that fits; any scene where _TRIES draws meet none."""
     drawn = scenes[0]
     for _ in range(_TRIES):
         drawn = scenes[int(generator.integers(len(scenes)))]
@@ -94,17 +94,17 @@ def _draw(scenes: Sequence[Scene], fits: Callable[[Scene], bool], generator: np.
 
 def statements(left: Scene, right: Scene, generator: np.random.Generator) -> tuple[Statement, ...]:
     """Return a statement of every kind about the two pictures."""
-    there = (colours(left), colours(right))
-    common = sorted(there[0] & there[1])
-    only = [sorted(there[i] - there[1 - i]) for i in (0, 1)]
-    absent = [colour for colour in COLOURS if colour not in there[0] | there[1]]
+    present = (colours(left), colours(right))
+    common = sorted(present[0] & present[1])
+    only = [sorted(present[i] - present[1 - i]) for i in (0, 1)]
+    absent = [colour for colour in COLOURS if colour not in present[0] | present[1]]
 
     def coin() -> int:
         return int(generator.integers(2))
 
     def some(*choices: Sequence[str]) -> str:
-        """Return a random colour of the first that has any."""
-        choice = next(found for found in (*choices, common, *only) if found)
+        """Return a random colour of the first choice that has any."""
+        choice = next(colours for colours in (*choices, common, *only) if colours)
         return choice[int(generator.integers(len(choice)))]
 
     side, is_true = coin(), coin()
@@ -114,17 +114,17 @@ def statements(left: Scene, right: Scene, generator: np.random.Generator) -> tup
         "one": some((common or absent) if coin() else only[coin()]),
         "side": some(common, only[side]) if is_true else some(absent if coin() else only[1 - side]),
     }
-    said = []
+    made = []
     for kind in KINDS:
         colour = drawn[kind]
-        shown = [colour in colours for colours in there]
+        shown = [colour in colours for colours in present]
         holds = {"both": all(shown), "neither": not any(shown), "one": sum(shown) == 1, "side": shown[side]}[kind]
-        said.append(Statement(kind, text_of(kind, colour, side), holds))
-    return tuple(said)
+        made.append(Statement(kind, statement_text(kind, colour, side), holds))
+    return tuple(made)
 
 
-def text_of(kind: str, colour: str, side: int) -> str:
-    """Return the words of a statement about a colour; `side` is the picture that it names, if it names one."""
+def statement_text(kind: str, colour: str, side: int) -> str:
+    """Return the words of a statement about a colour; `side` is the picture that it names, where it names one."""
     return {
         "both": f"both pictures show something {colour} .",
         "neither": f"neither picture shows something {colour} .",

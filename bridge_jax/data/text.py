@@ -1,4 +1,4 @@
-"""Captions to token ids, by Hugging Face `tokenizers` with the vocabulary that the text tower was trained with.
+"""Turn captions into token ids, by Hugging Face `tokenizers` with the vocabulary that the text tower was trained with.
 
 >>> tokenizer = Tokenizer("vocab.txt", length=6)
 >>> tokenizer.encode(["a dog"])        # [CLS] a dog [SEP] [PAD] [PAD]
@@ -21,8 +21,8 @@ from bridge_jax import config
 from bridge_jax.data import prepared
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# The special tokens of each kind of vocabulary, under transformers' names for them; those of _FRAME stand around a
-# caption, in the order in which they are here.
+# The special tokens of each kind of vocabulary, under transformers' names; those of _FRAME stand around a caption, in
+# the order given here.
 KINDS = {
     "BERT": dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)),
     "RoBERTa": dict(pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>", mask_token="<mask>"),
@@ -33,14 +33,15 @@ KINDS = {
     "SigLIP 2": dict(pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", mask_token="<mask>"),
 }
 _FRAME = ("bos_token", "cls_token", "sep_token", "eos_token")
-MAX_CHARACTERS = 10_000  # of a caption; what is longer is some other text
-_SPACES = "\t\n\r"  # control characters that people do type
+MAX_CHARACTERS = 10_000  # in a caption; longer texts are no captions
+_SPACES = "\t\n\r"  # control characters that people type
 
 
 def fault(caption: str) -> str:
-    """Return what is wrong with a caption, or an empty string. Bytes that are no UTF-8 are U+FFFD or surrogates here.
+    """Return the fault of a caption, or an empty string. Bytes that are not UTF-8 arrive as U+FFFD or surrogates.
 
-    A caption is empty, too, where it holds only what a tokenizer drops: spaces, control and zero-width characters.
+    A caption also counts as empty where it holds only characters that a tokenizer drops: spaces, control and zero-width
+    characters.
     """
     if len(caption) > MAX_CHARACTERS:
         return f"a caption of {len(caption)} characters, at most {MAX_CHARACTERS} are read"
@@ -55,7 +56,7 @@ def fault(caption: str) -> str:
 
 
 class Measure(NamedTuple):
-    """A caption before it is cut: its tokens, without the frame and with it, and its words that become [UNK]."""
+    """An uncut caption: its tokens without the frame, its `length` with the frame, and its words that become [UNK]."""
 
     tokens: int
     length: int
@@ -67,8 +68,8 @@ class Tokenizer:
 
     `special` maps transformers' names (`pad_token`, ...) to the vocabulary's special tokens.
 
-    Raises ConfigError, naming the file, when it cannot be read, lacks a special token or does not frame a caption with
-    its kind's ([CLS] and [SEP] for BERT).
+    Raises ConfigError, naming the file, where it cannot be read, lacks a special token, or does not put its kind's
+    special tokens around a caption ([CLS] and [SEP] for BERT).
     """
 
     def __init__(self, path: str | Path, length: int):
@@ -83,19 +84,19 @@ class Tokenizer:
         self._tokenizer.enable_padding(length=length, pad_id=self.pad_id, pad_token=self.special["pad_token"])
 
     def encode(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
-        """Return ids and a mask that is False on padding. A caption too long keeps its first words and its end."""
+        """Return ids and a mask, False on padding. A caption that is too long keeps its first words and its end."""
         encodings = self._tokenizer.encode_batch(list(captions))
         ids = np.array([e.ids for e in encodings], np.int32).reshape(-1, self.length)
         mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
         return ids, mask
 
     def measure(self, captions: Sequence[str]) -> list[Measure]:
-        """Return what each caption is before it is cut to `length`."""
+        """Return the measure of each caption before it is cut to `length`."""
         measured = []
         for caption, encoding in zip(captions, self._uncut.encode_batch(list(captions)), strict=True):
-            said = [i for i, framing in enumerate(encoding.special_tokens_mask) if not framing]
-            spans = [encoding.offsets[i] for i in said if encoding.ids[i] == self.unk_id]
-            measured.append(Measure(len(said), len(encoding.ids), [caption[start:end] for start, end in spans]))
+            tokens = [i for i, framing in enumerate(encoding.special_tokens_mask) if not framing]
+            spans = [encoding.offsets[i] for i in tokens if encoding.ids[i] == self.unk_id]
+            measured.append(Measure(len(tokens), len(encoding.ids), [caption[start:end] for start, end in spans]))
         return measured
 
     @functools.cached_property
@@ -111,7 +112,7 @@ class Tokenizer:
         framed = self._uncut.encode("").ids
         if len(framed) != 2:
             raise config.ConfigError(
-                f"config.data.vocabulary: {self.path} puts no token before a caption, which the decoder starts from: "
+                f"config.data.vocabulary: {self.path} puts no token before a caption, and the decoder starts from one; "
                 "take the vocabulary of another text tower"
             )
         return framed[0], framed[1]
@@ -121,7 +122,7 @@ class Tokenizer:
         """The token that stands for a word to predict. Raises ConfigError where the vocabulary has none."""
         if "mask_token" not in self._ids:
             raise config.ConfigError(
-                f"config.data.vocabulary: {self.path} has no mask token, which the mlm loss needs: leave that loss out"
+                f"config.data.vocabulary: {self.path} has no mask token, which the mlm loss needs; leave that loss out"
             )
         return self._ids["mask_token"]
 
@@ -140,9 +141,9 @@ class Tokenizer:
 
 
 def load(data: config.Data, text: config.Text) -> Tokenizer:
-    """Return the tokenizer of `config.data.vocabulary`, or the one prepared with the data set where that is empty.
+    """Return the tokenizer of `config.data.vocabulary`; where that is empty, the one prepared with the data set.
 
-    Raises ConfigError when there is no such file or when it has more tokens than the text tower has embeddings.
+    Raises ConfigError where there is no such file, and where it has more tokens than the text tower has embeddings.
     """
     if data.vocabulary:
         path = Path(data.vocabulary).expanduser()
@@ -150,7 +151,7 @@ def load(data: config.Data, text: config.Text) -> Tokenizer:
         path = prepared.prepared_folder(data) / prepared.VOCABULARY
         if not path.is_file():
             raise config.ConfigError(
-                f"config.data.vocabulary is empty and data set {data.dataset!r} stores no vocabulary; name the "
+                f"config.data.vocabulary is empty and data set {data.dataset!r} stores no vocabulary; give the "
                 "vocab.txt or tokenizer.json that belongs to the text tower"
             )
     tokenizer = Tokenizer(path, text.length)
@@ -162,10 +163,10 @@ def load(data: config.Data, text: config.Text) -> Tokenizer:
     return tokenizer
 
 
-def train_vocabulary(captions: Sequence[str], path: Path, then: Sequence[str] = ()) -> None:
-    """Write a tokenizer.json with one token a word of `captions`, lower-cased, most frequent first.
+def train_vocabulary(captions: Sequence[str], path: Path, later: Sequence[str] = ()) -> None:
+    """Write a tokenizer.json with a token for each word of `captions`, lower-cased, most frequent first.
 
-    The words of `then` that no caption has come after them, in the order in which they occur: the ids of the captions'
+    Words of `later` that no caption has follow, in the order in which they occur, so that the ids of the captions'
     words do not depend on them.
     """
     tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="[UNK]"))
@@ -175,8 +176,8 @@ def train_vocabulary(captions: Sequence[str], path: Path, then: Sequence[str] = 
         captions, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), show_progress=False)
     )
     known = tokenizer.get_vocab()
-    for said in then:
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(said)):
+    for line in later:
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(line)):
             known.setdefault(word, len(known))
     tokenizer.model = models.WordLevel(known, unk_token="[UNK]")
     _frame(tokenizer, path)
@@ -191,9 +192,9 @@ def _read(path: Path) -> tokenizers.Tokenizer:
             return tokenizers.Tokenizer.from_file(str(path))
         vocabulary = models.WordPiece.read_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception
-        raise config.ConfigError(f"config.data.vocabulary: {path} is no tokenizer file: {error}") from error
+        raise config.ConfigError(f"config.data.vocabulary: {path} is not a tokenizer file: {error}") from error
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    for token in SPECIAL:  # before add_special_tokens, which would append the missing ones
+    for token in SPECIAL:  # before add_special_tokens, which would add the missing ones in silence
         _id(tokenizer, token, path)
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -203,7 +204,7 @@ def _read(path: Path) -> tokenizers.Tokenizer:
 
 
 def _special(tokenizer: tokenizers.Tokenizer, path: Path) -> dict[str, str]:
-    """Return the special tokens of the kind that the vocabulary has and frames a caption with."""
+    """Return the special tokens of the first kind whose tokens the vocabulary has and puts around a caption."""
     tokenizer.no_padding()
     framed = tokenizer.encode("").tokens
     missing = {kind: sum(tokenizer.token_to_id(t) is None for t in names.values()) for kind, names in KINDS.items()}
@@ -216,7 +217,7 @@ def _special(tokenizer: tokenizers.Tokenizer, path: Path) -> dict[str, str]:
     frame = " and ".join(token for name, token in KINDS[kind].items() if name in _FRAME)
     raise config.ConfigError(
         f"config.data.vocabulary: {path} does not put {frame} around a caption; "
-        f"use a tokenizer.json with {kind}'s post-processor, or BERT's vocab.txt"
+        f"take a tokenizer.json with {kind}'s post-processor, or BERT's vocab.txt"
     )
 
 
@@ -228,5 +229,7 @@ def _frame(tokenizer: tokenizers.Tokenizer, path: Path) -> None:
 def _id(tokenizer: tokenizers.Tokenizer, token: str, path: Path) -> int:
     id_ = tokenizer.token_to_id(token)
     if id_ is None:
-        raise config.ConfigError(f"config.data.vocabulary: {path} has no {token}; the text tower's own has one")
+        raise config.ConfigError(
+            f"config.data.vocabulary: {path} has no {token}; take the text tower's own vocabulary, which has one"
+        )
     return id_

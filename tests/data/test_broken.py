@@ -70,7 +70,7 @@ def test_all_that_is_broken_is_named_and_nothing_else(cfg, epoch):
         ("bomb_20000.png", "Image size (400000000 pixels) exceeds limit"),
         ("pixels_20000.png", "20000 x 4001 pixels, at most 80 million are decoded"),
         ("sixteen_bits.png", "samples of more than 8 bits"),
-        ("caption_empty.jpg", "an empty caption (the 1. of 1)"),
+        ("caption_empty.jpg", "an empty caption (number 1 of 1)"),
         ("caption_100000.jpg", "a caption of 99999 characters, at most 10000 are read"),
         ("caption_escape.jpg", "a caption with the control character U+001B"),
         ("caption_latin1.jpg", "a caption that is not UTF-8"),
@@ -132,7 +132,7 @@ def test_one_bad_caption_of_several_is_left_out_and_the_photo_kept():
     assert refused == {(-1, -1), (0, 1)}
     assert records.broken_part(Photos(), 0, 1) == (
         "a.jpg",
-        "a caption with the control character U+0000 (the 2. of 3)",
+        "a caption with the control character U+0000 (number 2 of 3)",
         1 / 3,
     )
 
@@ -167,9 +167,7 @@ def test_a_damaged_record_is_replaced_and_named(cfg, stage, tmp_path, raw):
 
 
 def test_a_picture_of_the_evaluation_is_never_left_out(cfg):
-    with pytest.raises(
-        ConfigError, match=r"picture .* of split 'train': .*recall is of all pictures or none: prepare 'fl"
-    ):
+    with pytest.raises(ConfigError, match=r"picture .* of split 'train': .*recall needs every picture: prepare 'fl"):
         list(pipeline.images(cfg, "train", COUNT))
 
 

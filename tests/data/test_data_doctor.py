@@ -173,7 +173,7 @@ def test_every_fault_of_the_split_file_is_told(whole):
     edit(whole, spoil)
     told = raw_findings(whole)["annotations"].names
     assert [line.split(": ", 1)[1] for line in told] == [
-        "image held_out_0.jpg is in split 'dev'; known: train, restval, val, test",
+        "image held_out_0.jpg is in split 'dev'; expected one of train, restval, val, test",
         "image held_out_1.jpg (images[1]) has no caption; write one or delete the image from the file",
         "images[3] has no usable 'imgid'",
         "images[5] has no usable 'NoneType' object has no attribute 'strip'",

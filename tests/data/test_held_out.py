@@ -153,7 +153,8 @@ def test_pictures_of_the_web_are_left_out_by_their_hash(prepared, tmp_path):
     files = {f"{name}.jpg": jpeg(image, 70) for name, image in pictures.items()} | {"own.jpg": photo(17)}
     tar(tmp_path / "0.tar", files | {f"{name[:-4]}.txt": b"a dog" for name in files})
     line = prepare_data.prepare("cc3m", str(prepared), hold_out=["coco"], raw_dir=str(tmp_path), workers=2)
-    assert line.endswith(": train 2; left out of train: 0 by id and 2 by hash, which are in coco/val 1, coco/test 1")
+    copies = "0 by id and 2 by hash, copies of pictures in coco/val 1, coco/test 1"
+    assert line.endswith(f": train 2; left out of train: {copies}")
     folder = folder_of(prepared, "cc3m")
     assert sorted(record["image"] for record in open_splits(folder)["train"]) == sorted(
         [files["of_train.jpg"], files["own.jpg"]]
@@ -220,7 +221,7 @@ def test_what_cannot_be_held_out_is_one_clear_line(prepared, tmp_path):
         prepare("coco")
     assert not list(prepared.glob("visual_genome/*"))
     prepare()
-    with pytest.raises(ConfigError, match="is prepared already, without looking for copies of coco; delete"):
+    with pytest.raises(ConfigError, match="was prepared without looking for copies of coco; delete"):
         prepare("coco")
     with pytest.raises(ConfigError, match=r"--held_out: data set 'visual_genome' in .* has no split but train"):
         held_out.read(["visual_genome"], str(prepared), workers=1)

@@ -110,7 +110,7 @@ def test_a_short_video_shows_frames_twice(tmp_path):
 
 def test_numbers_without_zeros_are_in_their_order(tmp_path):
     write(tmp_path, {"video1": 12}, name="video1_{}.jpg")
-    found = msrvtt.frames_of(tmp_path / "frames" / "video1")
+    found = msrvtt.ordered_frames(tmp_path / "frames" / "video1")
     assert [path.name for path in found] == [f"video1_{n}.jpg" for n in range(1, 13)]
 
 
@@ -128,13 +128,13 @@ def test_a_gap_in_the_numbers_is_a_missing_frame(tmp_path, numbers, expected):
     for number in numbers:
         (tmp_path / f"{number:05d}.jpg").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no picture")
-    assert [path.name for path in msrvtt.frames_of(tmp_path)] == [f"{number:05d}.jpg" for number in expected]
+    assert [path.name for path in msrvtt.ordered_frames(tmp_path)] == [f"{number:05d}.jpg" for number in expected]
 
 
 def test_names_without_numbers_are_in_the_order_of_names(tmp_path):
     for name in ("b.jpg", "a.jpg", "10.png"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in msrvtt.frames_of(tmp_path)] == ["10.png", "a.jpg", "b.jpg"]
+    assert [path.name for path in msrvtt.ordered_frames(tmp_path)] == ["10.png", "a.jpg", "b.jpg"]
 
 
 FAULTS = {
@@ -207,9 +207,9 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path):
     (tmp_path / "frames").mkdir()
     assert f"neither MSRVTT_JSFUSION_test.csv nor MSRVTT_data.json in {tmp_path}" in refused(tmp_path)
     whole(tmp_path, sentences=None)
-    assert "is no MSRVTT_data.json: expected JSON with `videos` (video_id, split)" in refused(tmp_path)
+    assert "is not a MSRVTT_data.json: expected JSON with `videos` (video_id, split)" in refused(tmp_path)
     whole(tmp_path, videos=[])
-    assert "no video in it" in refused(tmp_path)
+    assert "it lists no video" in refused(tmp_path)
     listed = tmp_path / "MSRVTT_JSFUSION_test.csv"
     listed.write_text("key,video,sentence\nret0,video1,a dog\n")
     assert "row 1: expected `video_id` and `sentence`, got key, video, sentence" in refused(tmp_path)

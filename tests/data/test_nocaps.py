@@ -88,7 +88,7 @@ def test_few_broken_photos_and_captions_are_skipped_and_listed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c.pop("annotations"), "is no nocaps file: expected JSON with `images` and `annotations` "),
+        (lambda c: c.pop("annotations"), "is not a nocaps file: expected JSON with `images` and `annotations` "),
         (lambda c: c["images"].append(7), r"images\[6\] has no usable "),
         (lambda c: c["images"][1].pop("domain"), r"images\[1\] has no usable 'domain'"),
         (
@@ -100,7 +100,7 @@ def test_few_broken_photos_and_captions_are_skipped_and_listed(tmp_path):
         (lambda c: c["images"][1].update(file_name="../x.jpg"), r"images\[1\]: '\.\./x\.jpg' leaves the folder"),
         (lambda c: c["images"][1].update(file_name="/etc/passwd"), r"images\[1\]: '/etc/passwd' leaves the folder"),
         (lambda c: c["images"].append(image(77, "in-domain")), r"images\[6\], id 77, has no caption"),
-        (lambda c: c["images"].pop(0), r"a caption is of image 4, which is not in `images`"),
+        (lambda c: c["images"].pop(0), r"a caption belongs to image 4, which `images` lacks"),
         (lambda c: c["annotations"].append("a dog"), r"annotations\[60\]: expected an `image_id` and a `caption`"),
         (lambda c: c["annotations"][3].update(caption=3), r"annotations\[3\]: expected an `image_id` and a `caption`"),
         (lambda c: (c["images"].clear(), c["annotations"].clear()), "`images` is empty"),
@@ -124,11 +124,11 @@ def test_missing_files_and_folders_are_one_clear_line(tmp_path):
         prepare(tmp_path)
     write(tmp_path)
     (tmp_path / "test").rename(tmp_path / "other")
-    with pytest.raises(ConfigError, match=r"no image folder test/ in .*, with the photos of nocaps_test_image_info"):
+    with pytest.raises(ConfigError, match=r"no image folder test/ in .*; put the photos of nocaps_test_image_info"):
         prepare(tmp_path)
     (tmp_path / "nocaps_test_image_info.json").write_text("[" * 100_000)
     (tmp_path / "other").rename(tmp_path / "test")
-    with pytest.raises(ConfigError, match=r"test_image_info\.json is no nocaps file: expected JSON with `images` \("):
+    with pytest.raises(ConfigError, match=r"image_info\.json is not a nocaps file: expected JSON with `images` \("):
         prepare(tmp_path)
     (tmp_path / "nocaps_test_image_info.json").unlink()
     assert prepare(tmp_path).endswith(": val 6")

@@ -98,7 +98,7 @@ def test_half_a_tar_is_refused(tmp_path):
     tar(tmp_path / "0.tar", {"a.png": bytes(3000), "a.txt": b"a"})
     whole = (tmp_path / "0.tar").read_bytes()
     (tmp_path / "0.tar").write_bytes(whole[:1500])
-    with pytest.raises(ConfigError, match=r"0\.tar: not a whole tar archive"):
+    with pytest.raises(ConfigError, match=r"0\.tar: not a complete tar archive"):
         cc3m.Builder.survey(tmp_path, _raise)
 
 

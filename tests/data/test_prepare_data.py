@@ -135,7 +135,7 @@ def test_a_prepared_set_is_never_overwritten(tmp_path):
     ("entries", "message"),
     [
         ([entry(0), entry(1, captions=())], r"image 1.jpg \(images\[1\]\) has no caption"),
-        ([entry(0, split="dev")], "image 0.jpg is in split 'dev'; known: train"),
+        ([entry(0, split="dev")], "image 0.jpg is in split 'dev'; expected one of train"),
         ([entry(3), entry(3)], "image id 3 is used 2 times"),
         ([], "`images` is empty"),
         ([{"filename": "0.jpg", "imgid": 0, "split": "train"}], r"images\[0\] has no usable 'sentences'"),

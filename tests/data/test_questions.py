@@ -33,7 +33,7 @@ def test_answers_are_read_in_the_order_of_the_outputs(cfg, tmp_path):
 
 def test_a_head_of_another_width_is_refused(cfg):
     other = dataclasses.replace(cfg, losses={"vqa": {"weight": 1.0, "answers": 5}})
-    with pytest.raises(ConfigError, match=r"config.losses.vqa.answers is 5, but .*answers.txt lists 17: set .*=17"):
+    with pytest.raises(ConfigError, match=r"config.losses.vqa.answers is 5, but .*answers.txt lists 17; set .*=17"):
         questions.load_answers(other)
 
 
@@ -42,5 +42,5 @@ def test_a_data_set_without_questions_is_refused(cfg, tmp_path):
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
     data = dataclasses.replace(cfg.data, dataset="flickr8k", data_dir=str(tmp_path))
-    with pytest.raises(ConfigError, match=r"'flickr8k' has no questions .*; choose a data set that has"):
+    with pytest.raises(ConfigError, match=r"'flickr8k' has no questions .*; choose a data set with questions"):
         questions.load_answers(dataclasses.replace(cfg, data=data))

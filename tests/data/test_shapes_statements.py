@@ -132,7 +132,7 @@ def test_a_row_is_a_statement_with_both_pictures_in_order(cfg):
 def test_the_vocabulary_knows_every_statement_and_all_fit(small_shapes):
     tokenizer = text.Tokenizer(next(small_shapes.rglob(prepared.VOCABULARY)), shapes_config.get_config().text.length)
     looks = itertools.product(shapes_statements.KINDS, shapes.COLOURS, (0, 1))
-    said = [shapes_statements.text_of(*of) for of in looks]
+    said = [shapes_statements.statement_text(*of) for of in looks]
     ids, mask = tokenizer.encode(said)
     assert not (ids == tokenizer.unk_id).any()
     assert mask.sum(axis=1).max() <= 16

@@ -129,12 +129,12 @@ def test_vocabularies_of_pairs(tmp_path, words, frame, ids):
     if "<mask>" in words:
         assert tokenizer.mask_id == 4
     else:
-        with pytest.raises(ConfigError, match="has no mask token, which the mlm loss needs: leave that loss out"):
+        with pytest.raises(ConfigError, match="has no mask token, which the mlm loss needs; leave that loss out"):
             _ = tokenizer.mask_id
 
 
 def test_a_frame_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"does not put <s> and </s> around a caption; use a .* RoBERTa's"):
+    with pytest.raises(ConfigError, match=r"does not put <s> and </s> around a caption; take a .* RoBERTa's"):
         text.Tokenizer(roberta_json(tmp_path / "tokenizer.json", frame=("</s>", "<s>")), 8)
 
 
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_one_clear_line(tmp_path, vocab_txt, shared):
         text.Tokenizer(lacking, 8)
     broken = tmp_path / "broken.json"
     broken.write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"broken.json is no tokenizer file"):
+    with pytest.raises(ConfigError, match=r"broken.json is not a tokenizer file"):
         text.Tokenizer(broken, 8)
     unframed = tmp_path / "unframed.json"
     settings = json.loads((shared / "weights" / "minilm_l6" / "tokenizer.json").read_text(encoding="utf-8"))

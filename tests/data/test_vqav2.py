@@ -96,11 +96,11 @@ def test_files_that_do_not_fit_are_one_clear_line(tmp_path):
     write(tmp_path, "train2014", said=SAID | {77: SAID[1]})
     assert "answers question 77, which it lacks" in refused(tmp_path)
     write(tmp_path, "train2014")
-    assert "--min_answer_count is 5, and no answer is given to so many of the 4" in refused(
+    assert "--min_answer_count is 5, but no answer is given to so many of the 4" in refused(
         tmp_path, min_answer_count=5
     )
     (tmp_path / "v2_mscoco_train2014_annotations.json").write_text('{"annotations": [{"question_id": 1}]}')
-    assert "is no VQA v2 file: expected JSON with a list `annotations`, each with question_id" in refused(tmp_path)
+    assert "is not a VQA v2 file: expected JSON with a list `annotations`, each with question_id" in refused(tmp_path)
 
 
 def test_the_real_sample(shared, tmp_path):

@@ -41,7 +41,7 @@ def test_what_is_pretrained_on_is_prepared_from_the_layout_that_is_described(wor
     found = "1 by id and 0 by hash" if "--dataset=visual_genome" in words else "0 by id and 1 by hash"
     splits = "coco/val 1, coco/test 1, flickr30k/val 1, flickr30k/test 1"
     line = run([sys.executable, *changed[1:]]).stdout
-    assert line.endswith(f": train 1; left out of train: {found}, which are in {splits}\n")
+    assert line.endswith(f": train 1; left out of train: {found}, copies of pictures in {splits}\n")
 
 
 @pytest.mark.parametrize("words", prepares("nocaps"), ids=name_of)

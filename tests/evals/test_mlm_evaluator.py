@@ -9,6 +9,7 @@ from bridge_jax import config, paths, rng
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, masking, pipeline, prepared, text
 from bridge_jax.evals import asking, mlm
+from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import sharding
 from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
@@ -45,7 +46,7 @@ def metrics(cfg, params):
 
 def one_by_one(cfg, params, pictures):
     """Return the share of masked words that are put back, and what is put in every one's place."""
-    model, tokenizer = steps.BridgeModel(cfg), text.load(cfg.data, cfg.text)
+    model, tokenizer = BridgeModel(cfg), text.load(cfg.data, cfg.text)
     records, seed = pipeline.open_split(cfg.data, SPLIT), rng.stream_seed(cfg.seed, f"mlm/{SPLIT}/masks")
 
     def run(model, images, ids, mask):

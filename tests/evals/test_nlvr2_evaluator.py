@@ -12,6 +12,7 @@ from bridge_jax.data.questions import Question
 from bridge_jax.evals import asking, nlvr2
 from bridge_jax.evals.asking import Asked
 from bridge_jax.losses.nlvr2 import judge
+from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import sharding
 from bridge_jax.step.predict import build_predict
 from configs import common
@@ -47,14 +48,13 @@ def metrics(evaluator, params):
 @pytest.fixture(scope="module")
 def alone(cfg, params):
     """Judge one statement about one pair, each picture fused with it in a call of its own."""
-    model, tokenizer = steps.BridgeModel(cfg), text.load(cfg.data, cfg.text)
+    model, tokenizer = BridgeModel(cfg), text.load(cfg.data, cfg.text)
     records = pipeline.open_split(cfg.data, SPLIT)
 
     def run(model, left, right, ids, mask):
         said = model.lower_text(ids, mask)
         fused = [
-            model.fused(steps.Lower(image=model.lower_image(pixels), text=said, text_mask=mask))
-            for pixels in (left, right)
+            model.fused(Lower(image=model.lower_image(pixels), text=said, text_mask=mask)) for pixels in (left, right)
         ]
         both = steps.jax.tree.map(lambda *leaves: steps.jnp.concatenate(leaves), *fused)
         return judge(model, both, steps.jnp.concatenate([mask, mask]))

@@ -10,6 +10,7 @@ from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, questions, text
 from bridge_jax.evals import asking, vqa
 from bridge_jax.losses.vqa import score
+from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import sharding
 from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
@@ -46,7 +47,7 @@ def metrics(evaluator, params):
 @pytest.fixture(scope="module")
 def alone(cfg, params):
     """Answer one question about one picture, each alone in a batch of its own."""
-    model, tokenizer, known = steps.BridgeModel(cfg), text.load(cfg.data, cfg.text), questions.load_answers(cfg)
+    model, tokenizer, known = BridgeModel(cfg), text.load(cfg.data, cfg.text), questions.load_answers(cfg)
     records = pipeline.open_split(cfg.data, SPLIT)
 
     def run(model, images, ids, mask):

@@ -81,7 +81,7 @@ def test_photos_come_with_their_statements_but_those_that_nobody_agrees_on(cfg, 
     [
         ({"gold_label": "perhaps"}, r"line 1 \(a\) has the label 'perhaps'; expected contradiction, neutral"),
         ({"Flickr30K_ID": "../a"}, r"line 1: the photo '\.\./a' lies outside the folder"),
-        ({"sentence2": None}, r"line 1 is no statement: expected JSON with Flickr30K_ID"),
+        ({"sentence2": None}, r"line 1 is not a statement: expected JSON with Flickr30K_ID"),
     ],
 )
 def test_lines_that_cannot_be(tmp_path, change, says):

@@ -1,7 +1,7 @@
-"""Read a photo data set as Karpathy's split files describe it (`dataset_<name>.json`); shared by the photo builders.
+"""Read a photo data set from Karpathy's split file (`dataset_<name>.json`); the photo builders share this.
 
 The JSON holds `images`, each with `filename`, `imgid`, `split`, `sentences` (each with `raw`) and, for COCO, `filepath`
-(the year folder) and `cocoid`. A split that the file does not name is simply not written.
+(the year folder) and `cocoid`. A split that the file does not name is not written.
 """
 
 import collections
@@ -20,24 +20,24 @@ SPLITS = {
     "restval": "train",
     "val": "val",
     "test": "test",
-}  # COCO: restval joins train, as everywhere
+}  # COCO's restval joins train, as in all published work
 
 
 def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]]:
-    """Return split -> photos as `survey`. Raises ConfigError for the first fault, and where an id occurs twice."""
-    found = survey(annotations, image_dirs, photo_builder.at_once)
-    id_, count = collections.Counter(p.image_id for p in itertools.chain(*found.values())).most_common(1)[0]
+    """Return split -> photos as `survey` does. Raises ConfigError for the first fault, and where an id occurs twice."""
+    photos = survey(annotations, image_dirs, photo_builder.at_once)
+    id_, count = collections.Counter(p.image_id for p in itertools.chain(*photos.values())).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"{annotations}: image id {id_} is used {count} times; ids must be unique")
-    return found
+    return photos
 
 
 def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dict[str, list[Photo]]:
     """Return split -> photos in the order of the file.
 
-    An image lies in the first of `image_dirs` that exists, under `filepath/` where the JSON has one. An entry that is
-    no image, an unknown split, an image without captions and a missing year folder go to `refuse`. Raises ConfigError
-    where nothing can be read: for a missing file or image folder and a JSON of another kind.
+    Images lie in the first of `image_dirs` that exists, under `filepath/` where the JSON has one. `refuse` is called
+    for an entry that is no image, an unknown split, an image without captions and a missing year folder. Raises
+    ConfigError where nothing can be read: for a missing file or image folder and for a JSON of another kind.
     """
     if not annotations.is_file():
         raise ConfigError(f"--raw_dir: no {annotations.name} in {annotations.parent}; put Karpathy's split file there")
@@ -51,7 +51,7 @@ def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dic
         raise ConfigError(
             f"{annotations} is not a Karpathy split file: expected JSON with a list `images` ({error!r})"
         ) from error
-    found: dict[str, list[Photo]] = collections.defaultdict(list)
+    photos: dict[str, list[Photo]] = collections.defaultdict(list)
     for position, entry in enumerate(entries):
         try:
             photo, split = _photo(entry, image_dir), entry["split"]
@@ -59,16 +59,16 @@ def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dic
             refuse(f"{annotations}: images[{position}] has no usable {error}")
             continue
         if split not in SPLITS:
-            refuse(f"{annotations}: image {photo.path.name} is in split {split!r}; known: {', '.join(SPLITS)}")
+            refuse(f"{annotations}: image {photo.path.name} is in split {split!r}; expected one of {', '.join(SPLITS)}")
             continue
         if not photo.captions:
             refuse(
                 f"{annotations}: image {photo.path.name} (images[{position}]) has no caption; write one or delete the "
                 "image from the file"
             )
-        found[SPLITS[split]].append(photo)
-    photo_builder.check(found, annotations, refuse)
-    return dict(found)
+        photos[SPLITS[split]].append(photo)
+    photo_builder.check(photos, annotations, refuse)
+    return dict(photos)
 
 
 def _photo(entry: Mapping[str, Any], image_dir: Path) -> Photo:
@@ -81,7 +81,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
     """Write the photos of a Karpathy file."""
 
     ANNOTATIONS: str  # file name in the raw folder
-    IMAGE_DIRS: tuple[str, ...]  # folders in the raw folder, the first that exists is used
+    IMAGE_DIRS: tuple[str, ...]  # folders in the raw folder; the first that exists is used
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> photos of the raw folder. Raises ConfigError for the first fault."""
@@ -89,5 +89,5 @@ class Builder(photo_builder.Builder, skip_registration=True):
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return split -> photos of the raw folder, every fault told to `refuse`. Raises ConfigError (see `survey`)."""
+        """Return split -> photos of the raw folder, calling `refuse` for every fault. Raises ConfigError (`survey`)."""
         return survey(raw / cls.ANNOTATIONS, [raw / d for d in cls.IMAGE_DIRS], refuse)

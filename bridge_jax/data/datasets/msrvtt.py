@@ -1,4 +1,4 @@
-"""MSR-VTT: captions of short videos, for retrieval. The videos come as frames that were extracted before."""
+"""MSR-VTT: captions of short videos, for retrieval. A video comes as its extracted frames."""
 
 import collections
 import csv
@@ -17,7 +17,7 @@ TEST_1K = "MSRVTT_JSFUSION_test.csv"
 WHOLE = "MSRVTT_data.json"
 FRAMES = "frames"
 _PICTURES = (".jpg", ".jpeg", ".png")
-_NUMBER = re.compile(r"(.*?)(\d+)(\D*)")  # of a file name without its suffix: the last number in it
+_NUMBER = re.compile(r"(.*?)(\d+)(\D*)")  # the last number in a file name without its suffix
 _EXTRACT = "ffmpeg -i videos/video7010.mp4 -vf fps=3 -q:v 2 frames/video7010/%04d.jpg"
 
 
@@ -25,13 +25,14 @@ class Builder(photo_builder.Builder, skip_registration=True):
     """Raw folder: `MSRVTT_JSFUSION_test.csv` or `MSRVTT_data.json`, and `frames/<video_id>/*.jpg`.
 
     The CSV (columns video_id and sentence) is split `test`, the 1k-A test of Yu et al. (arXiv 1808.02559): 1,000 videos
-    with a caption each, on which retrieval is published. Where it is not there, the JSON is split `test_full`, the
+    with a caption each, the set of published retrieval results. Without the CSV, the JSON is split `test_full`, the
     official test: 2,990 videos with 20 captions each. Neither is trained on.
 
-    A video is one record of `num_frames` frames: those in the middle of so many equal parts of the frames that are
-    there, in the order of the numbers that end their names; a video of fewer shows some of them twice. CLIP4Clip (arXiv
-    2104.08860) reads 12 frames, BLIP (arXiv 2201.12086) 8. A frame that is missing between others, and a video without
-    any, is a picture that cannot be read: the video is left out and listed, up to one in a hundred.
+    A video is one record of `num_frames` frames. Its extracted frames, ordered by the numbers that end their names, are
+    cut into `num_frames` equal parts, and the middle frame of each part is kept; a video with fewer frames shows some
+    of them twice. CLIP4Clip (arXiv 2104.08860) reads 12 frames, BLIP (arXiv 2201.12086) 8. A frame missing between
+    others, and a video without frames, count as pictures that cannot be read: the video is left out and listed, up to
+    one in a hundred.
     """
 
     name = "msrvtt"
@@ -48,42 +49,42 @@ class Builder(photo_builder.Builder, skip_registration=True):
         super().__init__(**arguments)
 
     def read(self, raw: Path) -> dict[str, list[Photo]]:
-        """Return split -> videos with the frames that are kept. Raises ConfigError for the first fault."""
+        """Return split -> videos with the frames to keep. Raises ConfigError for the first fault."""
         videos = self.survey(raw, photo_builder.at_once)
-        return {split: [_sampled(video, self.frames) for video in found] for split, found in videos.items()}
+        return {split: [_sampled(video, self.frames) for video in members] for split, members in videos.items()}
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return split -> videos with all of their frames, and tell `refuse` of lines that cannot be read.
+        """Return split -> videos with all of their frames, and call `refuse` for lines that cannot be read.
 
-        Raises ConfigError where there is no list of videos or no folder of frames, and for a list of another kind.
+        Raises ConfigError where the list of videos or the folder of frames is missing, and for a list of another kind.
         """
         if not (raw / FRAMES).is_dir():
             raise ConfigError(f"--raw_dir: no folder {FRAMES}/ in {raw}; extract the frames of every video: {_EXTRACT}")
         if (raw / TEST_1K).is_file():
-            split, path, said = "test", raw / TEST_1K, of_csv(raw / TEST_1K, refuse)
+            split, path, captions = "test", raw / TEST_1K, read_csv(raw / TEST_1K, refuse)
         elif (raw / WHOLE).is_file():
-            split, path, said = "test_full", raw / WHOLE, of_json(raw / WHOLE)
+            split, path, captions = "test_full", raw / WHOLE, read_json(raw / WHOLE)
         else:
             raise ConfigError(f"--raw_dir: neither {TEST_1K} nor {WHOLE} in {raw}; put one there")
         videos = []
-        for number, (video, captions) in enumerate(said.items()):
+        for number, (video, texts) in enumerate(captions.items()):
             if Path(video).name != video:
-                refuse(f"{path}: video_id {video!r} is no name of a folder in {FRAMES}/")
+                refuse(f"{path}: video_id {video!r} is not the name of a folder in {FRAMES}/")
                 continue
-            first, *later = frames_of(raw / FRAMES / video)
-            videos.append(Photo(first, number, tuple(captions), later=tuple(later)))
+            first, *later = ordered_frames(raw / FRAMES / video)
+            videos.append(Photo(first, number, tuple(texts), later=tuple(later)))
         if not videos:
-            refuse(f"{path}: no video in it")
+            refuse(f"{path}: it lists no video")
         return {split: videos}
 
-    def _own(self, photo: Photo, encoded: Sequence[bytes]) -> dict[str, Any]:
-        return super()._own(photo, encoded) | {"filename": photo.path.parent.name}
+    def _further(self, photo: Photo, encoded: Sequence[bytes]) -> dict[str, Any]:
+        return super()._further(photo, encoded) | {"filename": photo.path.parent.name}
 
 
-def of_csv(file: Path, refuse: Refuse) -> dict[str, list[str]]:
-    """Return video -> captions in the order of the lines; a line without either goes to `refuse`."""
-    said: dict[str, list[str]] = collections.defaultdict(list)
+def read_csv(file: Path, refuse: Refuse) -> dict[str, list[str]]:
+    """Return video -> captions in the order of the lines; call `refuse` for a line that lacks either."""
+    captions: dict[str, list[str]] = collections.defaultdict(list)
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         for number, row in enumerate(csv.DictReader(lines), 1):
             video, caption = row.get("video_id"), row.get("sentence")
@@ -91,55 +92,55 @@ def of_csv(file: Path, refuse: Refuse) -> dict[str, list[str]]:
                 columns = ", ".join(map(str, row))
                 refuse(f"{file}, row {number}: expected `video_id` and `sentence`, got {columns or 'nothing'}")
                 continue
-            said[video.strip()].append(caption.strip())
-    return said
+            captions[video.strip()].append(caption.strip())
+    return captions
 
 
-def of_json(file: Path) -> dict[str, list[str]]:
+def read_json(file: Path) -> dict[str, list[str]]:
     """Return video -> captions of the official test, in the order of the videos. Raises ConfigError."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        said = {video["video_id"]: [] for video in content["videos"] if video["split"] == "test"}
+        captions = {video["video_id"]: [] for video in content["videos"] if video["split"] == "test"}
         for sentence in content["sentences"]:
-            if sentence["video_id"] in said:
-                said[sentence["video_id"]].append(sentence["caption"].strip())
+            if sentence["video_id"] in captions:
+                captions[sentence["video_id"]].append(sentence["caption"].strip())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{file} is no {WHOLE}: expected JSON with `videos` (video_id, split) and `sentences` (video_id, caption) "
-            f"({error!r})"
+            f"{file} is not a {WHOLE}: expected JSON with `videos` (video_id, split) and `sentences` "
+            f"(video_id, caption) ({error!r})"
         ) from error
-    return said
+    return captions
 
 
-def frames_of(folder: Path) -> list[Path]:
-    """Return the frames of a video in order, and between them those that are missing; of no frames `*.jpg`.
+def ordered_frames(folder: Path) -> list[Path]:
+    """Return the frames of a video in order, with missing ones in their places; `*.jpg` for a folder without frames.
 
-    Order is that of the last number in each name (10.jpg comes after 9.jpg), or of the names where one has no number or
-    two have the same. Frames are missing where the numbers go up by one step but for some gaps, and more are there than
-    not; other numbers, of key frames say, are taken as they are.
+    Frames are ordered by the last number in each name (10.jpg comes after 9.jpg), or by name where a name has no number
+    or two have the same. Frames are missing where the numbers rise in equal steps but for some gaps, and most of them
+    exist; other numbers, such as those of key frames, are taken as they are.
     """
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES)
-    found = [match for path in paths if (match := _NUMBER.fullmatch(path.stem))]
-    of_number = {int(match[2]): path for match, path in zip(found, paths, strict=False)}
-    if len(found) < len(paths) or len(of_number) < len(paths) or not paths:
+    matches = [match for path in paths if (match := _NUMBER.fullmatch(path.stem))]
+    numbered = {int(match[2]): path for match, path in zip(matches, paths, strict=False)}
+    if len(matches) < len(paths) or len(numbered) < len(paths) or not paths:
         return paths or [folder / "*.jpg"]
-    numbers = sorted(of_number)
+    numbers = sorted(numbered)
     steps = collections.Counter(after - before for before, after in itertools.pairwise(numbers))
     expected = range(numbers[0], numbers[-1] + 1, steps.most_common(1)[0][0] if steps else 1)
     if not set(numbers) <= set(expected) or 2 * len(numbers) <= len(expected):
         expected = numbers
-    before, digits, after = found[0].groups()
+    before, digits, after = matches[0].groups()
     named = f"{before}{{:0{len(digits)}d}}{after}{paths[0].suffix}"
-    return [of_number[n] if n in of_number else folder / named.format(n) for n in expected]
+    return [numbered[n] if n in numbered else folder / named.format(n) for n in expected]
 
 
-def middles(count: int, of: int) -> list[int]:
-    """Return the indices in the middle of `count` equal parts of `of` things.
+def middles(count: int, total: int) -> list[int]:
+    """Return the indices in the middle of `count` equal parts of `total` things.
 
     >>> middles(3, 9), middles(4, 2)
     ([1, 4, 7], [0, 0, 1, 1])
     """
-    return [(2 * part + 1) * of // (2 * count) for part in range(count)]
+    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
 def _sampled(video: Photo, count: int) -> Photo:

@@ -11,9 +11,9 @@ from bridge_jax.data.datasets.statements import Place
 class Builder(statements.Builder, skip_registration=True):
     """Raw folder: `train.jsonl`, `dev.jsonl` (and `test.jsonl`), whose field `image` names the picture of a line.
 
-    Or as the corpus comes: `train/train.json` and `train/images/<directory>/train-<identifier>-0.png`; of the six
-    orders in which it has the boxes, the first is taken. A sentence is written for up to four pictures, with
-    identifiers `n-0` to `n-3`. The splits keep their official names. A picture is one record.
+    Or the corpus as published: `train/train.json` and `train/images/<directory>/train-<identifier>-0.png`, the first of
+    the six orders in which it draws the boxes. A sentence is written for up to four pictures, with identifiers `n-0` to
+    `n-3`. The splits keep their official names. A picture is one record.
     """
 
     name = "nlvr"
@@ -24,7 +24,7 @@ class Builder(statements.Builder, skip_registration=True):
 
     @classmethod
     def place(cls, raw: Path, split: str, entry: Mapping[str, Any]) -> Place:
-        """Return the picture of a statement, and the first part of its identifier, which stands for the sentence."""
+        """Return the picture of a statement, and the first part of its identifier, which names the sentence."""
         identifier = entry["identifier"]
         path = (
             f"{split}/images/{entry['directory']}/{split}-{identifier}-0.png"

@@ -14,9 +14,9 @@ _IDENTIFIER = re.compile(r"(?P<split>\w+)-(?P<set>\d+)-(?P<pair>\d+)-(?P<sentenc
 class Builder(statements.Builder, skip_registration=True):
     """Raw folder: `train.json`, `dev.json`, `test1.json` (and `test2.json`), and the photos.
 
-    Photos lie in `images/<split>/` or in `<split>/`, those of train one folder deeper, which the field `directory`
-    names: `images/train/42/train-10171-0-img0.png` (left) and `-img1.png` (right) for the statements
-    `train-10171-0-0` and `train-10171-0-1`. Whatever they are called, not all are PNGs. The splits keep their official
+    Photos lie in `images/<split>/` or in `<split>/`. Those of train lie one folder deeper, in the folder that the field
+    `directory` names: `images/train/42/train-10171-0-img0.png` (left) and `-img1.png` (right) for the statements
+    `train-10171-0-0` and `train-10171-0-1`. Despite their names, not all are PNGs. The splits keep their official
     names. A pair is one record.
     """
 
@@ -29,13 +29,13 @@ class Builder(statements.Builder, skip_registration=True):
 
     @classmethod
     def place(cls, raw: Path, split: str, entry: Mapping[str, Any]) -> Place:
-        """Return the two photos of a statement, and its identifier without the pair, as the official score groups."""
-        found = _IDENTIFIER.fullmatch(entry["identifier"])
-        if not found:
+        """Return the two photos of a statement, and its identifier without the pair (the official grouping)."""
+        parts = _IDENTIFIER.fullmatch(entry["identifier"])
+        if not parts:
             raise ValueError(f"identifier {entry['identifier']!r} is not split-set-pair-sentence")
         folder = next((d for d in (raw / "images" / split, raw / split) if d.is_dir()), raw / "images" / split)
         if "directory" in entry:
             folder /= str(entry["directory"])
-        pair = f"{found['split']}-{found['set']}-{found['pair']}"
+        pair = f"{parts['split']}-{parts['set']}-{parts['pair']}"
         paths = (folder / f"{pair}-img0.png", folder / f"{pair}-img1.png")
-        return Place(paths, f"{found['split']}-{found['set']}-{found['sentence']}")
+        return Place(paths, f"{parts['split']}-{parts['set']}-{parts['sentence']}")

@@ -1,4 +1,4 @@
-"""nocaps: captions of photos of Open Images, most of which show what COCO's captions do not name; to evaluate on."""
+"""nocaps: captions of photos of Open Images, most with objects that COCO's captions do not name; to evaluate on."""
 
 import collections
 import json
@@ -12,18 +12,18 @@ from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 VAL = "nocaps_val_4500_captions.json"
-FILES = {  # split -> the official file, and the folders its photos may lie in, of which the first that exists is used
+FILES = {  # split -> the official file, and the folders that may hold its photos; the first that exists is used
     "val": (VAL, ("val", "images/val", "validation")),
     "test": ("nocaps_test_image_info.json", ("test", "images/test")),
 }
 
 
 class Builder(photo_builder.Builder, skip_registration=True):
-    """Raw folder: `nocaps_val_4500_captions.json`, photos in `val/`, and maybe `nocaps_test_image_info.json`, `test/`.
+    """Raw folder: `nocaps_val_4500_captions.json` with photos in `val/`; also `nocaps_test_image_info.json`, `test/`.
 
     The kind of a caption is the domain of its photo: `in-domain` where it shows only classes of COCO, `out-domain`
-    where it shows none, else `near-domain`. Photos of `test` have no captions. Image ids are those of the official
-    files, as its server wants them: unique in a split, which are two files of their own.
+    where it shows none of them, else `near-domain`. Photos of `test` have no captions. Image ids are those of the
+    official files, as the benchmark's server expects them: unique within a split, since each split has its own file.
     """
 
     name = "nocaps"
@@ -34,32 +34,34 @@ class Builder(photo_builder.Builder, skip_registration=True):
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return split -> photos, and tell `refuse` of entries not read, ids used twice, photos without captions.
+        """Return split -> photos; call `refuse` for entries not read, ids used twice and photos without captions.
 
-        Raises ConfigError where the file of val or a folder is missing and for a file of another kind.
+        Raises ConfigError where the file of val or a folder is missing, and for a file of another kind.
         """
         if not (raw / VAL).is_file():
             raise ConfigError(f"--raw_dir: no {VAL} in {raw}; fetch it from {cls.HOMEPAGE}")
-        found = {}
+        photos = {}
         for split, (name, folders) in FILES.items():
             if (raw / name).is_file():
                 folder = next((raw / folder for folder in folders if (raw / folder).is_dir()), None)
                 if folder is None:
-                    raise ConfigError(f"--raw_dir: no image folder {folders[0]}/ in {raw}, with the photos of {name}")
-                found[split] = _photos(raw / name, folder, split == "val", refuse)
-                photo_builder.check({split: found[split]}, raw / name, refuse)
-        return found
+                    raise ConfigError(
+                        f"--raw_dir: no image folder {folders[0]}/ in {raw}; put the photos of {name} there"
+                    )
+                photos[split] = _photos(raw / name, folder, split == "val", refuse)
+                photo_builder.check({split: photos[split]}, raw / name, refuse)
+        return photos
 
 
 def _photos(file: Path, folder: Path, described: bool, refuse: Refuse) -> list[Photo]:
-    """Return the photos of a file, with their captions where they are `described`."""
+    """Return the photos of a file, with captions where they are `described`."""
     try:
         content = json.loads(file.read_text(encoding="utf-8", errors="replace"))
         images, annotations = content["images"], content["annotations"] if described else ()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         lists = "`images` and `annotations`" if described else "`images`"
-        raise ConfigError(f"{file} is no nocaps file: expected JSON with {lists} ({error!r})") from error
-    said = _captions(file, annotations, refuse)
+        raise ConfigError(f"{file} is not a nocaps file: expected JSON with {lists} ({error!r})") from error
+    captions = _captions(file, annotations, refuse)
     photos: dict[int, Photo] = {}
     for position, entry in enumerate(images):
         try:
@@ -73,21 +75,21 @@ def _photos(file: Path, folder: Path, described: bool, refuse: Refuse) -> list[P
             refuse(f"{file}: images[{position}]: {name!r} leaves the folder; expected a path inside {folder}")
         elif domain not in DOMAINS:
             refuse(f"{file}: images[{position}] has the domain {domain!r}; expected one of {', '.join(DOMAINS)}")
-        elif described and image_id not in said:
+        elif described and image_id not in captions:
             refuse(f"{file}: images[{position}], id {image_id}, has no caption; fetch the file again")
         else:
-            photos[image_id] = Photo(folder / name, image_id, tuple(said[image_id]), kind=domain)
-    if idle := said.keys() - photos.keys():
-        refuse(f"{file}: a caption is of image {min(idle)}, which is not in `images`")
+            photos[image_id] = Photo(folder / name, image_id, tuple(captions[image_id]), kind=domain)
+    if idle := captions.keys() - photos.keys():
+        refuse(f"{file}: a caption belongs to image {min(idle)}, which `images` lacks")
     return list(photos.values())
 
 
 def _captions(file: Path, annotations: Sequence[Any], refuse: Refuse) -> dict[int, list[str]]:
-    said: dict[int, list[str]] = collections.defaultdict(list)
+    captions: dict[int, list[str]] = collections.defaultdict(list)
     for position, entry in enumerate(annotations):
         image_id, caption = (entry.get(key) for key in ("image_id", "caption")) if isinstance(entry, dict) else (0, 0)
         if type(image_id) is int and isinstance(caption, str):
-            said[image_id].append(caption.strip())
+            captions[image_id].append(caption.strip())
         else:
             refuse(f"{file}: annotations[{position}]: expected an `image_id` and a `caption`")
-    return said
+    return captions

@@ -1,6 +1,6 @@
-"""Read pictures with captions as people collect them from the web: webdataset tars, or a folder with a list.
+"""Read pictures with captions collected from the web: webdataset tars, or a folder with a list.
 
-    *.tar            a picture and what is named like it: 000001.jpg and 000001.txt (or 000001.json with `caption`)
+    *.tar            a picture and a text of the same name: 000001.jpg and 000001.txt (or 000001.json with `caption`)
     captions.jsonl   a line a caption: {"image": "path in the folder", "caption": "..."}
     captions.csv     the same with a header, or .tsv
 
@@ -26,7 +26,7 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A picture in a tar, where a photo has the path of its file."""
+    """A picture in a tar; it stands in the place of a photo's path."""
 
     tar: Path
     inside: str
@@ -51,24 +51,24 @@ class Member:
 
 
 class Builder(photo_builder.Builder, skip_registration=True):
-    """A subclass says how the collection is called."""
+    """Write the pictures of a collection. A subclass names it."""
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
         """Return the pictures of all tars, or of the list. Raises ConfigError where there is neither."""
         tars, lists = sorted(raw.glob("*.tar")), [raw / name for name in LISTS if (raw / name).is_file()]
         if len(lists) + bool(tars) != 1:
-            found = ", ".join(path.name for path in lists + tars[:1]) or "neither"
-            raise ConfigError(f"--raw_dir: expected *.tar or one of {', '.join(LISTS)} in {raw}, found {found}")
-        said: dict[Any, list[str]] = collections.defaultdict(list)
-        for path, caption in of_tars(tars, refuse) if tars else of_list(lists[0], refuse):
-            said[path].append(caption.strip())
-        photos = [Photo(path, number, tuple(captions)) for number, (path, captions) in enumerate(said.items())]
+            names = ", ".join(path.name for path in lists + tars[:1]) or "neither"
+            raise ConfigError(f"--raw_dir: expected *.tar or one of {', '.join(LISTS)} in {raw}, found {names}")
+        texts: dict[Any, list[str]] = collections.defaultdict(list)
+        for path, caption in read_tars(tars, refuse) if tars else read_list(lists[0], refuse):
+            texts[path].append(caption.strip())
+        photos = [Photo(path, number, tuple(captions)) for number, (path, captions) in enumerate(texts.items())]
         photo_builder.check({"train": photos}, tars[0] if tars else lists[0], refuse)
         return {"train": photos}
 
 
-def of_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str]]:
+def read_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str]]:
     """Yield picture and caption of every line."""
     for number, row in enumerate(_rows(file, refuse), 1):
         image, caption = (row.get(key) for key in ("image", "caption"))
@@ -94,7 +94,7 @@ def _rows(file: Path, refuse: Refuse) -> Iterator[dict[str, Any]]:
             yield row if isinstance(row, dict) else {}
 
 
-def of_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str]]:
+def read_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str]]:
     """Yield picture and caption of every sample."""
     for tar in tars:
         pictures: dict[str, Member] = {}
@@ -107,7 +107,7 @@ def of_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str]]:
                     elif entry.isfile():
                         _sort(tar, archive, entry, pictures, captions)
         except (tarfile.TarError, EOFError, OSError) as error:
-            refuse(f"{tar}: not a whole tar archive ({error}); fetch it again")
+            refuse(f"{tar}: not a complete tar archive ({error}); fetch it again")
         for key in sorted(pictures.keys() ^ captions.keys()):
             refuse(f"{tar}: sample {key!r} has no {'caption' if key in pictures else 'picture'}")
         yield from ((pictures[key], captions[key]) for key in pictures.keys() & captions.keys())
@@ -126,12 +126,11 @@ def _sort(
         if kind == ".txt":
             captions[key] = text
         else:
-            captions.setdefault(key, _caption_of(text))
+            captions.setdefault(key, _json_caption(text))
 
 
-def _caption_of(text: str) -> str:
+def _json_caption(text: str) -> str:
     try:
-        found = json.loads(text)
-        return str(found["caption"])
+        return str(json.loads(text)["caption"])
     except (ValueError, KeyError, TypeError):
         return ""

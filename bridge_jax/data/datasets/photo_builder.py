@@ -1,4 +1,4 @@
-"""What the builders of photo data sets share: a raw folder of files in, checked records out.
+"""The base of all builders of photo data sets: it reads a raw folder of files and writes checked records.
 
 Pictures that cannot be read and captions that cannot be used are listed and skipped, up to one in a hundred.
 """
@@ -26,10 +26,10 @@ _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
 
 class Photo(NamedTuple):
-    """One image of the JSON: its file, its id, its captions (stripped), and what only some data sets have.
+    """An image of the raw data set: its file, id and captions (stripped), and fields that only some data sets have.
 
-    Those are questions, or statements about it, about the `second` image too where there is one, the `later` frames of
-    a video of which the image is the first, and its id in COCO. `kind` is that of all its captions.
+    `questions` holds questions, or statements about the image and the `second` image where there is one. `later` holds
+    the later frames of a video whose first frame is the image. `kind` is the kind of all its captions.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Photo(NamedTuple):
     captions: tuple[str, ...]
     questions: tuple[Question, ...] = ()
     second: Path | None = None
-    coco_id: int | None = None
+    coco_id: int | None = None  # its id in COCO
     kind: str = "caption"
     later: tuple[Path, ...] = ()
 
@@ -46,12 +46,12 @@ class Photo(NamedTuple):
         return (self.path, *(() if self.second is None else (self.second,)), *self.later)
 
     @property
-    def said(self) -> tuple[str, ...]:
-        """Captions and questions; none in a test set of captions."""
+    def texts(self) -> tuple[str, ...]:
+        """Its captions and questions; none in a test set of captions."""
         return (*self.captions, *(question.text for question in self.questions))
 
 
-Refuse = Callable[[str], None]  # is told of a fault of the raw folder
+Refuse = Callable[[str], None]  # called with a fault of the raw folder
 
 
 def at_once(fault: str) -> NoReturn:
@@ -66,7 +66,7 @@ def leaves(name: str) -> bool:
 
 
 def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refuse) -> None:
-    """Tell `refuse` where there is no photo or a folder of photos is missing."""
+    """Call `refuse` where there is no photo or a folder of photos is missing."""
     everything = [photo for split in photos.values() for photo in split]
     if not everything:
         refuse(f"{annotations}: `images` is empty")
@@ -76,24 +76,24 @@ def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refu
 
 
 class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Write the photos of a raw folder. A subclass says how the data set is called and laid out."""
+    """Write the photos of a raw folder. A subclass gives the name and the layout of the data set."""
 
     VERSION = tfds.core.Version("1.0.0")
     DESCRIPTION: str
     HOMEPAGE: str
     CITATION: str
-    QUESTIONS = False  # whether the photos have some
-    STATEMENTS = False  # whether what they have are statements
+    QUESTIONS = False  # whether the photos have questions
+    STATEMENTS = False  # whether the photos have statements
     PAIRS = False  # whether a second photo belongs to each
-    frames = 1  # of a video, where that is what a record is of
-    PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: not known
-    SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another that has all its photos too
+    frames = 1  # pictures of a video, where a record is one; 1: no video
+    PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: unknown
+    SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another split that has all its photos too
 
     def __init__(self, *, raw_dir: str, workers: int = 1, held_out: HeldOut | None = None, **arguments: Any):
         """Read and check the lists of `raw_dir`, before anything is written. Raises ConfigError (see `read`).
 
-        Images are read and checked in `workers` threads: decoding releases the GIL. What is `held_out` is left out of
-        train.
+        Images are read and checked in `workers` threads: decoding releases the GIL. Pictures in `held_out` are left out
+        of train.
         """
         raw = Path(raw_dir).expanduser()
         if not raw.is_dir():
@@ -102,7 +102,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._total = sum(len(split) for split in self._photos.values())
         self._workers = workers
         self._broken: list[str] = []
-        self._share = 0.0  # of them, in images
+        self._share = 0.0  # of broken parts, counted in images
         self._held_out = held_out
         self._copies: list[tuple[Path, Copy]] = []
         super().__init__(**arguments)
@@ -114,7 +114,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     @classmethod
     @abc.abstractmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return split -> photos of the raw folder, every fault told to `refuse`. Raises ConfigError."""
+        """Return split -> photos of the raw folder, and call `refuse` for every fault. Raises ConfigError."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -130,11 +130,14 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
         super()._download_and_prepare(*arguments, **keywords)
-        if self._broken:  # data_path is still the temporary folder, renamed when everything went well
+        if self._broken:  # data_path is still the temporary folder, which is renamed at the end
             (Path(self.data_path) / prepared.SKIPPED).write_text("\n".join(self._broken) + "\n", encoding="utf-8")
             logging.warning("%d pictures or captions skipped, listed in %s", len(self._broken), prepared.SKIPPED)
         if self._copies and len(self._copies) == len(self._photos[TRAIN]):
-            raise ConfigError(f"--held_out: all {len(self._copies)} pictures of {TRAIN} are held out; nothing is left")
+            raise ConfigError(
+                f"--held_out: all {len(self._copies)} pictures of {TRAIN} are held out, so none is left; "
+                "name fewer data sets"
+            )
         if self._held_out is not None and self.info.metadata is not None:
             self.info.metadata.update(self._held_out.save(self._copies, Path(self.data_path)))
 
@@ -159,8 +162,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     self._copies.append((path, copy))
                 elif fault:
                     self._skip(path, fault, 1.0)
-                elif (usable := self._usable(photo)).captions or usable.questions or not photo.said:
-                    yield photo.image_id, _record(usable, encoded[0]) | self._own(usable, encoded)
+                elif (usable := self._usable(photo)).captions or usable.questions or not photo.texts:
+                    yield photo.image_id, _record(usable, encoded[0]) | self._further(usable, encoded)
 
     def _read(self, split: str, photo: Photo) -> "_Read":
         held = self._held_out if split == TRAIN else None
@@ -174,21 +177,21 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         except BrokenError as error:
             return read._replace(fault=str(error))
 
-    def _own(self, photo: Photo, encoded: Sequence[bytes]) -> dict[str, Any]:
-        """Return what the records of this data set have besides."""
-        asked = [question.to_json() for question in photo.questions]
+    def _further(self, photo: Photo, encoded: Sequence[bytes]) -> dict[str, Any]:
+        """Return the fields that the records of this data set have beyond those of all."""
+        questions = [question.to_json() for question in photo.questions]
         return (
-            ({"questions": asked} if self.QUESTIONS else {})
-            | ({"statements": asked} if self.STATEMENTS else {})
+            ({"questions": questions} if self.QUESTIONS else {})
+            | ({"statements": questions} if self.STATEMENTS else {})
             | ({"second_image": encoded[1]} if self.PAIRS else {})
             | ({"later_frames": encoded[1:]} if self.frames > 1 else {})
         )
 
     def _usable(self, photo: Photo) -> Photo:
-        faults = {caption: text.fault(caption) for caption in photo.said}
-        for number, caption in enumerate(photo.said, 1):
+        count, faults = len(photo.texts), {caption: text.fault(caption) for caption in photo.texts}
+        for number, caption in enumerate(photo.texts, 1):
             if fault := faults[caption]:
-                self._skip(photo.path, f"{fault} (the {number}. of {len(photo.said)})", 1 / len(photo.said))
+                self._skip(photo.path, f"{fault} (number {number} of {count})", 1 / count)
         return photo._replace(
             captions=tuple(caption for caption in photo.captions if not faults[caption]),
             questions=tuple(question for question in photo.questions if not faults[question.text]),
@@ -206,7 +209,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 class _Read(NamedTuple):
-    """The files of a photo, or the path of the first that something is wrong with, and what; of which it is a copy."""
+    """The encoded files of a photo, the path and fault of its first faulty file, or the picture that it copies."""
 
     encoded: list[bytes]
     path: Path

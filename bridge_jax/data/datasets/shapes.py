@@ -1,8 +1,8 @@
-"""The procedural shapes set as records; what a scene is and which split holds what: `bridge_jax/data/shapes.py`.
+"""Write the procedural shapes set as records; `bridge_jax/data/shapes.py` defines the scenes and the splits.
 
 Version 1.1.0 adds the questions. Pictures, captions and the ids of the captions' words are those of 1.0.0.
 Version 1.2.0 adds a second picture and the statements about both; all else is that of 1.1.0.
-Version 1.3.0 adds the words of the answers to the vocabulary, behind all others.
+Version 1.3.0 adds the words of the answers to the end of the vocabulary.
 Version 2.0.0 has other pictures: every object stands in a patch of its own, and a scene has one relation and not two.
 Version 2.1.0 asks for relations in the words of the captions; all else is that of 2.0.0.
 """
@@ -26,7 +26,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("2.1.0")
 
     def __init__(self, *, num_train: int, seed: int, **arguments: Any):
-        """Draw all scenes. Raises ConfigError when `num_train` does not fit (see `shapes.splits`)."""
+        """Draw all scenes. Raises ConfigError where `num_train` does not fit (see `shapes.splits`)."""
         self._splits, self._seed = shapes.splits(num_train, seed), seed
         super().__init__(**arguments)
 
@@ -39,16 +39,16 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
         super()._download_and_prepare(*arguments, **keywords)
-        said = [caption.text for scene in self._splits["train"] for caption in shapes.captions(scene)]
+        lines = [caption.text for scene in self._splits["train"] for caption in shapes.captions(scene)]
         # every word that any scene may need, however few scenes train has
-        said += [group.phrase() for group in shapes.all_groups()]
-        said += [word for pair in shapes.RELATIONS.values() for word in pair]
+        lines += [group.phrase() for group in shapes.all_groups()]
+        lines += [word for pair in shapes.RELATIONS.values() for word in pair]
         groups = shapes.Group(1, "small", "red", "circle"), shapes.Group(2, "large", "blue", "square")
-        scene = shapes.Scene("horizontal", groups, ((), ()))  # is asked everything that a scene may be asked
-        asked = [question.text for question in shapes_questions.questions(scene, 0)]
-        asked += [shapes_statements.text_of(kind, "red", 0) for kind in shapes_statements.KINDS]
-        asked += shapes_questions.ANSWERS
-        text.train_vocabulary(said, Path(self.data_path) / prepared.VOCABULARY, then=asked)
+        scene = shapes.Scene("horizontal", groups, ((), ()))  # its questions have every word of questions
+        later = [question.text for question in shapes_questions.questions(scene, 0)]
+        later += [shapes_statements.statement_text(kind, "red", 0) for kind in shapes_statements.KINDS]
+        later += shapes_questions.ANSWERS
+        text.train_vocabulary(lines, Path(self.data_path) / prepared.VOCABULARY, later)
         save_answers(shapes_questions.ANSWERS, Path(self.data_path))
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator]]]:
@@ -66,19 +66,19 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 def _examples(pairs: Sequence[shapes_statements.Pair], first_id: int) -> Iterator[tuple[int, dict[str, Any]]]:
     for image_id, (scene, second, claims) in enumerate(pairs, first_id):
-        said = shapes.captions(scene)
+        captions = shapes.captions(scene)
         yield (
             image_id,
             {
                 "image": shapes.render(scene),
                 "image_id": image_id,
                 "filename": f"{image_id:06d}.png",
-                "captions": [caption.text for caption in said],
-                "caption_kinds": [caption.kind for caption in said],
+                "captions": [caption.text for caption in captions],
+                "caption_kinds": [caption.kind for caption in captions],
                 "wrong_captions": shapes.wrong_captions(scene),
                 "scene": scene.to_json(),
-                "questions": [asked.to_json() for asked in shapes_questions.questions(scene, image_id)],
+                "questions": [question.to_json() for question in shapes_questions.questions(scene, image_id)],
                 "second_image": shapes.render(second),
-                "statements": [asked.to_json() for asked in shapes_statements.as_questions(claims, image_id)],
+                "statements": [statement.to_json() for statement in shapes_statements.as_questions(claims, image_id)],
             },
         )

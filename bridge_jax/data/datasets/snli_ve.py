@@ -1,4 +1,4 @@
-"""SNLI-VE: statements about photos of Flickr30k, which each entails, contradicts or leaves open."""
+"""SNLI-VE: statements about photos of Flickr30k; a photo entails a statement, contradicts it or leaves it open."""
 
 import itertools
 import json
@@ -18,9 +18,9 @@ UNDECIDED = "-"  # the label of a statement on which people did not agree
 class Builder(photo_builder.Builder, skip_registration=True):
     """Raw folder: `snli_ve_train.jsonl`, `snli_ve_dev.jsonl`, `snli_ve_test.jsonl`, and photos in `flickr30k-images/`.
 
-    A line names its photo (`Flickr30K_ID`), itself (`pairID`), what is stated (`sentence2`) and the `gold_label`; where
-    that is "-", people did not agree, and the line is left out. The splits keep their official names. A photo is one
-    record, with all that is stated about it.
+    A line has its photo (`Flickr30K_ID`), its own name (`pairID`), the statement (`sentence2`) and the `gold_label`;
+    where that is "-", people did not agree, and the line is left out. The splits keep their official names. A photo is
+    one record, with all statements about it.
     """
 
     name = "snli_ve"
@@ -32,7 +32,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return split -> photos with their statements, and tell `refuse` of lines not read."""
+        """Return split -> photos with their statements, and call `refuse` for lines not read."""
         photos, image_ids, ids = {}, itertools.count(), itertools.count()
         for split in SPLITS:
             path = raw / f"snli_ve_{split}.jsonl"
@@ -42,7 +42,9 @@ class Builder(photo_builder.Builder, skip_registration=True):
             stated: dict[Path, list[Question]] = {}
             for photo, statement in _statements(raw, path, ids, refuse):
                 stated.setdefault(photo, []).append(statement)
-            photos[split] = [Photo(photo, next(image_ids), (), tuple(said)) for photo, said in stated.items()]
+            photos[split] = [
+                Photo(photo, next(image_ids), (), tuple(statements)) for photo, statements in stated.items()
+            ]
             photo_builder.check({split: photos[split]}, path, refuse)
         return photos
 
@@ -53,19 +55,19 @@ def _statements(raw: Path, path: Path, ids: Iterator[int], refuse: Refuse) -> It
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             entry = json.loads(line)
-            photo, name, said = str(entry["Flickr30K_ID"]), str(entry["pairID"]), entry["sentence2"].strip()
+            photo, name, sentence = str(entry["Flickr30K_ID"]), str(entry["pairID"]), entry["sentence2"].strip()
             label = entry["gold_label"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             expected = "expected JSON with Flickr30K_ID, pairID, sentence2 and gold_label"
-            refuse(f"{path}: line {number} is no statement: {expected} ({error!r})")
+            refuse(f"{path}: line {number} is not a statement: {expected} ({error!r})")
             continue
         if name in known:
-            refuse(f"{path}: line {number}: the pairID {name} is used twice; they must be unique")
+            refuse(f"{path}: line {number}: the pairID {name} is used twice; pairIDs must be unique")
         elif photo_builder.leaves(photo):
             refuse(f"{path}: line {number}: the photo {photo!r} lies outside the folder")
         elif label not in (*LABELS, UNDECIDED):
             refuse(f"{path}: line {number} ({name}) has the label {label!r}; expected {', '.join(LABELS)}")
         elif label != UNDECIDED:
             file = raw / "flickr30k-images" / f"{photo.removesuffix('.jpg')}.jpg"
-            yield file, Question(next(ids), said, "hypothesis", (label,), name)
+            yield file, Question(next(ids), sentence, "hypothesis", (label,), name)
         known.add(name)

@@ -1,8 +1,9 @@
 """Read a data set of statements that are true or false of pictures: JSON lines, one statement each (NLVR2, NLVR).
 
-A line has `identifier`, `sentence` and `label`, which is true or false in any letters; where it lies and of which
-pictures it speaks, a subclass says. A record holds the pictures and all that is stated about them, in the order of the
-file, with the identifier as its name and, as its sentence, what statements share that say the same of other pictures.
+A line has `identifier`, `sentence` and `label`, which is true or false in upper or lower case. A subclass knows where
+the files lie and which pictures a line is about. A record holds the pictures and all statements about them, in the
+order of the file. The identifier of a statement becomes its name; its `sentence` is a key shared by statements that say
+the same of other pictures.
 """
 
 import abc
@@ -20,26 +21,26 @@ TRAIN = "train"
 
 
 class Place(NamedTuple):
-    """Of which pictures a statement speaks, and what it shares with those that say the same."""
+    """The pictures that a statement is about, and the key that it shares with statements that say the same."""
 
     paths: tuple[Path, ...]
     sentence: str
 
 
 class Builder(photo_builder.Builder, skip_registration=True):
-    """Write the pictures of statements. A subclass says which files there are and what a line of them means."""
+    """Write the pictures of statements. A subclass names the files and reads the place of a line."""
 
     STATEMENTS = True
-    FILES: ClassVar[Mapping[str, tuple[str, ...]]]  # split -> file names, the first that exists is used
+    FILES: ClassVar[Mapping[str, tuple[str, ...]]]  # split -> file names; the first that exists is used
 
     @classmethod
     @abc.abstractmethod
     def place(cls, raw: Path, split: str, entry: Mapping[str, Any]) -> Place:
-        """Return where a line belongs. Raises ValueError, KeyError or TypeError for one that cannot be read."""
+        """Return the place of a line. Raises ValueError, KeyError or TypeError for a line that cannot be read."""
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return split -> pictures with their statements, and tell `refuse` of lines and labels not read."""
+        """Return split -> pictures with their statements, and call `refuse` for lines and labels not read."""
         photos, image_ids, ids = {}, itertools.count(), itertools.count()
         for split, names in cls.FILES.items():
             path = next((raw / name for name in names if (raw / name).is_file()), None)
@@ -62,31 +63,31 @@ class Builder(photo_builder.Builder, skip_registration=True):
                 continue
             try:
                 entry = json.loads(line)
-                name, said = str(entry["identifier"]), entry["sentence"].strip()
+                name, sentence = str(entry["identifier"]), entry["sentence"].strip()
                 place = cls.place(raw, split, entry)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 expected = "expected JSON with an identifier and a sentence"
-                refuse(f"{path}: line {number} is no statement: {expected} ({error!r})")
+                refuse(f"{path}: line {number} is not a statement: {expected} ({error!r})")
                 continue
             if name in known:
                 refuse(f"{path}: line {number}: the identifier {name} is used twice; identifiers must be unique")
             known.add(name)
             answers = cls._answers(entry, split, f"{path}: line {number} ({name})", refuse)
-            statement = Question(next(ids), said, "statement", answers, name, place.sentence)
+            statement = Question(next(ids), sentence, "statement", answers, name, place.sentence)
             stated.setdefault(place.paths, []).append(statement)
         return [
-            Photo(paths[0], next(image_ids), (), tuple(found), second=next(iter(paths[1:]), None))
-            for paths, found in stated.items()
+            Photo(paths[0], next(image_ids), (), tuple(statements), second=next(iter(paths[1:]), None))
+            for paths, statements in stated.items()
         ]
 
     @classmethod
     def _answers(cls, entry: Mapping[str, Any], split: str, where: str, refuse: Refuse) -> tuple[str, ...]:
-        """Return the judgement as the only answer, or none, which all splits but train may have."""
+        """Return the judgement as the only answer, or no answer, as all splits but train may have none."""
         label = entry.get("label")
         if label is None and split != TRAIN:
             return ()
         if str(label).lower() not in JUDGEMENTS:
-            said = "has no label" if label is None else f"has the label {label!r}"
-            refuse(f"{where} {said}; expected True or False")
+            fault = "has no label" if label is None else f"has the label {label!r}"
+            refuse(f"{where} {fault}; expected True or False")
             return ()
         return (str(label).lower(),)

@@ -1,9 +1,9 @@
 """Visual Genome: photos with some fifty short phrases each, every one about a region; for pre-training.
 
-A phrase is a caption of the whole photo, and its box is not read: so in ViLT (arXiv 2102.03334; its
-vilt/utils/write_vg.py keeps the image and the phrase of every region) and after it in METER (arXiv 2111.02387). One is
-drawn at each look at the photo, as of the five captions of a COCO photo. What is said twice of a photo, but for
-capitals and spaces, is kept once.
+Each phrase serves as a caption of the whole photo, and its box is not read, as in ViLT (arXiv 2102.03334; its
+vilt/utils/write_vg.py keeps the image and the phrase of every region) and after it in METER (arXiv 2111.02387). Each
+time the photo is shown, one phrase is drawn, as one of the five captions of a COCO photo is. Phrases of a photo that
+differ only in capitals and spaces are kept once.
 """
 
 import json
@@ -22,8 +22,8 @@ FOLDERS = ("VG_100K", "VG_100K_2")
 class Builder(photo_builder.Builder, skip_registration=True):
     """Raw folder: `image_data.json`, `region_descriptions.json`, `VG_100K/` and `VG_100K_2/` with `<image_id>.jpg`.
 
-    All of it is one split, `train`. A photo that nothing is said of is left out. The file of regions has 0.7 GB, and
-    reading it takes about twice that.
+    All of it is one split, `train`. A photo without phrases is left out. The file of regions has 0.7 GB, and reading it
+    takes about twice as much memory.
     """
 
     name = "visual_genome"
@@ -34,9 +34,9 @@ class Builder(photo_builder.Builder, skip_registration=True):
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return split -> photos, and tell `refuse` of entries not read, ids used twice and regions of no photo.
+        """Return split -> photos; call `refuse` for entries not read, ids used twice and regions of unknown photos.
 
-        A photo is looked for in both folders. Raises ConfigError where a file or both folders are missing.
+        Each photo is looked for in both folders. Raises ConfigError where a file or both folders are missing.
         """
         for name in (IMAGES, REGIONS):
             if not (raw / name).is_file():
@@ -45,11 +45,11 @@ class Builder(photo_builder.Builder, skip_registration=True):
         if not folders:
             raise ConfigError(f"--raw_dir: no image folder {' or '.join(f'{name}/' for name in FOLDERS)} in {raw}")
         coco_ids = dict(_images(raw / IMAGES, refuse))
-        said = _phrases(raw / REGIONS, coco_ids.keys(), refuse)
+        phrases = _phrases(raw / REGIONS, coco_ids.keys(), refuse)
         photos = [
-            Photo(_path(folders, image_id), image_id, said[image_id], coco_id=coco_id)
+            Photo(_path(folders, image_id), image_id, phrases[image_id], coco_id=coco_id)
             for image_id, coco_id in coco_ids.items()
-            if said.get(image_id)
+            if phrases.get(image_id)
         ]
         photo_builder.check({"train": photos}, raw / REGIONS, refuse)
         return {"train": photos}
@@ -61,7 +61,7 @@ def _path(folders: Sequence[Path], image_id: int) -> Path:
 
 
 def _images(file: Path, refuse: Refuse) -> Iterator[tuple[int, int | None]]:
-    """Yield the id of every photo, and COCO's own where it is one of COCO's."""
+    """Yield the id of every photo with its id in COCO, None where COCO does not have it."""
     known = set()
     for position, entry in enumerate(_list(file, None)):
         image_id, coco_id = (entry.get(key) for key in ("image_id", "coco_id")) if isinstance(entry, dict) else (0, "")
@@ -75,34 +75,35 @@ def _images(file: Path, refuse: Refuse) -> Iterator[tuple[int, int | None]]:
 
 
 def _phrases(file: Path, known: Any, refuse: Refuse) -> dict[int, tuple[str, ...]]:
-    """Return what is said of each of the `known` photos, in the order of the file."""
-    found: dict[int, tuple[str, ...]] = {}
+    """Return the phrases of each of the `known` photos, in the order of the file."""
+    phrases: dict[int, tuple[str, ...]] = {}
     for position, entry in enumerate(_list(file, _slim)):
         image_id, regions = entry if isinstance(entry, tuple) else (None, None)
         if type(image_id) is not int or not isinstance(regions, list) or not all(isinstance(r, str) for r in regions):
             refuse(f"{file}: entry {position}: expected an `id` and `regions`, each with a `phrase`")
         elif image_id not in known:
-            refuse(f"{file}: entry {position} is of image {image_id}, which {IMAGES} lacks; fetch both again")
-        elif image_id in found:
+            refuse(f"{file}: entry {position} belongs to image {image_id}, which {IMAGES} lacks; fetch both again")
+        elif image_id in phrases:
             refuse(f"{file}: image id {image_id} is used twice; ids must be unique")
         else:
             unique: dict[str, str] = {}
             for phrase in regions:
                 unique.setdefault(" ".join(phrase.split()).casefold(), phrase.strip())
-            found[image_id] = tuple(unique.values())
-    return found
+            phrases[image_id] = tuple(unique.values())
+    return phrases
 
 
 def _slim(entry: dict[str, Any]) -> Any:
-    """Keep of a region its phrase and of a photo its id and regions, while the file is read: the rest fills memory."""
+    """Keep only a region's phrase and a photo's id and regions while the file is read, to save memory."""
     return (entry.get("id"), entry["regions"]) if "regions" in entry else entry.get("phrase")
 
 
 def _list(file: Path, hook: Any) -> list[Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8", errors="replace"), object_hook=hook)
+        entries = json.loads(file.read_text(encoding="utf-8", errors="replace"), object_hook=hook)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is no Visual Genome file: expected JSON with a list ({error})") from error
-    if not isinstance(found, list):
-        raise ConfigError(f"{file} is no Visual Genome file: expected JSON with a list, got {type(found).__name__}")
-    return found
+        raise ConfigError(f"{file} is not a Visual Genome file: expected JSON with a list ({error})") from error
+    if not isinstance(entries, list):
+        kind = type(entries).__name__
+        raise ConfigError(f"{file} is not a Visual Genome file: expected JSON with a list, got {kind}")
+    return entries

@@ -1,4 +1,4 @@
-"""VQA v2: the official question and annotation files over COCO's photos, and the answers that a model chooses from."""
+"""VQA v2: the official question and annotation files over COCO's photos, and the list of answers to choose from."""
 
 import collections
 import json
@@ -19,10 +19,11 @@ _WITH_ANSWERS = ("train", "val")
 class Builder(photo_builder.Builder, skip_registration=True):
     """Raw folder: `v2_OpenEnded_mscoco_<subset>*_questions.json`, `v2_mscoco_<subset>*_annotations.json` and photos.
 
-    The subsets are train2014, val2014, test2015 and test-dev2015, whatever is there; the last two have no annotations.
-    Photos lie in folders of the subset's name (test-dev2015's in test2015) as `COCO_train2014_000000000025.jpg`. The
-    kind of a question is its answer type (yes/no, number, other). `answers.txt` lists the `num_answers` that most
-    questions of train are answered with, normalised, none that is the answer to fewer than `min_answer_count`.
+    The subsets are train2014, val2014, test2015 and test-dev2015, each where its files exist; the last two have no
+    annotations. Photos lie in folders named after the subset (test-dev2015's in test2015) as
+    `COCO_train2014_000000000025.jpg`. The kind of a question is its answer type (yes/no, number, other). `answers.txt`
+    lists the `num_answers` most frequent answers to questions of train, normalised, without those that answer fewer
+    than `min_answer_count` questions.
     """
 
     name = "vqav2"
@@ -39,25 +40,25 @@ class Builder(photo_builder.Builder, skip_registration=True):
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
-        """Return split -> photos with their questions, and tell `refuse` of what is missing.
+        """Return split -> photos with their questions, and call `refuse` for missing files and questions.
 
         Raises ConfigError for a file of another kind.
         """
         photos = {}
         for subset, split in SPLITS.items():
-            if asked := _one(raw, f"v2_OpenEnded_mscoco_{subset}*_questions.json"):
-                answered = _one(raw, f"v2_mscoco_{subset}*_annotations.json")
-                if answered is None and split in _WITH_ANSWERS:
+            if questions := _one(raw, f"v2_OpenEnded_mscoco_{subset}*_questions.json"):
+                annotations = _one(raw, f"v2_mscoco_{subset}*_annotations.json")
+                if annotations is None and split in _WITH_ANSWERS:
                     refuse(
-                        f"--raw_dir: {asked} has no v2_mscoco_{subset}_annotations.json beside it; fetch it from "
+                        f"--raw_dir: {questions} has no v2_mscoco_{subset}_annotations.json beside it; fetch it from "
                         f"{cls.HOMEPAGE}"
                     )
-                photos[split] = _photos(raw, subset, asked, answered, refuse)
-                photo_builder.check({split: photos[split]}, asked, refuse)
+                photos[split] = _photos(raw, subset, questions, annotations, refuse)
+                photo_builder.check({split: photos[split]}, questions, refuse)
         if "train" not in photos:
             refuse(
-                f"--raw_dir: no v2_OpenEnded_mscoco_train2014_questions.json in {raw}; its answers are what a model "
-                "chooses from"
+                f"--raw_dir: no v2_OpenEnded_mscoco_train2014_questions.json in {raw}; a model chooses from "
+                "the answers to its questions"
             )
         return photos
 
@@ -67,48 +68,52 @@ class Builder(photo_builder.Builder, skip_registration=True):
 
 
 def most_frequent(photos: Sequence[Photo], count: int, at_least: int) -> list[str]:
-    """Return the `count` answers that most questions are answered with by most people, ties in the order of the words.
+    """Return the `count` answers that are the majority answer to most questions, ties in the order of the words.
 
-    None that is so for fewer than `at_least` questions. Raises ConfigError where none is left.
+    Leaves out answers that are so for fewer than `at_least` questions. Raises ConfigError where none is left.
     """
     questions = [question for photo in photos for question in photo.questions]
     first = (collections.Counter(map(normalise, question.answers)).most_common(1)[0][0] for question in questions)
     counted = collections.Counter(answer for answer in first if answer)
     ranked = sorted(counted, key=lambda answer: (-counted[answer], answer))
-    found = [answer for answer in ranked[:count] if counted[answer] >= at_least]
-    if not found:
+    frequent = [answer for answer in ranked[:count] if counted[answer] >= at_least]
+    if not frequent:
         raise ConfigError(
-            f"--min_answer_count is {at_least}, and no answer is given to so many of the {len(questions)} questions"
+            f"--min_answer_count is {at_least}, but no answer is given to so many of the {len(questions)} questions; "
+            "lower it"
         )
-    return found
+    return frequent
 
 
 def _one(raw: Path, pattern: str) -> Path | None:
-    """Return the file of that name. Raises ConfigError where there are two."""
-    found = sorted(raw.glob(pattern))
-    if len(found) > 1:
-        raise ConfigError(f"--raw_dir: {found[0].name} and {found[1].name} are both in {raw}; leave one")
-    return found[0] if found else None
+    """Return the file that matches `pattern`, or None. Raises ConfigError where several do."""
+    paths = sorted(raw.glob(pattern))
+    if len(paths) > 1:
+        raise ConfigError(f"--raw_dir: {paths[0].name} and {paths[1].name} are both in {raw}; leave one")
+    return paths[0] if paths else None
 
 
-def _photos(raw: Path, subset: str, asked: Path, answered: Path | None, refuse: Refuse) -> list[Photo]:
+def _photos(raw: Path, subset: str, questions: Path, annotations: Path | None, refuse: Refuse) -> list[Photo]:
     """Return the photos in the order in which the questions name them."""
-    entries = [] if answered is None else _entries(answered, "annotations", ("question_id", "answer_type", "answers"))
-    people = {entry["question_id"]: entry for entry in entries}
+    entries = (
+        [] if annotations is None else _entries(annotations, "annotations", ("question_id", "answer_type", "answers"))
+    )
+    annotated = {entry["question_id"]: entry for entry in entries}
     year = "test2015" if subset == "test-dev2015" else subset
-    questions: dict[int, list[Question]] = collections.defaultdict(list)
-    for entry in _entries(asked, "questions", ("question_id", "image_id", "question")):
+    questions_of_photo: dict[int, list[Question]] = collections.defaultdict(list)
+    for entry in _entries(questions, "questions", ("question_id", "image_id", "question")):
         id_ = entry["question_id"]
-        if answered is not None and id_ not in people:
-            refuse(f"{answered}: question {id_} of {asked.name} has no annotation; fetch both files again")
-        given = people.get(id_, {"answer_type": "other", "answers": ()})
-        said = tuple(str(answer["answer"]) for answer in given["answers"])
-        questions[entry["image_id"]].append(Question(id_, entry["question"].strip(), given["answer_type"], said))
-    if idle := people.keys() - {question.id for found in questions.values() for question in found}:
-        refuse(f"{asked}: {answered.name if answered else ''} answers question {min(idle)}, which it lacks")
+        if annotations is not None and id_ not in annotated:
+            refuse(f"{annotations}: question {id_} of {questions.name} has no annotation; fetch both files again")
+        annotation = annotated.get(id_, {"answer_type": "other", "answers": ()})
+        answers = tuple(str(answer["answer"]) for answer in annotation["answers"])
+        question = Question(id_, entry["question"].strip(), annotation["answer_type"], answers)
+        questions_of_photo[entry["image_id"]].append(question)
+    if idle := annotated.keys() - {question.id for about in questions_of_photo.values() for question in about}:
+        refuse(f"{questions}: {annotations.name if annotations else ''} answers question {min(idle)}, which it lacks")
     return [
-        Photo(raw / year / f"COCO_{year}_{image_id:012d}.jpg", image_id, (), tuple(found))
-        for image_id, found in questions.items()
+        Photo(raw / year / f"COCO_{year}_{image_id:012d}.jpg", image_id, (), tuple(about))
+        for image_id, about in questions_of_photo.items()
     ]
 
 
@@ -121,6 +126,6 @@ def _entries(path: Path, name: str, keys: Sequence[str]) -> list[dict[str, Any]]
                 entry[key]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is no VQA v2 file: expected JSON with a list `{name}`, each with {', '.join(keys)} ({error!r})"
+            f"{path} is not a VQA v2 file: expected JSON with a list `{name}`, each with {', '.join(keys)} ({error!r})"
         ) from error
     return entries
