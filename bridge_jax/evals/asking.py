@@ -1,4 +1,4 @@
-"""What the evaluators of questions and of statements share: every text asked of its picture, or of another record's."""
+"""The base of the evaluators of questions and statements: ask every text about its own picture or another record's."""
 
 import abc
 import dataclasses
@@ -18,12 +18,12 @@ from bridge_jax.types import Lower, Params, Progress, Table
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Accuracy of the answers to questions about pictures, or of the judgements of statements."""
+    """Settings for the accuracy of answers to questions about pictures, or of judgements of statements."""
 
     every_steps: int
     batch_size: int
-    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
-    select_images: int  # records of data.eval_split whose texts are asked during training; 0: all
+    splits: tuple[str, ...]  # splits of the table at the end; data.eval_split chooses the best checkpoint
+    select_images: int  # number of records of data.eval_split to ask about during training; 0: all
     bootstrap_samples: int
 
 
@@ -36,7 +36,7 @@ class Asked:
 
 
 class Asking(abc.ABC):
-    """Ask the texts of a split. A subclass says which model gives what (`given`) and what that is worth (`worth`)."""
+    """Ask the texts of a split. A subclass lets the model answer (`reply`) and scores the answers (`worth`)."""
 
     def __init__(self, cfg: Config, predict: Predict, name: str, *, texts: str, pictures: int):
         self._cfg, self._predict, self._settings = cfg, predict, evaluators.settings(cfg, name)
@@ -44,36 +44,38 @@ class Asking(abc.ABC):
         self._tokenizer = text.load(cfg.data, cfg.text)
 
     @abc.abstractmethod
-    def given(self, params: Params, lower: Lower) -> list[Any]:
-        """Return what the model gives to each text. Raises FloatingPointError on NaN."""
+    def reply(self, params: Params, lower: Lower) -> list[Any]:
+        """Return the model's answer to each text. Raises FloatingPointError on NaN."""
 
     @abc.abstractmethod
-    def worth(self, asked: list[Asked], given: Sequence[Any]) -> list[float]:
-        """Return what that which was given to each text is worth, 0 to 1."""
+    def worth(self, texts: list[Asked], answers: Sequence[Any]) -> list[float]:
+        """Score each answer from 0 to 1."""
 
     def watch(self, params: Params, progress: Progress) -> dict[str, float]:
         """Return the accuracy on the first `select_images` records of data.eval_split."""
         split = self._cfg.data.eval_split
         count = len(pipeline.open_split(self._cfg.data, split))
         order = range(min(count, self._settings.select_images or count))
-        asked, given = self.answer(params, split, order, progress)
-        return self._metrics(self._name, asked, self.worth(asked, given))
+        texts, answers = self.answer(params, split, order, progress)
+        return self._metrics(self._name, texts, self.worth(texts, answers))
 
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {f"{self._name}_accuracy": metrics[f"{self._name}/accuracy"]}
 
     def says(self, metrics: Mapping[str, float]) -> str:
-        of_kinds = [f"{kind} {metrics[f'{self._name}/{kind}/accuracy']:.1f}" for kind in kinds(self._name, metrics)]
-        more = f" ({', '.join(of_kinds)})" if len(of_kinds) > 1 else ""
+        by_kind = [f"{kind} {metrics[f'{self._name}/{kind}/accuracy']:.1f}" for kind in kinds(self._name, metrics)]
+        more = f" ({', '.join(by_kind)})" if len(by_kind) > 1 else ""
         return f"{self._name} accuracy {metrics[f'{self._name}/accuracy']:.1f}{more}"
 
-    def of_both(self, params: Params, split: str, progress: Progress) -> tuple[list[Asked], list[float], list[float]]:
-        """Return the texts of a split, and what is given to them is worth: by their pictures, by another record's."""
+    def with_and_without_picture(
+        self, params: Params, split: str, progress: Progress
+    ) -> tuple[list[Asked], list[float], list[float]]:
+        """Return the texts of a split with the worth of each answer: with the right picture, then with another's."""
         order = np.arange(len(pipeline.open_split(self._cfg.data, split)))
-        asked, given = self.answer(params, split, order, progress)
+        texts, answers = self.answer(params, split, order, progress)
         others = derangement(len(order), rng.stream_seed(self._cfg.seed, f"{self._name}/{split}"))
-        blind = self.answer(params, split, order[others], progress, asked_of=order)[1]
-        return asked, self.worth(asked, given), self.worth(asked, blind)
+        blind = self.answer(params, split, order[others], progress, records=order)[1]
+        return texts, self.worth(texts, answers), self.worth(texts, blind)
 
     def answer(
         self,
@@ -81,72 +83,73 @@ class Asking(abc.ABC):
         split: str,
         pictures: Sequence[int] | np.ndarray,
         progress: Progress,
-        asked_of: Sequence[int] | np.ndarray | None = None,
+        records: Sequence[int] | np.ndarray | None = None,
     ) -> tuple[list[Asked], list[Any]]:
-        """Return the texts of the records `asked_of` (None: of the pictures' own) and what is given to each.
+        """Return the texts of `records` (None: those of the pictures) and the model's answer to each.
 
-        They are asked about `pictures`, record for record. Raises FloatingPointError on NaN.
+        The texts of a record are asked about the picture at its position in `pictures`. Raises FloatingPointError on
+        NaN.
         """
-        records, size = pipeline.open_split(self._cfg.data, split), self._settings.batch_size
-        texts = [int(record) for record in (pictures if asked_of is None else asked_of)]
+        members, size = pipeline.open_split(self._cfg.data, split), self._settings.batch_size
+        sources = [int(record) for record in (pictures if records is None else records)]
         order = [int(record) for record in pictures]
-        asked, given, first = [], [], 0
+        texts, answers, first = [], [], 0
         batches = pipeline.images(self._cfg, split, size, self._predict.rows, order, count=self._pictures)
         for images, _, valid in batches:
             states = np.asarray(self._predict.lower_image(params, images))
             here = [
                 Asked(first + row, question)
                 for row in range(int(valid.sum()))
-                for question in records[texts[first + row]][self._texts]
+                for question in members[sources[first + row]][self._texts]
             ]
             for chosen, _ in padded_batches(len(here), size):
                 part = [here[row] for row in chosen]
                 rows = [one.position - first for one in part]
                 ids, mask = self._tokenizer.encode([one.question.text for one in part])
-                said = np.asarray(self._predict.lower_text(params, ids, mask))
-                given += self.given(params, Lower(image=states[rows], text=said, text_mask=mask))
-            asked += here
-            given = given[: len(asked)]  # the last part was filled up
+                text_states = np.asarray(self._predict.lower_text(params, ids, mask))
+                answers += self.reply(params, Lower(image=states[rows], text=text_states, text_mask=mask))
+            texts += here
+            answers = answers[: len(texts)]  # the last part was padded
             first += size
             progress("pictures", min(first, len(order)), len(order))
-        return asked, given
+        return texts, answers
 
     def _metrics(
-        self, name: str, asked: list[Asked], worth: Sequence[float], clusters: np.ndarray | None = None
+        self, name: str, texts: list[Asked], worth: Sequence[float], clusters: np.ndarray | None = None
     ) -> dict[str, float]:
-        """Return accuracy and count, over all and by kind. `clusters` are the records where None."""
-        of_kinds = np.array([one.question.kind for one in asked])
-        clusters = np.array([one.position for one in asked]) if clusters is None else clusters
-        found = {}
-        for kind in ("", *np.unique(of_kinds)):
-            rows = (of_kinds == kind) if kind else np.full(len(asked), True)
+        """Return accuracy and count, over all and by kind. `clusters` [n]: None for one cluster a record."""
+        text_kinds = np.array([one.question.kind for one in texts])
+        clusters = np.array([one.position for one in texts]) if clusters is None else clusters
+        metrics = {}
+        for kind in ("", *np.unique(text_kinds)):
+            rows = (text_kinds == kind) if kind else np.full(len(texts), True)
             scored = accuracy.mean(
                 np.asarray(worth)[rows], clusters[rows], self._settings.bootstrap_samples, self._cfg.seed
             )
             prefix = f"{name}/{kind}" if kind else name
-            found |= {f"{prefix}/{key}": value for key, value in scored.items()}
-            found[f"{prefix}/{self._texts}"] = float(rows.sum())
-        return found
+            metrics |= {f"{prefix}/{key}": value for key, value in scored.items()}
+            metrics[f"{prefix}/{self._texts}"] = float(rows.sum())
+        return metrics
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
-    """Return a random order [count] in which nothing keeps its place: a cycle through all."""
+    """Return a random order [count] in which nothing keeps its place: one cycle through all."""
     order, shuffled = np.random.default_rng(seed).permutation(count), np.empty(count, int)
     shuffled[order] = np.roll(order, 1)
     return shuffled
 
 
-def best_of_kind(asked: list[Asked], scores: np.ndarray) -> list[float]:
-    """Return what the best single output scores if it is always given to a text's kind; `scores` are [n, outputs]."""
-    of_kinds, worth = np.array([one.question.kind for one in asked]), np.zeros(len(asked))
-    for kind in np.unique(of_kinds):
-        of_kind = scores[of_kinds == kind]
-        worth[of_kinds == kind] = of_kind[:, of_kind.mean(axis=0).argmax()]
+def best_constant(texts: list[Asked], scores: np.ndarray) -> list[float]:
+    """Return the score of each text where every kind always gets its best single output; `scores` are [n, outputs]."""
+    text_kinds, worth = np.array([one.question.kind for one in texts]), np.zeros(len(texts))
+    for kind in np.unique(text_kinds):
+        kind_scores = scores[text_kinds == kind]
+        worth[text_kinds == kind] = kind_scores[:, kind_scores.mean(axis=0).argmax()]
     return worth.tolist()
 
 
 def table(name: str, texts: str, constant: str, metrics: Mapping[str, float]) -> Table:
-    """Return accuracy in percent with 95 % intervals, overall and by kind, beside `shuffled` and one answer for all."""
+    """Return accuracy in percent with 95 % intervals, overall and by kind, beside `shuffled` and a constant answer."""
 
     def row(label: str, kind: str) -> tuple[str, ...]:
         cells = []
@@ -161,6 +164,6 @@ def table(name: str, texts: str, constant: str, metrics: Mapping[str, float]) ->
 
 
 def kinds(name: str, metrics: Mapping[str, float]) -> list[str]:
-    """Return the kinds that the metrics of a score are split by."""
+    """Return the kinds of text that have metrics of their own under the score `name`."""
     names = [key.split("/") for key in metrics if key.startswith(f"{name}/") and key.endswith("/accuracy")]
     return sorted("/".join(parts[1:-1]) for parts in names if len(parts) > 2)

@@ -1,8 +1,8 @@
-"""Masked words: how many the mlm head puts back right, with the picture and with another one.
+"""Count the masked words that the mlm head restores, with the right picture and with another one.
 
-Every caption of a split is masked once, in places that depend on the seed and the caption's number alone. Beside the
-model stands the same with every picture taken from another record: what it gains by looking. Of a mixture, the split of
-every data set that has it is read, and scored by itself and with the others.
+Every caption of a split is masked once, in places that depend only on the seed and the caption's number. The model is
+scored again with every picture taken from another record, which shows what it gains by looking. With a mixture, each
+data set that has the split is read, and scored by itself and together with the others.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ LOSSES = ("mlm",)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Accuracy of the words that the mlm head puts in the place of masked ones."""
+    """Settings for the accuracy of the words that the mlm head puts in the place of masked ones."""
 
     batch_size: int
-    splits: tuple[str, ...]  # what the table at the end covers; it never chooses a checkpoint
+    splits: tuple[str, ...]  # splits of the table at the end; this evaluator never chooses a checkpoint
     bootstrap_samples: int
 
 
@@ -43,7 +43,7 @@ def check(cfg: Config) -> None:
 
 
 class Evaluator:
-    """Put words back. Metrics: `<score>/accuracy` in percent of the masked words, for `mlm` and `shuffled`.
+    """Restore masked words. Metrics: `<score>/accuracy` in percent of the masked words, for `mlm` and `shuffled`.
 
     Where several data sets have the split, also `<score>/<data set>/accuracy`.
     """
@@ -57,28 +57,28 @@ class Evaluator:
         """Return every metric of `split`."""
         data_sets, metrics = _data_sets(self._cfg, split), {}
         for score in ("mlm", "shuffled"):
-            found, first = {}, 0
+            results, first = {}, 0
             for name, cfg in data_sets.items():
                 pictures = np.arange(count := len(pipeline.open_split(cfg.data, split)))
                 if score == "shuffled":
                     pictures = derangement(count, rng.stream_seed(cfg.seed, f"mlm/{split}"))
                 hits, records = self._hits(cfg, params, split, pictures, progress)
-                found[f"{score}/{name}"] = hits, first + records
+                results[f"{score}/{name}"] = hits, first + records
                 first += count
-            whole = {score: tuple(map(np.concatenate, zip(*found.values(), strict=True)))}
-            for prefix, (hits, records) in (whole | (found if len(found) > 1 else {})).items():
-                of = accuracy.mean(hits, records, self._settings.bootstrap_samples, self._cfg.seed)
-                metrics |= {f"{prefix}/{key}": value for key, value in of.items()}
+            whole = {score: tuple(map(np.concatenate, zip(*results.values(), strict=True)))}
+            for prefix, (hits, records) in (whole | (results if len(results) > 1 else {})).items():
+                interval = accuracy.mean(hits, records, self._settings.bootstrap_samples, self._cfg.seed)
+                metrics |= {f"{prefix}/{key}": value for key, value in interval.items()}
                 metrics[f"{prefix}/words"] = float(len(hits))
         return metrics
 
     def _hits(
         self, cfg: Config, params: Params, split: str, pictures: Sequence[int] | np.ndarray, progress: Progress
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return for every masked word whether it was put back (0 or 1), and the record that it is of."""
+        """Return for every masked word whether it was restored (0 or 1), and the number of its record."""
         records, size = pipeline.open_split(cfg.data, split), self._settings.batch_size
         seed, fraction = rng.stream_seed(cfg.seed, f"mlm/{split}/masks"), cfg.data.mask_text_fraction
-        hits, of_records, first = [], [], 0
+        hits, record_numbers, first = [], [], 0
         order = [int(picture) for picture in pictures]
         for images, _, valid in pipeline.images(cfg, split, size, self._predict.rows, order):
             states = np.asarray(self._predict.lower_image(params, images))
@@ -100,26 +100,26 @@ class Evaluator:
                 lower_text = np.asarray(self._predict.lower_text(params, masked, mask))
                 lower = Lower(image=states[rows], text=lower_text, text_mask=mask)
                 hits.append((np.asarray(self._predict.of(likeliest)(params, lower)) == ids)[chosen])
-                of_records.append(np.repeat(first + np.array(rows), chosen.sum(axis=1)))
+                record_numbers.append(np.repeat(first + np.array(rows), chosen.sum(axis=1)))
             first += size
             progress("pictures", min(first, len(order)), len(order))
-        return np.concatenate(hits).astype(np.float64), np.concatenate(of_records)
+        return np.concatenate(hits).astype(np.float64), np.concatenate(record_numbers)
 
 
 def likeliest(model: BridgeModel, lower: Lower) -> Array:
-    """Return the likeliest word in every place of masked texts, ids [B,T]."""
+    """Return the likeliest word at every position of masked texts, ids [B,T]."""
     return words(model, model.fused(lower)).argmax(axis=-1)
 
 
 def table(metrics: Mapping[str, float]) -> Table:
-    """Return the accuracy with its 95 % interval, beside that with the pictures of other records, also by data set."""
+    """Return the accuracy with its 95 % interval, beside that with other records' pictures; also by data set."""
 
-    def row(label: str, of: str) -> tuple[str, ...]:
+    def row(label: str, prefix: str) -> tuple[str, ...]:
         cells = []
         for score in ("mlm", "shuffled"):
-            value, low, high = (metrics[f"{score}/{of}accuracy{end}"] for end in ("", "_low", "_high"))
+            value, low, high = (metrics[f"{score}/{prefix}accuracy{end}"] for end in ("", "_low", "_high"))
             cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
-        return label, f"{metrics[f'mlm/{of}words']:.0f}", *cells
+        return label, f"{metrics[f'mlm/{prefix}words']:.0f}", *cells
 
     columns = ("captions", "masked words", "accuracy [95 %]", "picture shuffled [95 %]")
     rows = [row("all", ""), *(row(f"  {name}", f"{name}/") for name in kinds("mlm", metrics))]
@@ -127,7 +127,7 @@ def table(metrics: Mapping[str, float]) -> Table:
 
 
 def _data_sets(cfg: Config, split: str) -> dict[str, Config]:
-    """Return the config of every data set of the mixture that has `split`, by its name; of `data.dataset` without."""
+    """Return name -> config for every data set of the mixture that has `split`; without one, for `data.dataset`."""
     names = [name for name, _ in cfg.data.mixture]
     each = {name: dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, dataset=name)) for name in names}
     return {name: one for name, one in each.items() if has_split(one.data, split)} or {cfg.data.dataset: cfg}

@@ -1,13 +1,13 @@
-"""Retrieval in both directions: by the unimodal embeddings, and reranked by the bridge.
+"""Score retrieval in both directions: by the unimodal embeddings, and reranked by the bridge.
 
-Every picture and caption is embedded once. The unimodal order picks each query's best k candidates; those pairs, and
-the true ones, are then really fused from the cached lower states, and scored
+Every picture and caption is embedded once. The unimodal order picks each query's best k candidates. Those pairs and the
+true pairs are then fused by the bridge, from the cached lower states, and scored
 
     fused + rerank_weight x unimodal,   fused = ITM logit,   unimodal = logit scale x cosine.
 
-A video is its k frames: its embedding is the mean of theirs, of length one again, and the bridge sees the tokens of
-all of them, while the image tower's own blocks see one frame at a time (`BridgeModel.fused`). A batch of pairs holds k
-times the states; the lower states of a split, all in memory, are k times as many.
+A video is its k frames. Its embedding is the mean of their embeddings, scaled to length one. The bridge sees the tokens
+of all frames, while the image tower's own blocks see one frame at a time (`BridgeModel.fused`). A batch of pairs holds
+k times the states, and so do the lower states of a split, which are all in memory.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ LOSSES = ()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Recall of the unimodal embeddings, and of the bridge reranking their best."""
+    """Settings for the recall of the unimodal embeddings, and of their best candidates reranked by the bridge."""
 
     every_steps: int
     batch_size: int
-    splits: tuple[str, ...]  # what the table at the end covers; data.eval_split chooses the best checkpoint
-    select_images: int  # photos of data.eval_split scored during training; 0: all
+    splits: tuple[str, ...]  # splits of the table at the end; data.eval_split chooses the best checkpoint
+    select_images: int  # number of photos of data.eval_split to score during training; 0: all
     rerank_top_k: int
     rerank_weight: float  # score = fused + weight x unimodal, both as logits
     folds: int  # also report the mean over this many equal folds (COCO: five of 1K); 1: off
@@ -48,10 +48,10 @@ class Settings:
 class Side:
     """One side of a split: rows in record order."""
 
-    lower: np.ndarray  # [n,L,D], of videos [n,k,L,D]; empty where nothing will be reranked
+    lower: np.ndarray  # [n,L,D], for videos [n,k,L,D]; empty where nothing will be reranked
     mask: np.ndarray  # bool [n,T]; empty for pictures
     image_ids: np.ndarray  # int32 [n]
-    kinds: np.ndarray  # str [n]; what kind of caption; empty strings for pictures
+    kinds: np.ndarray  # str [n]; the kind of each caption; empty strings for pictures
     embeddings: np.ndarray  # float32 [n,E]
 
 
@@ -70,8 +70,8 @@ def check(cfg: Config) -> None:
 class Evaluator:
     """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank.
 
-    `lower_frozen`: what lies below the first bridged layer never changes between calls, so a split's lower states are
-    kept in memory after the first one.
+    `lower_frozen`: nothing below the first bridged layer changes between calls, so a split's lower states stay in
+    memory after the first call.
     """
 
     def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
@@ -80,7 +80,7 @@ class Evaluator:
         self._kept: dict[tuple[str, int], tuple[Side, Side]] = {}
 
     def watch(self, params: Params, progress: Progress) -> dict[str, float]:
-        """Score held-out unimodal recall, by which the best checkpoint is chosen; the bridge is scored at the end."""
+        """Score held-out unimodal recall, which chooses the best checkpoint. The bridge is scored at the end."""
         limit = self._settings.select_images
         return self.run(params, self._cfg.data.eval_split, rerank=False, limit_images=limit, progress=progress)
 
@@ -94,7 +94,7 @@ class Evaluator:
         )
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
-        """Return every metric of `split`, reranked too where there is a bridge."""
+        """Return every metric of `split`; where there is a bridge, of the reranked order too."""
         return self.run(params, split, rerank=self._cfg.bridge.design != "none", progress=progress)
 
     def run(
@@ -102,9 +102,9 @@ class Evaluator:
     ) -> dict[str, float]:
         """Return every metric of `split`: recalls with 95 % intervals, per kind of caption, and per fold.
 
-        `limit_images` scores only the first so many pictures (0: all). Raises FloatingPointError on NaN.
+        `limit_images`: score only the first so many pictures (0: all). Raises FloatingPointError on NaN.
         """
-        report = progress or (lambda what, done, total: None)
+        report = progress or (lambda *_: None)
         if (split, limit_images) in self._kept:
             images, texts = (self._embed(params, side, report) for side in self._kept[split, limit_images])
         else:
@@ -156,21 +156,21 @@ class Evaluator:
         return pictures, gather(rows)
 
     def _embed(self, params: Params, side: Side, report: Progress) -> Side:
-        """Embed anew from the lower states that were kept."""
+        """Embed again from the lower states in memory."""
         embeddings, count = [], len(side.lower)
         for picked, _ in padded_batches(count, self._settings.batch_size):
             if len(side.mask):
-                found = self._predict.unimodal_text(params, side.lower[picked], side.mask[picked])
+                embedded = self._predict.unimodal_text(params, side.lower[picked], side.mask[picked])
             else:
-                found = self._predict.unimodal_image(params, side.lower[picked])
-            embeddings.append(np.asarray(found))
+                embedded = self._predict.unimodal_image(params, side.lower[picked])
+            embeddings.append(np.asarray(embedded))
             report("embedded", len(embeddings) * len(picked), count)
         return dataclasses.replace(side, embeddings=np.concatenate(embeddings)[:count])
 
     def _recalls(
         self, name: str, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
     ) -> dict[str, float]:
-        """Score [texts, images] and [images, texts]."""
+        """Return the recalls of both directions: `by_text` [texts, images] and `by_image` [images, texts]."""
         settings, seed = self._settings, self._cfg.seed
         metrics = recall.retrieval(
             by_text,
@@ -190,7 +190,7 @@ class Evaluator:
     def _folds(
         self, name: str, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
     ) -> dict[str, float]:
-        """Return the mean over equal folds of the pictures. Raises ConfigError where they would not be equal."""
+        """Return the mean over equal folds of the pictures. Raises ConfigError where folds cannot be equal."""
         count = self._settings.folds
         folds = recall.folds(by_text, texts.image_ids, images.image_ids, count, image_scores=by_image)
         return {f"{name}/{count}_folds/{key}": value for key, value in folds.items()}
@@ -219,7 +219,7 @@ class Evaluator:
     def _fuse(
         self, params: Params, texts: Side, images: Side, rows: np.ndarray, columns: np.ndarray, report: Progress
     ) -> np.ndarray:
-        """Return the match logit of every pair (texts[rows[i]], images[columns[i]]), really fused."""
+        """Return the match logit of every pair (texts[rows[i]], images[columns[i]]), fused by the bridge."""
         logits = []
         for picked, _ in padded_batches(len(rows), self._settings.batch_size):
             t, i = rows[picked], columns[picked]
@@ -231,7 +231,7 @@ class Evaluator:
     def _gains(
         self, cosines: np.ndarray, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
     ) -> dict[str, float]:
-        """Return what reranking adds to R@1, with the paired bootstrap's interval and p."""
+        """Return the gain of reranking in R@1, with the paired bootstrap's interval and p."""
         sides = {
             "text_to_image": (by_text, cosines, texts.image_ids, images.image_ids),
             "image_to_text": (by_image, cosines.T, images.image_ids, texts.image_ids),
@@ -278,9 +278,9 @@ def table(metrics: Mapping[str, float]) -> Table:
 def _two_way(
     cosines: np.ndarray, fused: np.ndarray, score: np.ndarray, top: np.ndarray, texts: Side, images: Side
 ) -> dict[str, float]:
-    """Return how often each score puts a text's true picture above the wrong ones of its unimodal top k, in percent.
+    """Return how often each score puts a text's true picture above the wrong ones in its unimodal top k, in percent.
 
-    These negatives are the unimodal order's own errors, so they are chosen against it: a coin would get 50.
+    These negatives are the unimodal order's own errors, so the choice works against it. A coin would get 50.
     """
     true = np.argmax(texts.image_ids[:, None] == images.image_ids[None], axis=1)
     wrong = images.image_ids[top] != texts.image_ids[:, None]

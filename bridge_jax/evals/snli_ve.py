@@ -1,7 +1,7 @@
-"""Visual entailment: how many statements are given the right label.
+"""Score visual entailment: the share of statements that get the right label.
 
-Beside the accuracy the same model with the pictures of other records, which shows how far the words alone go (SNLI-VE's
-give much away), and what always giving the most frequent label would score.
+Two scores stand beside the accuracy: the same model with the pictures of other records, which shows how far the words
+alone go (SNLI-VE's give much away), and the most frequent label given to all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,40 +30,43 @@ def check(cfg: Config) -> None:
         if not statements or not all(one.answers and one.answers[0] in LABELS for one in statements):
             raise ConfigError(
                 f"config.data.dataset: {cfg.data.dataset!r} has no statements with the labels {', '.join(LABELS)}, "
-                "which the snli_ve loss and evaluator read; choose a data set that has"
+                "but the snli_ve loss and evaluator read them; choose a data set with them"
             )
 
 
 class Evaluator(Asking):
     """Label the statements of a split. Metrics: `<score>/accuracy`, in percent.
 
-    Scores: `snli_ve` the model; `shuffled` the model with every picture taken from another record; `majority` the label
-    that most statements of the split have.
+    Scores: `snli_ve`, the model; `shuffled`, the model with every picture taken from another record; `majority`, the
+    label that most statements of the split have.
     """
 
     def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
         super().__init__(cfg, predict, "snli_ve", texts="statements", pictures=1)
 
-    def given(self, params: Params, lower: Lower) -> list[str]:
-        """Return the label of each statement."""
+    def reply(self, params: Params, lower: Lower) -> list[str]:
+        """Return the label of each statement. Raises FloatingPointError on NaN."""
         logits = np.asarray(self._predict.of(labels)(params, lower))
         if np.isnan(logits).any():
             raise FloatingPointError("snli_ve: a logit is NaN; an accuracy would be meaningless")
         return [LABELS[label] for label in logits.argmax(axis=-1)]
 
-    def worth(self, asked: list[Asked], given: Sequence[Any]) -> list[float]:
-        return [float((label,) == one.question.answers) for one, label in zip(asked, given, strict=True)]
+    def worth(self, texts: list[Asked], answers: Sequence[Any]) -> list[float]:
+        return [float((label,) == one.question.answers) for one, label in zip(texts, answers, strict=True)]
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
         """Return every metric of `split`. Raises FloatingPointError on NaN."""
-        asked, worth, shuffled = self.of_both(params, split, progress)
-        scores = np.array([[label in one.question.answers for label in LABELS] for one in asked], float)
-        of_all = {"snli_ve": worth, "shuffled": shuffled, "majority": asking.best_of_kind(asked, scores)}
-        return {key: value for name, of in of_all.items() for key, value in self._metrics(name, asked, of).items()}
+        texts, worth, shuffled = self.with_and_without_picture(params, split, progress)
+        scores = np.array([[label in one.question.answers for label in LABELS] for one in texts], float)
+        every = {"snli_ve": worth, "shuffled": shuffled, "majority": asking.best_constant(texts, scores)}
+        metrics = {}
+        for name, values in every.items():
+            metrics |= self._metrics(name, texts, values)
+        return metrics
 
     def results(self, params: Params, split: str, progress: Progress) -> tuple[str, int]:
-        """Return the label of every statement of `split`, a line each: pairID,label. And how many there are."""
+        """Return the label of every statement of `split`, a line each (pairID,label), and the number of lines."""
         records = range(len(pipeline.open_split(self._cfg.data, split)))
         pairs = zip(*self.answer(params, split, records, progress), strict=True)
         lines = [f"{one.question.name},{label}\n" for one, label in pairs]
@@ -71,7 +74,7 @@ class Evaluator(Asking):
 
 
 def labels(model: BridgeModel, lower: Lower) -> Array:
-    """Return the logits [B,X] of the labels of the statements, which are the texts."""
+    """Return the logits [B,X] of the labels of the statements. The texts are the statements."""
     return judge(model, model.fused(lower), lower.text_mask)
 
 

@@ -1,10 +1,10 @@
-"""Visual question answering: what the best answer of every question is worth, overall and by kind of question.
+"""Score visual question answering: the worth of the best answer to every question, overall and by kind of question.
 
-The best answer of a config with the loss `vqa` is that of the greatest logit of its head; with `vqa_generative`, that
-which its decoder finds likeliest.
+With the loss `vqa`, the best answer has the greatest logit of the head; with `vqa_generative`, it is the answer that
+the decoder finds likeliest.
 
-Beside it the same model with the picture taken from another record, which shows how far the words alone go, and what
-the one answer that scores best would score if it were always given, kind by kind.
+Two scores stand beside it: the same model with the picture of another record, which shows how far the words alone go;
+and, for each kind of question, the single answer that scores best when it is given to all.
 """
 
 import json
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
-from bridge_jax.data import answers, pipeline, questions
+from bridge_jax.data import pipeline, questions
+from bridge_jax.data.answers import accuracy, scores
 from bridge_jax.evals import asking
 from bridge_jax.evals.asking import Asked, Asking
 from bridge_jax.evals.asking import Settings as Settings
@@ -38,14 +39,14 @@ def check(cfg: Config) -> None:
         if not all(question.answers for question in record["questions"]):
             raise ConfigError(
                 f"config.evals.vqa: the questions of split {split!r} have no answers to score with; choose a split "
-                "that has, and write what the model answers with tools.evaluate --results"
+                "that has, and write the model's answers with tools.evaluate --results"
             )
 
 
 class Evaluator(Asking):
     """Answer the questions of a split. Metrics: `<score>/accuracy` and `<score>/<kind>/accuracy`, in percent.
 
-    Scores: `vqa` the model; `shuffled` the model with every picture taken from another record; `constant` the best
+    Scores: `vqa`, the model; `shuffled`, the model with every picture taken from another record; `constant`, the best
     single answer to each kind of question, chosen on the split itself.
     """
 
@@ -58,37 +59,36 @@ class Evaluator(Asking):
             pairs = zip(*questions.load_answer_words(cfg), strict=True)
             self._score = predict.of(search.likelihoods, tuple(tuple(ids[mask].tolist()) for ids, mask in pairs))
 
-    def given(self, params: Params, lower: Lower) -> list[str]:
-        """Return the best answer to each question."""
+    def reply(self, params: Params, lower: Lower) -> list[str]:
+        """Return the best answer to each question. Raises FloatingPointError on NaN."""
         logits = np.asarray(self._score(params, lower))
         if np.isnan(logits).any():
             raise FloatingPointError("vqa: a logit is NaN; an accuracy would be meaningless")
         return [self._answers[output] for output in logits.argmax(axis=-1)]
 
-    def worth(self, asked: list[Asked], given: Sequence[Any]) -> list[float]:
-        return [answers.accuracy(said, one.question.answers) for one, said in zip(asked, given, strict=True)]
+    def worth(self, texts: list[Asked], answers: Sequence[Any]) -> list[float]:
+        return [accuracy(answer, one.question.answers) for one, answer in zip(texts, answers, strict=True)]
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
         """Return every metric of `split`. Raises FloatingPointError on NaN."""
-        asked, worth, shuffled = self.of_both(params, split, progress)
+        texts, worth, shuffled = self.with_and_without_picture(params, split, progress)
         known = {answer: output for output, answer in enumerate(self._answers)}
-        constant = asking.best_of_kind(asked, np.stack([answers.scores(one.question.answers, known) for one in asked]))
-        of_all = {"vqa": worth, "shuffled": shuffled, "constant": constant}
-        return {key: value for name, of in of_all.items() for key, value in self._metrics(name, asked, of).items()}
+        constant = asking.best_constant(texts, np.stack([scores(one.question.answers, known) for one in texts]))
+        metrics = {}
+        for name, values in {"vqa": worth, "shuffled": shuffled, "constant": constant}.items():
+            metrics |= self._metrics(name, texts, values)
+        return metrics
 
     def results(self, params: Params, split: str, progress: Progress) -> tuple[str, int]:
-        """Return what the model answers to every question of `split`, as VQA's evaluation server takes it.
-
-        As JSON, and how many answers there are.
-        """
+        """Return the answers to all questions of `split`, as the JSON of VQA's evaluation server, and their number."""
         records = range(len(pipeline.open_split(self._cfg.data, split)))
         pairs = zip(*self.answer(params, split, records, progress), strict=True)
-        found = [{"question_id": one.question.id, "answer": said} for one, said in pairs]
-        return json.dumps(found) + "\n", len(found)
+        entries = [{"question_id": one.question.id, "answer": answer} for one, answer in pairs]
+        return json.dumps(entries) + "\n", len(entries)
 
 
 def answer_logits(model: BridgeModel, lower: Lower) -> Array:
-    """Return the logits [B,A] of the answers to the questions, which are the texts."""
+    """Return the logits [B,A] of the answers to the questions. The texts are the questions."""
     return score(model, model.fused(lower), lower.text_mask)
 
 

@@ -76,7 +76,7 @@ def test_words_count_no_more_often_than_in_the_best_reference():
     """The example of the BLEU paper: seven times `the` has a precision of 2/7."""
     references = ["the cat is on the mat", "there is a cat on the mat"]
     counts = caption.counts(["the " * 7], [references])
-    assert (counts.correct[0].tolist(), counts.given[0].tolist()) == ([2, 0, 0, 0], [7, 6, 5, 4])
+    assert (counts.correct[0].tolist(), counts.ngrams[0].tolist()) == ([2, 0, 0, 0], [7, 6, 5, 4])
     assert values(["the " * 7], [references])[0] == pytest.approx(2 / 7)
 
 

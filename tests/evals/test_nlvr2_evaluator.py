@@ -140,14 +140,14 @@ def test_consistency_is_the_share_of_sentences_right_every_time(cfg, evaluator, 
     assert found["majority/accuracy"] == pytest.approx(50)
     (line,) = nlvr2.table(found).lines
     assert line.startswith("consistency 50.0 [")
-    assert line.endswith("every time right, of 4 sentences")
+    assert line.endswith("judged right every time, of 4 sentences")
 
 
 def test_statements_that_share_a_record_or_a_sentence_are_drawn_together():
     def asked(*pairs):
         return [Asked(p, Question(i, "x", "k", (), "", sentence)) for i, (p, sentence) in enumerate(pairs)]
 
-    found = nlvr2.apart(asked((0, "a"), (0, "b"), (1, "b"), (2, "c"), (3, ""), (4, ""), (5, "c")))
+    found = nlvr2.independent_sets(asked((0, "a"), (0, "b"), (1, "b"), (2, "c"), (3, ""), (4, ""), (5, "c")))
     groups = [{i for i, v in enumerate(found) if v == value} for value in sorted(set(found))]
     assert sorted(map(sorted, groups)) == [[0, 1, 2], [3, 6], [4], [5]]
 
@@ -190,7 +190,7 @@ class Records(list):
 @pytest.mark.parametrize(
     ("statements", "says"),
     [
-        ([], "has no statements, which the nlvr2 loss and the nlvr2 evaluator read"),
+        ([], "has no statements, but the nlvr2 loss and the nlvr2 evaluator read them"),
         ([("true",)], r"pictures is 2, but a record of 'shapes' has 1: set config.losses.nlvr2.pictures=1"),
     ],
 )
@@ -205,5 +205,5 @@ def test_statements_of_which_nobody_says_whether_they_are_true_are_refused(cfg, 
     one = dataclasses.replace(cfg, losses={"nlvr2": {"weight": 1.0, "pictures": 1}})
     record = {"statements": [Question(1, "x", "k", ())]}
     monkeypatch.setattr(pipeline, "open_split", lambda data, split: Records([record]))
-    with pytest.raises(ConfigError, match="nobody says which statements of split 'val' are true"):
+    with pytest.raises(ConfigError, match="the statements of split 'val' have no judgements to score with"):
         nlvr2.check(one)

@@ -104,7 +104,7 @@ def test_every_question_meets_the_picture_that_it_is_asked_about(cfg, evaluator,
     asked, here = stub.answer(params, SPLIT, range(16), lambda *_: None)
     of_picture = {one.position: given for one, given in zip(asked, here, strict=True)}
     assert len(set(of_picture.values())) > 3
-    asked, there = stub.answer(params, SPLIT, order, lambda *_: None, asked_of=range(16))
+    asked, there = stub.answer(params, SPLIT, order, lambda *_: None, records=range(16))
     assert there == [of_picture[order[one.position]] for one in asked]
 
 

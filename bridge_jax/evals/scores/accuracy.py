@@ -1,4 +1,4 @@
-"""The mean of scores with its bootstrap interval, where several of them belong to one picture."""
+"""Average scores with a bootstrap interval, where several scores belong to one picture."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ import numpy as np
 def mean(scores: np.ndarray, clusters: np.ndarray, samples: int, seed: int) -> dict[str, float]:
     """Return `accuracy`, the mean of `scores` [n] (0 to 1) in percent, and its 95 % interval, `_low` and `_high`.
 
-    Whole clusters [n] are drawn with replacement: the questions about one picture are no independent observations.
+    Whole clusters [n] are drawn with replacement, because questions about one picture are not independent observations.
     Same seed, same interval. Raises FloatingPointError on NaN and ValueError where there is nothing to average.
     """
     scores, clusters = np.asarray(scores, np.float64), np.asarray(clusters)

@@ -1,12 +1,13 @@
-"""The words of a caption, as the COCO caption evaluation has them: Penn Treebank tokens without punctuation.
+"""Cut a caption into words as the COCO caption evaluation does: Penn Treebank tokens without punctuation.
 
-Published scores are of captions that Stanford's PTBTokenizer (CoreNLP 3.4.1, in Java, `-lowerCase`) cut into tokens and
-that then lost a list of punctuation. Here the same is done by regular expressions of our own, written from what the
-Java program answers. NLTK's tokenisers follow the Treebank's script, not this program: on captions as people type them
-(periods inside, a.m., Mr., 2:50pm, words without a blank between them) they mostly say something else.
+For published scores, Stanford's PTBTokenizer (CoreNLP 3.4.1, in Java, `-lowerCase`) cut the captions into tokens, and a
+list of punctuation was removed from them. This file does the same by its own regular expressions, written from the
+output of the Java program. NLTK's tokenisers follow the Treebank's script and not this program: on captions as people
+type them (periods inside, a.m., Mr., 2:50pm, words without a blank between them) their output mostly differs.
 
-What surprises is kept: tokens are lower-case when the list is applied, so brackets stay, as -lrb- and -rrb-; and so do
-!!, * and &. A pound becomes #, a euro $, and the words around a forgotten blank are one: `man.The` is `man.the`.
+Surprises of the program are kept. Tokens are lower-case when the list is applied, so brackets stay, as -lrb- and -rrb-,
+and so do !!, * and &. A pound sign becomes #, a euro sign $. Words around a forgotten blank are one: `man.The` is
+`man.the`.
 
 Known to differ: a single letter with a period before a word that begins sentences (A, The, In; in Java also that of the
 next line), which loses its period there; `1 1/2`, one word there; entities of HTML but six; telephone numbers in
@@ -23,11 +24,11 @@ _SPELT = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
     "½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3", "£": "#", "€": "$", "¢": "cents",
 }  # fmt: skip
-# The list of the COCO code, and what the Java program turns into members of it.
+# The list of the COCO code, and characters that the Java program turns into members of it.
 _REMOVED = {"'", "''", "`", "``", '"', *"‘’“”«»‹›", "…", "?", "!", ",", ":", ";"}
 _REMOVED |= {"-", "--", "---", "----", *"‐–—―"}
 
-# A period belongs to these, whatever the case; to the second only with a capital, to the third only before a number.
+# A period belongs to the first list in any case, to the second only with a capital, to the third only before a number.
 _ABBREVIATIONS = """
     adj adm adv al ala alex apr ariz assn assoc asst aug ave bancorp bhd bldg blvd brig bros calif capt cf cie cmdr co
     col colo conn corp cos cpl ct dec dept det dr elec ens esq est etc ext feb fla fri ft ga gen gov hon inc ind insp
@@ -48,12 +49,12 @@ _Q = "['’]"
 _L = "[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u3040-\ud7ff]"  # a letter, or an accent to put on it
 _A = f"(?:{_L}|[0-9])"
 _END = f"(?!{_A})"
-_ALONE = f"(?!{_A}|[.!?'’]{_L})"  # the end, and no ending either: gonna, but not gonna's
+_ALONE = f"(?!{_A}|[.!?'’]{_L})"  # the end of a word without an ending: gonna, but not gonna's
 _ACRONYM = rf"(?:{_L}\.){{2,}}{_END}"  # p.m.
 _NAME = f"(?:[DOdo]{_Q})?"  # o'clock, D'Angelo
 _BOTH = "[A-Za-z0-9]+(?:-[A-Za-z]+)*"
 _KEPT = r"(?:\.(?=[,;:]))?"  # the period of any word, before another mark
-# The first that matches is the token, so what could swallow another stands before it.
+# The first pattern that matches is the token, so longer tokens stand before the ones they contain.
 _TOKEN = re.compile(
     "|".join(
         (
@@ -69,7 +70,7 @@ _TOKEN = re.compile(
             r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}|\d{1,4}-\d{1,4}/\d{1,4}",  # dates, 11-1/2
             rf"{_BOTH}(?:/{_BOTH}){{1,2}}{_END}",  # his/her
             rf"{_NAME}{_A}(?:{_A}|[.,])*(?:-(?:{_ACRONYM}|{_NAME}{_A}+))+{_KEPT}",  # t-shirt, 3.5-inch, u.s.-based
-            # Words that are two: can not, gon na, 't is; endings: do n't, it 's; and other apostrophes.
+            # One word that makes two tokens: can not, gon na, 't is; endings: do n't, it 's; and other apostrophes.
             rf"(?i:can(?=not{_ALONE})|(?:gon|wan)(?=na{_ALONE})|got(?=ta{_ALONE})|(?:gim|lem)(?=me{_ALONE}))",
             r"(?i:'t(?=is|was))",
             rf"(?i:{_L}+(?=n[`'’]t(?!{_L}))|n[`'’]t(?!{_L})|{_Q}(?:s|m|d|ll|re|ve)(?!{_L}))",
@@ -91,7 +92,7 @@ _TOKEN = re.compile(
         )
     )
 )
-# What is replaced before: entities, a typographic apostrophe in an ending, and characters that are nothing or a blank.
+# Replaced first: entities, a typographic apostrophe in an ending, and characters read as nothing or as a blank.
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'", "&nbsp;": " "}
 _READ_AS = re.compile(
     rf"{_any(' '.join(_ENTITIES))}|(?i:(?<=n)’(?=t(?!{_L}))|’(?=(?:s|m|d|ll|re|ve)(?!{_L})))"
@@ -101,18 +102,18 @@ _SMILEY = re.compile(r">?[:;=].")
 
 
 def tokenise(caption: str) -> str:
-    """Return the words of a caption in lower case, a blank between them, without punctuation; it may be empty."""
+    """Return the words of a caption in lower case, with blanks between them and no punctuation; it may be empty."""
     tokens = _TOKEN.findall(_READ_AS.sub(_read_as, caption))
     words = (token for token in tokens if token not in _REMOVED and token.strip("."))
     return " ".join(_written(word).lower() for word in words)
 
 
-def _read_as(found: re.Match[str]) -> str:
-    return (_ENTITIES | {"’": "'", "\u00ad": ""}).get(found[0], " ")
+def _read_as(match: re.Match[str]) -> str:
+    return (_ENTITIES | {"’": "'", "\u00ad": ""}).get(match[0], " ")
 
 
 def _written(word: str) -> str:
-    """Write a token as the Java program does, lower case apart."""
+    """Write a token as the Java program does, except for lower case."""
     if _SMILEY.match(word):
         return word.replace("(", _SPELT["("]).replace(")", _SPELT[")"])
     return _SPELT.get(word, word)

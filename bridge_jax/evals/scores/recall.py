@@ -1,9 +1,9 @@
-"""Retrieval scores in plain NumPy: ranks by counting, recall, and how far to trust it.
+"""Score retrieval in plain NumPy: ranks by counting, recall, and its confidence intervals.
 
-A score matrix [queries, candidates] holds the similarity of every pair, higher is better. Ids say what belongs
-together: a candidate is a positive of a query when their ids are equal, so an image has all its captions as positives.
-Ranks are pessimistic: a negative that ties with the positive is ahead of it, so a model that gives one score to
-everything finds nothing, and NaN is an error instead of a perfect rank.
+A score matrix [queries, candidates] holds the similarity of every pair, higher is better. A candidate is a positive of
+a query when their ids are equal, so an image has all its captions as positives. Ranks are pessimistic: a negative that
+ties with the positive is ahead of it. So a model that gives one score to everything finds nothing, and NaN is an error
+instead of a perfect rank.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from bridge_jax.config import ConfigError
 
 RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("text_to_image", "image_to_text")
-_CHUNK_ELEMENTS = 1 << 22  # scores looked at together: masks and copies stay below 100 MB whatever the gallery
+_CHUNK_ELEMENTS = 1 << 22  # scores in memory together: masks and copies stay below 100 MB for any gallery
 
 
 class Difference(NamedTuple):
@@ -32,14 +32,14 @@ def ranks(
 ) -> np.ndarray:
     """Return the rank (int64 [queries], best is 1) of each query's best-ranked positive.
 
-    `rank = 1 + |{negatives c: score(q, c) >= max over positives of score(q, .)}|`. Other positives never stand in the
-    way. Rows are read in chunks, so `scores` may be a memory map or a transposed view and is never copied whole.
+    `rank = 1 + |{negatives c: score(q, c) >= max over positives of score(q, .)}|`. Other positives never
+    count. Rows are read in chunks, so `scores` may be a memory map or a transposed view and is never copied whole.
 
     >>> ranks(np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([7, 8]), np.array([8, 7]))
     array([1, 2])
 
     Raises FloatingPointError on NaN and ValueError on shapes that disagree or a query without a positive, both naming
-    `direction`. Minus infinity is a legal score (a candidate that was not considered).
+    `direction`. Minus infinity is a legal score (for a candidate that was not considered).
     """
     query_ids, candidate_ids = np.asarray(query_ids), np.asarray(candidate_ids)
     if scores.shape != (len(query_ids), len(candidate_ids)):
@@ -47,7 +47,7 @@ def ranks(
             f"{direction}: expected scores of shape [queries, candidates] = "
             f"[{len(query_ids)}, {len(candidate_ids)}] as the ids say, got {list(scores.shape)}"
         )
-    found = np.empty(len(query_ids), np.int64)
+    best_ranks = np.empty(len(query_ids), np.int64)
     rows = max(1, _CHUNK_ELEMENTS // max(1, len(candidate_ids)))
     for start in range(0, len(query_ids), rows):
         chunk = np.asarray(scores[start : start + rows])
@@ -66,8 +66,8 @@ def ranks(
             row = start + alone[0]
             raise ValueError(f"{direction}: query {row} (id {query_ids[row]}) has no positive among the candidates")
         best = np.max(chunk, axis=1, keepdims=True, where=positive, initial=-np.inf)
-        found[start : start + rows] = 1 + np.count_nonzero((chunk >= best) & ~positive, axis=1)
-    return found
+        best_ranks[start : start + rows] = 1 + np.count_nonzero((chunk >= best) & ~positive, axis=1)
+    return best_ranks
 
 
 def summary(ranks: np.ndarray) -> dict[str, float]:
@@ -89,13 +89,12 @@ def retrieval(
 ) -> dict[str, float]:
     """Score both directions of `scores` [texts, images].
 
-    `text_to_image` takes a text as the query, `image_to_text` an image. Where the second direction is scored on its
-    own (reranking looks at other pairs), `image_scores` [images, texts] holds it; by default it is `scores`
-    transposed.
+    `text_to_image` takes a text as the query, `image_to_text` an image. `image_scores` [images, texts] holds the scores
+    of the second direction where they differ (reranking looks at other pairs); by default they are `scores` transposed.
 
     Returns `<direction>/r@1`, `r@5`, `r@10` in percent, `<direction>/median_rank` and `rsum`, the sum of the six
     recalls. With `bootstrap_samples`, each also has `<direction>/<name>_low` and `_high`, the ends of its 95 % interval
-    when images are drawn anew, each with all its captions. Raises what `ranks` raises.
+    over draws of images, each with all its captions. Raises the errors of `ranks`.
     """
     text_ids, image_ids = np.asarray(text_ids), np.asarray(image_ids)
     sides = (
@@ -104,10 +103,10 @@ def retrieval(
     )
     result = {}
     for direction, (matrix, query_ids, candidate_ids) in zip(DIRECTIONS, sides, strict=True):
-        found = ranks(matrix, query_ids, candidate_ids, direction)
-        result |= {f"{direction}/{name}": value for name, value in summary(found).items()}
+        query_ranks = ranks(matrix, query_ids, candidate_ids, direction)
+        result |= {f"{direction}/{name}": value for name, value in summary(query_ranks).items()}
         if bootstrap_samples:
-            for name, (low, high) in bootstrap(found, query_ids, bootstrap_samples, seed).items():
+            for name, (low, high) in bootstrap(query_ranks, query_ids, bootstrap_samples, seed).items():
                 result |= {f"{direction}/{name}_low": low, f"{direction}/{name}_high": high}
     result["rsum"] = sum(result[f"{direction}/r@{k}"] for direction in DIRECTIONS for k in RECALL_AT)
     return result
@@ -123,11 +122,12 @@ def folds(
 ) -> dict[str, float]:
     """Return `retrieval` averaged over `count` equal consecutive folds of the images, each with its own captions.
 
-    A fold is a gallery of its own: its queries meet its candidates alone. COCO's "1K" numbers are the mean over five
-    folds of the 5,000 test images in the order of the split file, so the order of `image_ids` [images] matters.
+    A fold is a gallery of its own: its queries are scored only against its candidates. COCO's "1K" numbers are the mean
+    over five folds of the 5,000 test images in the order of the split file, so the order of `image_ids` [images]
+    matters.
 
-    Raises ConfigError where the folds would not be equal, ValueError where an image occurs twice, and what `ranks`
-    raises.
+    Raises ConfigError where the folds cannot be equal, ValueError where an image occurs twice, and the errors of
+    `ranks`.
     """
     text_ids, image_ids = np.asarray(text_ids), np.asarray(image_ids)
     if count < 1 or len(image_ids) % count:
@@ -149,7 +149,7 @@ def folds(
 def bootstrap(ranks: np.ndarray, clusters: np.ndarray, samples: int, seed: int) -> dict[str, tuple[float, float]]:
     """Return the 95 % percentile interval of each number of `summary`.
 
-    Whole clusters [queries] are drawn with replacement: the captions of one image are no independent observations, so
+    Whole clusters [queries] are drawn with replacement. The captions of one image are not independent observations, so
     for texts as queries the image is the cluster. Same seed, same interval.
     """
     drawn = [summary(ranks[rows]) for rows in _resample(clusters, len(ranks), samples, seed)]
@@ -159,10 +159,10 @@ def bootstrap(ranks: np.ndarray, clusters: np.ndarray, samples: int, seed: int) 
 def paired_bootstrap(
     ranks_a: np.ndarray, ranks_b: np.ndarray, clusters: np.ndarray, samples: int, seed: int
 ) -> dict[str, Difference]:
-    """Return how much better `a` is than `b` on the same queries, for each recall, in percentage points.
+    """Return the advantage of `a` over `b` on the same queries, for each recall, in percentage points.
 
-    Both are read on the same draws of whole clusters, so what makes a query hard for both cancels. `p` is the share
-    of draws in which `a` is not better, the observed one counted in, so it is never 0.
+    Both are scored on the same draws of whole clusters, so the difficulty of a query cancels. `p` is the share of draws
+    in which `a` is not better; it counts the observed sample in, so it is never 0.
     """
     if len(ranks_a) != len(ranks_b):
         raise ValueError(
@@ -195,7 +195,7 @@ def two_way(scores_true: np.ndarray, scores_negative: np.ndarray) -> float:
 
 
 def _resample(clusters: np.ndarray, queries: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield `samples` arrays of query rows, each made of as many whole clusters as there are, with replacement."""
+    """Yield `samples` arrays of query rows, each of as many whole clusters as there are, drawn with replacement."""
     clusters = np.asarray(clusters)
     if clusters.shape != (queries,) or not queries or samples < 1:
         raise ValueError(
@@ -215,14 +215,15 @@ def _interval(values) -> tuple[float, float]:
 
 
 def top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of each row's k best scores, in no order."""
+    """Return the columns of each row's k best scores, in any order."""
     return np.argpartition(-scores, k - 1, axis=1)[:, :k]
 
 
 def reorder(unimodal: np.ndarray, score: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """Return scores in which each row's `top` columns are ordered by `score` and stand before all the others."""
+    """Return scores by which each row's `top` columns are ordered by `score` and come before all others."""
     rows = np.arange(len(unimodal))[:, None]
     best = score[rows, top]
-    result = best.min(axis=1, keepdims=True) - 3.0 + unimodal  # cosines: at least one below the least of the best
+    # cosines lie in -1..1, so all other columns end at least one below the least of the best
+    result = best.min(axis=1, keepdims=True) - 3.0 + unimodal
     result[rows, top] = best
     return result
