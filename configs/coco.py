@@ -5,20 +5,20 @@
     python -m bridge_jax.main --config=configs/coco.py --workdir=runs/coco
     python -m tools.evaluate --workdir=runs/coco --split=test --rerank
 
-`DIR` holds `train2014/`, `val2014/` and Karpathy's `dataset_coco.json`. The checkpoint is chosen on `val`; the table at
-the end is of `test`, 5,000 photos at once ("5K") and as the mean over five folds of 1,000 ("1K").
+`DIR` holds `train2014/`, `val2014/` and Karpathy's `dataset_coco.json`. `val` chooses the checkpoint. The table at the
+end is for `test`: 5,000 photos at once ("5K"), and the mean over five folds of 1,000 ("1K").
 
 `configs/coco.py:size=large` is ViT-L/16 and BERT-large, `configs/coco.py:size=huge` ViT-H/14 and RoBERTa-large, whose
 vocabulary is its `tokenizer.json`. `--config.mesh.fsdp=8` spreads them over 8 devices.
 
-A stage's `learning_rate` is the towers' rate; "new parameters 10x lr" multiplies it for everything that is not
-pretrained, in every stage: bridge and heads run at 1e-3, 5e-4 and 1e-4 while the open tower blocks run at 5e-5 and 1e-5
-(in `stabilise` none is open). The authors' code sets that factor up and then overwrites it in every epoch, so what they
-ran was the stage's rate for all alike: `lr_factors(new=1.0, scalars=1.0)` in this file. Gates and temperatures run at
-20x here (docs/method.md 5.14).
+A stage's `learning_rate` is the towers' rate. The paper's "new parameters 10x lr" multiplies it for all parameters that
+are not pretrained, in every stage: bridge and heads run at 1e-3, 5e-4 and 1e-4 while the open tower blocks run at 5e-5
+and 1e-5 (in `stabilise` none is open). The authors' code sets that factor and then overwrites it in every epoch, so
+their runs used the stage's rate for all parameters: `lr_factors(new=1.0, scalars=1.0)` in this file. Gates and
+temperatures run at 20x here (docs/method.md 5.14).
 
-The lower states are not cached: one crop of each photo would take 34 GB and the captions 26 GB. Evaluation keeps the
-lower states of `test` in memory, 2.7 GB in bfloat16.
+Training does not cache the lower states: one crop of each photo would take 34 GB, and the captions 26 GB. Evaluation
+keeps the lower states of `test` in memory, 2.7 GB in bfloat16.
 """
 
 import ml_collections
@@ -81,7 +81,7 @@ def get_config(size: str = "size=base") -> ml_collections.ConfigDict:
     config.vision, config.text, vocabulary, bridge = known[name]
     config.bridge.update(bridge)
     config.data.update(dataset="coco", vocabulary=vocabulary, crop_area=(0.9, 1.0), flip=True, workers=8)
-    config.blocks = dict(scan=True, remat="full")  # 64 pairs fit a TPU v5e chip, and it compiles in minutes
+    config.blocks = dict(scan=True, remat="full")  # 64 pairs fit a TPU v5e chip, and a stage compiles in minutes
     config.stages = stages(TRAIN_PHOTOS)
     config.stage_order = ("stabilise", "align", "task")
     config.evals.retrieval.update(splits=("test",), folds=5)

@@ -1,7 +1,7 @@
-"""What the experiments share: tower sizes, the bridge, losses and the three stages of the paper.
+"""The parts that all experiments share: tower sizes, the bridge, losses and the three stages of the paper.
 
-The method is in docs/method.md. Every key that a config may have is in `bridge_jax/config/keys.py`, or in
-the file of its loss or evaluator.
+docs/method.md describes the method. `bridge_jax/config/keys.py` and the files of losses and evaluators list every key
+that a config may have.
 """
 
 import ml_collections
@@ -18,7 +18,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 def vit(size: str, *, patch_px: int, image_px: int, **changes) -> ml_collections.ConfigDict:
-    """Return a ViT as Hugging Face's `vit` has it (pixels scaled to -1..1)."""
+    """Return a ViT with the layout of Hugging Face's `vit` (pixels scaled to -1..1)."""
     depth, width, heads, mlp_width = SIZES[size]
     tower = dict(
         tower="vit",
@@ -67,7 +67,7 @@ def bert(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
 
 
 def roberta(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
-    """Return a RoBERTa: its own tokenizer.json (50,265 byte-level pieces), 512 positions behind two idle ones."""
+    """Return a RoBERTa: its own tokenizer.json (50,265 byte-level pieces), 512 positions after two unused ones."""
     changes = dict(tower="roberta", vocab_size=50265, max_positions=514, token_types=1, norm_eps=1e-5) | changes
     return bert(size, length=length, **changes)
 
@@ -87,8 +87,8 @@ SCALARS = (
 )
 
 
-# Megatron's way over `tensor`: the first product of a pair by columns, the second by rows, so that only the sum of the
-# second crosses devices. Over `fsdp` the other dimension of every large matrix is spread, and nothing else.
+# Over `tensor`, Megatron's layout: the first matrix of a pair is split by columns, the second by rows, so that only the
+# sum after the second crosses devices. Over `fsdp`, the other dimension of every large matrix is split, nothing else.
 SHARDING = (
     (r"(vision|text|bridge)/.*/(query|key|value|qkv|up)/kernel", ("fsdp", "tensor")),
     (r"(vision|text|bridge)/.*/(query|key|value|up)/bias", ("tensor",)),
@@ -105,7 +105,7 @@ def lr_factors(*, new: float, scalars: float) -> tuple:
 
 
 def base() -> ml_collections.ConfigDict:
-    """Return what every experiment starts from: docs/method.md 3.3 with the mended losses of its section 5."""
+    """Return the config that every experiment starts from: docs/method.md 3.3 with corrected losses (section 5)."""
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.compute_dtype = "float32"
@@ -222,14 +222,14 @@ def fine_tuning(loss: str, steps: tuple[int, int], batch_size: int) -> dict[str,
 
 
 def caption_decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
-    """Give the experiment a decoder of captions, the loss that trains it and the evaluator of what it writes."""
+    """Give the experiment a decoder of captions, the loss that trains it and the evaluator of its captions."""
     decoder(config, size, **(dict(reads="image") | changes))
     config.losses.caption = dict(weight=1.0, label_smoothing=0.1)
     config.evals.caption = caption()
 
 
 def decoder(config: ml_collections.ConfigDict, size: str, **changes) -> None:
-    """Give the experiment a decoder of answers, which reads picture and question after they met, and its rules."""
+    """Give the experiment a decoder of answers and its rules. It reads picture and question after the bridge."""
     depth, width, heads, mlp_width = SIZES[size]
     settings = dict(layers=depth, width=width, heads=heads, mlp_width=mlp_width, dropout=0.1, reads="fused")
     config.decoder = settings | changes

@@ -5,11 +5,11 @@
     python -m bridge_jax.main --config=configs/flickr30k.py --workdir=runs/flickr30k
     python -m tools.evaluate --workdir=runs/flickr30k --split=test --rerank
 
-`DIR` holds `flickr30k-images/` and Karpathy's `dataset_flickr30k.json`. The table at the end is of the
+`DIR` holds `flickr30k-images/` and Karpathy's `dataset_flickr30k.json`. The table at the end is for the
 1,000 test photos.
 
-To start from the best checkpoint of a COCO run, give its workdir. Its bridge and heads are trained already, so the
-stage that only trains those may be left out:
+To start from the best checkpoint of a COCO run, give its workdir. Its bridge and heads are trained already, so you may
+leave out the stage that trains only those:
 
     python -m bridge_jax.main --config=configs/flickr30k.py --workdir=runs/flickr30k_from_coco \
         --config.init_from=runs/coco --config.stage_order="('align', 'task')"

@@ -5,8 +5,8 @@
     python -m bridge_jax.main --config=configs/flickr8k.py --workdir=runs/flickr8k \
         --config.data.vocabulary=data/minilm/vocab.txt
 
-`DIR` holds `images/` and Karpathy's `dataset_flickr8k.json`. Towers on disk: `--config.vision.pretrained=FOLDER` and
-`--config.text.pretrained=FOLDER`.
+`DIR` holds `images/` and Karpathy's `dataset_flickr8k.json`. To read towers from disk, add
+`--config.vision.pretrained=FOLDER` and `--config.text.pretrained=FOLDER`.
 """
 
 import ml_collections
@@ -20,9 +20,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.text = common.minilm(length=24, pretrained="sentence-transformers/all-MiniLM-L6-v2")
     config.bridge.update(layers=2, shared_width=256, heads=4, gate_start=0.27, output_dropout=0.2)
     config.data.update(dataset="flickr8k", crop_area=(0.6, 1.0))
-    # A reranker meets the top of the unimodal order; the paper's band, 0.2 to 0.5 below the true pair, leaves it out.
+    # A reranker scores the top of the unimodal order; the paper's band, 0.2 to 0.5 below the true pair, excludes it.
     config.mining.update(partners=1, margin_min=-1.0, margin_max=0.1)
-    # The fused losses see a few pairs of every text, too few here to teach a reranker what the towers do not know.
+    # The fused losses see a few pairs of every text: too few here for a reranker to learn more than the towers know.
     config.losses.token_itc = dict(weight=1.0, group=64)
     config.stages = dict(
         stabilise=common.stage(

@@ -1,13 +1,13 @@
-"""NLVR from DINOv2-small and MiniLM-L6: is a statement true of a drawn picture of three boxes? For two CPU cores.
+"""Train NLVR from DINOv2-small and MiniLM-L6 on two CPU cores: is a statement true of a drawn picture of three boxes?
 
     hf download sentence-transformers/all-MiniLM-L6-v2 vocab.txt --local-dir=data/minilm
     python -m tools.prepare_data --dataset=nlvr --raw_dir=DIR --data_dir=data
     python -m bridge_jax.main --config=configs/nlvr.py --workdir=runs/nlvr \
         --config.data.vocabulary=data/minilm/vocab.txt
 
-`DIR` holds `train.jsonl` and `dev.jsonl`, whose lines name their pictures. Towers on disk:
+`DIR` holds `train.jsonl` and `dev.jsonl`, whose lines name their pictures. To read towers from disk, add
 `--config.vision.pretrained=FOLDER` and `--config.text.pretrained=FOLDER`. The pictures, 400 x 100 pixels, are squashed
-to the square: their middle would be one box of the three.
+to the square, because their centre square would show only one box of the three.
 """
 
 import ml_collections

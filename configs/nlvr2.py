@@ -1,4 +1,4 @@
-"""NLVR2, from the towers of configs/coco.py, or from a run of it: is a statement true of two photographs?
+"""Train NLVR2 from the towers of configs/coco.py, or from a run of it: is a statement true of two photographs?
 
     hf download google-bert/bert-base-uncased vocab.txt --local-dir=data/bert-base-uncased
     python -m tools.prepare_data --dataset=nlvr2 --raw_dir=DIR --data_dir=data
@@ -7,19 +7,19 @@
     python -m tools.evaluate --workdir=runs/nlvr2 --split=test1 --results=nlvr2_test1.csv
 
 `DIR` holds the official `train.json`, `dev.json` and `test1.json`, and the photos as `images/train/42/*.png`,
-`images/dev/*.png` and `images/test1/*.png`. The checkpoint is chosen on all of `dev`; the table at the end is of `dev`
-and `test1` (test-P), with the consistency. The last command writes what the official metrics.py reads.
+`images/dev/*.png` and `images/test1/*.png`. All of `dev` chooses the checkpoint. The table at the end is for `dev` and
+`test1` (test-P), with the consistency. The last command writes a file for the official metrics.py.
 
-Photos are squashed, not cut, to the square: a statement counts what may stand at an edge. The paper says nothing of how
-long it trains: two stages here, 1 epoch with the towers frozen but for their top 4 blocks, and 9 with all open. An
-epoch shows every pair once, with one of its statements.
+Photos are squashed to the square and not cropped: a statement may count objects at an edge. The paper does not say how
+long it trains. Here it takes two stages: 1 epoch with the towers frozen but for their top 4 blocks, and 9 with all
+open. An epoch shows every pair once, with one of its statements.
 """
 
 import ml_collections
 
 from configs import coco, common
 
-TRAIN_STATEMENTS = 86_373  # of at most two a pair
+TRAIN_STATEMENTS = 86_373  # at most two for each pair
 
 
 def get_config() -> ml_collections.ConfigDict:

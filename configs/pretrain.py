@@ -1,4 +1,4 @@
-"""Pre-training on COCO, Visual Genome and Conceptual Captions 3M and 12M, from ViT-B/16 and BERT-base: stages A and B.
+"""Pre-train on COCO, Visual Genome and Conceptual Captions 3M and 12M, from ViT-B/16 and BERT-base: stages A and B.
 
     python -m tools.prepare_data --dataset=visual_genome --raw_dir=DIR --data_dir=data --held_out=coco,flickr30k
     python -m tools.prepare_data --dataset=cc3m --raw_dir=DIR --data_dir=data --held_out=coco,flickr30k
@@ -6,17 +6,17 @@
     python -m bridge_jax.main --config=configs/pretrain.py --workdir=runs/pretrain
     python -m bridge_jax.main --config=configs/coco.py --workdir=runs/coco --config.init_from=runs/pretrain
 
-`DIR` holds the official `image_data.json`, `region_descriptions.json`, `VG_100K/` and `VG_100K_2/` of Visual Genome;
-of the others the tars of img2dataset, or a folder of pictures with `captions.jsonl` (see
-bridge_jax/data/datasets/pairs.py). Each data set is drawn from as often as `config.data.mixture` says, whatever its
-size. `--held_out` leaves out what COCO and Flickr30k, prepared before, evaluate on: half of Visual Genome's photos are
-COCO's. Words and patches are masked too. The checkpoint is chosen on COCO's `val`.
+For Visual Genome, `DIR` holds the official `image_data.json`, `region_descriptions.json`, `VG_100K/` and `VG_100K_2/`;
+for the others, the tars of img2dataset, or a folder of pictures with `captions.jsonl` (see
+bridge_jax/data/datasets/pairs.py). `config.data.mixture` gives the share of each data set, whatever its size.
+`--held_out` leaves out the evaluation pictures of COCO and Flickr30k, which must be prepared before: half of Visual
+Genome's photos are COCO's. Words and patches are masked too. COCO's `val` chooses the checkpoint.
 
-The paper (docs/method.md 3.3) does not say how many epochs it pre-trains: 1 and 4 here, each as many pictures as CC3M
-has.
+The paper (docs/method.md 3.3) does not say how many epochs it pre-trains. Here the stages take 1 and 4 epochs, each of
+as many pictures as CC3M has.
 
-`configs/pretrain.py:size=small` shows on two CPU cores what pictures are worth to masked words: the towers of
-configs/flickr8k.py, half Flickr8k and half the embedded shapes, `align` alone.
+`configs/pretrain.py:size=small` shows on two CPU cores how much pictures help to predict masked words: with the towers
+of configs/flickr8k.py, half Flickr8k and half the embedded shapes, and only the stage `align`.
 """
 
 import ml_collections
@@ -76,6 +76,6 @@ def small() -> ml_collections.ConfigDict:
         )
     )
     config.stage_order = ("align",)
-    config.evals.retrieval.update(every_steps=400, splits=())  # the last step's is the best: recall is not trained
+    config.evals.retrieval.update(every_steps=400, splits=())  # once, at the last step: recall is not trained
     config.evals.mlm = common.mlm()
     return config

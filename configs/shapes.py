@@ -1,15 +1,15 @@
-"""The embedded data set: coloured shapes. From nothing to a recall table on a laptop's CPU in five minutes.
+"""Train on the embedded data set of coloured shapes: from nothing to a recall table on a laptop's CPU in five minutes.
 
     bash launch/local.sh
 
 There are no pretrained towers to stabilise, so the first stage trains both from random weights on the unimodal loss.
-Then they are frozen, their states are read from the cache, and the bridge learns what the towers cannot say: which of a
-scene and its mirror image "A left of B" means. Both are in every batch, and the hardest partner that mining picks is
-the mirror. The third stage opens everything at a low rate.
+Then they are frozen, and their states come from the cache. The bridge learns to tell a scene from its mirror image for
+a caption such as "A left of B", which the towers cannot. Scene and mirror are in every batch, and the hardest partner
+that mining picks is the mirror. The third stage opens everything at a low rate.
 
-The converse, "B right of A", is in none of these batches, and reranking turns it round: the bridge has learned to look
-at who is named first, and not at the word. Both together ask for three bits at once (word, order, side): 800 steps of
-64 on equal shares stayed at chance.
+The converse, "B right of A", is in none of these batches, and reranking gets it the wrong way round: the bridge has
+learned to read which group is named first, and not the word. Both together need three bits at once (word, order, side):
+800 steps of 64 on equal shares stayed at chance.
 """
 
 import ml_collections
@@ -27,7 +27,7 @@ def get_config(task: str = "task=retrieval") -> ml_collections.ConfigDict:
 
 
 def retrieval() -> ml_collections.ConfigDict:
-    """Return the experiment that the others start as."""
+    """Return the experiment on retrieval, which the other tasks build on."""
     config = common.base()
     config.vision = common.vit("tiny", patch_px=16, image_px=64)
     config.text = common.bert("tiny", length=16, vocab_size=64, max_positions=32, dropout=0.0)
@@ -43,7 +43,7 @@ def retrieval() -> ml_collections.ConfigDict:
         match_threshold_start=0.95,  # towers trained from random weights put true pairs at a cosine of 0.98
     )
     config.data.update(dataset="shapes", crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
-    # An empty band: the hardest partner, the mirror image. The paper's band, well below the true pair, leaves it out.
+    # An empty band picks the hardest partner, the mirror image. The paper's band lies well below the true pair.
     config.mining.update(partners=1, margin_min=0.0, margin_max=0.0)
     pairs = dict(group_examples=2, caption_kinds=("relation",))
     bridge = dict(losses=("fused_itc", "itm"), cached_crops=1, learning_rate=1e-3)
@@ -58,14 +58,15 @@ def retrieval() -> ml_collections.ConfigDict:
 
 
 def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """First write and complete captions, then match them, then answer questions with the towers frozen.
+    """Write and complete captions first, then match them, then answer questions with the towers frozen.
 
-    Which shape has which colour is hardly learned from answers, and soon from captions: the decoder's words teach the
-    image tower, masked ones the bridge. With 80 % of the words masked it has to see who stands where; with 40 %, the
-    rest of the caption tells. In batches of 32 masked words are learned in 1,200 steps; 850 of 64 left their loss at
-    0.1, and then 82.3 % of the questions were answered. Matching against the mirror image takes 100 steps after that,
-    and is what "yes" and "no" begin from. The towers stay frozen with questions: 1,000 steps at 1e-3 gave 95.2 % on the
-    first 64 pictures of `val`, all open at 3e-4 75.7 %, both from 850 steps of 64 captions and with a question mark.
+    A model hardly learns from answers which shape has which colour, but soon learns it from captions: the decoder's
+    words teach the image tower, masked words teach the bridge. With 80 % of the words masked the bridge has to look
+    where the groups stand; with 40 %, the rest of the caption gives it away. In batches of 32, masked words are learned
+    in 1,200 steps; 850 steps of 64 left their loss at 0.1, and then 82.3 % of the questions were answered. Matching
+    against the mirror image takes 100 steps after that, and prepares the answers "yes" and "no". The towers stay frozen
+    for questions: 1,000 steps at 1e-3 gave 95.2 % on the first 64 pictures of `val`, against 75.7 % with all open at
+    3e-4, both from 850 steps of 64 captions and with a question mark.
     """
     config = caption(config)
     config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0))
@@ -99,10 +100,10 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def caption(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Add a decoder, which writes where what stands.
+    """Add a decoder, which writes captions that place the groups.
 
-    It trains with the towers from the start: every word of a caption asks what a picture shows, where a match of the
-    whole caption says little of its parts.
+    It trains with the towers from the start: every word of a caption depends on the picture, while a match of the whole
+    caption tells little about its parts.
     """
     common.caption_decoder(config, "tiny", layers=2)
     config.losses.caption.label_smoothing = 0.0
@@ -123,10 +124,10 @@ def caption(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def nlvr2(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Turn the last two stages to statements about two pictures.
+    """Use the last two stages for statements about two pictures.
 
-    First with the towers frozen: from captions and masked words, all open, 160 steps stayed at chance. On `val` 62 %
-    after `align`, then 68, 91 and 99 % after 100, 300 and 500 steps of `task`.
+    The towers are frozen at first: starting from captions and masked words, with all open, 160 steps stayed at chance.
+    Accuracy on `val` is 62 % after `align`, then 68, 91 and 99 % after 100, 300 and 500 steps of `task`.
     """
     config.losses.nlvr2 = dict(weight=1.0, pictures=2)
     statements = dict(batch_size=64, losses=("nlvr2",))

@@ -1,4 +1,4 @@
-"""SNLI-VE, from the towers of configs/coco.py, or from a run of it: what does a photo say of a statement?
+"""Train SNLI-VE from the towers of configs/coco.py, or from a run of it: does a photo entail or contradict a statement?
 
     hf download google-bert/bert-base-uncased vocab.txt --local-dir=data/bert-base-uncased
     python -m tools.prepare_data --dataset=snli_ve --raw_dir=DIR --data_dir=data
@@ -6,9 +6,9 @@
     python -m tools.evaluate --workdir=runs/snli_ve --split=test --json=snli_ve_test.json
 
 `DIR` holds the official `snli_ve_train.jsonl`, `snli_ve_dev.jsonl` and `snli_ve_test.jsonl`, and Flickr30k's photos in
-`flickr30k-images/`. The checkpoint is chosen on all of `dev`; the table at the end is of `dev` and `test`.
+`flickr30k-images/`. All of `dev` chooses the checkpoint. The table at the end is for `dev` and `test`.
 
-The paper has no such task: the stages are those of configs/nlvr2.py, with half its passes over the statements, 0.5 with
+The paper has no such task. The stages are those of configs/nlvr2.py with half its epochs over the statements: 0.5 with
 the towers frozen but for their top 4 blocks, and 4.5 with all open (ALBEF: 5).
 """
 
