@@ -1,22 +1,23 @@
 # shellcheck shell=bash
-# Sourced by local.sh, test.sh and tpu_worker.sh: makes .venv where it is absent and installs the package with the
-# tested versions. Leaves the interpreter in $python and the shell in the root of the repository.
+# local.sh, test.sh and tpu_worker.sh source this file. It makes .venv where it is absent and installs the package with
+# the tested versions. It leaves the interpreter in $python and the shell in the root of the repository.
 
-# Settings that make a step on CPUs faster, unless the user says otherwise; tools.bench_step measures it, and the
-# figures are in docs/results.md. Arrays in huge pages, where the kernel otherwise hands out a step's memory 4 KB at a
-# time (a name only, elsewhere than on Linux); and products by Eigen, which for a small model's tall, narrow matrices
-# reaches 90 % of a square product's rate, where XLA's own choice (YNNPACK) reaches 70 %.
+# These settings make a step on CPUs faster, unless the user sets others; tools.bench_step measures them, and
+# docs/results.md has the figures. Huge pages hold the arrays, where the kernel would otherwise hand out a step's memory
+# 4 KB at a time (without effect elsewhere than on Linux). Eigen computes the products: for a small model's tall, narrow
+# matrices it reaches 90 % of a square product's rate, while XLA's own choice (YNNPACK) reaches 70 %.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export XLA_FLAGS="${XLA_FLAGS:---xla_cpu_experimental_ynn_fusion_type=-individual_dot}"
 
-# Python compiles what is imported at its first import and keeps it; pip compiles nothing here, as it would compile all
-# that is installed, half of its time. Images that turn keeping off have every program compile it again, for 1.7 s.
+# Python compiles a module at its first import and keeps the result. pip compiles nothing here: it would compile all
+# installed modules and spend half of its time on it. Some images turn keeping off; there every program would compile
+# its imports again, for 1.7 s.
 unset PYTHONDONTWRITEBYTECODE
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=.venv/bin/python
 
-# True where "$1" runs and is Python 3.11 or newer.
+# Succeeds where "$1" runs and is Python 3.11 or newer.
 is_new_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
@@ -37,8 +38,8 @@ make_venv() {
   exit 2
 }
 
-# install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: skipped while neither pyproject.toml nor constraints.txt
-# changed.
+# install_package REQUIREMENT [PACKAGE_TO_INSTALL_FIRST]: installs, unless pyproject.toml and constraints.txt are
+# unchanged since the last time.
 install_package() {
   local extra stamp want
   extra="${1//[^a-z]/}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on this machine: bash launch/local.sh [FLAGS OF bridge_jax.main]
 #
-# Without flags it prepares the embedded data set (coloured shapes) and trains configs/shapes.py. Paths are relative to
+# Without flags, prepares the embedded data set (coloured shapes) and trains configs/shapes.py. Paths are relative to
 # the root of the repository. Examples:
 #   bash launch/local.sh --config.seed=1 --workdir=runs/shapes_seed1
 #   bash launch/local.sh --config=configs/shapes.py:task=vqa     # into runs/shapes_vqa
@@ -9,7 +9,7 @@
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# A run does the same step over and over: its memory is kept for the next. (Not in the tests, which run many programs.)
+# A run repeats one step, so the allocator keeps its memory for the next one. (Not in tests: they run many programs.)
 export GLIBC_TUNABLES="$GLIBC_TUNABLES:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
 
 config=configs/shapes.py
@@ -18,9 +18,9 @@ data_dir=data
 flags=()
 while (($#)); do
   case "$1" in
-    --config | --workdir | --config.data.data_dir) # the value is the next word
+    --config | --workdir | --config.data.data_dir) # the value is the next argument
       if (($# < 2)); then
-        echo "error: $1 expects a value" >&2
+        echo "error: expected a value after $1, got none; give $1=VALUE" >&2
         exit 2
       fi
       set -- "$1=$2" "${@:3}"

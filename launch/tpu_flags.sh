@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by tpu_vm.sh, which says what they mean: its flags, read into variables and checked before anything
-# is paid for.
+# tpu_vm.sh, which documents the flags, sources this file: it reads the flags into variables and checks them before
+# anything costs money.
 
 name=bridge zone="" project="" accelerator_type="" runtime="" service_account="" tier="" queued="" bucket="" data=""
 repo="" commit="" restarts=0 poll_secs=30 dry_run="" workdir="" main_flags=()
@@ -11,7 +11,8 @@ fail() {
 }
 
 read_flags() {
-  [[ "${1:-}" =~ ^(run|follow|stop|delete)$ ]] || fail "expected run, follow, stop or delete first, got '${1:-}'"
+  [[ "${1:-}" =~ ^(run|follow|stop|delete)$ ]] ||
+    fail "expected run, follow, stop or delete as the first word, got '${1:-}'"
   action="$1"
   shift
   while (($#)); do
@@ -68,18 +69,18 @@ check_run() {
     [[ "$flag" != --workdir=* ]] || workdir="${flag#*=}"
   done
   [[ "$bucket" =~ ^[a-z0-9][a-z0-9._-]*$ ]] ||
-    fail "expected --bucket=NAME without gs://, got '$bucket'; a slice keeps nothing"
+    fail "expected --bucket=NAME without gs://, got '$bucket'; the run is saved there, since a slice keeps nothing"
   [[ "$workdir" == bucket/?* ]] ||
-    fail "expected -- --workdir=bucket/FOLDER, got '$workdir'; bucket/ is --bucket, mounted"
+    fail "expected -- --workdir=bucket/FOLDER, got '$workdir'; --bucket is mounted as bucket/"
   [[ -z "$data" || "$data" == gs://?* ]] ||
-    fail "expected --data=gs://BUCKET/FOLDER, got '$data'; copy the data there first: launch/README.md"
+    fail "expected --data=gs://BUCKET/FOLDER, got '$data'; copy the data there first, see launch/README.md"
   if [[ -n "$repo" ]]; then
     [[ "$commit" =~ ^[0-9a-f]{40}$ ]] ||
       fail "expected --commit=COMMIT of 40 digits with --repo, got '$commit'; see git log"
   else
     [[ -z "$commit" ]] ||
-      fail "expected --repo=URL with --commit, got none; without both HEAD of this repository is sent"
+      fail "expected --repo=URL with --commit, got none; give both, or neither to send HEAD of this repository"
     commit="$(git rev-parse HEAD)"
-    [[ -z "$(git status --porcelain --untracked-files=no)" ]] || say "note: changes that are not committed stay here"
+    [[ -z "$(git status --porcelain --untracked-files=no)" ]] || say "note: uncommitted changes are not sent"
   fi
 }

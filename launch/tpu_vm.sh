@@ -2,21 +2,21 @@
 # Train on a Cloud TPU slice: bash launch/tpu_vm.sh run|follow|stop|delete FLAGS [-- FLAGS OF bridge_jax.main]
 #
 #   run     create the slice or reuse it, send the code, install it, start main on every worker, follow worker 0
-#   follow  follow the log of worker 0 again; the exit code is that of the run
-#   stop    end the run and keep the slice (and its bill)
+#   follow  follow the log of worker 0 again and exit with the code of the run
+#   stop    end the run and keep the slice, which costs money until it is deleted
 #   delete  delete the slice, and the queued resource it came from
 #
 #   --zone=ZONE  --project=PROJECT  --name=bridge  --poll_secs=30  --dry_run
 # and for `run`:
-#   --accelerator_type=v5litepod-16  --runtime=VERSION (else the one for the type)  --service_account=EMAIL
-#   --queued  --spot  --reserved     a queued resource waits for chips; without --spot and --reserved it is on-demand
-#   --bucket=BUCKET                  mounted as bucket/ on every worker; --workdir has to be below it
+#   --accelerator_type=v5litepod-16  --runtime=VERSION (default: the type's own)  --service_account=EMAIL
+#   --queued  --spot  --reserved     queued: wait for chips; without --spot and --reserved the slice is on-demand
+#   --bucket=BUCKET                  mounted as bucket/ on every worker; --workdir must be below it
 #   --data=gs://BUCKET/data          copied to data/ on every worker
-#   --repo=URL --commit=COMMIT       cloned by the workers; without them HEAD is copied from here
-#   --restarts=N                     after a preemption create the slice anew and go on, at most N times (0)
+#   --repo=URL --commit=COMMIT       cloned by the workers; without them, HEAD is copied from here
+#   --restarts=N                     after a preemption, create the slice again and resume, at most N times (0)
 #
-# A run that was preempted goes on from its workdir when the same command is given again. --dry_run prints the commands
-# for a slice that is not there yet and runs none of them; it needs no gcloud.
+# Give the same command again to resume a preempted run from its workdir. --dry_run prints the commands for a new slice
+# and runs none of them; it needs no gcloud.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,8 +35,8 @@ call() {
   fi
 }
 
-# state KIND FIELD TYPE_FIELD: the state and the type of slice $name, or nothing where there is none. `list` and not
-# `describe`: a failure of gcloud stops the script, and is not taken for an absent slice.
+# state KIND FIELD TYPE_FIELD: prints the state and the type of slice $name, or nothing where there is none. It uses
+# `list` and not `describe`, so that a failure of gcloud stops the script and does not pass for an absent slice.
 state() {
   gcloud compute tpus "$1" list "${where[@]}" --format="value(name.basename(),$2,$3.basename())" |
     awk -v name="$name" '$1 == name { print $2, $3 }'
@@ -59,21 +59,21 @@ create() {
 delete_node() { call gcloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet; }
 delete_queued() { call gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet; }
 
-# Returns when the slice is up. One that was preempted before is deleted and created anew.
+# Returns when the slice is up. A slice that was preempted before is deleted and created again.
 ensure_slice() {
-  local found current created=""
+  local status current created=""
   if [[ -n "$dry_run" ]]; then
     create
     [[ -z "$queued" ]] || echo "# wait until the queued resource is ACTIVE"
     return
   fi
   while true; do
-    found="$(slice_state)"
-    current="${found%% *}"
+    status="$(slice_state)"
+    current="${status%% *}"
     case "$current" in
       READY | ACTIVE)
-        [[ "${found#* }" =~ ^($accelerator_type)?$ ]] ||
-          fail "expected $name to be $accelerator_type, got ${found#* }; delete it or give another --name"
+        [[ "${status#* }" =~ ^($accelerator_type)?$ ]] ||
+          fail "expected $name to be $accelerator_type, got ${status#* }; delete it or give another --name"
         return
         ;;
       "")
@@ -83,7 +83,7 @@ ensure_slice() {
         ;;
       PREEMPTED | TERMINATED | SUSPENDED | FAILED)
         [[ -z "$created" ]] || fail "expected $name to come up, got $current; see gcloud compute tpus ... describe" 1
-        say "$name is $current; deleting what is left of it"
+        say "$name is $current; deleting its remains"
         if [[ -n "$queued" ]]; then delete_queued; else delete_node; fi
         ;;
       STOPPED | HIDDEN) fail "expected $name to be READY, got $current; start it with gcloud, or delete it" ;;
@@ -112,7 +112,7 @@ send_code() {
   on all "git init --quiet bridge_jax && cd bridge_jax && git $fetch && git checkout --quiet --force --detach $commit"
 }
 
-# A worker that is gone answers nothing, so ssh has to ask.
+# A lost worker does not answer, so ssh asks it regularly.
 follow() { on 0 "$(worker follow)" --ssh-flag=-oServerAliveInterval=30; }
 
 run() {
@@ -126,7 +126,7 @@ run() {
       code=0
       follow || code=$?
       ((code)) || return 0
-      sleep "$poll_secs" # a preemption ends the run before it shows in the state of the slice
+      sleep "$poll_secs" # a preemption ends the run before the state of the slice shows it
       current="$(slice_state)"
       current="${current%% *}"
       [[ "$current" =~ ^(READY|ACTIVE)$ ]] || break
@@ -134,27 +134,27 @@ run() {
         fail "the run ended with code $code; its log is above and in bridge_jax/run.log on the workers" "$code"
       say "lost the connection; following again"
     done
-    ((left--)) || fail "$name is ${current:-gone}; give the same command again to go on from $workdir" "$code"
-    say "$name is ${current:-gone}; going on from $workdir"
+    ((left--)) || fail "$name is ${current:-gone}; give the same command again to resume from $workdir" "$code"
+    say "$name is ${current:-gone}; resuming from $workdir"
   done
 }
 
 delete() {
-  local found
+  local status
   if [[ -n "$dry_run" ]]; then
-    echo "# where it came from a queued resource, and else:"
+    echo "# the first where the slice came from a queued resource, else the second:"
     delete_queued
     delete_node
     return
   fi
-  found="$(queued_state)"
-  if [[ -n "$found" ]]; then
+  status="$(queued_state)"
+  if [[ -n "$status" ]]; then
     delete_queued
   else
-    found="$(node_state)"
-    [[ -z "$found" ]] || delete_node
+    status="$(node_state)"
+    [[ -z "$status" ]] || delete_node
   fi
-  if [[ -n "$found" ]]; then say "deleted $name"; else say "$name is not in $zone: nothing to delete"; fi
+  if [[ -n "$status" ]]; then say "deleted $name"; else say "$name is not in $zone: nothing to delete"; fi
 }
 
 read_flags "$@"

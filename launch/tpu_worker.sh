@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh runs on every worker, in ~/bridge_jax:
+# tpu_vm.sh runs this script on every worker, in ~/bridge_jax:
 #   tpu_worker.sh install FLAGS | start FLAGS OF bridge_jax.main | follow | stop
 # with the flags of install: --bucket=BUCKET [--data=gs://BUCKET/data]
 #
-# Nothing here is lost on a worker but run.log, the output of the run: the workdir is in the bucket.
+# A lost worker loses only run.log, the output of the run: the workdir is in the bucket.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -28,7 +28,7 @@ mount_bucket() {
     sudo apt-get install -qq -y gcsfuse
   fi
   mkdir -p bucket
-  # Nothing cached about files: every host has to see at once what another wrote into a checkpoint.
+  # No metadata is cached: every host must see at once the files that another wrote into a checkpoint.
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 "$1" bucket
 }
 
@@ -42,7 +42,7 @@ install() {
     esac
   done
   [[ -n "$bucket" ]] || fail "expected --bucket=BUCKET, got none"
-  # The images of TPU VMs have Python 3.10.
+  # TPU VMs come with Python 3.10, so uv installs a newer one.
   python3 -m pip install --quiet --user uv
   python3 -m uv python install --quiet 3.11
   PYTHON="$(python3 -m uv python find 3.11)"
@@ -63,7 +63,7 @@ start() {
     fail "expected no run on this worker, got process $(cat run.pid); follow it, or stop it first: tpu_vm.sh stop"
   fi
   rm -f run.code
-  # In a session of its own, so that it outlives the connection and can be stopped whole.
+  # It gets a session of its own, so that it outlives the connection and stops with all its processes.
   setsid nohup bash launch/tpu_worker.sh run "$@" >run.log 2>&1 </dev/null &
   echo $! >run.pid
 }
@@ -77,18 +77,18 @@ run() {
 follow() {
   [[ -f run.pid ]] || fail "expected a run on this worker, got none; start one: tpu_vm.sh run"
   tail --pid="$(cat run.pid)" --lines=+1 --follow run.log
-  [[ -f run.code ]] || fail "the run was stopped before it ended; give the command of tpu_vm.sh run again to go on"
+  [[ -f run.code ]] || fail "the run was stopped before it ended; give the command of tpu_vm.sh run again to resume"
   exit "$(cat run.code)"
 }
 
 stop() {
   if is_running; then
     kill -TERM -- "-$(cat run.pid)"
-    tail --pid="$(cat run.pid)" --follow /dev/null # waits for the end of it
+    tail --pid="$(cat run.pid)" --follow /dev/null # waits until it has ended
   fi
 }
 
 case "${1:-}" in
   install | start | run | follow | stop) "$@" ;;
-  *) fail "expected install, start, follow or stop first, got '${1:-}'" ;;
+  *) fail "expected install, start, follow or stop as the first word, got '${1:-}'" ;;
 esac

@@ -11,9 +11,7 @@ FLAGS = ("--config=configs/coco.py", "--workdir=/shared/runs/coco", "--config.da
 SRUN = ["srun", "--kill-on-bad-exit=1", ".venv/bin/python", "-m", "bridge_jax.main", *FLAGS]
 
 TRAINING = "training " + " ".join(SRUN[1:]) + "\n"
-NO_WORKDIR = (
-    "expected --workdir=FOLDER, got none; give a folder that all nodes share: a requeued job goes on from there"
-)
+NO_WORKDIR = "expected --workdir=FOLDER, got none; give a folder that all nodes share; a requeued job resumes from it"
 
 
 def finish(started):
@@ -101,7 +99,7 @@ def test_the_signal_before_the_end_queues_the_job_again(machine, job, refused):
         (("--dry_run",), {}, NO_WORKDIR),
         (FLAGS, {"SLURM_JOB_ID": ""}, "expected to run in a Slurm job, got a plain shell; submit it: sbatch "
                                       "launch/slurm.sh ..."),
-        (FLAGS, {"SLURM_SUBMIT_DIR": "/"}, "expected sbatch in the root of the repository, got /; cd there first"),
+        (FLAGS, {"SLURM_SUBMIT_DIR": "/"}, "expected a job submitted from the repository root, got /; cd there first"),
     ],
 )  # fmt: skip
 def test_bad_flags_are_one_line(machine, job, flags, slurm, error):

@@ -144,7 +144,7 @@ def test_restarts_have_an_end(machine):
     assert done.returncode == 143
     assert steps(machine).count("start") == 2
     assert done.stderr.endswith(
-        "error: bridge is PREEMPTED; give the same command again to go on from bucket/runs/coco\n"
+        "error: bridge is PREEMPTED; give the same command again to resume from bucket/runs/coco\n"
     )
 
 
@@ -210,14 +210,14 @@ def test_follow_ends_with_the_code_of_the_run(machine):
 def test_changes_that_are_not_committed_are_named(machine):
     (machine.repository / "constraints.txt").write_text("")
     done = machine.script("tpu_vm", *FLAGS["tpu_vm_run"])
-    assert (done.returncode, done.stderr) == (0, "note: changes that are not committed stay here\n")
+    assert (done.returncode, done.stderr) == (0, "note: uncommitted changes are not sent\n")
 
 
 V6E = "run --zone=z --accelerator_type=v6e-8"
 UNKNOWN = "expected a flag that the top of launch/tpu_vm.sh lists, got '{}'; flags of bridge_jax.main go after --"
 BAD = {
-    "": "expected run, follow, stop or delete first, got ''",
-    "start": "expected run, follow, stop or delete first, got 'start'",
+    "": "expected run, follow, stop or delete as the first word, got ''",
+    "start": "expected run, follow, stop or delete as the first word, got 'start'",
     "run --zone=z --spt": UNKNOWN.format("--spt"),
     "run --zone z": UNKNOWN.format("--zone"),
     "run --zone=": UNKNOWN.format("--zone="),
@@ -229,18 +229,20 @@ BAD = {
     "run --zone=z --accelerator_type=v9-8": (
         "expected --accelerator_type=v4-N, v5litepod-N, v5p-N or v6e-N, got 'v9-8'; see the README"
     ),
-    f"{V6E} --bucket=gs://b": "expected --bucket=NAME without gs://, got 'gs://b'; a slice keeps nothing",
+    f"{V6E} --bucket=gs://b": (
+        "expected --bucket=NAME without gs://, got 'gs://b'; the run is saved there, since a slice keeps nothing"
+    ),
     f"{V6E} --bucket=b -- --workdir=gs://b/run": (
-        "expected -- --workdir=bucket/FOLDER, got 'gs://b/run'; bucket/ is --bucket, mounted"
+        "expected -- --workdir=bucket/FOLDER, got 'gs://b/run'; --bucket is mounted as bucket/"
     ),
     f"{V6E} --bucket=b --data=data -- --workdir=bucket/a": (
-        "expected --data=gs://BUCKET/FOLDER, got 'data'; copy the data there first: launch/README.md"
+        "expected --data=gs://BUCKET/FOLDER, got 'data'; copy the data there first, see launch/README.md"
     ),
     f"{V6E} --bucket=b --repo=u --commit=main -- --workdir=bucket/a": (
         "expected --commit=COMMIT of 40 digits with --repo, got 'main'; see git log"
     ),
     f"{V6E} --bucket=b --commit=main -- --workdir=bucket/a": (
-        "expected --repo=URL with --commit, got none; without both HEAD of this repository is sent"
+        "expected --repo=URL with --commit, got none; give both, or neither to send HEAD of this repository"
     ),
 }
 

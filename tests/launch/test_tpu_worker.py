@@ -98,7 +98,7 @@ def test_one_run_at_a_time(worker):
     done = worker("follow")
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "error: the run was stopped before it ended; give the command of tpu_vm.sh run again to go on\n"
+        "error: the run was stopped before it ended; give the command of tpu_vm.sh run again to resume\n"
     )
     assert worker("start", "--workdir=bucket/a").returncode == 0
     assert worker("stop").returncode == 0
@@ -107,8 +107,8 @@ def test_one_run_at_a_time(worker):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ((), "expected install, start, follow or stop first, got ''"),
-        (("fail",), "expected install, start, follow or stop first, got 'fail'"),
+        ((), "expected install, start, follow or stop as the first word, got ''"),
+        (("fail",), "expected install, start, follow or stop as the first word, got 'fail'"),
         (("install",), "expected --bucket=BUCKET, got none"),
         (("install", "--disk=a"), "expected --bucket=BUCKET or --data=gs://BUCKET/FOLDER, got '--disk=a'"),
         (("follow",), "expected a run on this worker, got none; start one: tpu_vm.sh run"),
