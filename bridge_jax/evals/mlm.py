@@ -1,7 +1,7 @@
 """Count the masked words that the mlm head restores, with the right picture and with another one.
 
 Every caption of a split is masked once, in places that depend only on the seed and the caption's number. The model is
-scored again with every picture taken from another record, which shows what it gains by looking. With a mixture, each
+scored again with every picture taken from another record, which shows its gain from looking. With a mixture, each
 data set that has the split is read, and scored by itself and together with the others.
 """
 
