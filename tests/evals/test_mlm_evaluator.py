@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def one_by_one(cfg, params, pictures):
         lower = Lower(image=model.lower_image(images), text=model.lower_text(ids, mask), text_mask=mask)
         return model.heads.of["mlm"](model.fused(lower).text_states)
 
-    jitted = steps.jax.jit(lambda *args: steps.nn.apply(run, model)({"params": params}, *args))
+    jitted = jax.jit(lambda *args: nn.apply(run, model)({"params": params}, *args))
     hits, words = [], []
     for index, picture in enumerate(pictures):
         pixels = image.eval_view(records[int(picture)]["image"], cfg.vision.image_px)[None]

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +18,7 @@ from bridge_jax.losses.nlvr2 import judge
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import sharding
 from bridge_jax.step.predict import build_predict
+from bridge_jax.types import Lower
 from configs import common
 from tests import runs
 
@@ -56,10 +60,10 @@ def alone(cfg, params):
         fused = [
             model.fused(Lower(image=model.lower_image(pixels), text=said, text_mask=mask)) for pixels in (left, right)
         ]
-        both = steps.jax.tree.map(lambda *leaves: steps.jnp.concatenate(leaves), *fused)
-        return judge(model, both, steps.jnp.concatenate([mask, mask]))
+        both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *fused)
+        return judge(model, both, jnp.concatenate([mask, mask]))
 
-    jitted = steps.jax.jit(lambda *args: steps.nn.apply(run, model)({"params": params}, *args))
+    jitted = jax.jit(lambda *args: nn.apply(run, model)({"params": params}, *args))
 
     def one(record, said):
         views = [image.eval_view(records[record][key], cfg.vision.image_px)[None] for key in ("image", "second_image")]
@@ -191,7 +195,7 @@ class Records(list):
     ("statements", "says"),
     [
         ([], "has no statements, but the nlvr2 loss and the nlvr2 evaluator read them"),
-        ([("true",)], r"pictures is 2, but a record of 'shapes' has 1: set config.losses.nlvr2.pictures=1"),
+        ([("true",)], r"pictures is 2, but a record of 'shapes' has 1; set config.losses.nlvr2.pictures=1"),
     ],
 )
 def test_data_that_cannot_be_judged_is_refused(cfg, monkeypatch, statements, says):

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ def alone(cfg, params):
         lower = Lower(image=model.lower_image(images), text=model.lower_text(ids, mask), text_mask=mask)
         return score(model, model.fused(lower), mask)
 
-    jitted = steps.jax.jit(lambda *args: steps.nn.apply(run, model)({"params": params}, *args))
+    jitted = jax.jit(lambda *args: nn.apply(run, model)({"params": params}, *args))
 
     def answer(picture, question):
         pixels = image.eval_view(records[picture]["image"], cfg.vision.image_px)[None]
