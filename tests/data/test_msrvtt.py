@@ -214,7 +214,7 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path):
     listed.write_text("key,video,sentence\nret0,video1,a dog\n")
     assert "row 1: expected `video_id` and `sentence`, got key, video, sentence" in refused(tmp_path)
     listed.write_text("video_id,sentence\n../../etc,a dog\n")
-    assert "video_id '../../etc' is no name of a folder in frames/" in refused(tmp_path)
+    assert "video_id '../../etc' is not the name of a folder in frames/" in refused(tmp_path)
 
 
 def test_an_empty_sentence_leaves_its_video_out(tmp_path):

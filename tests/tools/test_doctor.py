@@ -102,9 +102,9 @@ def test_a_prepared_set_is_compared_with_a_vocabulary(tmp_path):
     assert "cut_caption" not in without.stdout
     found = run(*flags, f"--vocabulary={vocabulary}", "--length=600")
     assert found.returncode == 1
-    assert "warning: cut_caption: 1 of 4 (25 %), captions or questions of more tokens than are read" in found.stdout
+    assert "warning: cut_caption: 1 of 4 (25 %), captions or questions with too many tokens" in found.stdout
     assert "\n    caption_long.jpg: 602 tokens (number 1 of 1)\n" in found.stdout
-    assert "warning: unknown_word: 200 of 609 (33 %), tokens that the vocabulary does not have" in found.stdout
+    assert "warning: unknown_word: 200 of 609 (33 %), tokens that the vocabulary lacks" in found.stdout
     assert "\n    and (200)\n" in found.stdout
     assert "cut_caption" not in run(*flags, f"--vocabulary={vocabulary}", "--length=602").stdout
 
