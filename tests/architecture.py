@@ -64,7 +64,6 @@ HOMES = {
         "bridge_jax/interop/torch_model/processing_bridge.py",
     ],
     "rich": ["bridge_jax/run/terminal.py", "bridge_jax/plan/dry_run.py", "tools/*.py"],
-    "clu": ["bridge_jax/plan/dry_run.py"],
     "psutil": ["bridge_jax/step/train_step.py"],
 }
 

@@ -1,33 +1,192 @@
-"""--dry_run: what a config would train, on what, and what a step costs, without training."""
+"""--dry_run: how large a config's model is, what each stage trains, and what a step costs, without training.
 
-from clu import parameter_overview
+One screen. Parameters, batches and FLOPs are read from shapes and from the traced step; memory and the seconds are
+those of each stage's own step, compiled for the devices that are here. The compiler takes nearly all of the time (114
+of 140 s of processor time for configs/shapes.py), so its programs are kept where a run keeps its own
+(config.cache_dir), and the next dry run reads them instead of compiling again.
+"""
+
+import contextlib
+import dataclasses
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from jax import monitoring
+from jax.sharding import Mesh
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from bridge_jax import paths
 from bridge_jax.config import Config
 from bridge_jax.plan import flops, planner
+from bridge_jax.plan.chips import GIB
 from bridge_jax.step import optim, sharding
-from bridge_jax.step.params import abstract_params
+from bridge_jax.step.params import param_shapes
+from bridge_jax.types import Batch
 
-_console = Console(soft_wrap=True, highlight=False)
+COLUMNS = 100  # of the widest line
+PARTS = ("vision", "text", "bridge", "heads", "decoder", "loss_weights")  # the order of the table
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """How many parameters, in how many arrays."""
+
+    parameters: int
+    arrays: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A stage's step on the devices that are here."""
+
+    batch: Batch  # the shapes of the global batch
+    flops: float  # of the whole batch, with all that is computed twice
+    peak_bytes: int  # of one device
+    compile_secs: float
+    kept: bool  # the program was compiled before, and read in these seconds
 
 
 def report(cfg: Config) -> None:
-    """Print the parameter table, and per stage the batch, the FLOPs and the peak memory of the compiled step."""
+    """Print the parameters by part and by stage, and per stage the batch and the cost of its compiled step.
+
+    Raises ConfigError where a rule does not fit the parameters, or a batch the devices.
+    """
+    console = Console(highlight=False)
+    console.width = min(COLUMNS, console.width) if console.is_terminal else COLUMNS
+    programs = Path(cfg.cache_dir) / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(programs.resolve()))
     mesh = sharding.make_mesh(cfg.mesh)
-    params = abstract_params(cfg, mesh)
-    known = paths.every(params)
-    trains = {name: set(optim.trainable_paths(cfg, name, known)) for name in cfg.stage_order}
-    table = parameter_overview.get_parameter_overview(params, include_stats=False)
-    _console.print(table, markup=False)
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    console.print(f"{_many(mesh.size, 'device')} ({mesh.devices.flat[0].platform}), mesh {sizes}\n", markup=False)
+    console.print("parameters in millions: all, then those that each stage trains")
+    console.print(_table(cfg))
+    known = list(paths.flatten(param_shapes(cfg)))
     for name in cfg.stage_order:
-        _console.print(f"\nstage {name}: trains {len(trains[name])} of {len(known)} arrays", markup=False)
-        _stage(cfg, name, mesh)
+        trained, frozen = trains(cfg, name)
+        console.print(
+            f"\nstage {name}: trains {trained.arrays} of {len(known)} arrays, {_millions(trained.parameters)} million "
+            f"parameters; {_millions(frozen.parameters) + ' million' if frozen.arrays else 'none'} frozen",
+            markup=False,
+        )
+        with console.status(f"compiling the step of stage {name}"):
+            cost = cost_of(cfg, name, mesh)
+        for line in _lines(cfg, name, cost, console.width):
+            console.print(line, markup=False)
+    console.print(f"\nCompiled programs are kept in {programs}: the next dry run reads them.", markup=False)
+    console.print(f"python -m tools.show_params with the same --config lists all {len(known)} arrays.", markup=False)
 
 
-def _stage(cfg: Config, name: str, mesh) -> None:
-    step, state, batch = planner.step_of(cfg, name, mesh)
-    for field, leaf in batch.arrays().items():
-        _console.print(f"  {field}: {leaf.dtype}{list(leaf.shape)}", markup=False)
-    asked, peak = flops.flops_of(step, state, batch), planner.memory_of(step.lower(state, batch).compile()).peak
-    _console.print(f"  {asked / 1e9:.1f} GFLOP a step, peak memory {peak / 2**30:.2f} GiB")
+def parts(cfg: Config) -> dict[str, Count]:
+    """Return the parameters of each part of the model: both towers, bridge, heads, decoder, loss weights."""
+    flat = paths.flatten(param_shapes(cfg))
+    names = sorted({_part(path) for path in flat}, key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
+    return {name: _count(cfg, [path for path in flat if _part(path) == name]) for name in names}
+
+
+def trains(cfg: Config, stage_name: str) -> tuple[Count, Count]:
+    """Return the parameters that a stage trains, and those that it leaves as they are. Raises ConfigError."""
+    known = list(paths.flatten(param_shapes(cfg)))
+    trainable = set(optim.trainable_paths(cfg, stage_name, known))
+    return _count(cfg, trainable), _count(cfg, [path for path in known if path not in trainable])
+
+
+def cost_of(cfg: Config, stage_name: str, mesh: Mesh) -> Cost:
+    """Trace a stage's step once, compile it, and return what it costs."""
+    step, state, batch = planner.step_of(cfg, stage_name, mesh)
+    traced = step.trace(state, batch)
+    lowered = traced.lower()
+    with _cache_hits() as hits:
+        started = time.monotonic()
+        compiled = lowered.compile()
+        seconds = time.monotonic() - started
+    return Cost(
+        batch=batch,
+        flops=flops.flops_in(traced.jaxpr),
+        peak_bytes=planner.memory_of(compiled).peak,
+        compile_secs=seconds,
+        kept=bool(hits),
+    )
+
+
+@contextlib.contextmanager
+def _cache_hits() -> Iterator[list[str]]:
+    """Collect one item for each program that is read from the cache of compiled programs."""
+    hits: list[str] = []
+
+    def listen(event: str, **_: str | int) -> None:
+        if event == _CACHE_HIT:
+            hits.append(event)
+
+    monitoring.register_event_listener(listen)
+    try:
+        yield hits
+    finally:
+        monitoring.unregister_event_listener(listen)
+
+
+def _table(cfg: Config) -> Table:
+    """Return the table of parameters: a row for each part, and a column for all, then for what each stage trains."""
+    flat = paths.flatten(param_shapes(cfg))
+    trainable = {name: set(optim.trainable_paths(cfg, name, flat)) for name in cfg.stage_order}
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for header in ("part", "arrays", "all", *cfg.stage_order):
+        table.add_column(header, justify="left" if header == "part" else "right")
+    counts = parts(cfg)
+    for part, count in counts.items():
+        trained = [
+            _count(cfg, [path for path in trainable[name] if _part(path) == part]).parameters
+            for name in cfg.stage_order
+        ]
+        table.add_row(part, str(count.arrays), *map(_millions, (count.parameters, *trained)))
+    table.add_section()
+    trained, frozen = zip(*(trains(cfg, name) for name in cfg.stage_order), strict=True)
+    sums = (sum(count.parameters for count in counts.values()), *(count.parameters for count in trained))
+    table.add_row("all parts", str(len(flat)), *map(_millions, sums))
+    table.add_row("frozen", "", "", *(_millions(count.parameters) for count in frozen))
+    return table
+
+
+def _lines(cfg: Config, stage_name: str, cost: Cost, width: int) -> list[str]:
+    """Return the lines that say what a stage's step reads and costs."""
+    stage = cfg.stages[stage_name]
+    shown = [f"{name}: {leaf.dtype}{list(leaf.shape)}" for name, leaf in cost.batch.arrays().items()]
+    fields = [text.replace(" ", "\xa0") for text in shown]  # to textwrap a letter: no line ends inside a field
+    text = f"{stage.batch_size} pairs in {_many(stage.microbatches, 'part')}: {', '.join(fields)}"
+    batch = textwrap.wrap(text, width, initial_indent="  batch  ", subsequent_indent="         ")
+    seconds, peak = f"{cost.compile_secs:.1f} s", cost.peak_bytes / GIB
+    when = f"compiled before, read in {seconds}" if cost.kept else f"compiled in {seconds}"
+    return [
+        *(line.replace("\xa0", " ") for line in batch),
+        f"  cost   {_short(cost.flops / 1e9)} GFLOP a step, peak memory {peak:.2f} GiB a device; {when}",
+    ]
+
+
+def _part(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _count(cfg: Config, names: set[str] | list[str]) -> Count:
+    flat = paths.flatten(param_shapes(cfg))
+    return Count(parameters=sum(flat[name].size for name in names), arrays=len(names))
+
+
+def _millions(count: int) -> str:
+    """Return a count in millions; `-` for none, and `<0.001` where three decimals would say none."""
+    if count == 0:
+        return "-"
+    return f"{count / 1e6:,.3f}" if count >= 500 else "<0.001"
+
+
+def _short(value: float) -> str:
+    """Return a number with one decimal, or where it is less than one with two digits: small models have small ones."""
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -11,19 +11,19 @@ def flops_of(function: Any, *arguments: Any) -> float:
 
     The body of a loop counts once for each iteration. Operations that a rematerialised program repeats count again.
     """
-    return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return flops_in(jax.make_jaxpr(function)(*arguments))
 
 
-def _jaxpr_flops(jaxpr: Any) -> float:
+def flops_in(program: Any) -> float:
+    """Return the same of a program that is traced already, a (closed) jaxpr."""
     total = 0.0
+    jaxpr = getattr(program, "jaxpr", program)
     for equation in jaxpr.eqns:
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         for value in equation.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
-                if hasattr(inner, "eqns"):
-                    total += times * _jaxpr_flops(inner)
-                elif hasattr(inner, "jaxpr"):
-                    total += times * _jaxpr_flops(inner.jaxpr)
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    total += times * flops_in(inner)
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
