@@ -59,8 +59,8 @@ def config(*, stage: dict | None = None, **sections: Any) -> Config:
     if "caption" in config.losses:
         common.caption_decoder(config, "tiny", layers=2, width=16, heads=2, mlp_width=24, dropout=0.0)
     for name in config.losses:
-        if (watcher := objectives.needs(name).watcher) not in config.evals:
-            config.evals[watcher] = common.asking()
+        if (evaluator := objectives.needs(name).evaluator) not in config.evals:
+            config.evals[evaluator] = common.asking()
     for name, value in sections.items():
         if isinstance(value, dict):
             config[name].update(value)

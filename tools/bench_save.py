@@ -108,7 +108,7 @@ def real_loop(
     )
     mesh = sharding.make_mesh(cfg.mesh)
     plan, params = train_step.build(cfg, name, 0, mesh), origin.initial(cfg, mesh)
-    predict = build_predict(cfg, mesh, objectives.watcher(cfg.stages[name]))
+    predict = build_predict(cfg, mesh, objectives.evaluator_of(cfg.stages[name]))
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
 
     def run() -> list[float]:

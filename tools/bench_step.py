@@ -50,7 +50,7 @@ def bench_stage(cfg: Config, name: str, mesh: Mesh, params) -> None:
     stage = cfg.stages[name]
     plan, make = train_step.build(cfg, name, 0, mesh), None
     if stage.cached_crops:
-        predict = build_predict(cfg, mesh, objectives.watcher(stage))
+        predict = build_predict(cfg, mesh, objectives.evaluator_of(stage))
         make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
     batches = pipeline.batches(ds, 0, cfg.data)

@@ -96,7 +96,7 @@ def _described(
 ) -> tuple[Meta, Config, str]:
     """Return the metadata of a checkpoint, its config, and the name of the evaluator that watched its stage."""
     meta, cfg = saves.meta(step), saves.config(step)
-    name = objectives.watcher(cfg.stages[meta.stage])
+    name = objectives.evaluator_of(cfg.stages[meta.stage])
     if other is not None:
         replaced = {key: getattr(other.data, key) for key in ("dataset", "data_dir", "eval_split")}
         data, settings = {**replaced, **data}, {name: evaluators.settings(other, name)}

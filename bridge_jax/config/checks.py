@@ -13,7 +13,7 @@ import ml_collections
 from bridge_jax.config.convert import ConfigError, build, require, require_one_of
 from bridge_jax.config.evaluators import module as evaluator_module
 from bridge_jax.config.keys import Config
-from bridge_jax.config.objectives import bind, known, needs, reads, watcher
+from bridge_jax.config.objectives import bind, evaluator_of, known, needs, reads
 
 DESIGNS = ("none", "pooled", "self_cross", "cross")
 PLACEMENTS = ("top", "middle", "early", "staggered", "after")
@@ -176,8 +176,8 @@ def _check_rows(cfg: Config, name: str) -> None:
     """
     stage, key = cfg.stages[name], f"config.stages.{name}"
     require(
-        watcher(stage) in cfg.evals,
-        f"config.evals.{watcher(stage)} is missing: it chooses the best checkpoint of {key}",
+        evaluator_of(stage) in cfg.evals,
+        f"config.evals.{evaluator_of(stage)} is missing: it chooses the best checkpoint of {key}",
     )
     readers = {loss: of for loss in stage.losses if (of := needs(loss).reads)}
     other = next((loss for loss, of in readers.items() if of != reads(stage)), None)
@@ -195,7 +195,7 @@ def _check_rows(cfg: Config, name: str) -> None:
     )
     for loss in stage.losses if stage.cached_crops else ():
         require(
-            needs(loss).extras is None and needs(loss).reads in ("", "captions"),
+            needs(loss).fields is None and needs(loss).reads in ("", "captions"),
             f"{key}.cached_crops is {stage.cached_crops}, but the cache holds pictures and captions, and {loss} reads "
             "more: set cached_crops=0",
         )

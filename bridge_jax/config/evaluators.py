@@ -14,7 +14,7 @@ An evaluator module defines
         .results(params, split, progress) -> the text of an official results file, and how many it has; not of retrieval
     table(metrics)              -> types.Table, of what `final` returned
 
-`objectives.watcher` says which of them watches a stage.
+`objectives.evaluator_of` says which of them watches a stage.
 """
 
 import importlib

@@ -1,10 +1,12 @@
-"""One file per objective; file name = config key = metric prefix. The whole of an objective is in its file:
+"""The contract of a loss: one file, whose name is the config key and the prefix of its metrics.
 
-    loss(outputs, batch, **keywords) -> Loss
-    NEEDS                                     what it needs besides: passes, a head, fields of the batch, see `Needs`
+A file bridge_jax/losses/NAME.py defines
 
-Nobody else has to know it by name. A loss whose only pass is `unimodal` compares the embeddings of all rows of the
-batch; every other is a mean over rows.
+    loss(outputs, batch, **keywords) -> Loss    its keywords are the keys of config.losses.NAME, beside `weight`
+    NEEDS                                       `Needs`: the passes, the head, the fields of the batch, ...
+
+No other file names it. A loss whose only pass is `unimodal` compares the embeddings of all rows of the batch; every
+other is a mean over rows.
 """
 
 import dataclasses
@@ -23,54 +25,65 @@ if TYPE_CHECKING:  # so that a wrong config is refused before jax is imported
     import jax
     import numpy as np
 
-    from bridge_jax.types import Batch, Fused, Loss, Lower
+    from bridge_jax.types import Array, Batch, Fused, Loss, Lower
 
 
 FOLDER = Path(__file__).parents[1] / "losses"  # an objective is found by its file: no import goes up a floor
 
 
+PASSES = {  # `step.forward` runs the first four, the `output` of a loss the others
+    "unimodal": "both towers alone",
+    "fused": "every true pair through the bridge",
+    "mismatched": "each text with mined images and each image with mined texts, in one call with the true pairs",
+    "each_picture": "the row's text fused with each of the row's pictures",
+    "masked": "every true pair with words or patches masked, fused",
+    "compared": "words and patches by the first interaction layer's queries and keys, before anything is fused",
+}
+FUSING = {"fused", "mismatched", "each_picture", "masked"}
+
+
 class Row(NamedTuple):
-    """What a loss makes its fields of the batch from, for one row."""
+    """One row of a batch, from which a loss makes its fields."""
 
     ids: "np.ndarray"  # int32 [T]
     mask: "np.ndarray"  # bool [T]
-    question: Any  # data.questions.Question: what is asked or stated; None of a caption
+    question: Any  # data.questions.Question: the question or statement; None for a caption
 
 
-class Given(NamedTuple):
-    """What a loss's own pass starts from, in training mode."""
+MakeFields = Callable[[Row, "np.random.Generator"], Mapping[str, "np.ndarray"]]
+
+
+class Fields(NamedTuple):
+    """Fields of the batch that a single loss reads, `batch.extras`. A worker process makes them."""
+
+    shapes: Callable[[Config], Mapping[str, "jax.ShapeDtypeStruct"]]  # name -> shape and dtype of a row
+    maker: Callable[[Config, Any], MakeFields]  # (cfg, tokenizer) -> a function of a module, or a partial of one
+
+
+class Inputs(NamedTuple):
+    """The states from which a loss computes its own output."""
 
     batch: "Batch"
     lower: "Lower"  # both towers' states where they first meet
     fused: "Fused | None"  # the pairs, if one of `Needs.passes` fuses them
-    lower_frozen: bool  # what lies below the first bridged layer runs without dropout
-
-
-Example = Callable[[Row, "np.random.Generator"], Mapping[str, "np.ndarray"]]
+    fused_mask: "Array"  # bool, the text mask of those pairs
+    lower_frozen: bool  # the blocks below the first bridged layer run without dropout
+    deterministic: bool  # all others do too: while parameters are drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What an objective needs besides its keywords.
+    """What a loss needs besides its keywords; `model` is the bound models.bridge.BridgeModel."""
 
-    `model` is the bound models.bridge.BridgeModel. What `score` or `own` returns, the loss finds as
-    `outputs.own[<its name>]`. What makes an example goes to worker processes: a function of a module, or a partial of
-    one.
-    """
-
-    passes: tuple[str, ...] = ()  # of forward.PASSES
-    head: Callable[[Config, str], Any] | None = None  # (cfg, name) -> the module model.heads.of[name]
-    score: Callable[..., Any] | None = None  # (model, fused, text mask, deterministic) -> what the head says of pairs
-    own: Callable[[Any, Given], Any] | None = None  # (model, given) -> its own pass; None: `score` of the fused pairs
-    extras: Callable[[Config], Mapping[str, "jax.ShapeDtypeStruct"]] | None = None  # its fields of the batch, of a row
-    example: Callable[[Config, Any], Example] | None = None  # (cfg, tokenizer) -> what makes those fields
-    reads: str = ""  # which texts of a record: captions, questions or statements; empty: whichever are drawn
-    answers: bool = False  # what it learns to say is on the data set's closed list of answers
-    pictures: Callable[[Config], int] | None = None  # of a row, if it may be more than one
-    fuses: bool = True  # it trains what fuses a pair
-    matches: bool = False  # its head adds to the match logit of pairs what it makes of their tokens' similarity [B]
-    watcher: str = "retrieval"  # the evaluator of the stages that train on it
+    passes: tuple[str, ...]  # names of PASSES
+    head: Callable[[Config, str], Any] | None = None  # (cfg, name) -> the module model.heads.by_loss[name]
+    # (model, Inputs) -> outputs.own[name]; it gets no Inputs (None) where `unimodal` is the only pass
+    output: Callable[[Any, Any], Any] | None = None
+    fields: Fields | None = None
+    reads: str = ""  # texts of a record: captions, questions (answered from a closed list) or statements; empty: any
+    pictures: Callable[[Config], int] | None = None  # pictures of a row, if there may be more than one
     decoder: tuple[str, ...] = ()  # values of config.decoder.reads with which the decoder serves it
+    evaluator: str = "retrieval"  # chooses the best checkpoint of the stages that train on it
     check: Callable[[Config], None] | None = None  # raises ConfigError where the rest of the config does not fit
 
 
@@ -80,7 +93,7 @@ def needs(name: str) -> Needs:
 
 
 def bind(name: str, arguments: Mapping[str, Any]) -> Callable[..., "Loss"]:
-    """Return the loss with its keyword arguments bound. Raises ConfigError on a name or key unknown."""
+    """Return the loss with its keyword arguments bound. Raises ConfigError on an unknown name or key."""
     module = _module(name)
     keywords = {k: v for k, v in arguments.items() if k != "weight"}
     accepted = set(inspect.signature(module.loss).parameters) - {"outputs", "batch"}
@@ -104,10 +117,10 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, reverse=True)
 
 
-def watcher(stage: Stage) -> str:
+def evaluator_of(stage: Stage) -> str:
     """Return the evaluator by which the best checkpoint of a stage is chosen."""
-    watchers = [needs(loss).watcher for loss in stage.losses]
-    return next((name for name in watchers if name != "retrieval"), "retrieval")
+    evaluators = [needs(loss).evaluator for loss in stage.losses]
+    return next((name for name in evaluators if name != "retrieval"), "retrieval")
 
 
 def reads(stage: Stage) -> str:
@@ -123,7 +136,12 @@ def pictures(cfg: Config, stage: Stage) -> int:
 
 def trains_fused(stage: Stage) -> bool:
     """Return whether a stage trains what fuses a pair."""
-    return any(needs(loss).fuses for loss in stage.losses)
+    return any(FUSING & set(needs(loss).passes) for loss in stage.losses)
+
+
+def stages_with(cfg: Config, loss: str) -> dict[str, Stage]:
+    """Return the stages of a run that train on a loss, by name, for its `check`."""
+    return {name: cfg.stages[name] for name in cfg.stage_order if loss in cfg.stages[name].losses}
 
 
 @cache

@@ -51,8 +51,8 @@ class Examples:
         self._records, self._data, self._image_px = records, cfg.data, cfg.vision.image_px
         self._tokenizer = text.load(cfg.data, cfg.text)
         self._reads, self._pictures = objectives.reads(stage), objectives.pictures(cfg, stage)
-        makers = [objectives.needs(name).example for name in objectives.in_order(stage.losses)]
-        self._extras = [maker(cfg, self._tokenizer) for maker in makers if maker]
+        fields = [objectives.needs(name).fields for name in objectives.in_order(stage.losses)]
+        self._makers = [each.maker(cfg, self._tokenizer) for each in fields if each]
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the arrays of `types.Batch.of` for one row. Raises BrokenError."""
@@ -77,7 +77,7 @@ class Examples:
         }
         captions = len(record["captions"])
         row = objectives.Row(ids, mask, None if self._reads == "captions" else questions(record)[chosen - captions])
-        for make in self._extras:
+        for make in self._makers:
             example |= make(row, generator)
         return example
 
@@ -138,7 +138,7 @@ def train(
 
     A pure function of (cfg.seed, seed_stream, step). Every epoch is shuffled anew, keeping runs of
     `stage.group_examples` neighbouring records together and in their order; a batch may span two epochs. Losses that
-    read further arrays make them themselves (`objectives.Needs.example`).
+    read further arrays make them themselves (`objectives.Fields`).
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
     returns the arrays of `types.Batch.of` for one row or raises BrokenError. It may draw from the generator, but must

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bridge_jax.config.objectives import Given, Needs
+from bridge_jax.config.objectives import Inputs, Needs
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Batch, Loss, Lower, Outputs
 
@@ -32,26 +32,26 @@ def loss(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> Loss:
     )
 
 
-def caption_words(model: BridgeModel, given: Given) -> Float[Array, "B T-1 V"]:
+def caption_words(model: BridgeModel, inputs: Inputs) -> Float[Array, "B T-1 V"]:
     """Let the decoder read the picture: logits of the words 1 to T-1, each from those before it."""
-    memory = model.memory(_without_text(model, given), deterministic=False)
-    return model.decoder(given.batch.ids[:, :-1], memory, deterministic=False)
+    memory = model.memory(_without_text(model, inputs), deterministic=inputs.deterministic)
+    return model.decoder(inputs.batch.ids[:, :-1], memory, deterministic=inputs.deterministic)
 
 
-def _without_text(model: BridgeModel, given: Given) -> Lower:
+def _without_text(model: BridgeModel, inputs: Inputs) -> Lower:
     """Return the pictures' states beside those of an empty text: a caption's two framing tokens, if the decoder asks.
 
     The towers meet before the decoder writes, so it must not find there what it has to write.
     """
     if model.decoder.cfg.reads == "image":
-        return given.lower
-    ids_BT, mask_BT = given.batch.ids, given.batch.text_mask
+        return inputs.lower
+    ids_BT, mask_BT = inputs.batch.ids, inputs.batch.text_mask
     last_B1 = mask_BT.sum(axis=1, keepdims=True) - 1
     end_B1 = jnp.take_along_axis(ids_BT, last_B1, axis=1)
     empty_BT = jnp.where(jnp.arange(ids_BT.shape[1]) == 0, ids_BT[:, :1], end_B1)
     mask_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]) < 2, ids_BT.shape)
-    text = model.lower_text(empty_BT, mask_BT, deterministic=given.lower_frozen)
-    return dataclasses.replace(given.lower, text=text.astype(model.dtype), text_mask=mask_BT)
+    text = model.lower_text(empty_BT, mask_BT, deterministic=inputs.lower_frozen)
+    return dataclasses.replace(inputs.lower, text=text.astype(model.dtype), text_mask=mask_BT)
 
 
-NEEDS = Needs(own=caption_words, reads="captions", fuses=False, watcher="caption", decoder=("image", "fused"))
+NEEDS = Needs(passes=(), output=caption_words, reads="captions", decoder=("image", "fused"), evaluator="caption")

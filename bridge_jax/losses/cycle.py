@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from bridge_jax.config.objectives import Needs
+from bridge_jax.config import Config, require
+from bridge_jax.config.objectives import Needs, stages_with
 from bridge_jax.types import Batch, Loss, Outputs
 
-NEEDS = Needs(passes=("fused",))
 EPS = 1e-9
 
 
@@ -46,3 +46,16 @@ def pair_losses(
 def floor(text_tokens: Float[Array, "B"], image_tokens: int) -> Float[Array, "B"]:
     """Return the least value the loss can take, by Jensen's inequality: half of |log(P/T)|."""
     return jnp.abs(jnp.log(image_tokens / jnp.maximum(text_tokens, 1))) / 2
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError where a stage uses it and the bridge has no attention."""
+    for name in stages_with(cfg, "cycle"):
+        require(
+            cfg.bridge.design not in ("none", "pooled"),
+            f"config.stages.{name}.losses: cycle needs attention, which design {cfg.bridge.design!r} does not have: "
+            "drop it",
+        )
+
+
+NEEDS = Needs(passes=("fused",), check=check)

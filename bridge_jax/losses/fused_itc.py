@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from bridge_jax.config import ConfigError
-from bridge_jax.config.objectives import Needs
+from bridge_jax.config import Config, require, require_one_of
+from bridge_jax.config.objectives import Needs, stages_with
 from bridge_jax.losses.itc import symmetric_info_nce
 from bridge_jax.types import Batch, Candidates, Loss, Outputs
 
-NEEDS = Needs(passes=("fused", "mismatched"), reads="captions")
 FORMS = ("joint", "paper")
 
 
@@ -21,8 +20,6 @@ def loss(outputs: Outputs, batch: Batch, form: str) -> Loss:
     """
     if form == "paper":
         return symmetric_info_nce(outputs.logit_scale * outputs.fused.text @ outputs.fused.image.T, batch.image_ids)
-    if form != "joint":
-        raise ConfigError(f"config.losses.fused_itc.form: {form!r} is unknown; known: {', '.join(FORMS)}")
     by_text, by_image = (_info_nce(c, outputs.logit_scale) for c in (outputs.by_text, outputs.by_image))
     return Loss(
         sum=(by_text.sum + by_image.sum) / 2,
@@ -43,3 +40,18 @@ def _info_nce(candidates: Candidates, scale: jax.Array) -> Loss:
         count=count,
         metrics={"accuracy": (won_B & counts_B).sum() / jnp.maximum(count, 1)},
     )
+
+
+def check(cfg: Config) -> None:
+    """Raise ConfigError for an unknown form, and where "paper" would compare less than the whole batch."""
+    form = cfg.losses["fused_itc"]["form"]
+    require_one_of("config.losses.fused_itc.form", form, FORMS)
+    for name, stage in stages_with(cfg, "fused_itc").items():
+        require(
+            form == "joint" or stage.microbatches == 1,
+            f"config.stages.{name}.microbatches is {stage.microbatches}, but config.losses.fused_itc.form 'paper' "
+            "compares fused embeddings of the whole batch: set microbatches=1, or form='joint'",
+        )
+
+
+NEEDS = Needs(passes=("fused", "mismatched"), reads="captions", check=check)

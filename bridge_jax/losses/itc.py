@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bridge_jax.config.objectives import Needs
 from bridge_jax.types import Batch, Loss, Outputs
 
-NEEDS = Needs(passes=("unimodal",), reads="captions", fuses=False)
+NEEDS = Needs(passes=("unimodal",), reads="captions")
 
 
 def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from bridge_jax.config import Config, ConfigError, require
-from bridge_jax.config.objectives import Example, Given, Needs, Row
+from bridge_jax.config.objectives import Fields, Inputs, MakeFields, Needs, Row
 from bridge_jax.data import masking
 from bridge_jax.models.bridge import BridgeModel, normalise
 from bridge_jax.models.heads import MaskedHead
@@ -48,18 +48,19 @@ def width(cfg: Config) -> int:
     return cfg.vision.width if cfg.losses["mim"]["target"] == "features" else 3 * cfg.vision.patch_px**2
 
 
-def predict(model: BridgeModel, fused: Fused, *_: Any, **__: Any) -> Float[Array, "B P-1 X"]:
-    """Return what the head says of every patch."""
-    return model.heads.of["mim"](fused.image_states[:, model.vision.prefix :])
+def predict(model: BridgeModel, fused: Fused) -> Float[Array, "B P-1 X"]:
+    """Return the head's prediction of every patch."""
+    return model.heads.by_loss["mim"](fused.image_states[:, model.vision.prefix :])
 
 
-def masked_image(model: BridgeModel, given: Given) -> Predicted:
+def masked_image(model: BridgeModel, inputs: Inputs) -> Predicted:
     """Fuse the picture with patches masked with its whole caption."""
-    batch = given.batch
-    masked = model.lower_image(batch.images, batch.extras["masked_patches"], deterministic=given.lower_frozen)
-    prediction = predict(model, model.fused(dataclasses.replace(given.lower, image=masked), deterministic=False))
+    batch = inputs.batch
+    masked = model.lower_image(batch.images, batch.extras["masked_patches"], deterministic=inputs.lower_frozen)
+    lower = dataclasses.replace(inputs.lower, image=masked)
+    prediction = predict(model, model.fused(lower, deterministic=inputs.deterministic))
     if model.cfg.losses["mim"]["target"] == "features":
-        finished = jax.lax.stop_gradient(model.finish_image(given.lower.image))
+        finished = jax.lax.stop_gradient(model.finish_image(inputs.lower.image))
         return Predicted(prediction, finished[:, model.vision.prefix :])
     return Predicted(prediction, patches(normalise(batch.images, model.cfg), model.cfg.vision.patch_px))
 
@@ -75,19 +76,19 @@ def _patch_count(cfg: Config) -> int:
     return (cfg.vision.image_px // cfg.vision.patch_px) ** 2
 
 
-def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`masked_patches`, the patches to predict, without the class token."""
     return {"masked_patches": jax.ShapeDtypeStruct((_patch_count(cfg),), np.bool_)}
 
 
-def _example(count: int, fraction: float, row: Row, generator: np.random.Generator) -> Mapping[str, np.ndarray]:
+def _make(count: int, fraction: float, row: Row, generator: np.random.Generator) -> Mapping[str, np.ndarray]:
     del row
     return {"masked_patches": masking.mask_patches(count, fraction, generator)}
 
 
-def example(cfg: Config, tokenizer: Any) -> Example:
+def maker(cfg: Config, tokenizer: Any) -> MakeFields:
     del tokenizer
-    return partial(_example, _patch_count(cfg), cfg.data.mask_patch_fraction)
+    return partial(_make, _patch_count(cfg), cfg.data.mask_patch_fraction)
 
 
 def check(cfg: Config) -> None:
@@ -99,10 +100,9 @@ def check(cfg: Config) -> None:
 
 
 NEEDS = Needs(
+    passes=("masked",),
     head=lambda cfg, name: MaskedHead(width(cfg), jnp.dtype(cfg.compute_dtype), name=name),
-    score=predict,
-    own=masked_image,
-    extras=extras,
-    example=example,
+    output=masked_image,
+    fields=Fields(shapes, maker),
     check=check,
 )

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from bridge_jax.config import Config
-from bridge_jax.config.objectives import Example, Given, Needs, Row
+from bridge_jax.config.objectives import Fields, Inputs, MakeFields, Needs, Row
 from bridge_jax.data import masking, text
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import MaskedHead
@@ -32,18 +31,20 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     )
 
 
-def words(model: BridgeModel, fused: Fused, *_: Any, **__: Any) -> Float[Array, "B T V"]:
+def words(model: BridgeModel, fused: Fused) -> Float[Array, "B T V"]:
     """Return the logits of the word in every place."""
-    return model.heads.of["mlm"](fused.text_states)
+    return model.heads.by_loss["mlm"](fused.text_states)
 
 
-def masked_text(model: BridgeModel, given: Given) -> Float[Array, "B T V"]:
+def masked_text(model: BridgeModel, inputs: Inputs) -> Float[Array, "B T V"]:
     """Fuse the caption with words masked with its whole picture."""
-    masked = model.lower_text(given.batch.extras["masked_ids"], given.batch.text_mask, deterministic=given.lower_frozen)
-    return words(model, model.fused(dataclasses.replace(given.lower, text=masked), deterministic=False))
+    batch = inputs.batch
+    masked = model.lower_text(batch.extras["masked_ids"], batch.text_mask, deterministic=inputs.lower_frozen)
+    lower = dataclasses.replace(inputs.lower, text=masked)
+    return words(model, model.fused(lower, deterministic=inputs.deterministic))
 
 
-def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`masked_ids`, the ids with tokens masked, and `masked_text`, the positions to predict."""
     T = cfg.text.length
     return {
@@ -52,21 +53,20 @@ def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _example(
+def _make(
     tokenizer: text.Tokenizer, fraction: float, row: Row, generator: np.random.Generator
 ) -> Mapping[str, np.ndarray]:
     masked_ids, masked = masking.mask_tokens(row.ids, row.mask, tokenizer, fraction, generator)
     return {"masked_ids": masked_ids, "masked_text": masked}
 
 
-def example(cfg: Config, tokenizer: text.Tokenizer) -> Example:
-    return partial(_example, tokenizer, cfg.data.mask_text_fraction)
+def maker(cfg: Config, tokenizer: text.Tokenizer) -> MakeFields:
+    return partial(_make, tokenizer, cfg.data.mask_text_fraction)
 
 
 NEEDS = Needs(
+    passes=("masked",),
     head=lambda cfg, name: MaskedHead(cfg.text.vocab_size, jnp.dtype(cfg.compute_dtype), name=name),
-    score=words,
-    own=masked_text,
-    extras=extras,
-    example=example,
+    output=masked_text,
+    fields=Fields(shapes, maker),
 )

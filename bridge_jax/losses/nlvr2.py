@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from bridge_jax.config import Config, require
-from bridge_jax.config.objectives import Needs, Row
+from bridge_jax.config.objectives import Fields, Inputs, Needs, Row
 from bridge_jax.data.questions import JUDGEMENTS
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import Classifier, features
@@ -41,8 +41,9 @@ def judge(
     `fused` holds every statement with each of its pictures, one pair after the other: pair i k + j is statement i with
     picture j. The features of a statement's pairs are put side by side, so the order of the pictures counts.
     """
-    found = features(fused, mask)
-    return model.heads.of["nlvr2"](found.reshape(-1, pictures(model.cfg) * found.shape[-1]), deterministic)[:, 0]
+    of_pairs = features(fused, mask)
+    side_by_side = of_pairs.reshape(-1, pictures(model.cfg) * of_pairs.shape[-1])
+    return model.heads.by_loss["nlvr2"](side_by_side, deterministic)[:, 0]
 
 
 def pictures(cfg: Config) -> int:
@@ -50,15 +51,21 @@ def pictures(cfg: Config) -> int:
     return cfg.losses["nlvr2"]["pictures"]
 
 
-def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`statement_true`, whether the statement holds of the row's pictures."""
     del cfg
     return {"statement_true": jax.ShapeDtypeStruct((), np.bool_)}
 
 
-def _example(row: Row, generator: np.random.Generator) -> Mapping[str, Any]:
+def _make(row: Row, generator: np.random.Generator) -> Mapping[str, Any]:
     del generator
     return {"statement_true": np.bool_(JUDGEMENTS.index(row.question.answers[0]))}
+
+
+def output(model: BridgeModel, inputs: Inputs) -> Float[Array, "B"]:
+    """Judge every row's statement, from the pairs of it with each of the row's pictures."""
+    assert inputs.fused is not None
+    return judge(model, inputs.fused, inputs.fused_mask, inputs.deterministic)
 
 
 def check(cfg: Config) -> None:
@@ -69,11 +76,10 @@ def check(cfg: Config) -> None:
 NEEDS = Needs(
     passes=("each_picture",),
     head=lambda cfg, name: Classifier(1, cfg.bridge.shared_width, jnp.dtype(cfg.compute_dtype), name=name),
-    score=judge,
-    extras=extras,
-    example=lambda cfg, tokenizer: _example,
+    output=output,
+    fields=Fields(shapes, lambda cfg, tokenizer: _make),
     reads="statements",
     pictures=pictures,
-    watcher="nlvr2",
+    evaluator="nlvr2",
     check=check,
 )

@@ -14,9 +14,8 @@ from bridge_jax.types import Array, Batch, Loss, Outputs
 NEEDS = Needs(
     passes=("unimodal",),
     head=lambda cfg, name: LogitBias(name=name),
-    score=lambda model, *pairs, **_: model.heads.of["sigmoid"](),
+    output=lambda model, inputs: model.heads.by_loss["sigmoid"](),
     reads="captions",
-    fuses=False,
 )
 
 

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from bridge_jax.config import Config
-from bridge_jax.config.objectives import Needs, Row
+from bridge_jax.config.objectives import Fields, Inputs, Needs, Row
 from bridge_jax.data.datasets.snli_ve import LABELS
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import Classifier, features
@@ -31,26 +31,31 @@ def judge(
     model: BridgeModel, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True
 ) -> Float[Array, "B X"]:
     """Return the logits of the labels, from what nlvr2 reads of a pair."""
-    return model.heads.of["snli_ve"](features(fused, mask), deterministic)
+    return model.heads.by_loss["snli_ve"](features(fused, mask), deterministic)
 
 
-def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`entailment_label`, the place of the right one in LABELS."""
     del cfg
     return {"entailment_label": jax.ShapeDtypeStruct((), np.int32)}
 
 
-def _example(row: Row, generator: np.random.Generator) -> Mapping[str, Any]:
+def _make(row: Row, generator: np.random.Generator) -> Mapping[str, Any]:
     del generator
     return {"entailment_label": np.int32(LABELS.index(row.question.answers[0]))}
+
+
+def output(model: BridgeModel, inputs: Inputs) -> Float[Array, "B X"]:
+    """Label the true pairs."""
+    assert inputs.fused is not None
+    return judge(model, inputs.fused, inputs.fused_mask, inputs.deterministic)
 
 
 NEEDS = Needs(
     passes=("fused",),
     head=lambda cfg, name: Classifier(len(LABELS), cfg.bridge.shared_width, jnp.dtype(cfg.compute_dtype), name=name),
-    score=judge,
-    extras=extras,
-    example=lambda cfg, tokenizer: _example,
+    output=output,
+    fields=Fields(shapes, lambda cfg, tokenizer: _make),
     reads="statements",
-    watcher="snli_ve",
+    evaluator="snli_ve",
 )

@@ -11,11 +11,12 @@ import jax
 from jaxtyping import Array, Float
 
 from bridge_jax.config import Config, require
-from bridge_jax.config.objectives import Given, Needs
+from bridge_jax.config.objectives import Inputs, Needs, stages_with
 from bridge_jax.losses.itc import symmetric_info_nce
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import TokenMatch
 from bridge_jax.models.interaction import token_similarities
+from bridge_jax.models.layers import grouped
 from bridge_jax.types import Batch, Loss, Outputs
 
 
@@ -32,16 +33,12 @@ def loss(outputs: Outputs, batch: Batch, group: int) -> Loss:
     return Loss(sum=of_groups.sum.sum(), count=of_groups.count.sum(), metrics={"accuracy": accuracy})
 
 
-def compare(model: BridgeModel, given: Given) -> Float[Array, "G g g"]:
-    """Return the logit of text i with image j of every group."""
-    B = given.batch.image_ids.shape[0]
-    g = model.cfg.losses["token_itc"]["group"] or B
-
-    def grouped(rows: jax.Array) -> jax.Array:
-        return rows.reshape(-1, g, *rows.shape[1:])
-
-    tokens = jax.tree.map(grouped, (*model.compared(given.lower), given.lower.text_mask))
-    return model.heads.of["token_itc"].scaled(token_similarities(*tokens))
+def compare(model: BridgeModel, inputs: Inputs) -> Float[Array, "G g g"]:
+    """Return the logit of text i with image j of every group; a batch smaller than a group is one."""
+    B = inputs.batch.image_ids.shape[0]
+    g = min(model.cfg.losses["token_itc"]["group"] or B, B)
+    tokens = jax.tree.map(lambda rows: grouped(rows, g), (*model.compared(inputs.lower), inputs.lower.text_mask))
+    return model.heads.by_loss["token_itc"].scaled(token_similarities(*tokens))
 
 
 def check(cfg: Config) -> None:
@@ -52,10 +49,7 @@ def check(cfg: Config) -> None:
         f"config.losses.token_itc reads the bridge's attention, which design {cfg.bridge.design!r} with "
         f"{cfg.bridge.layers} layers does not have: drop the loss",
     )
-    for name in cfg.stage_order:
-        stage = cfg.stages[name]
-        if "token_itc" not in stage.losses:
-            continue
+    for name, stage in stages_with(cfg, "token_itc").items():
         require(
             not group or stage.batch_size % group == 0,
             f"config.losses.token_itc.group is {group}, which does not divide config.stages.{name}.batch_size = "
@@ -69,10 +63,9 @@ def check(cfg: Config) -> None:
 
 
 NEEDS = Needs(
+    passes=("compared",),
     head=lambda cfg, name: TokenMatch(cfg.bridge, name=name),
-    own=compare,
+    output=compare,
     reads="captions",
-    fuses=False,
-    matches=True,
     check=check,
 )

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from bridge_jax.config import Config
-from bridge_jax.config.objectives import Example, Needs, Row
+from bridge_jax.config.objectives import Fields, Inputs, MakeFields, Needs, Row
 from bridge_jax.data import questions
 from bridge_jax.data.answers import scores
 from bridge_jax.models.bridge import BridgeModel
@@ -41,22 +41,28 @@ def score(
     model: BridgeModel, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True
 ) -> Float[Array, "B A"]:
     """Score every answer to questions about pictures, from both sides' finished states, each averaged."""
-    return model.heads.of["vqa"](pooled(fused, mask), deterministic)
+    return model.heads.by_loss["vqa"](pooled(fused, mask), deterministic)
 
 
-def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`answer_scores`, what each answer to the question is worth, 0 to 1."""
     return {"answer_scores": jax.ShapeDtypeStruct((cfg.losses["vqa"]["answers"],), np.float32)}
 
 
-def _example(known: Mapping[str, int], row: Row, generator: np.random.Generator) -> Mapping[str, np.ndarray]:
+def _make(known: Mapping[str, int], row: Row, generator: np.random.Generator) -> Mapping[str, np.ndarray]:
     del generator
     return {"answer_scores": scores(row.question.answers, known)}
 
 
-def example(cfg: Config, tokenizer: Any) -> Example:
+def maker(cfg: Config, tokenizer: Any) -> MakeFields:
     del tokenizer
-    return partial(_example, {answer: output for output, answer in enumerate(questions.load_answers(cfg))})
+    return partial(_make, {answer: output for output, answer in enumerate(questions.load_answers(cfg))})
+
+
+def output(model: BridgeModel, inputs: Inputs) -> Float[Array, "B A"]:
+    """Score every answer to the questions of the true pairs."""
+    assert inputs.fused is not None
+    return score(model, inputs.fused, inputs.fused_mask, inputs.deterministic)
 
 
 NEEDS = Needs(
@@ -64,10 +70,8 @@ NEEDS = Needs(
     head=lambda cfg, name: Classifier(
         cfg.losses["vqa"]["answers"], cfg.bridge.shared_width, jnp.dtype(cfg.compute_dtype), name=name
     ),
-    score=score,
-    extras=extras,
-    example=example,
+    output=output,
+    fields=Fields(shapes, maker),
     reads="questions",
-    answers=True,
-    watcher="vqa",
+    evaluator="vqa",
 )

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from bridge_jax.config import Config
-from bridge_jax.config.objectives import Example, Given, Needs, Row
+from bridge_jax.config.objectives import Fields, Inputs, MakeFields, Needs, Row
 from bridge_jax.data import answers, questions
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.types import Batch, Loss, Outputs
@@ -41,14 +41,14 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     )
 
 
-def answer_words(model: BridgeModel, given: Given) -> Float[Array, "B T-1 V"]:
+def answer_words(model: BridgeModel, inputs: Inputs) -> Float[Array, "B T-1 V"]:
     """Let the decoder read what picture and question became when they met."""
-    assert given.fused is not None
-    memory = model.decoder.read(given.fused.image_states, (given.fused.text_states, given.lower.text_mask))
-    return model.decoder(given.batch.extras["answer_ids"][:, :-1], memory, deterministic=False)
+    assert inputs.fused is not None
+    memory = model.decoder.read(inputs.fused.image_states, (inputs.fused.text_states, inputs.lower.text_mask))
+    return model.decoder(inputs.batch.extras["answer_ids"][:, :-1], memory, deterministic=inputs.deterministic)
 
 
-def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`answer_ids`, an answer that people gave, and `answer_mask`, False on padding and where none is known."""
     T = cfg.text.length
     return {
@@ -57,7 +57,7 @@ def extras(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _example(
+def _make(
     known: Mapping[str, int], words: tuple[np.ndarray, np.ndarray], row: Row, generator: np.random.Generator
 ) -> Mapping[str, np.ndarray]:
     ids, mask = words
@@ -67,19 +67,17 @@ def _example(
     return {"answer_ids": ids[drawn], "answer_mask": mask[drawn]}
 
 
-def example(cfg: Config, tokenizer: Any) -> Example:
+def maker(cfg: Config, tokenizer: Any) -> MakeFields:
     del tokenizer
     known = {answer: index for index, answer in enumerate(questions.load_answers(cfg))}
-    return partial(_example, known, questions.load_answer_words(cfg))
+    return partial(_make, known, questions.load_answer_words(cfg))
 
 
 NEEDS = Needs(
     passes=("fused",),
-    own=answer_words,
-    extras=extras,
-    example=example,
+    output=answer_words,
+    fields=Fields(shapes, maker),
     reads="questions",
-    answers=True,
-    watcher="vqa",
+    evaluator="vqa",
     decoder=("fused",),
 )

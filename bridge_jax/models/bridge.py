@@ -22,7 +22,7 @@ from bridge_jax.models import layers
 from bridge_jax.models.decoder import Decoder, Memory
 from bridge_jax.models.heads import Heads
 from bridge_jax.models.interaction import Compared, Interaction, token_similarity
-from bridge_jax.types import Fused, Lower
+from bridge_jax.types import Batch, Fused, Lower
 
 
 def bridged_blocks(placement: str, layers_Q: int, depth: int) -> tuple[int, ...]:
@@ -141,7 +141,7 @@ class BridgeModel(nn.Module):
 
     def _of_tokens(self, lower: Lower) -> Float[Array, "B"] | float:
         """Return what heads that read the tokens' similarity add to the match logit."""
-        heads = [head for name, head in self.heads.of.items() if objectives.needs(name).matches]
+        heads = [head for name, head in self.heads.by_loss.items() if "compared" in objectives.needs(name).passes]
         if not heads:
             return 0.0
         similarity_B = token_similarity(*self.compared(lower), lower.text_mask)
@@ -217,12 +217,15 @@ class BridgeModel(nn.Module):
         self.unimodal_image(lower.image)
         self.unimodal_text(lower.text, mask)
         fused = self.fused(lower)
-        for name in self.heads.of:
+        for name in self.heads.by_loss:
             needs = objectives.needs(name)
             k = needs.pictures(self.cfg) if needs.pictures else 1
-            of_each, masks = jax.tree.map(lambda rows, k=k: jnp.repeat(rows, k, axis=0), (fused, mask))
-            if needs.score:
-                needs.score(self, of_each, masks)
+            pairs, pairs_mask = jax.tree.map(lambda rows, k=k: jnp.repeat(rows, k, axis=0), (fused, mask))
+            shapes = needs.fields.shapes(self.cfg) if needs.fields else {}
+            extras = {field: jnp.zeros((len(ids), *row.shape), row.dtype) for field, row in shapes.items()}
+            batch = Batch(jnp.arange(len(ids)), mask, images=images, ids=ids, extras=extras)
+            assert needs.output is not None, name
+            needs.output(self, objectives.Inputs(batch, lower, pairs, pairs_mask, True, deterministic=True))
         if self.cfg.decoder is not None:
             self.decoder(ids[:, :-1], self.memory(lower))
 

@@ -109,7 +109,7 @@ class Classifier(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads: those that every model has, and in `of` those that the losses of the config bring, by loss."""
+    """All heads: those that every model has, and in `by_loss` those that the losses of the config bring, by loss."""
 
     cfg: Config
 
@@ -120,7 +120,7 @@ class Heads(nn.Module):
         self.fused_image, self.fused_text = Projection(E), Projection(E)
         self.itm = MatchHead(bridge)
         heads = {name: objectives.needs(name).head for name in self.cfg.losses}
-        self.of = {name: head(self.cfg, name) for name, head in heads.items() if head}
+        self.by_loss = {name: head(self.cfg, name) for name, head in heads.items() if head}
         self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(bridge.logit_scale_start)), ())
 
     def logit_scale(self) -> jax.Array:

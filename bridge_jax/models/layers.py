@@ -64,6 +64,11 @@ def masked_mean(states: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) 
     return (states * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)
 
 
+def grouped(rows_B: jax.Array, g: int) -> jax.Array:
+    """Return [B,...] as [G,g,...]: groups of g neighbouring rows."""
+    return rows_B.reshape(-1, g, *rows_B.shape[1:])
+
+
 def l2_normalise(x: jax.Array, eps: float = 1e-6) -> jax.Array:
     """Scale the last axis to length one in float32; a zero vector stays zero, with a finite gradient."""
     x = x.astype(jnp.float32)

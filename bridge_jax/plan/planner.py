@@ -199,10 +199,10 @@ def abstract_batch(cfg: Config, stage_name: str) -> Batch:
         arrays["lower_text"] = leaf(T, cfg.text.width, dtype=np.float16)
     else:
         arrays["images"] = leaf(*([k] if k > 1 else []), side, side, 3, dtype=np.uint8)
-    if not stage.cached_crops or any(of.own for of in needs):
+    if not stage.cached_crops or any(each.output for each in needs):
         arrays["ids"] = leaf(T)
-    for extras in (of.extras for of in needs if of.extras):
-        arrays |= {name: leaf(*row.shape, dtype=row.dtype) for name, row in extras(cfg).items()}
+    for fields in (each.fields for each in needs if each.fields):
+        arrays |= {name: leaf(*row.shape, dtype=row.dtype) for name, row in fields.shapes(cfg).items()}
     return Batch.of(arrays)
 
 

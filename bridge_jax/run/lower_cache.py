@@ -137,7 +137,8 @@ def open_or_fill(
         aside = folder.with_name(f"{folder.name}.filling-{jax.process_index()}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        size = evaluators.settings(cfg, objectives.watcher(stage)).batch_size  # that of `lower_image` and `lower_text`
+        # of `lower_image` and `lower_text`
+        size = evaluators.settings(cfg, objectives.evaluator_of(stage)).batch_size
         _fill_images(cfg, size, stage.cached_crops, records, aside, lambda x: lower_image(params, x), progress, rows)
         _fill_texts(cfg, size, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
         try:
@@ -155,7 +156,7 @@ def open_or_fill(
         faults |= {first + i: found for i, caption in enumerate(said) if (found := text.fault(caption))}
         words += said
         first += len(said)
-    own = any(objectives.needs(name).own for name in stage.losses)  # a pass that may read the words themselves
+    own = any(objectives.needs(name).output for name in stage.losses)  # a pass that may read the words themselves
     marks = folder / BROKEN  # a cache of before it was written has none
     return LowerCache(
         image=States.open(folder / IMAGE),

@@ -45,7 +45,9 @@ def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
 
 def answers(cfg: Config) -> tuple[str, ...]:
     """Return what questions are answered with; nothing where none are asked. Raises ConfigError."""
-    return questions.load_answers(cfg) if any(objectives.needs(name).answers for name in cfg.losses) else ()
+    return (
+        questions.load_answers(cfg) if any(objectives.needs(name).reads == "questions" for name in cfg.losses) else ()
+    )
 
 
 def frozen_towers(cfg: Config, plans: list[train_step.StageStep]) -> set[str]:
@@ -63,7 +65,7 @@ def initial(cfg: Config, mesh: Mesh) -> Params:
         source, step = _source(cfg)
         theirs = source.config(step).losses.keys()
         both = [objectives.needs(name) for name in cfg.losses.keys() & theirs]
-        if any(of.head and of.answers for of in both):  # a decoder can say what it has not said yet
+        if any(each.head and each.reads == "questions" for each in both):  # a decoder can say what it has not said yet
             check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
         heads = [f"heads/{name}/" for name in cfg.losses.keys() | theirs if objectives.needs(name).head]
         return source.restore_params(step, params, parts=(*OF_TASKS, *heads))

@@ -59,7 +59,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     ]
     saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=origin.frozen_towers(cfg, plans))
     scored = [kind for kind in cfg.evals if evaluators.settings(cfg, kind).splits]
-    watchers = [objectives.watcher(cfg.stages[name]) for name in cfg.stage_order]
+    watchers = [objectives.evaluator_of(cfg.stages[name]) for name in cfg.stage_order]
     predicts = {kind: build_predict(cfg, mesh, kind) for kind in {*watchers, *scored}}  # traced once for a run
     with contextlib.closing(saves):
         step = saves.latest() or 0
@@ -102,7 +102,7 @@ class _Stage:
         self.asked = 0  # the signal that one of the hosts has got, as all know by now
         self.name = cfg.stage_order[index]
         self.stage = cfg.stages[self.name]
-        self.watcher = objectives.watcher(self.stage)
+        self.watcher = objectives.evaluator_of(self.stage)
         frozen = self.stage.cached_crops > 0
         self.evaluator = evaluators.build(self.watcher, cfg, predict, lower_frozen=frozen)
         self.fused_was_trained = origin.fused_was_trained(cfg, index)

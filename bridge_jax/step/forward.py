@@ -20,17 +20,16 @@ from jaxtyping import Array, Float, UInt8
 from bridge_jax.config import Config, objectives
 from bridge_jax.models import layers
 from bridge_jax.models.bridge import BridgeModel, meeting_blocks
+from bridge_jax.models.layers import grouped
 from bridge_jax.step import mining
 from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
-
-PASSES = ("unimodal", "fused", "mismatched", "each_picture")
 
 
 def passes_of(names: Collection[str]) -> tuple[str, ...]:
     """Return the passes that the losses `names` need, and the names of those that have one of their own or a head."""
     needs = {name: objectives.needs(name) for name in objectives.in_order(names)}
-    shared = [name for of in needs.values() for name in of.passes]
-    return tuple(dict.fromkeys((*shared, *(name for name, of in needs.items() if of.own or of.score))))
+    shared = [name for each in needs.values() for name in each.passes]
+    return tuple(dict.fromkeys((*shared, *(name for name, each in needs.items() if each.output))))
 
 
 def outputs(
@@ -66,12 +65,9 @@ def outputs(
         elif "each_picture" in passes:
             pairs = each_picture(lower)
             found["fused"], mask = model.fused(spread(pairs), deterministic=False), pairs.text_mask
-        fused, own = found.get("fused"), {}
-        for name, needs in ((name, objectives.needs(name)) for name in passes if name not in PASSES):
-            if needs.own:
-                own[name] = needs.own(model, objectives.Given(batch, lower, fused, lower_frozen))
-            elif needs.score:
-                own[name] = needs.score(model, fused, mask, deterministic=False)
+        inputs = objectives.Inputs(batch, lower, found.get("fused"), mask, lower_frozen, deterministic=False)
+        outputs = {name: objectives.needs(name).output for name in passes if name not in objectives.PASSES}
+        own = {name: output(model, inputs) for name, output in outputs.items() if output}
         return Outputs(**found, own=own)
 
     return nn.apply(run, model)({"params": params}, rngs={"dropout": dropout_key})
@@ -131,7 +127,7 @@ def _fused_and_mismatched(
     """
     B, k = batch.image_ids.shape[0], model.cfg.mining.partners
     g = model.cfg.mining.group or B
-    cosines_Ggg = jnp.einsum("GtE,GiE->Gti", _grouped(found["unimodal_text"], g), _grouped(found["unimodal_image"], g))
+    cosines_Ggg = jnp.einsum("GtE,GiE->Gti", grouped(found["unimodal_text"], g), grouped(found["unimodal_image"], g))
     (images_Ggk, by_text_valid), (texts_Ggk, by_image_valid) = _partners(model.cfg, batch, cosines_Ggg, key)
     own_Gg1 = jnp.broadcast_to(jnp.arange(g)[:, None], (B // g, g, 1))
     own_Ggk = jnp.broadcast_to(own_Gg1, images_Ggk.shape)
@@ -139,7 +135,7 @@ def _fused_and_mismatched(
     text_GgC = jnp.concatenate([own_Gg1, own_Ggk, texts_Ggk], axis=2)
 
     def take(rows: jax.Array, index_GgC: jax.Array) -> jax.Array:
-        pairs = jax.vmap(lambda rows, index: rows[index])(_grouped(rows, g), index_GgC)
+        pairs = jax.vmap(lambda rows, index: rows[index])(grouped(rows, g), index_GgC)
         return pairs.reshape(-1, *rows.shape[1:])
 
     pairs = Lower(
@@ -170,14 +166,10 @@ def _fused_and_mismatched(
     }
 
 
-def _grouped(rows: jax.Array, g: int) -> jax.Array:
-    return rows.reshape(-1, g, *rows.shape[1:])
-
-
 def _partners(cfg: Config, batch: Batch, cosines_Ggg: jax.Array, key: jax.Array) -> Any:
     """Return the partners of every text and of every image, as rows of their group, each with whether there is one."""
     band = (cfg.mining.partners, cfg.mining.margin_min, cfg.mining.margin_max)
-    ids_Gg = _grouped(batch.image_ids, cosines_Ggg.shape[-1])
+    ids_Gg = grouped(batch.image_ids, cosines_Ggg.shape[-1])
     same_Ggg = ids_Gg[:, :, None] == ids_Gg[:, None, :]
     fixed_Ggg = jax.lax.stop_gradient(cosines_Ggg)
     text_key, image_key = jax.random.split(key)

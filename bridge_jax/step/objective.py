@@ -44,7 +44,7 @@ def gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Me
 def _in_parts(cfg: Config, names: tuple[str, ...], run: Callable[..., Outputs], mesh: Mesh, parts: int) -> Gradients:
     """Return the same function over parts of the batch, in two passes."""
     needs = {name: objectives.needs(name) for name in names}
-    whole = tuple(name for name, of in needs.items() if of.passes == ("unimodal",) and of.own is None)
+    whole = tuple(name for name, of in needs.items() if of.passes == ("unimodal",))
     own = tuple(name for name in names if name not in whole)
 
     def gradients(live: paths.Flat, frozen: paths.Flat, batch: Batch, step: Array) -> Any:
@@ -104,19 +104,10 @@ def _check(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> None:
             f"{key}.cached_crops is {stage.cached_crops}, but {lower[0]!r} lies below the first "
             "bridged layer and trains: freeze it or set cached_crops=0"
         )
-    if "cycle" in stage.losses and cfg.bridge.design in ("none", "pooled"):
-        raise ConfigError(
-            f"{key}.losses: cycle needs attention, which design {cfg.bridge.design!r} does not have: drop it"
-        )
     if stage.microbatches > 1 and "mismatched" in passes and not cfg.mining.group:
         raise ConfigError(
             f"{key}.microbatches is {stage.microbatches}, but partners are mined among all rows: set "
             "config.mining.group to a number of rows that lie in one part"
-        )
-    if stage.microbatches > 1 and "fused_itc" in stage.losses and cfg.losses["fused_itc"]["form"] == "paper":
-        raise ConfigError(
-            f"{key}.microbatches is {stage.microbatches}, but config.losses.fused_itc.form 'paper' compares fused "
-            "embeddings of the whole batch: set microbatches=1, or form='joint'"
         )
 
 
@@ -170,8 +161,8 @@ def _compared(cfg: Config, names: tuple[str, ...], params: Params, embeddings: A
     text, image = _rows(embeddings) if embeddings else (None, None)
 
     def run(model: BridgeModel) -> Outputs:
-        scores = {name: objectives.needs(name).score for name in names}
-        own = {name: score(model, None, None, deterministic=False) for name, score in scores.items() if score}
+        outputs = {name: objectives.needs(name).output for name in names}
+        own = {name: output(model, None) for name, output in outputs.items() if output}
         return Outputs(logit_scale=model.heads.logit_scale(), unimodal_text=text, unimodal_image=image, own=own)
 
     return nn.apply(run, BridgeModel(cfg))({"params": params})

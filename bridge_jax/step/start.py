@@ -26,7 +26,7 @@ def start_fused(cfg: Config, params: Params) -> Params:
     scale = jnp.exp(heads["log_scale"])
     started = {**params, "heads": {**heads, **copies, "itm": {**heads["itm"], "scale": scale}}}
     if cfg.bridge.layers:
-        kept = {"layer_0"} if any(objectives.needs(name).matches for name in cfg.losses) else set()
+        kept = {"layer_0"} if any("compared" in objectives.needs(name).passes for name in cfg.losses) else set()
         started["bridge"] = {
             name: layer if name in kept else _start_attention(cfg, params, layer)
             for name, layer in params["bridge"].items()

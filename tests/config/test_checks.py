@@ -206,7 +206,7 @@ def test_an_evaluator_may_be_left_out(config):
 def test_a_stage_is_watched_by_the_evaluator_of_its_loss(config):
     with_questions(config)
     cfg = parse(config)
-    assert [objectives.watcher(cfg.stages[name]) for name in ("stabilise", "task")] == ["retrieval", "vqa"]
+    assert [objectives.evaluator_of(cfg.stages[name]) for name in ("stabilise", "task")] == ["retrieval", "vqa"]
     assert [objectives.reads(cfg.stages[name]) for name in ("stabilise", "task")] == ["captions", "questions"]
 
 
@@ -242,7 +242,7 @@ def with_a_decoder_that_answers(config):
 def test_answers_of_a_decoder_are_watched_by_the_same_evaluator(config):
     with_a_decoder_that_answers(config)
     cfg = parse(config)
-    assert objectives.watcher(cfg.stages["task"]) == "vqa"
+    assert objectives.evaluator_of(cfg.stages["task"]) == "vqa"
     assert objectives.reads(cfg.stages["task"]) == "questions"
 
 

@@ -54,11 +54,11 @@ def test_a_batch_has_the_fields_that_the_losses_ask_for(cfg):
     np.testing.assert_array_equal(batch.extras["masked_patches"].sum(axis=1), round(0.4 * 64))
 
 
-@pytest.mark.parametrize("name", [name for name in objectives.known() if objectives.needs(name).example])
+@pytest.mark.parametrize("name", [name for name in objectives.known() if objectives.needs(name).fields])
 def test_what_makes_the_fields_of_a_loss_goes_to_worker_processes(cfg, name):
-    maker = objectives.needs(name).example
-    assert maker is not None
-    ForkingPickler.dumps(maker(cfg, text.load(cfg.data, cfg.text)))
+    fields = objectives.needs(name).fields
+    assert fields is not None
+    ForkingPickler.dumps(fields.maker(cfg, text.load(cfg.data, cfg.text)))
 
 
 def test_a_row_is_its_record(cfg):

@@ -53,7 +53,7 @@ def one_by_one(cfg, params, pictures):
 
     def run(model, images, ids, mask):
         lower = Lower(image=model.lower_image(images), text=model.lower_text(ids, mask), text_mask=mask)
-        return model.heads.of["mlm"](model.fused(lower).text_states)
+        return model.heads.by_loss["mlm"](model.fused(lower).text_states)
 
     jitted = jax.jit(lambda *args: nn.apply(run, model)({"params": params}, *args))
     hits, words = [], []

@@ -169,9 +169,9 @@ def test_masked_heads(with_heads):
             text=bridge.lower_text(batch.ids, batch.text_mask),
             text_mask=jnp.asarray(batch.text_mask),
         )
-        return bridge.heads.of["mim"](bridge.fused(lower).image_states[:, 1:])
+        return bridge.heads.by_loss["mim"](bridge.fused(lower).image_states[:, 1:])
 
-    words = tiny.apply(cfg, params, lambda bridge: bridge.heads.of["mlm"](ours(bridge, batch)[2].text_states))
+    words = tiny.apply(cfg, params, lambda bridge: bridge.heads.by_loss["mlm"](ours(bridge, batch)[2].text_states))
     inputs = torch_inputs(cfg, batch)
     with torch.no_grad():
         assert difference(words, model.masked_token_logits(*inputs)) <= 1e-4

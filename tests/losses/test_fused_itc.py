@@ -8,6 +8,7 @@ import pytest
 from bridge_jax.config import ConfigError, objectives
 from bridge_jax.losses import fused_itc, itc
 from bridge_jax.types import Batch, Candidates, Fused, Outputs
+from tests import tiny
 
 # Query 0: both partners valid. Query 1: one. Query 2: none, so it asks nothing.
 VALID = np.array([[1, 1, 1], [1, 0, 1], [1, 0, 0]], bool)
@@ -76,8 +77,9 @@ def test_paper_form_scores_true_pairs_against_each_other():
 
 
 def test_an_unknown_form_is_named():
+    losses = {"fused_itc": {"weight": 1.0, "form": "both"}}
     with pytest.raises(ConfigError, match=r"config\.losses\.fused_itc\.form: 'both' is unknown; known: joint, paper"):
-        fused_itc.loss(outputs(), BATCH, form="both")
+        tiny.config(stage=dict(losses=("fused_itc",)), losses=losses)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_what_it_compares_is_what_it_adds_and_padding_is_no_part_of_it():
     lower = tiny.lower(cfg, params, batch)
 
     def added(model):
-        return model.heads.of["token_itc"](token_similarity(*model.compared(lower), lower.text_mask))
+        return model.heads.by_loss["token_itc"](token_similarity(*model.compared(lower), lower.text_mask))
 
     head = params["heads"]["token_itc"]
     above = jnp.diagonal(found[0]) - jnp.exp(head["log_scale"]) * head["threshold"]

@@ -119,21 +119,19 @@ def test_only_the_asked_passes_run(passes, fields):
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_what_a_loss_needs_is_there(name):
-    """The shared passes by their names, and what says something of fused pairs is given some."""
+    """It names passes that exist, its name is none of theirs, and it reads the head that it brings."""
     needs = objectives.needs(name)
-    assert set(needs.passes) <= set(forward.PASSES)
-    assert (needs.extras is None) == (needs.example is None)
-    assert needs.own or needs.score is None or needs.passes
-    assert needs.head is None or needs.score or needs.matches
-    assert name not in forward.PASSES
+    assert set(needs.passes) <= set(objectives.PASSES)
+    assert name not in objectives.PASSES
+    assert needs.head is None or needs.output
 
 
 def test_what_losses_read_besides_has_names_of_its_own():
     found = [
         field
         for name, arguments in (tiny.LOSSES | tiny.OTHERS).items()
-        if (extras := objectives.needs(name).extras)
-        for field in extras(tiny.config(stage=dict(losses=(name,))))
+        if (fields := objectives.needs(name).fields)
+        for field in fields.shapes(tiny.config(stage=dict(losses=(name,))))
     ]
     assert len(found) == len(set(found)) > 5
     assert not set(found) & {field.name for field in dataclasses.fields(Batch)}
@@ -215,7 +213,7 @@ def test_masking_reaches_the_masked_passes_alone():
     assert not np.allclose(found.own["mlm"], again.own["mlm"])
     assert not np.allclose(found.own["mim"].prediction, again.own["mim"].prediction)
     fused = found.fused.text_states
-    unmasked = tiny.apply(cfg, params, lambda m: m.heads.of["mlm"](fused))
+    unmasked = tiny.apply(cfg, params, lambda m: m.heads.by_loss["mlm"](fused))
     np.testing.assert_allclose(again.own["mlm"], unmasked, rtol=1e-4, atol=1e-4)
 
 

@@ -51,7 +51,7 @@ def one_by_one(cfg, params, batch):
                 text = (fused.text_states[0] * weight).sum(axis=0) / weight.sum()
                 common = cfg.bridge.embed_width * fused.text[0] * fused.image[0]
                 parts += [text, fused.image_states[0].mean(axis=0), common]
-            found.append(model.heads.of["nlvr2"](jnp.concatenate(parts)[None], True)[0, 0])
+            found.append(model.heads.by_loss["nlvr2"](jnp.concatenate(parts)[None], True)[0, 0])
         return jnp.stack(found)
 
     return np.asarray(tiny.apply(cfg, params, run))
@@ -186,7 +186,7 @@ def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match=r"config\.losses\.nlvr2\.pictures is 3; a statement is about 1 or 2"):
         tiny.config(stage=dict(losses=("nlvr2",)), losses=dict(nlvr2=dict(weight=1.0, pictures=3)))
     found = tiny.config(stage=dict(losses=("nlvr2",)))
-    assert objectives.watcher(found.stages["train"]) == "nlvr2"
+    assert objectives.evaluator_of(found.stages["train"]) == "nlvr2"
     assert objectives.reads(found.stages["train"]) == "statements"
     assert objectives.reads(tiny.config().stages["train"]) == "captions"
     assert param_shapes(found)["heads"]["nlvr2"]["out"]["kernel"].shape == (24, 1)
