@@ -132,9 +132,8 @@ PASSES = forward.passes_of(tuple(LOSSES))
 def outputs(cfg: Config, params: Params, batch: Batch, passes: tuple[str, ...] = PASSES) -> Outputs:
     """Return the results of the passes."""
     key = jax.random.key(cfg.seed)
-    return forward.outputs(
-        BridgeModel(cfg), params, batch, passes=passes, dropout_key=key, mining_key=key, lower_frozen=False
-    )
+    how = forward.Forward(passes, lower_frozen=False)
+    return forward.outputs(BridgeModel(cfg), params, batch, how, forward.Keys(key, key))
 
 
 def loss_values(cfg: Config, outputs: Outputs, batch: Batch) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import transformers
 
 from bridge_jax.config import Text, Vision
 from bridge_jax.interop import hf_import
-from bridge_jax.models.bridge import tower_class
+from bridge_jax.models.towers import tower_class
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()

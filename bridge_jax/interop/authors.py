@@ -22,7 +22,7 @@ from bridge_jax import paths
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.interop import hf_import, names_authors, torch_export
 from bridge_jax.interop.names import Entry
-from bridge_jax.models import bridge, heads, interaction, layers, vit
+from bridge_jax.models import heads, interaction, layers, towers, vit
 from bridge_jax.step.params import init_params
 from bridge_jax.types import Params
 from bridge_jax.workdir.checkpoint import Checkpoints
@@ -136,9 +136,9 @@ def forward(
     def text_tower(tower: Any, ids: Array) -> Array:
         return tower.finish(tower.blocks(tower.embed(ids, True), mask, 0, cfg.text.depth, True))
 
-    tower = bridge.tower_class("vision", cfg.vision.tower)(dataclasses.replace(cfg.vision, mask_token=False), dtype)
-    image: Any = tower.apply({"params": params["vision"]}, bridge.normalise(images, cfg), method=image_tower)
-    tower = bridge.tower_class("text", cfg.text.tower)(cfg.text, dtype)
+    tower = towers.tower_class("vision", cfg.vision.tower)(dataclasses.replace(cfg.vision, mask_token=False), dtype)
+    image: Any = tower.apply({"params": params["vision"]}, towers.normalise(images, cfg), method=image_tower)
+    tower = towers.tower_class("text", cfg.text.tower)(cfg.text, dtype)
     text: Any = tower.apply({"params": params["text"]}, ids, method=text_tower)
 
     def embed(name: str, states: Array) -> Any:

@@ -30,7 +30,7 @@ from bridge_jax.data import text
 from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import hf_config, model_card, names
 from bridge_jax.losses import mim
-from bridge_jax.models.bridge import meeting_blocks
+from bridge_jax.models.placement import meeting_blocks
 from bridge_jax.step import sharding
 from bridge_jax.step.params import abstract_params
 from bridge_jax.types import Params

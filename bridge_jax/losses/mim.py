@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, UInt8
 from bridge_jax.config import Config, ConfigError, require
 from bridge_jax.config.objectives import Fields, Inputs, MakeFields, Needs, Row
 from bridge_jax.data import masking
-from bridge_jax.models.bridge import BridgeModel, normalise
+from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import MaskedHead
+from bridge_jax.models.towers import normalise
 from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 TARGETS = ("pixels", "features")

@@ -15,16 +15,16 @@ from bridge_jax.config.objectives import Inputs, Needs, stages_with
 from bridge_jax.losses.itc import symmetric_info_nce
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import TokenMatch
-from bridge_jax.models.interaction import token_similarities
 from bridge_jax.models.layers import grouped
+from bridge_jax.models.token_similarity import token_similarities
 from bridge_jax.types import Batch, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, group: int) -> Loss:
     """Symmetric InfoNCE over the texts and images of every `group` neighbouring rows; 0: of the whole batch.
 
-    The logits are those of `models.interaction.token_similarities`. Captions of one photo are positives of each other's
-    photo. Metrics: `accuracy`, how often a text's best image is its own.
+    The logits are those of `models.token_similarity.token_similarities`. Captions of one photo are positives of each
+    other's photo. Metrics: `accuracy`, how often a text's best image is its own.
     """
     logits_Ggg = outputs.own["token_itc"]
     assert not group or logits_Ggg.shape[-1] == group

@@ -7,43 +7,20 @@ The passes, in the order of the data:
     fused     lower -> embeddings, match logit, states and attention of a pair that was really fused
 """
 
-import dataclasses
-import importlib
-import itertools
-from typing import Any, Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from bridge_jax.config import Blocks, Config, ConfigError, objectives
-from bridge_jax.models import layers
+from bridge_jax.config import Config, objectives
+from bridge_jax.models import layers, segments
 from bridge_jax.models.decoder import Decoder, Memory
 from bridge_jax.models.heads import Heads
-from bridge_jax.models.interaction import Compared, Interaction, token_similarity
+from bridge_jax.models.interaction import Interaction
+from bridge_jax.models.placement import meeting_blocks
+from bridge_jax.models.token_similarity import Compared, token_similarity
+from bridge_jax.models.towers import normalise, tower_class
 from bridge_jax.types import Batch, Fused, Lower
-
-
-def bridged_blocks(placement: str, layers_Q: int, depth: int) -> tuple[int, ...]:
-    """Return the tower blocks (0-based, of a tower of `depth` blocks) that an interaction layer follows (Table 6).
-
-    >>> [bridged_blocks(p, 2, 6) for p in ("top", "middle", "early", "staggered", "after")]
-    [(4, 5), (2, 3), (0, 1), (2, 5), (5, 5)]
-    """
-    starts = {"top": depth - layers_Q, "middle": (depth - layers_Q) // 2, "early": 0}
-    if placement in starts:
-        return tuple(range(starts[placement], starts[placement] + layers_Q))
-    if placement == "staggered":
-        return tuple(round((q + 1) * depth / layers_Q) - 1 for q in range(layers_Q))
-    return (depth - 1,) * layers_Q
-
-
-def meeting_blocks(cfg: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the bridged blocks of the image and of the text tower. Towers of unequal depth are paired from the top."""
-    fewest = min(cfg.vision.depth, cfg.text.depth)
-    blocks = bridged_blocks(cfg.bridge.placement, cfg.bridge.layers, fewest)
-    return tuple(b + cfg.vision.depth - fewest for b in blocks), tuple(b + cfg.text.depth - fewest for b in blocks)
 
 
 class BridgeModel(nn.Module):
@@ -117,9 +94,9 @@ class BridgeModel(nn.Module):
         a row, [B,k,P,D], each goes through the tower's blocks alone; the interaction and the pooling see all kP tokens.
         """
         (image, text), mask, attention = (lower.image, lower.text), lower.text_mask, []
-        for _, equal in itertools.groupby(range(len(self.bridge.layers)), self._make):
-            (image, text), found = self._segments(tuple(equal), (image, text), mask, deterministic)
-            attention += found
+        for equal in segments.runs(self):
+            (image, text), weights = segments.run(self, equal, (image, text), mask, deterministic)
+            attention += weights
         if not self.finish_below:
             image, text = self.vision.finish(image), self.text.finish(text)
         image = image.reshape(image.shape[0], -1, image.shape[-1])  # the batch may be a symbol
@@ -152,55 +129,12 @@ class BridgeModel(nn.Module):
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, jax.Array | None]]:
         """Run interaction layer q and the tower blocks up to the next one; return the states and its attention."""
         image, text, over_image, over_text = self.bridge.layers[q](*states, mask, deterministic)
-        images, texts = self._blocks_after(q)
+        images, texts = segments.blocks_after(self, q)
         start, text_start = self.image_after[q] + 1, self.text_after[q] + 1
         frames = image.reshape(-1, *image.shape[-2:])
         image = self.vision.blocks(frames, start, start + images, deterministic).reshape(image.shape)
         text = self.text.blocks(text, mask, text_start, text_start + texts, deterministic)
         return (image, text), (over_image, over_text)
-
-    def _blocks_after(self, q: int) -> tuple[int, int]:
-        """Return how many image and text blocks follow interaction layer q before the next, or before the end."""
-        image_stops = (*self.image_after[1:], self.cfg.vision.depth - 1)
-        text_stops = (*self.text_after[1:], self.cfg.text.depth - 1)
-        return image_stops[q] - self.image_after[q], text_stops[q] - self.text_after[q]
-
-    def _make(self, q: int) -> tuple[int, int, int]:
-        """Return what segments have in common that differ in nothing but their parameters (see `period` of a tower)."""
-        images, texts = self._blocks_after(q)
-        return images, texts, (self.text_after[q] + 1) % self.text.period if texts else 0
-
-    def _segments(
-        self, equal: tuple[int, ...], states: tuple[jax.Array, jax.Array], mask: jax.Array, deterministic: bool
-    ) -> tuple[tuple[jax.Array, jax.Array], list[Any]]:
-        """Run segments of equal make, each as the first of them with its own parameters (`layers.run_equal`)."""
-        if self.is_initializing():
-            attention = []
-            for q in equal:
-                states, found = self.segment(q, states, mask, deterministic)
-                attention.append(found)
-            return states, attention
-        how, first = self.cfg.blocks, equal[0]
-        plain = dataclasses.replace(self.cfg, blocks=Blocks(scan=False, remat="none"))
-        model = BridgeModel(plain, parent=None)
-        params = self.variables["params"]
-        images, texts = self._blocks_after(first)
-
-        def run(states: Any, given: tuple[Any, Any]) -> Any:
-            own, rngs = given
-            merged = {**params, **{tower: {**params[tower], **own[tower]} for tower in own}}
-            return model.apply({"params": merged}, first, states, mask, deterministic, method="segment", rngs=rngs)
-
-        given = []
-        for q in equal:
-            own = {"bridge": {f"layer_{first}": params["bridge"][f"layer_{q}"]}}
-            for tower, after, count in (("vision", self.image_after, images), ("text", self.text_after, texts)):
-                own[tower] = {
-                    f"block_{after[first] + 1 + i:02d}": params[tower][f"block_{after[q] + 1 + i:02d}"]
-                    for i in range(count)
-                }
-            given.append((own, layers.dropout_key(self.bridge.layers[q], deterministic)))
-        return layers.run_equal(how, run, states, given)
 
     def memory(self, lower: Lower, deterministic: bool = True) -> Memory:
         """Return what the decoder reads: the picture's own finished states, or both sides' after they met."""
@@ -239,27 +173,3 @@ class Layers(nn.Module):
     def setup(self):
         bridge = self.cfg.bridge
         self.layers = [Interaction(bridge, self.dtype, name=f"layer_{q}") for q in range(bridge.layers)]
-
-
-def tower_class(side: Literal["vision", "text"], module: str) -> Any:
-    """Return the tower in bridge_jax/models/<module>.py: its `Tower`, or of two its `VisionTower` or `TextTower`.
-
-    Raises ConfigError for an unknown one, and for an image tower where a text tower is wanted.
-    """
-    name = f"{side.capitalize()}Tower"
-    try:
-        found = importlib.import_module(f"bridge_jax.models.{module}")
-        tower = found.Tower if hasattr(found, "Tower") else getattr(found, name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(
-            f"config.{side}.tower: {module!r} is unknown: no Tower or {name} in bridge_jax/models/{module}.py"
-        ) from error
-    if tower.side != side:
-        raise ConfigError(f"config.{side}.tower: {module!r} is no {side} tower; its Tower is for config.{tower.side}")
-    return tower
-
-
-def normalise(images: UInt8[Array, "B H W 3"], cfg: Config) -> Float[Array, "B H W 3"]:
-    """Scale bytes to 0..1 and apply the image tower's own mean and standard deviation."""
-    mean, std = jnp.asarray(cfg.vision.mean), jnp.asarray(cfg.vision.std)
-    return (images.astype(jnp.float32) / 255.0 - mean) / std

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bridge_jax.config import Blocks, Config, ConfigError, check, objectives
-from bridge_jax.models.bridge import tower_class
+from bridge_jax.models.towers import tower_class
 from bridge_jax.plan import flops, hlo
 from bridge_jax.plan.chips import GIB, Chip
 from bridge_jax.step import sharding, train_step

@@ -27,7 +27,7 @@ from bridge_jax.config import Config, ConfigError, Stage, evaluators, objectives
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
 from bridge_jax.data.records import drawn_captions, fingerprint, readable
-from bridge_jax.step import forward
+from bridge_jax.models.placement import is_lower
 from bridge_jax.types import Params, Progress
 
 IMAGE, TEXT, MASK, BROKEN = "image.npy", "text.npy", "text_mask.npy", "broken.npy"
@@ -100,7 +100,7 @@ def key(cfg: Config, crops: int, params: Params) -> str:
     data = cfg.data
     digest = hashlib.sha256(fingerprint(data, data.train_split).encode())
     for path, array in sorted(paths.flatten(params).items()):
-        if forward.is_lower(path, cfg):
+        if is_lower(path, cfg):
             digest.update(path.encode() + multihost_utils.process_allgather(array, tiled=True).tobytes())
     settings = {
         "seed": cfg.seed,

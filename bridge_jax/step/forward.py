@@ -1,28 +1,22 @@
-"""The named passes, each run once and only if an active loss needs it.
+"""The named passes (`config.objectives.PASSES`), each run once and only if an active loss needs it.
 
-    unimodal      both towers alone
-    fused         every true pair through the bridge
-    mismatched    each text with mined images and each image with mined texts, really fused, in the same batched call
-    each_picture  the row's text fused with each of the row's pictures
-
-A loss may bring a pass of its own, which has its name (`objectives.Needs.own`), or a head that reads the fused pairs
-(`objectives.Needs.score`). All of them start from one `lower` pass, or from cached states that replace it.
+All of them start from one `lower` pass, or from cached states that replace it. What a loss computes besides (its
+`output`) has the loss's name.
 """
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from bridge_jax.config import Config, objectives
+from bridge_jax.config import objectives
 from bridge_jax.models import layers
-from bridge_jax.models.bridge import BridgeModel, meeting_blocks
-from bridge_jax.models.layers import grouped
-from bridge_jax.step import mining
-from bridge_jax.types import Batch, Candidates, Fused, Lower, Outputs, Params
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step import candidates
+from bridge_jax.types import Batch, Lower, Outputs, Params
 
 
 def passes_of(names: Collection[str]) -> tuple[str, ...]:
@@ -32,45 +26,51 @@ def passes_of(names: Collection[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*shared, *(name for name, each in needs.items() if each.output))))
 
 
-def outputs(
-    model: BridgeModel,
-    params: Params,
-    batch: Batch,
-    *,
-    passes: Collection[str],
-    dropout_key: jax.Array,
-    mining_key: jax.Array,
-    lower_frozen: bool,
-    spread: Callable[[Any], Any] = lambda rows: rows,
-) -> Outputs:
-    """Run `passes` (of `passes_of`) in training mode (dropout on).
+class Forward(NamedTuple):
+    """How a stage runs its forward pass.
 
-    `spread` says where the rows of states lie, as the batch's do over the devices of a mesh.
-
-    `lower_frozen`: nothing below the first bridged layer trains. A frozen tower is a fixed function, so the lower
-    pass then runs without dropout, and reading its states from the cache changes nothing.
+    `lower_frozen`: nothing below the first bridged layer trains. A frozen tower is a fixed function, so the lower pass
+    then runs without dropout, and reading its states from the cache changes nothing.
+    `spread` lays the rows of states over the devices of a mesh as the batch's rows lie.
     """
 
+    passes: Collection[str]  # of `passes_of`
+    lower_frozen: bool
+    spread: Callable[[Any], Any] = lambda rows: rows
+
+
+class Keys(NamedTuple):
+    """The random keys of a step's forward pass."""
+
+    dropout: jax.Array
+    mining: jax.Array
+
+
+def outputs(model: BridgeModel, params: Params, batch: Batch, how: Forward, keys: Keys) -> Outputs:
+    """Run the passes of a stage in training mode (dropout on)."""
+    passes = how.passes
+
     def run(model: BridgeModel) -> Outputs:
-        lower = spread(_lower(model, batch, deterministic=lower_frozen))
-        found: dict[str, Any] = {"logit_scale": model.heads.logit_scale()}
+        lower = how.spread(_lower(model, batch, deterministic=how.lower_frozen))
+        states: dict[str, Any] = {"logit_scale": model.heads.logit_scale()}
         mask = lower.text_mask  # of the fused pairs
         if {"unimodal", "mismatched"} & set(passes):
-            found["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
-            found["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
+            states["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
+            states["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
         if "mismatched" in passes:
-            found |= _fused_and_mismatched(model, lower, batch, found, mining_key, spread)
+            unimodal = (states["unimodal_text"], states["unimodal_image"])
+            mined = candidates.mine(model.cfg, batch.image_ids, *unimodal, keys.mining)
+            states |= candidates.fuse(model, lower, mined, how.spread)
         elif "fused" in passes:
-            found["fused"] = model.fused(lower, deterministic=False)
+            states["fused"] = model.fused(lower, deterministic=False)
         elif "each_picture" in passes:
             pairs = each_picture(lower)
-            found["fused"], mask = model.fused(spread(pairs), deterministic=False), pairs.text_mask
-        inputs = objectives.Inputs(batch, lower, found.get("fused"), mask, lower_frozen, deterministic=False)
-        outputs = {name: objectives.needs(name).output for name in passes if name not in objectives.PASSES}
-        own = {name: output(model, inputs) for name, output in outputs.items() if output}
-        return Outputs(**found, own=own)
+            states["fused"], mask = model.fused(how.spread(pairs), deterministic=False), pairs.text_mask
+        inputs = objectives.Inputs(batch, lower, states.get("fused"), mask, how.lower_frozen, deterministic=False)
+        heads = {name: objectives.needs(name).output for name in passes if name not in objectives.PASSES}
+        return Outputs(**states, own={name: output(model, inputs) for name, output in heads.items() if output})
 
-    return nn.apply(run, model)({"params": params}, rngs={"dropout": dropout_key})
+    return nn.apply(run, model)({"params": params}, rngs={"dropout": keys.dropout})
 
 
 def _lower(model: BridgeModel, batch: Batch, deterministic: bool) -> Lower:
@@ -109,83 +109,3 @@ def each_picture(lower: Lower) -> Lower:
     k = rows[1] if len(rows) > 1 else 1
     text, mask = (jnp.repeat(x, k, axis=0) for x in (lower.text, lower.text_mask))
     return Lower(image=lower.image.reshape(-1, P, D), text=text, text_mask=mask)
-
-
-def _fused_and_mismatched(
-    model: BridgeModel,
-    lower: Lower,
-    batch: Batch,
-    found: dict[str, Any],
-    key: jax.Array,
-    spread: Callable[[Any], Any],
-) -> dict[str, Any]:
-    """Fuse the B true pairs, each text with k mined images and each image with k mined texts, in one call.
-
-    Mining reads the unimodal cosines without gradient (docs/method.md 5.1 and 5.13). The partners of a row come
-    from its own group of `config.mining.group` neighbouring rows, and the C = 1 + 2k pairs of a row stay side by side:
-    where a group lies on one device, so do all the states that its pairs are made of.
-    """
-    B, k = batch.image_ids.shape[0], model.cfg.mining.partners
-    g = model.cfg.mining.group or B
-    cosines_Ggg = jnp.einsum("GtE,GiE->Gti", grouped(found["unimodal_text"], g), grouped(found["unimodal_image"], g))
-    (images_Ggk, by_text_valid), (texts_Ggk, by_image_valid) = _partners(model.cfg, batch, cosines_Ggg, key)
-    own_Gg1 = jnp.broadcast_to(jnp.arange(g)[:, None], (B // g, g, 1))
-    own_Ggk = jnp.broadcast_to(own_Gg1, images_Ggk.shape)
-    image_GgC = jnp.concatenate([own_Gg1, images_Ggk, own_Ggk], axis=2)
-    text_GgC = jnp.concatenate([own_Gg1, own_Ggk, texts_Ggk], axis=2)
-
-    def take(rows: jax.Array, index_GgC: jax.Array) -> jax.Array:
-        pairs = jax.vmap(lambda rows, index: rows[index])(grouped(rows, g), index_GgC)
-        return pairs.reshape(-1, *rows.shape[1:])
-
-    pairs = Lower(
-        image=take(lower.image, image_GgC), text=take(lower.text, text_GgC), text_mask=take(lower.text_mask, text_GgC)
-    )
-    fused = model.fused(spread(pairs), deterministic=False)
-    similarity_BC = (fused.text * fused.image).sum(axis=-1).reshape(B, -1)
-    match_BC = fused.itm_logit.reshape(B, -1)
-    unimodal_BC = jax.vmap(lambda cosines, t, i: cosines[t, i])(cosines_Ggg, text_GgC, image_GgC).reshape(B, -1)
-
-    def candidates(first: int, valid_Ggk: jax.Array) -> Candidates:
-        def columns(values_BC: jax.Array) -> jax.Array:
-            return jnp.concatenate([values_BC[:, :1], values_BC[:, first : first + k]], axis=1)
-
-        valid_BC = jnp.concatenate([jnp.ones((B, 1), bool), valid_Ggk.reshape(B, k)], axis=1)
-        return Candidates(
-            similarity=columns(similarity_BC),
-            itm_logit=columns(match_BC),
-            unimodal=columns(unimodal_BC),
-            valid=valid_BC,
-        )
-
-    true_pairs: Fused = jax.tree.map(lambda x: x.reshape(B, 1 + 2 * k, *x.shape[1:])[:, 0], fused)
-    return {
-        "fused": true_pairs,
-        "by_text": candidates(1, by_text_valid),
-        "by_image": candidates(1 + k, by_image_valid),
-    }
-
-
-def _partners(cfg: Config, batch: Batch, cosines_Ggg: jax.Array, key: jax.Array) -> Any:
-    """Return the partners of every text and of every image, as rows of their group, each with whether there is one."""
-    band = (cfg.mining.partners, cfg.mining.margin_min, cfg.mining.margin_max)
-    ids_Gg = grouped(batch.image_ids, cosines_Ggg.shape[-1])
-    same_Ggg = ids_Gg[:, :, None] == ids_Gg[:, None, :]
-    fixed_Ggg = jax.lax.stop_gradient(cosines_Ggg)
-    text_key, image_key = jax.random.split(key)
-    images = mining.semi_hard(fixed_Ggg, same_Ggg, text_key, *band)
-    return images, mining.semi_hard(fixed_Ggg.mT, same_Ggg.mT, image_key, *band)
-
-
-def is_lower(path: str, cfg: Config) -> bool:
-    """Return whether the lower pass reads this parameter."""
-    tower, _, rest = path.partition("/")
-    if tower not in ("vision", "text"):
-        return False
-    first = meeting_blocks(cfg)[0 if tower == "vision" else 1]
-    if not first or cfg.bridge.placement == "after":
-        return True
-    name = rest.partition("/")[0]
-    if name.startswith("block_"):
-        return int(name.removeprefix("block_")) <= first[0]
-    return (tower, name) not in (("vision", "norm"), ("text", "final_norm"))

@@ -27,7 +27,7 @@ from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import hf_import, names, torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
-from bridge_jax.models.bridge import normalise
+from bridge_jax.models.towers import normalise
 from bridge_jax.types import Batch, Lower
 from bridge_jax.workdir.meta import Meta
 from configs import flickr8k

@@ -10,7 +10,7 @@ import pytest
 from bridge_jax import paths
 from bridge_jax.config import ConfigError
 from bridge_jax.losses import token_itc
-from bridge_jax.models.interaction import Compared, token_similarities, token_similarity
+from bridge_jax.models.token_similarity import Compared, token_similarities, token_similarity
 from bridge_jax.step.params import param_shapes
 from bridge_jax.step.start import start_fused
 from bridge_jax.types import Batch, Outputs

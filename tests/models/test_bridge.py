@@ -9,7 +9,8 @@ import pytest
 
 from bridge_jax import paths
 from bridge_jax.config import ConfigError
-from bridge_jax.models import bridge
+from bridge_jax.models import towers
+from bridge_jax.models.placement import bridged_blocks, meeting_blocks
 from bridge_jax.step.params import param_shapes
 from bridge_jax.types import Lower
 from tests import tiny
@@ -51,13 +52,13 @@ def states(cfg, params, lower):
     ],
 )
 def test_bridged_blocks(placement, layers, depth, expected):
-    assert bridge.bridged_blocks(placement, layers, depth) == expected
+    assert bridged_blocks(placement, layers, depth) == expected
 
 
 @pytest.mark.parametrize("depth", range(1, 13))
 def test_staggered_never_uses_a_block_twice_and_ends_at_the_top(depth):
     for layers in range(1, depth + 1):
-        blocks = bridge.bridged_blocks("staggered", layers, depth)
+        blocks = bridged_blocks("staggered", layers, depth)
         assert len(set(blocks)) == layers
         assert list(blocks) == sorted(blocks)
         assert blocks[0] >= 0
@@ -77,8 +78,8 @@ def test_staggered_never_uses_a_block_twice_and_ends_at_the_top(depth):
 def test_unequal_towers_are_paired_from_the_top(placement, image, text):
     """A ViT of 12 blocks over a MiniLM of 6, and the other way round."""
     two = dict(bridge=dict(placement=placement, layers=2))
-    assert bridge.meeting_blocks(tiny.config(vision=dict(depth=12), text=dict(depth=6), **two)) == (image, text)
-    assert bridge.meeting_blocks(tiny.config(vision=dict(depth=6), text=dict(depth=12), **two)) == (text, image)
+    assert meeting_blocks(tiny.config(vision=dict(depth=12), text=dict(depth=6), **two)) == (image, text)
+    assert meeting_blocks(tiny.config(vision=dict(depth=6), text=dict(depth=12), **two)) == (text, image)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -101,7 +102,7 @@ def test_the_shared_lower_pass_is_the_whole_tower_begun(placement):
     cfg, params, batch = setup(bridge=dict(placement=placement))
 
     def whole(model):
-        image = model.vision.blocks(model.vision.embed(bridge.normalise(batch.images, cfg)), 0, cfg.vision.depth, True)
+        image = model.vision.blocks(model.vision.embed(towers.normalise(batch.images, cfg)), 0, cfg.vision.depth, True)
         text = model.text.blocks(model.text.embed(batch.ids, True), batch.text_mask, 0, cfg.text.depth, True)
         return model.vision.finish(image), model.text.finish(text)
 
@@ -121,10 +122,10 @@ def test_the_shared_lower_pass_is_the_whole_tower_begun(placement):
 def test_fused_runs_blocks_and_layers_in_their_order(placement):
     """The fused pass against the same modules called one after the other, by the placement table."""
     cfg, params, batch = setup(bridge=dict(placement=placement))
-    image_after, text_after = bridge.meeting_blocks(cfg)
+    image_after, text_after = meeting_blocks(cfg)
 
     def by_hand(model):
-        image = model.vision.embed(bridge.normalise(batch.images, cfg))
+        image = model.vision.embed(towers.normalise(batch.images, cfg))
         text = model.text.embed(batch.ids, True)
         if placement == "after":
             image = model.vision.finish(model.vision.blocks(image, 0, cfg.vision.depth, True))
@@ -219,15 +220,15 @@ def test_an_unknown_tower_is_named():
     with pytest.raises(
         ConfigError, match=r"vision.tower: 'resnet' is unknown: no Tower or VisionTower in .*/resnet\.py"
     ):
-        bridge.tower_class("vision", "resnet")
+        towers.tower_class("vision", "resnet")
     with pytest.raises(ConfigError, match="'heads' is unknown"):
-        bridge.tower_class("vision", "heads")
+        towers.tower_class("vision", "heads")
     with pytest.raises(ConfigError, match=r"config.text.tower: 'vit' is no text tower; its Tower is for config.vision"):
-        bridge.tower_class("text", "vit")
+        towers.tower_class("text", "vit")
 
 
 def test_pixels_are_normalised_by_the_towers_own_statistics():
     cfg = tiny.config(vision=dict(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0)))
     images = np.full((1, 2, 2, 3), 51, np.uint8)  # 0.2
     expected = np.array([0.2, 0.0, -0.05])
-    np.testing.assert_allclose(bridge.normalise(images, cfg)[0, 1, 1], expected, atol=1e-6)
+    np.testing.assert_allclose(towers.normalise(images, cfg)[0, 1, 1], expected, atol=1e-6)

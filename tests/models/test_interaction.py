@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax.models.interaction import CosineAttention, Interaction, greatest
+from bridge_jax.models.interaction import CosineAttention, Interaction
+from bridge_jax.models.token_similarity import greatest
 from tests import tiny
 
 B, P, T, IMAGE, TEXT = 3, 5, 6, 32, 16

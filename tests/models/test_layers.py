@@ -68,15 +68,8 @@ def gradients(scan, remat, placement):
     params, batch, key = tiny.params(cfg), jax.tree.map(jnp.asarray, tiny.batch(cfg)), jax.random.key(3)
 
     def objective(params):
-        found = forward.outputs(
-            BridgeModel(cfg),
-            params,
-            batch,
-            passes=("unimodal", "fused", "mismatched"),
-            dropout_key=key,
-            mining_key=key,
-            lower_frozen=False,
-        )
+        how = forward.Forward(("unimodal", "fused", "mismatched"), lower_frozen=False)
+        found = forward.outputs(BridgeModel(cfg), params, batch, how, forward.Keys(key, key))
         return sum(objectives.bind(name, cfg.losses[name])(found, batch).mean for name in ("itc", "itm"))
 
     return jax.jit(jax.value_and_grad(objective))(params)

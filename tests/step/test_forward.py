@@ -10,7 +10,8 @@ import pytest
 from bridge_jax import paths
 from bridge_jax.config import objectives
 from bridge_jax.losses import mim
-from bridge_jax.models.bridge import normalise
+from bridge_jax.models.placement import is_lower
+from bridge_jax.models.towers import normalise
 from bridge_jax.step import forward, mining
 from bridge_jax.types import Batch, Lower
 from tests import tiny
@@ -271,7 +272,7 @@ def test_is_lower_is_what_the_lower_pass_reads(sections):
 
     for path, gradient in jax.jit(jax.grad(total))(paths.flatten(tiny.params(cfg))).items():
         if path != "vision/mask_token" and not path.endswith("attention/key/bias"):
-            assert np.any(gradient) == forward.is_lower(path, cfg), path
+            assert np.any(gradient) == is_lower(path, cfg), path
 
 
 def test_patches_are_cut_row_by_row():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bridge_jax import paths
-from bridge_jax.step import forward, objective, sharding, train_step
+from bridge_jax.step import forward, sharding, train_step, weighting
 from tests import tiny
 
 # softmax(q (k + b)) = softmax(q k + q b): the bias of the keys adds the same to all logits of a query, so its true
@@ -38,7 +38,7 @@ def gradients(cfg):
     def total(flat):
         params = paths.unflatten(flat)
         found = tiny.outputs(cfg, params, batch, forward.passes_of(cfg.stages["train"].losses))
-        return objective.combine(cfg, cfg.stages["train"].losses, params, found, batch)[0]
+        return weighting.combine(cfg, cfg.stages["train"].losses, params, found, batch)[0]
 
     return {path: np.abs(np.asarray(value)).max() for path, value in jax.grad(total)(flat).items()}
 

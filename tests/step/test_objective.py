@@ -10,7 +10,7 @@ import pytest
 from bridge_jax import config as configs
 from bridge_jax import paths, rng
 from bridge_jax.config import ConfigError
-from bridge_jax.step import forward, objective, sharding, train_step
+from bridge_jax.step import forward, microbatches, objective, sharding, train_step
 from bridge_jax.types import Outputs
 from tests import tiny
 
@@ -40,11 +40,8 @@ def at_once(cfg, batch):
 
     @jax.jit  # of one part, which all have: the whole in one program takes much longer to compile
     def passes(params, part, dropout, mining):
-        asked = forward.passes_of(stage.losses)
-        return forward.outputs(
-            forward.BridgeModel(cfg), params, part, passes=asked, dropout_key=dropout, mining_key=mining,
-            lower_frozen=False,
-        )  # fmt: skip
+        how = forward.Forward(forward.passes_of(stage.losses), lower_frozen=False)
+        return forward.outputs(forward.BridgeModel(cfg), params, part, how, forward.Keys(dropout, mining))
 
     def total(live):
         params, outputs, parts = paths.unflatten(live), [], []
@@ -55,16 +52,16 @@ def at_once(cfg, batch):
             outputs.append(passes(params, part, *keys))
             parts.append(part)
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        embedded = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(objective._embeddings, outputs))
+        embedded = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(microbatches.embeddings_of, outputs))
         compared = dataclasses.replace(outputs[0], unimodal_text=embedded[0], unimodal_image=embedded[1])
         means = {}
         for name in stage.losses:
             if name in ("itc", "sigmoid"):
-                means |= {name: objective.losses_of(cfg, (name,), compared, joined)[name].mean}
+                means |= {name: weighting.losses_of(cfg, (name,), compared, joined)[name].mean}
             else:
-                each = [objective.losses_of(cfg, (name,), o, p)[name] for o, p in zip(outputs, parts, strict=True)]
+                each = [weighting.losses_of(cfg, (name,), o, p)[name] for o, p in zip(outputs, parts, strict=True)]
                 means |= {name: sum(loss.sum for loss in each) / sum(loss.count for loss in each)}
-        return objective.weigh(cfg, params, means)
+        return weighting.weigh(cfg, params, means)
 
     (value, metrics), grads = jax.value_and_grad(total, has_aux=True)(paths.flatten(tiny.params(cfg)))
     return value, metrics, grads
@@ -123,7 +120,7 @@ def test_a_stage_without_a_comparison(loss):
 
 def test_groups_of_rows_stay_together():
     batch = tiny.batch(config(("itc",), 1), 8)
-    split = objective.split_rows(batch, 2, 2, MESH)
+    split = microbatches.split_rows(batch, 2, 2, MESH)
     assert np.asarray(split.image_ids).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bridge_jax import config, paths
 from bridge_jax.config import ConfigError
-from bridge_jax.step import objective, optim, sharding, train_step
+from bridge_jax.step import optim, sharding, train_step, weighting
 from bridge_jax.step.params import init_params
 from bridge_jax.types import Batch
 
@@ -131,7 +131,7 @@ def test_the_first_bad_tensor_is_named(align, params, planted, rows, named):
 
 
 def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
-    real = objective.combine
+    real = weighting.combine
 
     @jax.custom_jvp
     def steep(x):
@@ -143,7 +143,7 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
         total, metrics = real(cfg, names, params, found, batch)
         return total + 0.0 * steep(params["bridge"]["layer_0"]["image_gate"]), metrics
 
-    monkeypatch.setattr(objective, "combine", combine)
+    monkeypatch.setattr(weighting, "combine", combine)
     plan = train_step.build(cfg, "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
     found = plan.first_bad(state_of(plan, params), batch())
     assert found == "gradient of bridge/layer_0/image_gate"

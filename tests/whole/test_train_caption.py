@@ -75,9 +75,8 @@ def test_a_caption_is_not_in_the_states_that_the_decoder_reads(cfg):
     @jax.jit
     def logits(batch):
         key = jax.random.key(0)
-        return forward.outputs(
-            BridgeModel(fused), params, batch, passes=("caption",), dropout_key=key, mining_key=key, lower_frozen=True
-        ).own["caption"]
+        how = forward.Forward(("caption",), lower_frozen=True)
+        return forward.outputs(BridgeModel(fused), params, batch, how, forward.Keys(key, key)).own["caption"]
 
     words = batch.ids.copy()
     words[:, 3] = np.where(batch.text_mask[:, 3], 7, words[:, 3])
