@@ -1,4 +1,4 @@
-"""How the losses of a stage are weighed: weighting.combine, fixed, bounded and learnable."""
+"""How the losses of a stage are weighed: combine, fixed, bounded and learnable."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bridge_jax.step.params import param_shapes
+from bridge_jax.step.weighting import combine
 from bridge_jax.types import Batch, Candidates, Outputs
 from tests import tiny
 
@@ -47,7 +48,7 @@ def means():
 
 
 def test_fixed():
-    total, metrics = weighting.combine(config("fixed"), NAMES, {}, outputs(), BATCH)
+    total, metrics = combine(config("fixed"), NAMES, {}, outputs(), BATCH)
     assert total == pytest.approx(sum(WEIGHTS[n] * means()[n] for n in NAMES), rel=1e-6)
     for name in NAMES:
         assert metrics[f"{name}/loss"] == pytest.approx(means()[name], rel=1e-6)
@@ -56,14 +57,14 @@ def test_fixed():
 
 
 def test_only_the_stages_losses_count():
-    total, metrics = weighting.combine(config("fixed"), ("itm",), {}, outputs(), BATCH)
+    total, metrics = combine(config("fixed"), ("itm",), {}, outputs(), BATCH)
     assert total == pytest.approx(means()["itm"], rel=1e-6)
     assert {name.partition("/")[0] for name in metrics} == {"itm"}
 
 
 @pytest.mark.parametrize("weighting", ["bounded", "learnable"])
 def test_starts_at_the_configured_weights(weighting):
-    total, metrics = weighting.combine(config(weighting), NAMES, raw(0, 0, 0), outputs(), BATCH)
+    total, metrics = combine(config(weighting), NAMES, raw(0, 0, 0), outputs(), BATCH)
     assert total == pytest.approx(sum(WEIGHTS[n] * means()[n] for n in NAMES), rel=1e-5)
     for name in NAMES:
         assert metrics[f"{name}/weight"] == pytest.approx(WEIGHTS[name], rel=1e-5)
@@ -72,7 +73,7 @@ def test_starts_at_the_configured_weights(weighting):
 @pytest.mark.parametrize("values", [(0.3, -0.2, 1.0), (50, -50, 0), (-1e6, 1e6, 1e6)])
 def test_bounded_keeps_the_sum_and_a_ratio_within_e_squared(values):
     """The paper's alpha ran from 0.62 to 0.95 in 1000 steps (docs/method.md 5.8)."""
-    total, metrics = weighting.combine(config("bounded"), NAMES, raw(*values), outputs(), BATCH)
+    total, metrics = combine(config("bounded"), NAMES, raw(*values), outputs(), BATCH)
     weights = {name: float(metrics[f"{name}/weight"]) for name in NAMES}
     assert sum(weights.values()) == pytest.approx(sum(WEIGHTS.values()), rel=1e-5)
     assert total == pytest.approx(sum(weights[n] * means()[n] for n in NAMES), rel=1e-5)
@@ -87,7 +88,7 @@ def test_learnable_weights_go_where_kendall_says():
     values, cfg = (0.3, -0.2, 1.0), config("learnable")
 
     def total(params):
-        return weighting.combine(cfg, NAMES, params, outputs(), BATCH)[0]
+        return combine(cfg, NAMES, params, outputs(), BATCH)[0]
 
     expected = {n: 1 - WEIGHTS[n] * np.exp(-a) * means()[n] for n, a in zip(NAMES, values, strict=True)}
     found = jax.grad(total)(raw(*values))["loss_weights"]
@@ -113,7 +114,7 @@ def test_losses_are_float32_under_bfloat16():
     cfg = dataclasses.replace(tiny.config(), compute_dtype="bfloat16")
     params, batch = tiny.params(cfg), tiny.batch(cfg)
     found = computed(cfg, params, batch)
-    total, metrics = weighting.combine(cfg, cfg.stages["train"].losses, params, found, batch)
+    total, metrics = combine(cfg, cfg.stages["train"].losses, params, found, batch)
     assert total.dtype == jnp.float32
     assert {value.dtype for value in metrics.values()} == {jnp.dtype("float32")}
     exact = tiny.config()

@@ -11,6 +11,7 @@ from bridge_jax import config as configs
 from bridge_jax import paths, rng
 from bridge_jax.config import ConfigError
 from bridge_jax.step import forward, microbatches, objective, sharding, train_step
+from bridge_jax.step.weighting import losses_of, weigh
 from bridge_jax.types import Outputs
 from tests import tiny
 
@@ -57,11 +58,11 @@ def at_once(cfg, batch):
         means = {}
         for name in stage.losses:
             if name in ("itc", "sigmoid"):
-                means |= {name: weighting.losses_of(cfg, (name,), compared, joined)[name].mean}
+                means |= {name: losses_of(cfg, (name,), compared, joined)[name].mean}
             else:
-                each = [weighting.losses_of(cfg, (name,), o, p)[name] for o, p in zip(outputs, parts, strict=True)]
+                each = [losses_of(cfg, (name,), o, p)[name] for o, p in zip(outputs, parts, strict=True)]
                 means |= {name: sum(loss.sum for loss in each) / sum(loss.count for loss in each)}
-        return weighting.weigh(cfg, params, means)
+        return weigh(cfg, params, means)
 
     (value, metrics), grads = jax.value_and_grad(total, has_aux=True)(paths.flatten(tiny.params(cfg)))
     return value, metrics, grads
