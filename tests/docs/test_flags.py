@@ -67,7 +67,7 @@ def test_a_machine_for_data_is_prepared_by_the_same_commands():
 
 
 def test_flags_and_config_are_accepted_by_the_program():
-    mine = [*commands(), *spans(), *[words for words in launched() if words[1] != "launch/test.sh"]]
+    mine = [words for words in (*commands(), *spans(), *launched()) if words[1] != "launch/test.sh"]
     every = [words[2:] for words in mine if tuple(words[:2]) == MODULE and words[2] in PROGRAMS and len(words) > 3]
     assert {words[0] for words in every} == set(PROGRAMS)
     for words in mine:  # the shell scripts give their flags to bridge_jax.main

@@ -31,10 +31,10 @@ class Machine:
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool) or pytest.fail(f"{tool} is missing on this machine"))
         for name in RECORDED:
-            self._record(self.bin / name)
+            self.record(self.bin / name)
         self.homes = [folder / f"worker{n}" for n in range(workers)]
         for home in self.homes:  # as an earlier installation left it: making an environment takes minutes
-            self._record(home / "bridge_jax/.venv/bin/python")
+            self.record(home / "bridge_jax/.venv/bin/python")
         self.env = {"PATH": str(self.bin), "HOME": str(folder), "TMPDIR": str(folder), "RECORDER": str(folder),
                     "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}  # fmt: skip
         shutil.copytree(ROOT / "launch", self.repository / "launch")
@@ -46,7 +46,8 @@ class Machine:
         self.commit = self.run("git", "rev-parse", "HEAD").stdout.strip()
         self.simulate()
 
-    def _record(self, path: Path):
+    def record(self, path: Path):
+        """Put a recorder at `path`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'#!/bin/sh\nexec {sys.executable} -S {ROOT}/tests/launch/recorder.py {path.name} "$@"\n')
         path.chmod(0o755)

@@ -1,6 +1,7 @@
 """What all launch scripts share, and the extras they install."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -66,6 +67,36 @@ def test_every_test_dependency_has_its_tested_version():
     extras = PROJECT["optional-dependencies"]
     named = {*extras["test"], *extras["docs"], *extras["onnx"]} - {"bridge_jax[docs,onnx]"}
     assert {requirement.partition(">")[0] for requirement in named} <= pinned
+
+
+@pytest.mark.parametrize(
+    ("words", "tests"),
+    [
+        ([], []),
+        (["-k", "recall", "-x"], ["-k", "recall", "-x"]),
+        (["--quick"], ["@tests/quick.txt"]),
+        (["-k", "a b", "--quick"], ["-k", "a b", "@tests/quick.txt"]),
+        (["--quicker"], ["--quicker"]),
+    ],
+)
+def test_the_flags_of_test_sh_reach_pytest_and_quick_is_its_list(machine, words, tests):
+    """Every other flag is pytest's, a mistyped one too; ruff runs before the tests either way."""
+    machine.record(machine.repository / ".venv/bin/python")
+    env = machine.env | {"PATH": f"{machine.env['PATH']}:{os.defpath}"}
+    done = machine.script("test", *words, env=env)
+    assert done.returncode == 0, done.stderr
+    calls = [call[2:] for call in machine.calls if call[0] == "python"]
+    assert ["ruff", "check", "."] in calls
+    assert ["ruff", "format", "--check", "."] in calls
+    assert calls[-1] == ["pytest", "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", *tests]
+
+
+def test_what_the_quick_list_names_is_there_once_and_in_order():
+    """pytest too stops at a name that is not there, but --quick is run seldom by those who move a test."""
+    names = (ROOT / "tests/quick.txt").read_text(encoding="utf-8").splitlines()
+    assert names == sorted(set(names))
+    assert [name for name in names if not (ROOT / name).exists()] == []
+    assert "tests/test_types.py" in names  # pyright
 
 
 def test_a_bucket_is_no_workdir():
