@@ -18,7 +18,7 @@ libtpu=$!
 # takes the build of the user's index and the package's own resolution cannot choose another.
 install_package '.[test]' "$(grep '^torch==' constraints.txt)"
 wait "$libtpu"
-# pytest reads the list itself, and stops where a line of it names no test.
+# pytest reads the list itself; tests/launch/test_scripts.py, which is on it, fails where a line names no test.
 arguments=()
 for word in "$@"; do
   if [[ "$word" == --quick ]]; then word=@tests/quick.txt; fi
