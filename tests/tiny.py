@@ -41,14 +41,16 @@ OTHERS = {
 def config(*, stage: dict | None = None, **sections: Any) -> Config:
     """Return the tiny config, with `sections` (bridge=dict(...), seed=1, ...) and its only stage, `train`, changed.
 
-    The config has the losses of the stage, each of weight 1.
+    The config has the losses of the stage, each of weight 1: by default all of LOSSES that the design can have.
     """
     config = common.base()
     config.vision = common.vit("tiny", patch_px=4, image_px=8, depth=4, width=32, heads=4, mlp_width=40)
     config.text = common.bert("tiny", length=6, depth=3, width=16, heads=2, mlp_width=24, vocab_size=20, dropout=0.0)
     config.text.max_positions = 8
     config.bridge.update(layers=2, shared_width=24, heads=2, embed_width=16, attention_dropout=0.0, output_dropout=0.0)
-    settings = dict(steps=10, batch_size=4, losses=tuple(LOSSES), train=common.EVERYTHING, lr_factors=((".*", 1.0),))
+    attends = sections.get("bridge", {}).get("design") not in ("none", "pooled")
+    names = tuple(name for name in LOSSES if attends or name != "cycle")
+    settings = dict(steps=10, batch_size=4, losses=names, train=common.EVERYTHING, lr_factors=((".*", 1.0),))
     config.stages = {"train": common.stage(**settings)}
     config.stage_order = ("train",)
     config.stages.train.update(stage or {})

@@ -13,6 +13,7 @@ import pytest
 
 from bridge_jax import config as configs
 from bridge_jax import paths
+from bridge_jax.models import segments
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import forward
 from bridge_jax.types import Lower
@@ -71,7 +72,7 @@ def twin(cfg, params, lower):
         image, text = lower.image.reshape(B, -1, lower.image.shape[-1]), lower.text
         for q, layer in enumerate(model.bridge.layers):
             image, text, *_ = layer(image, text, lower.text_mask, True)
-            images, texts = model._blocks_after(q)
+            images, texts = segments.blocks_after(model, q)
             image = blocks(model, image, model.image_after[q] + 1, model.image_after[q] + 1 + images)
             start = model.text_after[q] + 1
             text = model.text.blocks(text, lower.text_mask, start, start + texts, True)

@@ -138,8 +138,8 @@ def test_what_is_drawn_for_a_row_does_not_depend_on_its_neighbours():
         assert alone[0] == together[row]
 
 
-@pytest.mark.parametrize("search", ["greedy", "beam"])
-def test_the_cached_decoder_writes_what_the_uncached_one_does(search):
+@pytest.mark.parametrize("how", ["greedy", "beam"])
+def test_the_cached_decoder_writes_what_the_uncached_one_does(how):
     settings = Decoder(layers=2, width=16, heads=2, mlp_width=24, dropout=0.0, reads="image")
     frame = FRAME._replace(length=9)
     module = decoder.Decoder(settings, V, frame.length, jnp.dtype("float32"))
@@ -149,7 +149,7 @@ def test_the_cached_decoder_writes_what_the_uncached_one_does(search):
     values = np.random.default_rng(1)
     params = jax.tree.map(lambda x: values.normal(scale=0.6, size=x.shape).astype(np.float32), drawn)
     memory = nn.apply(lambda m: m.read(image), module)(params)
-    K = 3 if search == "beam" else 1
+    K = 3 if how == "beam" else 1
 
     def cached(ids_R, position, cache):
         return module.apply(params, ids_R, position, cache, memory, method="step")
@@ -162,7 +162,7 @@ def test_the_cached_decoder_writes_what_the_uncached_one_does(search):
     caches = module.apply(params, B * K, method="empty_cache"), jnp.zeros((B * K, frame.length), int)
     found = []
     for next_logits, cache in zip((cached, uncached), caches, strict=True):
-        if search == "beam":
+        if how == "beam":
             found.append(search.beam(next_logits, cache, B, K, frame, 0.7)[0])
         else:
             found.append(search.one_by_one(next_logits, cache, B, frame, search.greedy))

@@ -122,8 +122,9 @@ def test_scanned_blocks_give_the_same(cfg, params):
 MESHES = """
 import jax, numpy as np
 import jax.numpy as jnp
-from bridge_jax.step import optim
-from bridge_jax.step import sharding
+from bridge_jax import paths
+from bridge_jax.step import sharding, train_step
+from bridge_jax.step.params import abstract_params
 from tests import meshes, tiny
 found = []
 for sizes in ((1, 1, 1), (8, 1, 1), (4, 2, 1)):
