@@ -29,6 +29,7 @@ from absl import flags
 from bridge_jax import types
 from bridge_jax.config import Config, ConfigError, Mesh, evaluators, objectives
 from bridge_jax.config.as_json import as_dict
+from bridge_jax.evals import retrieval
 from bridge_jax.run import command_line, origin, terminal
 from bridge_jax.step import sharding
 from bridge_jax.step.params import abstract_params
@@ -69,11 +70,11 @@ def evaluate(
         )
     params, evaluator = _restored(saves, step, cfg, name)
     with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:
-        if name == "retrieval" and not rerank:
+        if isinstance(evaluator, retrieval.Evaluator) and not rerank:
             metrics = evaluator.run(params, split, rerank=False, progress=progress)
         else:
             metrics = evaluator.final(params, split, progress)
-    return evaluators.module(name).table(metrics), _record(meta, cfg, split, metrics)
+    return evaluators.find(name).table(metrics), _record(meta, cfg, split, metrics)
 
 
 def results(saves: Checkpoints, step: int, split: str, *, other: Config | None = None, **data: str) -> tuple[str, int]:
@@ -82,7 +83,7 @@ def results(saves: Checkpoints, step: int, split: str, *, other: Config | None =
     A result is the model's answer to a question, its judgement of a statement or its caption of a picture.
     """
     meta, cfg, name = _described(saves, step, other, data)
-    if not hasattr(evaluators.module(name).Evaluator, "results"):
+    if not issubclass(evaluators.find(name), evaluators.WritesResults):
         raise ConfigError(
             f"--results: checkpoint {step} is of stage {meta.stage!r}, which {name} scores and writes no results for"
         )

@@ -11,7 +11,8 @@ import types
 import ml_collections
 
 from bridge_jax.config.convert import ConfigError, build, require, require_one_of
-from bridge_jax.config.evaluators import module as evaluator_module
+from bridge_jax.config.evaluators import StageEvaluator
+from bridge_jax.config.evaluators import find as evaluator
 from bridge_jax.config.keys import Config
 from bridge_jax.config.objectives import bind, evaluator_of, known, needs, reads
 
@@ -23,7 +24,7 @@ def parse(config: ml_collections.ConfigDict) -> Config:
     """Return the checked config. Raises ConfigError naming the key."""
     cfg = build(Config, config.to_dict(), "config")
     _check_values(cfg)  # first, as the others import losses and evaluators and with them jax: seconds
-    found = {name: evaluator_module(name).Settings for name in cfg.evals}
+    found = {name: evaluator(name).Settings for name in cfg.evals}
     settings = {
         name: build(cls, cfg.evals[name], f"config.evals.{name}")
         for name, cls in found.items()
@@ -98,7 +99,7 @@ def _check_losses(cfg: Config) -> None:
         if fits := needs(name).check:
             fits(cfg)
     for name in cfg.evals:
-        wanted = evaluator_module(name).LOSSES
+        wanted = evaluator(name).losses
         found = [loss for loss in wanted if loss in cfg.losses]
         require(
             bool(found) or not wanted,
@@ -178,6 +179,11 @@ def _check_rows(cfg: Config, name: str) -> None:
     require(
         evaluator_of(stage) in cfg.evals,
         f"config.evals.{evaluator_of(stage)} is missing: it chooses the best checkpoint of {key}",
+    )
+    require(
+        issubclass(evaluator(evaluator_of(stage)), StageEvaluator),
+        f"{key}.losses: bridge_jax/evals/{evaluator_of(stage)}.py scores no stage, so it cannot choose the best "
+        "checkpoint: let the loss name another evaluator, or make it a StageEvaluator",
     )
     readers = {loss: of for loss in stage.losses if (of := needs(loss).reads)}
     other = next((loss for loss, of in readers.items() if of != reads(stage)), None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from bridge_jax import rng
 from bridge_jax.config import Config, evaluators
+from bridge_jax.config.evaluators import StageEvaluator
 from bridge_jax.data import pipeline, questions, text
 from bridge_jax.data.padding import padded_batches
 from bridge_jax.evals.scores import accuracy
@@ -35,8 +36,10 @@ class Asked:
     question: questions.Question
 
 
-class Asking(abc.ABC):
+class Asking(StageEvaluator):
     """Ask the texts of a split. A subclass lets the model answer (`reply`) and scores the answers (`worth`)."""
+
+    Settings = Settings
 
     def __init__(self, cfg: Config, predict: Predict, name: str, *, texts: str, pictures: int):
         self._cfg, self._predict, self._settings = cfg, predict, evaluators.settings(cfg, name)
@@ -62,7 +65,7 @@ class Asking(abc.ABC):
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {f"{self._name}_accuracy": metrics[f"{self._name}/accuracy"]}
 
-    def says(self, metrics: Mapping[str, float]) -> str:
+    def summary(self, metrics: Mapping[str, float]) -> str:
         by_kind = [f"{kind} {metrics[f'{self._name}/{kind}/accuracy']:.1f}" for kind in kinds(self._name, metrics)]
         more = f" ({', '.join(by_kind)})" if len(by_kind) > 1 else ""
         return f"{self._name} accuracy {metrics[f'{self._name}/accuracy']:.1f}{more}"

@@ -20,6 +20,7 @@ from absl import logging
 
 from bridge_jax import rng
 from bridge_jax.config import Config, ConfigError, evaluators
+from bridge_jax.config.evaluators import StageEvaluator, WritesResults
 from bridge_jax.data import pipeline, shapes, text
 from bridge_jax.evals.asking import derangement
 from bridge_jax.evals.scores import accuracy, caption, meteor, ptb
@@ -29,7 +30,6 @@ from bridge_jax.types import Lower, Params, Progress, Table
 
 SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4", "bleu_1": "BLEU-1", "rouge_l": "ROUGE-L"}
 SCORES |= {"meteor": "METEOR", "true": "true %"}
-LOSSES = ("caption",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,6 @@ class Settings(search.Search):
     bootstrap_samples: int
 
 
-def check(cfg: Config) -> None:
-    """Raise ConfigError where the vocabulary cannot start a caption or a split has no captions to score with."""
-    text.load(cfg.data, cfg.text).frame  # noqa: B018
-    for split in (cfg.data.eval_split, *evaluators.settings(cfg, "caption").splits):
-        pipeline.open_split(cfg.data, split)
-
-
 class _Picture(NamedTuple):
     """The references that a caption of a picture is scored against."""
 
@@ -58,12 +51,22 @@ class _Picture(NamedTuple):
     scene: str  # JSON, or empty
 
 
-class Evaluator:
+class Evaluator(StageEvaluator, WritesResults):
     """Write a caption of every picture. Metrics: `<score>/<name>`, with `_low` and `_high` in the table at the end.
 
     `final` also has `<score>/<kind>/<name>`. Scores: `caption`, the model's captions; `shuffled`, the same captions,
     each scored as the caption of another picture.
     """
+
+    Settings = Settings
+    losses = ("caption",)
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        """Raise ConfigError where the vocabulary cannot start a caption or a split has no captions to score with."""
+        text.load(cfg.data, cfg.text).frame  # noqa: B018
+        for split in (cfg.data.eval_split, *evaluators.settings(cfg, "caption").splits):
+            pipeline.open_split(cfg.data, split)
 
     def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
@@ -85,7 +88,7 @@ class Evaluator:
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {"cider": metrics["caption/cider"]}
 
-    def says(self, metrics: Mapping[str, float]) -> str:
+    def summary(self, metrics: Mapping[str, float]) -> str:
         scores = [
             f"{name} {metrics[f'caption/{key}']:.2f}" for key, name in SCORES.items() if f"caption/{key}" in metrics
         ]
@@ -159,6 +162,29 @@ class Evaluator:
             scores |= {key.replace("accuracy", "true"): value for key, value in share.items()}
         return {f"{name}/{key}": value for key, value in scores.items()} | {f"{name}/pictures": float(len(written))}
 
+    @staticmethod
+    def table(metrics: Mapping[str, float]) -> Table:
+        """Return the scores with 95 % intervals, CIDEr-D by kind too, beside those of captions of other pictures.
+
+        A line below says why METEOR is missing, where it is.
+        """
+
+        def row(label: str, kind: str, key: str) -> tuple[str, ...]:
+            cells = []
+            for score in ("caption", "shuffled"):
+                value, low, high = (metrics[f"{score}/{kind}{key}{end}"] for end in ("", "_low", "_high"))
+                cells.append(f"{value:.2f} [{low:.2f}, {high:.2f}]")
+            return label, *cells
+
+        kinds = [name.split("/")[1] for name in metrics if name.startswith("caption/") and name.endswith("/cider")]
+        rows = [row(label, "", key) for key, label in SCORES.items() if f"caption/{key}" in metrics]
+        rows[1:1] = [row(f"{SCORES['cider']}, {kind}", f"{kind}/", "cider") for kind in kinds if kind != "cider"]
+        columns = ("score", "captions [95 %]", "of another picture [95 %]")
+        lines = [f"{metrics['caption/pictures']:.0f} pictures"]
+        if "caption/meteor" not in metrics:
+            lines.append(f"METEOR is left out: {meteor.missing() or 'its program failed'}")
+        return Table(columns, labels=1, rows=rows, lines=lines)
+
 
 def _tokenised(pictures: list[_Picture], written: list[str]) -> tuple[list[str], list[list[str]]]:
     """Return the model's captions and the references, tokenised for scoring."""
@@ -172,25 +198,3 @@ def _by_kind(pictures: list[_Picture]) -> dict[str, list[int]]:
         groups[picture.kinds].append(index)
     separate = len(groups) > 1 and all(len(kinds) == 1 for kinds in groups)
     return dict(sorted((*kinds, part) for kinds, part in groups.items())) if separate else {}
-
-
-def table(metrics: Mapping[str, float]) -> Table:
-    """Return the scores with 95 % intervals, CIDEr-D by kind too, beside those of captions of other pictures.
-
-    A line below says why METEOR is missing, where it is.
-    """
-
-    def row(label: str, kind: str, key: str) -> tuple[str, ...]:
-        ends = [
-            [metrics[f"{score}/{kind}{key}{end}"] for end in ("", "_low", "_high")] for score in ("caption", "shuffled")
-        ]
-        return (label, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ends))
-
-    kinds = [name.split("/")[1] for name in metrics if name.startswith("caption/") and name.endswith("/cider")]
-    rows = [row(label, "", key) for key, label in SCORES.items() if f"caption/{key}" in metrics]
-    rows[1:1] = [row(f"{SCORES['cider']}, {kind}", f"{kind}/", "cider") for kind in kinds if kind != "cider"]
-    columns = ("score", "captions [95 %]", "of another picture [95 %]")
-    lines = [f"{metrics['caption/pictures']:.0f} pictures"]
-    if "caption/meteor" not in metrics:
-        lines.append(f"METEOR is left out: {meteor.missing() or 'its program failed'}")
-    return Table(columns, labels=1, rows=rows, lines=lines)

@@ -22,8 +22,6 @@ from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Progress, Table
 
-LOSSES = ("mlm",)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -34,19 +32,22 @@ class Settings:
     bootstrap_samples: int
 
 
-def check(cfg: Config) -> None:
-    """Raise ConfigError where the vocabulary has no mask token or there is no such split."""
-    text.load(cfg.data, cfg.text).mask_id  # noqa: B018
-    for split in evaluators.settings(cfg, "mlm").splits:
-        for one in _data_sets(cfg, split).values():
-            pipeline.open_split(one.data, split)
-
-
-class Evaluator:
+class Evaluator(evaluators.Evaluator):
     """Restore masked words. Metrics: `<score>/accuracy` in percent of the masked words, for `mlm` and `shuffled`.
 
     Where several data sets have the split, also `<score>/<data set>/accuracy`.
     """
+
+    Settings = Settings
+    losses = ("mlm",)
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        """Raise ConfigError where the vocabulary has no mask token or there is no such split."""
+        text.load(cfg.data, cfg.text).mask_id  # noqa: B018
+        for split in evaluators.settings(cfg, "mlm").splits:
+            for one in _data_sets(cfg, split).values():
+                pipeline.open_split(one.data, split)
 
     def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
@@ -105,25 +106,25 @@ class Evaluator:
             progress("pictures", min(first, len(order)), len(order))
         return np.concatenate(hits).astype(np.float64), np.concatenate(record_numbers)
 
+    @staticmethod
+    def table(metrics: Mapping[str, float]) -> Table:
+        """Return the accuracy with its 95 % interval, beside that with other records' pictures; also by data set."""
+
+        def row(label: str, prefix: str) -> tuple[str, ...]:
+            cells = []
+            for score in ("mlm", "shuffled"):
+                value, low, high = (metrics[f"{score}/{prefix}accuracy{end}"] for end in ("", "_low", "_high"))
+                cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
+            return label, f"{metrics[f'mlm/{prefix}words']:.0f}", *cells
+
+        columns = ("captions", "masked words", "accuracy [95 %]", "picture shuffled [95 %]")
+        rows = [row("all", ""), *(row(f"  {name}", f"{name}/") for name in kinds("mlm", metrics))]
+        return Table(columns, labels=1, rows=rows)
+
 
 def likeliest(model: BridgeModel, lower: Lower) -> Array:
     """Return the likeliest word at every position of masked texts, ids [B,T]."""
     return words(model, model.fused(lower)).argmax(axis=-1)
-
-
-def table(metrics: Mapping[str, float]) -> Table:
-    """Return the accuracy with its 95 % interval, beside that with other records' pictures; also by data set."""
-
-    def row(label: str, prefix: str) -> tuple[str, ...]:
-        cells = []
-        for score in ("mlm", "shuffled"):
-            value, low, high = (metrics[f"{score}/{prefix}accuracy{end}"] for end in ("", "_low", "_high"))
-            cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
-        return label, f"{metrics[f'mlm/{prefix}words']:.0f}", *cells
-
-    columns = ("captions", "masked words", "accuracy [95 %]", "picture shuffled [95 %]")
-    rows = [row("all", ""), *(row(f"  {name}", f"{name}/") for name in kinds("mlm", metrics))]
-    return Table(columns, labels=1, rows=rows)
 
 
 def _data_sets(cfg: Config, split: str) -> dict[str, Config]:

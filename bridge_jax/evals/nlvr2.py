@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
+from bridge_jax.config.evaluators import WritesResults
 from bridge_jax.data import pipeline
 from bridge_jax.data.questions import JUDGEMENTS
 from bridge_jax.evals import asking
 from bridge_jax.evals.asking import Asked, Asking
-from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.evals.scores import accuracy
 from bridge_jax.losses.nlvr2 import judge
 from bridge_jax.models.bridge import BridgeModel
@@ -23,34 +23,8 @@ from bridge_jax.step import forward
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Progress, Table
 
-LOSSES = ("nlvr2",)
 
-
-def check(cfg: Config) -> None:
-    """Raise ConfigError where a split has no statements, no judgements, or too few pictures a record."""
-    pictures = cfg.losses["nlvr2"]["pictures"]
-    splits = (cfg.data.eval_split, *evaluators.settings(cfg, "nlvr2").splits)
-    for split in (cfg.data.train_split, *splits):
-        records = pipeline.open_split(cfg.data, split)
-        statements = records[0]["statements"]
-        if not statements:
-            raise ConfigError(
-                f"config.data.dataset: {cfg.data.dataset!r} has no statements, but the nlvr2 loss and the nlvr2 "
-                "evaluator read them; choose a data set with statements"
-            )
-        if records.pictures < pictures:
-            raise ConfigError(
-                f"config.losses.nlvr2.pictures is {pictures}, but a record of {cfg.data.dataset!r} has "
-                f"{records.pictures}; set config.losses.nlvr2.pictures={records.pictures}"
-            )
-        if split in splits and not all(statement.answers for statement in statements):
-            raise ConfigError(
-                f"config.evals.nlvr2: the statements of split {split!r} have no judgements to score with; choose a "
-                "split that has, and write the model's judgements with tools.evaluate --results"
-            )
-
-
-class Evaluator(Asking):
+class Evaluator(Asking, WritesResults):
     """Judge the statements of a split. Metrics: `<score>/accuracy` and `<score>/<kind>/accuracy`, in percent.
 
     Scores: `nlvr2`, the model; `shuffled`, the model with the pictures of every record taken from another one;
@@ -58,6 +32,32 @@ class Evaluator(Asking):
     where sentences are shared. The bootstrap draws sets of statements; no statement of a set shares a record or a
     sentence with one outside it.
     """
+
+    losses = ("nlvr2",)
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        """Raise ConfigError where a split has no statements, no judgements, or too few pictures a record."""
+        pictures = cfg.losses["nlvr2"]["pictures"]
+        splits = (cfg.data.eval_split, *evaluators.settings(cfg, "nlvr2").splits)
+        for split in (cfg.data.train_split, *splits):
+            records = pipeline.open_split(cfg.data, split)
+            statements = records[0]["statements"]
+            if not statements:
+                raise ConfigError(
+                    f"config.data.dataset: {cfg.data.dataset!r} has no statements, but the nlvr2 loss and the nlvr2 "
+                    "evaluator read them; choose a data set with statements"
+                )
+            if records.pictures < pictures:
+                raise ConfigError(
+                    f"config.losses.nlvr2.pictures is {pictures}, but a record of {cfg.data.dataset!r} has "
+                    f"{records.pictures}; set config.losses.nlvr2.pictures={records.pictures}"
+                )
+            if split in splits and not all(statement.answers for statement in statements):
+                raise ConfigError(
+                    f"config.evals.nlvr2: the statements of split {split!r} have no judgements to score with; choose a "
+                    "split that has, and write the model's judgements with tools.evaluate --results"
+                )
 
     def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
@@ -115,6 +115,18 @@ class Evaluator(Asking):
         lines = [f"{one.question.name or one.question.id},{judgement}\n" for one, judgement in pairs]
         return "".join(lines), len(lines)
 
+    @staticmethod
+    def table(metrics: Mapping[str, float]) -> Table:
+        """Return accuracy in percent with 95 % intervals, overall and by kind, and the consistency below."""
+        accuracies = asking.table("nlvr2", "statements", "majority", metrics)
+        if "nlvr2/consistency" in metrics:
+            value, low, high = (metrics[f"nlvr2/consistency{end}"] for end in ("", "_low", "_high"))
+            sentences = f"{metrics['nlvr2/sentences']:.0f} sentences"
+            accuracies.lines.append(
+                f"consistency {value:.1f} [{low:.1f}, {high:.1f}]: judged right every time, of {sentences}"
+            )
+        return accuracies
+
 
 def judgements(model: BridgeModel, lower: Lower) -> Array:
     """Return the logits [B] that the statements are true of their pictures. The texts are the statements."""
@@ -141,15 +153,3 @@ def independent_sets(texts: list[Asked]) -> np.ndarray:
             if key[1] is not None:
                 parent[root(i)] = root(first.setdefault(key, i))
     return np.array([root(i) for i in range(len(texts))])
-
-
-def table(metrics: Mapping[str, float]) -> Table:
-    """Return accuracy in percent with 95 % intervals, overall and by kind, and the consistency below."""
-    accuracies = asking.table("nlvr2", "statements", "majority", metrics)
-    if "nlvr2/consistency" in metrics:
-        value, low, high = (metrics[f"nlvr2/consistency{end}"] for end in ("", "_low", "_high"))
-        sentences = f"{metrics['nlvr2/sentences']:.0f} sentences"
-        accuracies.lines.append(
-            f"consistency {value:.1f} [{low:.1f}, {high:.1f}]: judged right every time, of {sentences}"
-        )
-    return accuracies

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
+from bridge_jax.config.evaluators import StageEvaluator
 from bridge_jax.data import pipeline
 from bridge_jax.data.padding import padded_batches
 from bridge_jax.evals.scores import recall
@@ -27,7 +28,6 @@ from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Progress, Table
 
 PAIRED_SAMPLES = 1000
-LOSSES = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,24 +55,26 @@ class Side:
     embeddings: np.ndarray  # float32 [n,E]
 
 
-def check(cfg: Config) -> None:
-    """Raise ConfigError where a split does not exist or does not fall into equal folds."""
-    settings = evaluators.settings(cfg, "retrieval")
-    for split in (cfg.data.eval_split, *settings.splits):
-        photos, folds = len(pipeline.open_split(cfg.data, split)), settings.folds
-        if split in settings.splits and photos % folds:
-            raise ConfigError(
-                f"config.evals.retrieval.folds: {folds} folds do not divide the {photos} photos of {split!r}; "
-                "choose a divisor, or 1 for none"
-            )
-
-
-class Evaluator:
+class Evaluator(StageEvaluator):
     """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank.
 
     `lower_frozen`: nothing below the first bridged layer changes between calls, so a split's lower states stay in
     memory after the first call.
     """
+
+    Settings = Settings
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        """Raise ConfigError where a split does not exist or does not fall into equal folds."""
+        settings = evaluators.settings(cfg, "retrieval")
+        for split in (cfg.data.eval_split, *settings.splits):
+            photos, folds = len(pipeline.open_split(cfg.data, split)), settings.folds
+            if split in settings.splits and photos % folds:
+                raise ConfigError(
+                    f"config.evals.retrieval.folds: {folds} folds do not divide the {photos} photos of {split!r}; "
+                    "choose a divisor, or 1 for none"
+                )
 
     def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         self._cfg, self._predict, self._settings = cfg, predict, evaluators.settings(cfg, "retrieval")
@@ -87,7 +89,7 @@ class Evaluator:
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {"unimodal_rsum": metrics["unimodal/rsum"]}
 
-    def says(self, metrics: Mapping[str, float]) -> str:
+    def summary(self, metrics: Mapping[str, float]) -> str:
         return (
             f"unimodal text_to_image r@1 {metrics['unimodal/text_to_image/r@1']:.1f}, "
             f"image_to_text r@1 {metrics['unimodal/image_to_text/r@1']:.1f}, rsum {metrics['unimodal/rsum']:.1f}"
@@ -244,35 +246,36 @@ class Evaluator:
                 metrics[f"rerank_gain/{direction}/r@1{'' if part == 'value' else '_' + part}"] = value
         return metrics
 
-
-def table(metrics: Mapping[str, float]) -> Table:
-    """Return recall in both directions, unimodal and reranked, with 95 % intervals."""
-    rows, lines = [], []
-    scores = [score for score in ("unimodal", "rerank") if f"{score}/rsum" in metrics]
-    directions = {name.removeprefix("unimodal/").rsplit("/", 1)[0] for name in metrics if name.startswith("unimodal/")}
-    for direction in sorted(d for d in directions if d.startswith(("text_to_image", "image_to_text"))):
-        for score in scores:
-            prefix = f"{score}/{direction}"
-            recalls = [f"{metrics[f'{prefix}/r@{k}']:.1f}" for k in (1, 5, 10)]
-            if f"{prefix}/r@1_low" in metrics:
-                recalls[0] += f" [{metrics[f'{prefix}/r@1_low']:.1f}, {metrics[f'{prefix}/r@1_high']:.1f}]"
-            kind = direction.rpartition("/")  # a kind of caption stands under its direction
-            label = f"  {kind[2]}" if kind[0] else direction
-            rows.append((label, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}"))
-    for direction in ("text_to_image", "image_to_text"):
-        gain = f"rerank_gain/{direction}/r@1"
-        if gain in metrics:
+    @staticmethod
+    def table(metrics: Mapping[str, float]) -> Table:
+        """Return recall in both directions, unimodal and reranked, with 95 % intervals."""
+        rows, lines = [], []
+        scores = [score for score in ("unimodal", "rerank") if f"{score}/rsum" in metrics]
+        unimodal = [name.removeprefix("unimodal/") for name in metrics if name.startswith("unimodal/")]
+        directions = {name.rsplit("/", 1)[0] for name in unimodal}
+        for direction in sorted(d for d in directions if d.startswith(("text_to_image", "image_to_text"))):
+            for score in scores:
+                prefix = f"{score}/{direction}"
+                recalls = [f"{metrics[f'{prefix}/r@{k}']:.1f}" for k in (1, 5, 10)]
+                if f"{prefix}/r@1_low" in metrics:
+                    recalls[0] += f" [{metrics[f'{prefix}/r@1_low']:.1f}, {metrics[f'{prefix}/r@1_high']:.1f}]"
+                kind = direction.rpartition("/")  # a kind of caption stands under its direction
+                label = f"  {kind[2]}" if kind[0] else direction
+                rows.append((label, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}"))
+        for direction in ("text_to_image", "image_to_text"):
+            gain = f"rerank_gain/{direction}/r@1"
+            if gain in metrics:
+                lines.append(
+                    f"rerank gains {metrics[gain]:+.1f} points of {direction} R@1 "
+                    f"[{metrics[gain + '_low']:+.1f}, {metrics[gain + '_high']:+.1f}], p = {metrics[gain + '_p']:.3f}"
+                )
+        if "two_way/fused" in metrics:
             lines.append(
-                f"rerank gains {metrics[gain]:+.1f} points of {direction} R@1 "
-                f"[{metrics[gain + '_low']:+.1f}, {metrics[gain + '_high']:+.1f}], p = {metrics[gain + '_p']:.3f}"
+                f"true picture above the unimodal order's own hardest negatives: unimodal "
+                f"{metrics['two_way/unimodal']:.1f} %, fused {metrics['two_way/fused']:.1f} %, "
+                f"both {metrics['two_way/rerank']:.1f} %"
             )
-    if "two_way/fused" in metrics:
-        lines.append(
-            f"true picture above the unimodal order's own hardest negatives: unimodal "
-            f"{metrics['two_way/unimodal']:.1f} %, fused {metrics['two_way/fused']:.1f} %, "
-            f"both {metrics['two_way/rerank']:.1f} %"
-        )
-    return Table(("direction", "score", "R@1 [95 %]", "R@5", "R@10", "median rank"), 2, rows, lines)
+        return Table(("direction", "score", "R@1 [95 %]", "R@5", "R@10", "median rank"), 2, rows, lines)
 
 
 def _two_way(

@@ -10,36 +10,36 @@ from typing import Any
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
+from bridge_jax.config.evaluators import WritesResults
 from bridge_jax.data import pipeline
 from bridge_jax.data.datasets.snli_ve import LABELS
 from bridge_jax.evals import asking
 from bridge_jax.evals.asking import Asked, Asking
-from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.losses.snli_ve import judge
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Progress, Table
 
-LOSSES = ("snli_ve",)
 
-
-def check(cfg: Config) -> None:
-    """Raise ConfigError where a split has no statements with one of LABELS."""
-    for split in (cfg.data.train_split, cfg.data.eval_split, *evaluators.settings(cfg, "snli_ve").splits):
-        statements = pipeline.open_split(cfg.data, split)[0]["statements"]
-        if not statements or not all(one.answers and one.answers[0] in LABELS for one in statements):
-            raise ConfigError(
-                f"config.data.dataset: {cfg.data.dataset!r} has no statements with the labels {', '.join(LABELS)}, "
-                "but the snli_ve loss and evaluator read them; choose a data set with them"
-            )
-
-
-class Evaluator(Asking):
+class Evaluator(Asking, WritesResults):
     """Label the statements of a split. Metrics: `<score>/accuracy`, in percent.
 
     Scores: `snli_ve`, the model; `shuffled`, the model with every picture taken from another record; `majority`, the
     label that most statements of the split have.
     """
+
+    losses = ("snli_ve",)
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        """Raise ConfigError where a split has no statements with one of LABELS."""
+        for split in (cfg.data.train_split, cfg.data.eval_split, *evaluators.settings(cfg, "snli_ve").splits):
+            statements = pipeline.open_split(cfg.data, split)[0]["statements"]
+            if not statements or not all(one.answers and one.answers[0] in LABELS for one in statements):
+                raise ConfigError(
+                    f"config.data.dataset: {cfg.data.dataset!r} has no statements with the labels {', '.join(LABELS)}, "
+                    "but the snli_ve loss and evaluator read them; choose a data set with them"
+                )
 
     def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
@@ -72,12 +72,12 @@ class Evaluator(Asking):
         lines = [f"{one.question.name},{label}\n" for one, label in pairs]
         return "".join(lines), len(lines)
 
+    @staticmethod
+    def table(metrics: Mapping[str, float]) -> Table:
+        """Return accuracy in percent with 95 % intervals."""
+        return asking.table("snli_ve", "statements", "majority", metrics)
+
 
 def labels(model: BridgeModel, lower: Lower) -> Array:
     """Return the logits [B,X] of the labels of the statements. The texts are the statements."""
     return judge(model, model.fused(lower), lower.text_mask)
-
-
-def table(metrics: Mapping[str, float]) -> Table:
-    """Return accuracy in percent with 95 % intervals."""
-    return asking.table("snli_ve", "statements", "majority", metrics)

@@ -14,41 +14,41 @@ from typing import Any
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
+from bridge_jax.config.evaluators import WritesResults
 from bridge_jax.data import pipeline, questions
 from bridge_jax.data.answers import accuracy, scores
 from bridge_jax.evals import asking
 from bridge_jax.evals.asking import Asked, Asking
-from bridge_jax.evals.asking import Settings as Settings
 from bridge_jax.losses.vqa import score
 from bridge_jax.models import search
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Progress, Table
 
-LOSSES = ("vqa", "vqa_generative")
 
-
-def check(cfg: Config) -> None:
-    """Raise ConfigError where a split cannot be scored: no such split, no questions, answers that do not fit."""
-    if "vqa_generative" in cfg.losses:
-        questions.load_answer_words(cfg)
-    else:
-        questions.load_answers(cfg)
-    for split in (cfg.data.eval_split, *evaluators.settings(cfg, "vqa").splits):
-        record = pipeline.open_split(cfg.data, split)[0]
-        if not all(question.answers for question in record["questions"]):
-            raise ConfigError(
-                f"config.evals.vqa: the questions of split {split!r} have no answers to score with; choose a split "
-                "that has, and write the model's answers with tools.evaluate --results"
-            )
-
-
-class Evaluator(Asking):
+class Evaluator(Asking, WritesResults):
     """Answer the questions of a split. Metrics: `<score>/accuracy` and `<score>/<kind>/accuracy`, in percent.
 
     Scores: `vqa`, the model; `shuffled`, the model with every picture taken from another record; `constant`, the best
     single answer to each kind of question, chosen on the split itself.
     """
+
+    losses = ("vqa", "vqa_generative")
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        """Raise ConfigError where a split cannot be scored: no such split, no questions, answers that do not fit."""
+        if "vqa_generative" in cfg.losses:
+            questions.load_answer_words(cfg)
+        else:
+            questions.load_answers(cfg)
+        for split in (cfg.data.eval_split, *evaluators.settings(cfg, "vqa").splits):
+            record = pipeline.open_split(cfg.data, split)[0]
+            if not all(question.answers for question in record["questions"]):
+                raise ConfigError(
+                    f"config.evals.vqa: the questions of split {split!r} have no answers to score with; choose a split "
+                    "that has, and write the model's answers with tools.evaluate --results"
+                )
 
     def __init__(self, cfg: Config, predict: Predict, *, lower_frozen: bool = False):
         del lower_frozen  # too many states to keep
@@ -86,12 +86,12 @@ class Evaluator(Asking):
         entries = [{"question_id": one.question.id, "answer": answer} for one, answer in pairs]
         return json.dumps(entries) + "\n", len(entries)
 
+    @staticmethod
+    def table(metrics: Mapping[str, float]) -> Table:
+        """Return accuracy in percent with 95 % intervals, overall and by kind of question."""
+        return asking.table("vqa", "questions", "constant", metrics)
+
 
 def answer_logits(model: BridgeModel, lower: Lower) -> Array:
     """Return the logits [B,A] of the answers to the questions. The texts are the questions."""
     return score(model, model.fused(lower), lower.text_mask)
-
-
-def table(metrics: Mapping[str, float]) -> Table:
-    """Return accuracy in percent with 95 % intervals, overall and by kind of question."""
-    return asking.table("vqa", "questions", "constant", metrics)

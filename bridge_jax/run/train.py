@@ -215,7 +215,7 @@ class _Stage:
         with terminal.task(bar, "evaluating") as progress:
             metrics = self.evaluator.watch(params, self.stop.watched(progress))
         self.log.write(step, {f"eval/{name}": value for name, value in metrics.items()})
-        terminal.say(f"step {step} {self.name}: {self.evaluator.says(metrics)}")
+        terminal.say(f"step {step} {self.name}: {self.evaluator.summary(metrics)}")
         with self.stop.busy():
             self.saves.score(step, {STAGE: float(self.index), **self.evaluator.score(metrics)})
 
@@ -278,7 +278,7 @@ def _finish(
         ):
             metrics = built[name].final(params, split, stop.watched(progress))
         title = f"{cfg.data.dataset}/{split}, step {best}"
-        terminal.table(evaluators.module(name).table(metrics), title, time.monotonic() - started)
+        terminal.table(evaluators.find(name).table(metrics), title, time.monotonic() - started)
         everything |= {f"{split}/{name}": value for name, value in metrics.items()}
     log.write(step, {f"final/{name}": value for name, value in everything.items()})
     terminal.say(f"checkpoints, metrics.jsonl and tensorboard are in {Path(saves.folder).parent}")

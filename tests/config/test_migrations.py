@@ -73,7 +73,8 @@ def keys_of_class(cls: type, root: str = "") -> Iterator[str]:
         elif root + name == "evals":
             for file in pkgutil.iter_modules(evals.__path__):
                 module = importlib.import_module(f"bridge_jax.evals.{file.name}")
-                yield from keys_of_class(module.Settings, f"evals.{file.name}.") if hasattr(module, "LOSSES") else ()
+                if hasattr(module, "Evaluator"):
+                    yield from keys_of_class(module.Evaluator.Settings, f"evals.{file.name}.")
         else:
             yield root + name
 

@@ -103,11 +103,11 @@ def metrics(*names):
 
 
 def test_the_table_has_it_or_says_why_not(monkeypatch):
-    rows = {row[0]: row[1] for row in evaluator.table(metrics("cider", "meteor")).rows}
+    rows = {row[0]: row[1] for row in evaluator.Evaluator.table(metrics("cider", "meteor")).rows}
     assert rows["METEOR"] == "0.25 [0.25, 0.25]"
     monkeypatch.setattr(meteor, "missing", lambda: "no java")
-    table = evaluator.table(metrics("cider"))
+    table = evaluator.Evaluator.table(metrics("cider"))
     assert [row[0] for row in table.rows] == ["CIDEr-D"]
     assert table.lines == ["5 pictures", "METEOR is left out: no java"]
     monkeypatch.setattr(meteor, "missing", lambda: "")
-    assert evaluator.table(metrics("cider")).lines[-1] == "METEOR is left out: its program failed"
+    assert evaluator.Evaluator.table(metrics("cider")).lines[-1] == "METEOR is left out: its program failed"

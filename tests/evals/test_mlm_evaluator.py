@@ -82,7 +82,7 @@ def test_equals_one_caption_at_a_time(cfg, params, metrics):
 
 
 def test_the_table_has_both(metrics):
-    table = mlm.table(metrics)
+    table = mlm.Evaluator.table(metrics)
     assert table.columns[2:] == ("accuracy [95 %]", "picture shuffled [95 %]")
     assert [row[:2] for row in table.rows] == [("all", f"{metrics['mlm/words']:.0f}")]
 
@@ -113,7 +113,7 @@ def test_of_a_mixture_every_data_set_with_the_split_is_scored(cfg, params, metri
         assert own[1] == metrics[f"{score}/accuracy"]
         assert found[f"{score}/shapes/accuracy_low"] == metrics[f"{score}/accuracy_low"]
     assert not [name for name in found if "cc3m" in name]
-    assert [row[0] for row in mlm.table(found).rows] == ["all", "  flickr8k", "  shapes"]
+    assert [row[0] for row in mlm.Evaluator.table(found).rows] == ["all", "  flickr8k", "  shapes"]
     assert scored("cc3m", "shapes") == metrics
 
 

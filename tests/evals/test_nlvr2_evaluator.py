@@ -142,7 +142,7 @@ def test_consistency_is_the_share_of_sentences_right_every_time(cfg, evaluator, 
     assert found["nlvr2/sentences"] == 4
     assert found["nlvr2/consistency_low"] <= found["nlvr2/consistency"] <= found["nlvr2/consistency_high"]
     assert found["majority/accuracy"] == pytest.approx(50)
-    (line,) = nlvr2.table(found).lines
+    (line,) = nlvr2.Evaluator.table(found).lines
     assert line.startswith("consistency 50.0 [")
     assert line.endswith("judged right every time, of 4 sentences")
 
@@ -170,7 +170,7 @@ def test_watching_looks_at_the_first_records_only(evaluator, params):
     watched = evaluator.watch(params, lambda *_: None)
     assert watched["nlvr2/statements"] == 5 * 4
     assert evaluator.score(watched) == {"nlvr2_accuracy": watched["nlvr2/accuracy"]}
-    assert f"nlvr2 accuracy {watched['nlvr2/accuracy']:.1f} (both " in evaluator.says(watched)
+    assert f"nlvr2 accuracy {watched['nlvr2/accuracy']:.1f} (both " in evaluator.summary(watched)
 
 
 def test_a_nan_is_an_error(evaluator, params):
@@ -181,7 +181,7 @@ def test_a_nan_is_an_error(evaluator, params):
 
 
 def test_the_table_has_every_kind(metrics):
-    table = nlvr2.table(metrics)
+    table = nlvr2.Evaluator.table(metrics)
     assert [row[0].strip() for row in table.rows] == ["all", "both", "neither", "one", "side"]
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert table.lines == []

@@ -127,7 +127,7 @@ def test_watching_looks_at_the_first_pictures_only(cfg, evaluator, params):
     records = pipeline.open_split(cfg.data, SPLIT)
     assert watched["vqa/questions"] == sum(len(records[i]["questions"]) for i in range(5))
     assert evaluator.score(watched) == {"vqa_accuracy": watched["vqa/accuracy"]}
-    assert f"vqa accuracy {watched['vqa/accuracy']:.1f} (colour " in evaluator.says(watched)
+    assert f"vqa accuracy {watched['vqa/accuracy']:.1f} (colour " in evaluator.summary(watched)
 
 
 @pytest.mark.parametrize("count", [2, 3, 50])
@@ -146,7 +146,7 @@ def test_a_nan_is_an_error(evaluator, params):
 
 
 def test_the_table_has_every_kind(metrics):
-    table = vqa.table(metrics)
+    table = vqa.Evaluator.table(metrics)
     assert [row[0].strip() for row in table.rows] == ["all", "colour", "count", "relation", "shape", "size"]
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert table.rows[0][2].startswith(f"{metrics['vqa/accuracy']:.1f} [{metrics['vqa/accuracy_low']:.1f}, ")
