@@ -140,8 +140,6 @@ def base() -> ml_collections.ConfigDict:
         flip=True,
         randaugment_layers=0,
         randaugment_magnitude=5,
-        mask_text_fraction=0.15,
-        mask_patch_fraction=0.4,
         workers=0,
         threads=16,
         prefetch_batches=4,

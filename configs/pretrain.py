@@ -40,8 +40,8 @@ def base() -> ml_collections.ConfigDict:
     config = coco.get_config()
     config.data.mixture = (("coco", 0.15), ("visual_genome", 0.15), ("cc3m", 0.25), ("cc12m", 0.45))
     config.vision.mask_token = True
-    config.losses.mlm = dict(weight=1.0)
-    config.losses.mim = dict(weight=0.1, target="features")
+    config.losses.mlm = dict(weight=1.0, mask_fraction=0.15)
+    config.losses.mim = dict(weight=0.1, target="features", mask_fraction=0.4)
     config.mining.group = 64
 
     def stage(epochs: float, **changes) -> ml_collections.ConfigDict:
@@ -63,8 +63,7 @@ def base() -> ml_collections.ConfigDict:
 def small() -> ml_collections.ConfigDict:
     config = flickr8k.get_config()
     config.data.mixture = (("flickr8k", 0.5), ("shapes", 0.5))
-    config.data.mask_text_fraction = 0.3
-    config.losses.mlm = dict(weight=1.0)
+    config.losses.mlm = dict(weight=1.0, mask_fraction=0.3)
     config.stages = dict(
         align=common.stage(
             steps=400,

@@ -69,8 +69,7 @@ def vqa(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     3e-4, both from 850 steps of 64 captions and with a question mark.
     """
     config = caption(config)
-    config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0))
-    config.data.mask_text_fraction = 0.8
+    config.losses.update(vqa=dict(weight=1.0, answers=17), mlm=dict(weight=1.0, mask_fraction=0.8))
     config.mining.group = 2  # a scene and its mirror
     mirrored = dict(batch_size=32, group_examples=2)
     config.stages = dict(

@@ -24,8 +24,8 @@ LOSSES = {
     "fused_itc": {"form": "joint"},
     "itm": {},
     "cycle": {},
-    "mlm": {},
-    "mim": {"target": "pixels"},
+    "mlm": {"mask_fraction": 0.15},
+    "mim": {"target": "pixels", "mask_fraction": 0.4},
 }
 OTHERS = {
     "sigmoid": {"chunk_columns": 0},

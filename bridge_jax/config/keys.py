@@ -98,8 +98,6 @@ class Data:
     flip: bool  # mirror half of the pictures, but none whose captions contain left or right
     randaugment_layers: int  # 0: off
     randaugment_magnitude: int  # 0..10
-    mask_text_fraction: float  # share of the tokens that MLM predicts
-    mask_patch_fraction: float  # share of the patches that MIM predicts
     workers: int  # processes that decode; 0: threads of this process
     threads: int
     prefetch_batches: int

@@ -56,9 +56,18 @@ def _from_5(config: dict[str, Any]) -> None:
     del config
 
 
+def _from_6(config: dict[str, Any]) -> None:
+    """Move the shares of masked words and patches to the losses that read them."""
+    data, losses = (config[name] if isinstance(config.get(name), dict) else {} for name in ("data", "losses"))
+    for name, key in (("mlm", "mask_text_fraction"), ("mim", "mask_patch_fraction")):
+        if key in data:
+            share = data.pop(key)
+            _fill(losses, {f"{name}.mask_fraction": share})
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4, _from_5)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4, _from_5, _from_6)
 SCHEMA = _FIRST + len(MIGRATIONS)
 
 

@@ -78,7 +78,7 @@ class Evaluator(evaluators.Evaluator):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return for every masked word whether it was restored (0 or 1), and the number of its record."""
         records, size = pipeline.open_split(cfg.data, split), self._settings.batch_size
-        seed, fraction = rng.stream_seed(cfg.seed, f"mlm/{split}/masks"), cfg.data.mask_text_fraction
+        seed, fraction = rng.stream_seed(cfg.seed, f"mlm/{split}/masks"), cfg.losses["mlm"]["mask_fraction"]
         hits, record_numbers, first = [], [], 0
         order = [int(picture) for picture in pictures]
         for images, _, valid in pipeline.images(cfg, split, size, self._predict.rows, order):

@@ -28,12 +28,15 @@ class Predicted(NamedTuple):
     target: Array  # [B,P-1,X]
 
 
-def loss(outputs: Outputs, batch: Batch, target: str) -> Loss:
+def loss(outputs: Outputs, batch: Batch, *, target: str, mask_fraction: float) -> Loss:
     """Mean squared error at the masked patches.
 
+    `mask_fraction`: share of a picture's patches that are masked, 0 to 1; the data path masks them (`maker`).
+    `target` is one of
     pixels: the patch's own pixels, each patch normalised to mean 0 and variance 1 (as MAE does).
     features: the finished state of the unmasked picture, without gradient, each normalised the same way.
     """
+    del mask_fraction
     if target not in TARGETS:
         raise ConfigError(f"config.losses.mim.target: {target!r} is unknown; known: {', '.join(TARGETS)}")
     found: Predicted = outputs.own["mim"]
@@ -89,7 +92,7 @@ def _make(count: int, fraction: float, row: Row, generator: np.random.Generator)
 
 def maker(cfg: Config, tokenizer: Any) -> MakeFields:
     del tokenizer
-    return partial(_make, _patch_count(cfg), cfg.data.mask_patch_fraction)
+    return partial(_make, _patch_count(cfg), cfg.losses["mim"]["mask_fraction"])
 
 
 def check(cfg: Config) -> None:

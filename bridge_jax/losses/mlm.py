@@ -18,8 +18,12 @@ from bridge_jax.models.heads import MaskedHead
 from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
-def loss(outputs: Outputs, batch: Batch) -> Loss:
-    """Cross entropy over the vocabulary at the masked positions. The masking was done in the data path."""
+def loss(outputs: Outputs, batch: Batch, *, mask_fraction: float) -> Loss:
+    """Cross entropy over the vocabulary at the masked positions.
+
+    `mask_fraction`: share of a caption's tokens that are masked, 0 to 1; the data path masks them (`maker`).
+    """
+    del mask_fraction
     logits_BTV, masked_BT = outputs.own["mlm"], batch.extras["masked_text"]
     losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.ids)
     hit_BT = logits_BTV.argmax(axis=-1) == batch.ids
@@ -61,7 +65,7 @@ def _make(
 
 
 def maker(cfg: Config, tokenizer: text.Tokenizer) -> MakeFields:
-    return partial(_make, tokenizer, cfg.data.mask_text_fraction)
+    return partial(_make, tokenizer, cfg.losses["mlm"]["mask_fraction"])
 
 
 NEEDS = Needs(

@@ -140,7 +140,7 @@ def test_values_that_cannot_work_together_are_refused(config, changes, text):
 
 
 def test_mim_needs_the_mask_token_only_where_a_stage_that_runs_uses_it(config):
-    put(config, "losses.mim", {"weight": 1.0, "target": "pixels"})
+    put(config, "losses.mim", {"weight": 1.0, "target": "pixels", "mask_fraction": 0.4})
     put(config, "stages.task.losses", ("itc", "mim"))
     refused(config, r"vision\.mask_token is False but the mim loss is in use")
     put(config, "stage_order", ("stabilise", "align"))

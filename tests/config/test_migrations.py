@@ -27,6 +27,10 @@ from bridge_jax.workdir.meta import Meta, read_config, read_meta
 
 FOLDER = Path(__file__).parents[1] / "schemas"
 SAVED = sorted(path.name for path in FOLDER.glob("*.json"))
+MOVED_IN_7 = {
+    "data.mask_text_fraction": "losses.mlm.mask_fraction",
+    "data.mask_patch_fraction": "losses.mim.mask_fraction",
+}
 ADDED_IN_3 = {  # key -> what the code did before it was there
     "bad_steps.action": "stop",
     "bad_steps.budget": 0,
@@ -132,6 +136,7 @@ def test_a_config_as_it_was_written_is_read(name):
         objectives.bind(loss, arguments)  # raises where an argument is missing
     assert differences(meta.config, cfg) == []
     was, is_now = flat(before["config"]), flat(meta.config)
+    was = {key: value for key, value in was.items() if key not in MOVED_IN_7}
     assert {key: is_now[key] for key in was} == was | dict.fromkeys(was.keys() & {"blocks.remat"}, "none")
 
 
@@ -157,6 +162,14 @@ def test_what_was_computed_again_is_still(was, is_now):
     assert migrate(before, "x")["config"]["blocks"]["remat"] == is_now
 
 
+def test_the_shares_of_what_is_masked_move_to_their_losses():
+    before = record("6.json")
+    before["config"]["losses"] |= {"mlm": {"weight": 1.0}, "mim": {"weight": 0.1, "target": "pixels"}}
+    was, after = flat(before["config"]), flat(migrate(before, "x")["config"])
+    assert {now: after[now] for now in MOVED_IN_7.values()} == {now: was[key] for key, now in MOVED_IN_7.items()}
+    assert not MOVED_IN_7.keys() & after.keys()
+
+
 def test_a_loss_that_a_run_did_not_use_is_not_made_up():
     before = record("2_8cc157d.json")
     before["config"]["losses"] = {"itm": {"weight": 1.0}}
@@ -176,7 +189,7 @@ def test_a_loss_that_a_run_did_not_use_is_not_made_up():
     ],
 )
 def test_another_schema_is_refused_with_the_reason(schema, reason):
-    with pytest.raises(ConfigError, match=f"^runs/a: checkpoint schema {schema}, this code reads 2 to 6: {reason}"):
+    with pytest.raises(ConfigError, match=f"^runs/a: checkpoint schema {schema}, this code reads 2 to 7: {reason}"):
         read_meta({"schema": schema}, "runs/a")
 
 

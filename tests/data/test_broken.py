@@ -34,6 +34,7 @@ def cfg(raw, small_shapes, tmp_path_factory) -> config.Config:
     vocabulary = next(small_shapes.rglob(prepared.VOCABULARY))
     settings.data.update(dataset="flickr8k", data_dir=str(data_dir), vocabulary=str(vocabulary), flip=True)
     settings.data.update(randaugment_layers=1, threads=2, prefetch_batches=2)
+    settings.losses.mlm = dict(weight=1.0, mask_fraction=0.15)
     return config.parse(settings)
 
 

@@ -25,6 +25,9 @@ def cfg(tmp_path_factory) -> config.Config:
     settings = shapes_config.get_config()
     settings.vision.patch_px, settings.vision.position_grid, settings.text.length = 8, 8, 24  # as these tests count
     settings.data.update(data_dir=str(data_dir), crop_area=(0.5, 1.0), threads=2, prefetch_batches=2)
+    settings.losses.update(
+        mlm=dict(weight=1.0, mask_fraction=0.15), mim=dict(weight=1.0, target="pixels", mask_fraction=0.4)
+    )
     return config.parse(settings)
 
 

@@ -27,8 +27,7 @@ SPLIT = "val"
 @pytest.fixture(scope="module")
 def cfg(tiny):
     settings = tiny()
-    settings.losses.mlm = dict(weight=1.0)
-    settings.data.mask_text_fraction = 0.5
+    settings.losses.mlm = dict(weight=1.0, mask_fraction=0.5)
     settings.evals.mlm = common.mlm(batch_size=7, splits=(SPLIT,), bootstrap_samples=20)
     return config.parse(settings)
 
@@ -100,7 +99,7 @@ def test_of_a_mixture_every_data_set_with_the_split_is_scored(cfg, params, metri
         mixture = tuple((name, 1 / len(names)) for name in names)
         data = dataclasses.replace(cfg.data, data_dir=str(tmp_path), mixture=mixture, vocabulary=vocabulary)
         mixed = dataclasses.replace(cfg, data=data)
-        mlm.check(mixed)
+        mlm.Evaluator.check(mixed)
         predict = build_predict(mixed, sharding.make_mesh(cfg.mesh), "mlm")
         return mlm.Evaluator(mixed, predict).final(params, SPLIT, lambda *_: None)
 

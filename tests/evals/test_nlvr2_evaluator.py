@@ -202,7 +202,7 @@ def test_data_that_cannot_be_judged_is_refused(cfg, monkeypatch, statements, say
     record = {"statements": [Question(1, "x", "k", answers) for answers in statements]}
     monkeypatch.setattr(pipeline, "open_split", lambda data, split: Records([record]))
     with pytest.raises(ConfigError, match=says):
-        nlvr2.check(cfg)
+        nlvr2.Evaluator.check(cfg)
 
 
 def test_statements_of_which_nobody_says_whether_they_are_true_are_refused(cfg, monkeypatch):
@@ -210,4 +210,4 @@ def test_statements_of_which_nobody_says_whether_they_are_true_are_refused(cfg, 
     record = {"statements": [Question(1, "x", "k", ())]}
     monkeypatch.setattr(pipeline, "open_split", lambda data, split: Records([record]))
     with pytest.raises(ConfigError, match="the statements of split 'val' have no judgements to score with"):
-        nlvr2.check(one)
+        nlvr2.Evaluator.check(one)

@@ -156,4 +156,4 @@ def test_questions_without_answers_are_refused(cfg, monkeypatch):
     record = {"questions": [questions.Question(1, "is it ?", "yes/no", ())]}
     monkeypatch.setattr(pipeline, "open_split", lambda data, split: [record])
     with pytest.raises(ConfigError, match="the questions of split 'val' have no answers to score with"):
-        vqa.check(cfg)
+        vqa.Evaluator.check(cfg)

@@ -158,7 +158,7 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
 )
 def test_cached_states_with_what_they_cannot_serve_are_refused(tiny, changes, says):
     settings = tiny(depth=2)
-    settings.losses.mlm = dict(weight=1.0)
+    settings.losses.mlm = dict(weight=1.0, mask_fraction=0.15)
     with settings.unlocked():
         settings.stages.align.update(changes)
     with pytest.raises(ConfigError, match=says):
