@@ -46,7 +46,7 @@ _NEVER = 10**9
 _console = Console(soft_wrap=True, highlight=False)
 
 
-class _Unscored(train._Stage):
+class _Unscored(train.StageLoop):
     """The training loop without evaluations. `ends` has the time at which each step but the last was read."""
 
     ends: list[float]
@@ -69,10 +69,10 @@ def lengths(ends: Sequence[float]) -> list[float]:
 def bare_loop(cfg: Config, name: str, count: int) -> Callable[[], list[float]]:
     """Return a function that draws, puts and steps, and times `count` steps after a first one."""
     mesh, stage = sharding.make_mesh(cfg.mesh), cfg.stages[name]
-    plan, params, make = train_step.build(cfg, name, 0, mesh), origin.initial(cfg, mesh), None
+    plan, params, make = train_step.build(cfg, cfg.stages[name], 0, mesh), origin.initial(cfg, mesh), None
     if stage.cached_crops:
         predict = build_predict(cfg, mesh)
-        make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
+        make = lower_cache.open_or_fill(cfg, stage, params, predict, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
 
     def run() -> list[float]:
@@ -107,7 +107,7 @@ def real_loop(
         checkpoint=Checkpoint(every_steps=every, keep_last=1),
     )
     mesh = sharding.make_mesh(cfg.mesh)
-    plan, params = train_step.build(cfg, name, 0, mesh), origin.initial(cfg, mesh)
+    plan, params = train_step.build(cfg, cfg.stages[name], 0, mesh), origin.initial(cfg, mesh)
     predict = build_predict(cfg, mesh, objectives.evaluator_of(cfg.stages[name]))
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
 
@@ -117,9 +117,10 @@ def real_loop(
             checkpoints = Checkpoints(workdir, 1, frozen=origin.frozen_towers(cfg, [plan]))
             broken = broken_log.BrokenLog(Path(workdir), 0, records, cfg.data.broken_limit)
             with RunLog(workdir, resume_step=0) as log:
-                loop = _Unscored(cfg, 0, plan, mesh, predict, checkpoints, log, stop.Stop(outcome), broken)
+                run = train.Run(cfg, mesh, checkpoints, log, stop.Stop(outcome), broken)
+                loop = _Unscored(run, cfg.run_stages[0], plan, predict)
                 loop.ends = []
-                jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, count + 1))
+                jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, 0))
                 loop.ends.append(time.perf_counter())
                 blocked.append(outcome.secs.get("save", 0.0))
                 checkpoints.close()

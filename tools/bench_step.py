@@ -22,7 +22,7 @@ from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 
-from bridge_jax.config import Config, objectives
+from bridge_jax.config import Config, Stage, objectives
 from bridge_jax.data import pipeline
 from bridge_jax.plan import flops
 from bridge_jax.run import command_line, lower_cache, origin
@@ -45,14 +45,13 @@ def matmul_rate(seconds: float = 0.5, side: int = 2048) -> float:
     return count * 2 * side**3 / spent
 
 
-def bench_stage(cfg: Config, name: str, mesh: Mesh, params) -> None:
+def bench_stage(cfg: Config, stage: Stage, mesh: Mesh, params) -> None:
     """Print the figures of one stage."""
-    stage = cfg.stages[name]
-    plan, make = train_step.build(cfg, name, 0, mesh), None
+    plan, make = train_step.build(cfg, stage, 0, mesh), None
     if stage.cached_crops:
         predict = build_predict(cfg, mesh, objectives.evaluator_of(stage))
-        make = lower_cache.open_or_fill(cfg, stage, params, predict.lower_image, predict.lower_text, lambda *_: None)
-    ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
+        make = lower_cache.open_or_fill(cfg, stage, params, predict, lambda *_: None)
+    ds = pipeline.train(cfg, stage, seed_stream=stage.name, make_example=make)
     batches = pipeline.batches(ds, 0, cfg.data)
     batch = sharding.put_batch(next(batches), mesh)
     state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
@@ -75,7 +74,8 @@ def bench_stage(cfg: Config, name: str, mesh: Mesh, params) -> None:
     delivered = count * stage.batch_size / (time.perf_counter() - started)
     consumed = stage.batch_size / seconds
     _console.print(
-        f"{name}: {step_flops / 1e9:.1f} GFLOP a step, {seconds:.3f} s, {step_flops / seconds / 1e9:.0f} GFLOP/s = "
+        f"{stage.name}: {step_flops / 1e9:.1f} GFLOP a step, {seconds:.3f} s, "
+        f"{step_flops / seconds / 1e9:.0f} GFLOP/s = "
         f"{100 * statistics.median(shares):.0f} % of the matrix product's {statistics.median(products) / 1e9:.0f} "
         f"({100 * shares[0]:.0f} to {100 * shares[-1]:.0f} %); {consumed:.1f} pairs/s consumed, "
         f"{delivered:.0f} pairs/s delivered = {delivered / consumed:.1f} times"
@@ -87,8 +87,8 @@ def main(argv: list[str]) -> None:
     cfg = command_line.read_config(_CONFIG)
     mesh = sharding.make_mesh(cfg.mesh)
     params = origin.initial(cfg, mesh)
-    for name in cfg.stage_order:
-        bench_stage(cfg, name, mesh, params)
+    for stage in cfg.run_stages:
+        bench_stage(cfg, stage, mesh, params)
     _console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

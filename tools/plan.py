@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, Stage
 from bridge_jax.plan import chips, planner
 from bridge_jax.plan.chips import GIB, Chip
 from bridge_jax.plan.planner import Plan
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
     rows, plans = [], []
     for topology in _TOPOLOGY.value:
         chip, devices = chips.slice_of(topology)
-        for stage in _STAGE.value or cfg.stage_order:
-            for plan in _plans(cfg, stage, chip, devices):
+        for name in _STAGE.value or cfg.stage_order:
+            for plan in _plans(cfg, cfg.stages[name], chip, devices):
                 _say(cfg, topology, chip, plan)
                 rows.append(_row(cfg, topology, chip, plan))
                 plans.append({"topology": topology, **dataclasses.asdict(plan)})
@@ -73,14 +73,14 @@ def _table(rows: list[list[str]]) -> Table:
     return table
 
 
-def _plans(cfg: Config, stage: str, chip: Chip, devices: list) -> list[Plan]:
+def _plans(cfg: Config, stage: Stage, chip: Chip, devices: list) -> list[Plan]:
     if _FIT.value:
         plans = list(planner.fit(cfg, stage, chip, devices))
         if not plans:
-            raise planner.DoesNotFit(f"stage {stage}: not even 8 pairs a chip fit; raise config.mesh.fsdp")
+            raise planner.DoesNotFit(f"stage {stage.name}: not even 8 pairs a chip fit; raise config.mesh.fsdp")
         return plans
-    pairs = _PAIRS.value
-    return [planner.plan(planner.with_pairs(cfg, pairs, devices) if pairs else cfg, stage, chip, devices)]
+    tried = planner.with_pairs(cfg, _PAIRS.value, devices) if _PAIRS.value else cfg
+    return [planner.plan(tried, tried.stages[stage.name], chip, devices)]
 
 
 def _run(cfg: Config, chip: Chip, plan: Plan) -> tuple[float, float, float]:

@@ -26,7 +26,7 @@ def replay(folder: Path) -> str:
     saves, report, batch = bad_step.read(folder)
     step = report["step"] - 1
     cfg, mesh = saves.config(step), sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine
-    plan = train_step.build(cfg, report["stage"], step, mesh)
+    plan = train_step.build(cfg, cfg.stages[report["stage"]], step, mesh)
     state = plan.init(jnp.int32(step), saves.restore_params(step, abstract_params(cfg, mesh)))
     state = dataclasses.replace(state, opt_state=saves.restore_opt_state(step, state.opt_state))
     batch = sharding.put_batch(batch, mesh)

@@ -27,11 +27,11 @@ def table(cfg: Config) -> str:
     columns = [["path", *known], ["shape", *(str(shapes[path].shape).replace(" ", "") for path in known)]]
     spread = rules.match(cfg.sharding, known, "config.sharding")
     columns.append(["mesh", *(",".join(axis or "-" for axis in spread[path]) or "-" for path in known)])
-    for name in cfg.stage_order:
-        trainable = set(optim.trainable_paths(cfg, name, known))
-        factors = optim.lr_factors(cfg, name, known)
+    for stage in cfg.run_stages:
+        trainable = set(optim.trainable_paths(cfg, stage, known))
+        factors = optim.lr_factors(stage, known)
         cells = {path: f"x{factors[path]:g} {'decay' if decayed[path] else '-'}" for path in trainable}
-        columns.append([name, *(cells[path] if path in trainable else "frozen" for path in known)])
+        columns.append([stage.name, *(cells[path] if path in trainable else "frozen" for path in known)])
     widths = [max(map(len, column)) for column in columns]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True)]
     return "\n".join(lines) + "\n"

@@ -5,13 +5,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from bridge_jax.config.convert import SECTION
 from bridge_jax.config.keys import Config
 
 
 def as_dict(cfg: Any) -> Any:
     """Return a config record as plain dicts and lists that JSON can hold; `Checkpoints.config` is the inverse."""
     if dataclasses.is_dataclass(cfg):
-        values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
+        names = [field.name for field in dataclasses.fields(cfg) if field.metadata != SECTION]
+        values = {name: getattr(cfg, name) for name in names}
         return {name: as_dict(value) for name, value in values.items() if value is not None}
     if isinstance(cfg, Mapping):
         return {key: as_dict(value) for key, value in cfg.items()}

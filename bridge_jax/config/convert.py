@@ -7,6 +7,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+SECTION = {"section": True}  # metadata of a record's field that holds the name of its section and is no key
+
 
 class ConfigError(ValueError):
     """The user's input cannot work. The text names the key, the expected value, the actual value and the remedy."""
@@ -19,7 +21,7 @@ def build(cls: type, values: Any, key: str) -> Any:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{key}: expected a section with keys, got {values!r}")
-    hints = typing.get_type_hints(cls)
+    hints = keys(cls)
     for name in values:
         if name not in hints:
             raise ConfigError(f"{key}.{name} is not a config key; {nearest(name, hints)}")
@@ -27,7 +29,14 @@ def build(cls: type, values: Any, key: str) -> Any:
     missing = [name for name in hints if name not in values]
     if missing:
         raise ConfigError(f"{key}.{missing[0]} is missing; add it to the config file (see configs/common.py)")
-    return cls(**{name: _convert(hint, values[name], f"{key}.{name}") for name, hint in hints.items()})
+    section = {field.name: key.rpartition(".")[2] for field in dataclasses.fields(cls) if field.metadata == SECTION}
+    return cls(**section, **{name: _convert(hint, values[name], f"{key}.{name}") for name, hint in hints.items()})
+
+
+def keys(cls: type) -> dict[str, Any]:
+    """Return the keys of a section and their types."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.metadata != SECTION}
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:

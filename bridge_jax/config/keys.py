@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from bridge_jax.config.convert import SECTION
+
 Rules = tuple[tuple[str, Any], ...]  # (path pattern, value), the first match wins; see rules.py
 
 
@@ -118,6 +120,7 @@ class Mining:
 class Stage:
     """One training stage: its trained parameters, losses and rates. Each stage starts with a fresh optimizer."""
 
+    name: str = dataclasses.field(metadata=SECTION)
     steps: int
     batch_size: int  # pairs in the global batch
     microbatches: int  # parts in which the batch goes through the model: less memory, the gradient of the whole
@@ -195,6 +198,11 @@ class Config:
     watchdog_secs: float  # seconds without a step until every thread's stack is written to WORKDIR/stacks.txt; 0: off
     cache_dir: str  # folder of cached lower states, keyed by weights and preprocessing, so runs may share it
     init_from: str  # a checkpoint folder whose parameters this run starts from; empty: none
+
+    @property
+    def run_stages(self) -> tuple[Stage, ...]:
+        """The stages that a run trains, in order."""
+        return tuple(self.stages[name] for name in self.stage_order)
 
     def __hash__(self) -> int:
         return hash((self.seed, self.vision, self.text, self.bridge, self.data))  # mappings have no hash

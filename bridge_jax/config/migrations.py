@@ -58,11 +58,10 @@ def _from_5(config: dict[str, Any]) -> None:
 
 def _from_6(config: dict[str, Any]) -> None:
     """Move the shares of masked words and patches to the losses that read them."""
-    data, losses = (config[name] if isinstance(config.get(name), dict) else {} for name in ("data", "losses"))
+    sections = {name: section for name, section in config.items() if isinstance(section, dict)}
     for name, key in (("mlm", "mask_text_fraction"), ("mim", "mask_patch_fraction")):
-        if key in data:
-            share = data.pop(key)
-            _fill(losses, {f"{name}.mask_fraction": share})
+        if key in (data := sections.get("data", {})):
+            _fill(config, {f"losses.{name}.mask_fraction": data.pop(key)})
 
 
 _FIRST = 2

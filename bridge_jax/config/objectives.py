@@ -139,9 +139,9 @@ def trains_fused(stage: Stage) -> bool:
     return any(FUSING & set(needs(loss).passes) for loss in stage.losses)
 
 
-def stages_with(cfg: Config, loss: str) -> dict[str, Stage]:
-    """Return the stages of a run that train on a loss, by name, for its `check`."""
-    return {name: cfg.stages[name] for name in cfg.stage_order if loss in cfg.stages[name].losses}
+def stages_with(cfg: Config, loss: str) -> list[Stage]:
+    """Return the stages of a run that train on a loss, for its `check`."""
+    return [stage for stage in cfg.run_stages if loss in stage.losses]
 
 
 @cache

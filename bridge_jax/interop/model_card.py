@@ -52,7 +52,7 @@ bridge_jax. Pictures of {vision.image_px} x {vision.image_px} pixels, captions o
 | --- | --- |
 | data | {cfg.data.dataset}, split `{cfg.data.train_split}`; chosen on `{cfg.data.eval_split}` |
 | checkpoint | step {step}, stage `{meta.stage}` of {", ".join(f"`{name}`" for name in cfg.stage_order)} |
-| losses | {"; ".join(f"`{name}`: {', '.join(cfg.stages[name].losses)}" for name in cfg.stage_order)} |
+| losses | {"; ".join(f"`{stage.name}`: {', '.join(stage.losses)}" for stage in cfg.run_stages)} |
 | image tower | {_tower(vision.pretrained, vision.depth, vision.width)}, patches of {vision.patch_px} pixels |
 | text tower | {_tower(text.pretrained, text.depth, text.width)} |
 | bridge | width {bridge.shared_width}, {bridge.heads} heads; embeddings of {bridge.embed_width} |

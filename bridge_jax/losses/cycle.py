@@ -50,11 +50,11 @@ def floor(text_tokens: Float[Array, "B"], image_tokens: int) -> Float[Array, "B"
 
 def check(cfg: Config) -> None:
     """Raise ConfigError where a stage uses it and the bridge has no attention."""
-    for name in stages_with(cfg, "cycle"):
+    for stage in stages_with(cfg, "cycle"):
         require(
             cfg.bridge.design not in ("none", "pooled"),
-            f"config.stages.{name}.losses: cycle needs attention, which design {cfg.bridge.design!r} does not have: "
-            "drop it",
+            f"config.stages.{stage.name}.losses: cycle needs attention, which design {cfg.bridge.design!r} does not "
+            "have: drop it",
         )
 
 

@@ -46,11 +46,11 @@ def check(cfg: Config) -> None:
     """Raise ConfigError for an unknown form, and where "paper" would compare less than the whole batch."""
     form = cfg.losses["fused_itc"]["form"]
     require_one_of("config.losses.fused_itc.form", form, FORMS)
-    for name, stage in stages_with(cfg, "fused_itc").items():
+    for stage in stages_with(cfg, "fused_itc"):
         require(
             form == "joint" or stage.microbatches == 1,
-            f"config.stages.{name}.microbatches is {stage.microbatches}, but config.losses.fused_itc.form 'paper' "
-            "compares fused embeddings of the whole batch: set microbatches=1, or form='joint'",
+            f"config.stages.{stage.name}.microbatches is {stage.microbatches}, but config.losses.fused_itc.form "
+            "'paper' compares fused embeddings of the whole batch: set microbatches=1, or form='joint'",
         )
 
 

@@ -98,7 +98,7 @@ def maker(cfg: Config, tokenizer: Any) -> MakeFields:
 def check(cfg: Config) -> None:
     """Raise ConfigError where a stage uses it and the tower has nothing to put in the place of a patch."""
     require(
-        cfg.vision.mask_token or not any("mim" in cfg.stages[stage].losses for stage in cfg.stage_order),
+        cfg.vision.mask_token or not any("mim" in stage.losses for stage in cfg.run_stages),
         "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",
     )
 

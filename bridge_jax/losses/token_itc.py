@@ -49,16 +49,16 @@ def check(cfg: Config) -> None:
         f"config.losses.token_itc reads the bridge's attention, which design {cfg.bridge.design!r} with "
         f"{cfg.bridge.layers} layers does not have: drop the loss",
     )
-    for name, stage in stages_with(cfg, "token_itc").items():
+    for stage in stages_with(cfg, "token_itc"):
         require(
             not group or stage.batch_size % group == 0,
-            f"config.losses.token_itc.group is {group}, which does not divide config.stages.{name}.batch_size = "
+            f"config.losses.token_itc.group is {group}, which does not divide config.stages.{stage.name}.batch_size = "
             f"{stage.batch_size}: choose a divisor, or 0 for the whole batch",
         )
         require(
             stage.microbatches == 1 or (group > 0 and cfg.mining.group > 0 and cfg.mining.group % group == 0),
-            f"config.stages.{name}.microbatches is {stage.microbatches}, but token_itc compares the rows of a group: "
-            "set config.losses.token_itc.group to a divisor of config.mining.group, whose rows lie in one part",
+            f"config.stages.{stage.name}.microbatches is {stage.microbatches}, but token_itc compares the rows of a "
+            "group: set config.losses.token_itc.group to a divisor of config.mining.group, whose rows lie in one part",
         )
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge_jax import paths
-from bridge_jax.config import Config
+from bridge_jax.config import Config, Stage
 from bridge_jax.plan import flops, planner
 from bridge_jax.plan.chips import GIB
 from bridge_jax.step import optim, sharding
@@ -67,16 +67,16 @@ def report(cfg: Config) -> None:
     console.print("parameters in millions: all, then those that each stage trains")
     console.print(_table(cfg))
     known = list(paths.flatten(param_shapes(cfg)))
-    for name in cfg.stage_order:
-        trained, frozen = trains(cfg, name)
+    for stage in cfg.run_stages:
+        trained, frozen = trains(cfg, stage)
         console.print(
-            f"\nstage {name}: trains {trained.arrays} of {len(known)} arrays, {_millions(trained.parameters)} million "
-            f"parameters; {_millions(frozen.parameters) + ' million' if frozen.arrays else 'none'} frozen",
+            f"\nstage {stage.name}: trains {trained.arrays} of {len(known)} arrays, {_millions(trained.parameters)} "
+            f"million parameters; {_millions(frozen.parameters) + ' million' if frozen.arrays else 'none'} frozen",
             markup=False,
         )
-        with console.status(f"compiling the step of stage {name}"):
-            cost = cost_of(cfg, name, mesh)
-        for line in _lines(cfg, name, cost, console.width):
+        with console.status(f"compiling the step of stage {stage.name}"):
+            cost = cost_of(cfg, stage, mesh)
+        for line in _lines(stage, cost, console.width):
             console.print(line, markup=False)
     console.print(f"\nCompiled programs are kept in {programs}: the next dry run reads them.", markup=False)
     console.print(f"python -m tools.show_params with the same --config lists all {len(known)} arrays.", markup=False)
@@ -89,16 +89,16 @@ def parts(cfg: Config) -> dict[str, Count]:
     return {name: _count(cfg, [path for path in flat if _part(path) == name]) for name in names}
 
 
-def trains(cfg: Config, stage_name: str) -> tuple[Count, Count]:
+def trains(cfg: Config, stage: Stage) -> tuple[Count, Count]:
     """Return the parameters that a stage trains, and those that it leaves as they are. Raises ConfigError."""
     known = list(paths.flatten(param_shapes(cfg)))
-    trainable = set(optim.trainable_paths(cfg, stage_name, known))
+    trainable = set(optim.trainable_paths(cfg, stage, known))
     return _count(cfg, trainable), _count(cfg, [path for path in known if path not in trainable])
 
 
-def cost_of(cfg: Config, stage_name: str, mesh: Mesh) -> Cost:
+def cost_of(cfg: Config, stage: Stage, mesh: Mesh) -> Cost:
     """Trace a stage's step once, compile it, and return what it costs."""
-    step, state, batch = planner.step_of(cfg, stage_name, mesh)
+    step, state, batch = planner.step_of(cfg, stage, mesh)
     traced = step.trace(state, batch)
     lowered = traced.lower()
     with _cache_hits() as hits:
@@ -133,28 +133,24 @@ def _cache_hits() -> Iterator[list[str]]:
 def _table(cfg: Config) -> Table:
     """Return the table of parameters: a row for each part, and a column for all, then for what each stage trains."""
     flat = paths.flatten(param_shapes(cfg))
-    trainable = {name: set(optim.trainable_paths(cfg, name, flat)) for name in cfg.stage_order}
+    trainable = [set(optim.trainable_paths(cfg, stage, flat)) for stage in cfg.run_stages]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for header in ("part", "arrays", "all", *cfg.stage_order):
         table.add_column(header, justify="left" if header == "part" else "right")
     counts = parts(cfg)
     for part, count in counts.items():
-        trained = [
-            _count(cfg, [path for path in trainable[name] if _part(path) == part]).parameters
-            for name in cfg.stage_order
-        ]
+        trained = [_count(cfg, [path for path in names if _part(path) == part]).parameters for names in trainable]
         table.add_row(part, str(count.arrays), *map(_millions, (count.parameters, *trained)))
     table.add_section()
-    trained, frozen = zip(*(trains(cfg, name) for name in cfg.stage_order), strict=True)
+    trained, frozen = zip(*(trains(cfg, stage) for stage in cfg.run_stages), strict=True)
     sums = (sum(count.parameters for count in counts.values()), *(count.parameters for count in trained))
     table.add_row("all parts", str(len(flat)), *map(_millions, sums))
     table.add_row("frozen", "", "", *(_millions(count.parameters) for count in frozen))
     return table
 
 
-def _lines(cfg: Config, stage_name: str, cost: Cost, width: int) -> list[str]:
+def _lines(stage: Stage, cost: Cost, width: int) -> list[str]:
     """Return the lines that say what a stage's step reads and costs."""
-    stage = cfg.stages[stage_name]
     shown = [f"{name}: {leaf.dtype}{list(leaf.shape)}" for name, leaf in cost.batch.arrays().items()]
     fields = [text.replace(" ", "\xa0") for text in shown]  # to textwrap a letter: no line ends inside a field
     text = f"{stage.batch_size} pairs in {_many(stage.microbatches, 'part')}: {', '.join(fields)}"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bridge_jax.config import Blocks, Config, ConfigError, check, objectives
+from bridge_jax.config import Blocks, Config, ConfigError, Stage, check, objectives
 from bridge_jax.models.towers import tower_class
 from bridge_jax.plan import flops, hlo
 from bridge_jax.plan.chips import GIB, Chip
@@ -84,28 +84,28 @@ class DoesNotFit(ConfigError):
     """A step needs more memory than a chip has."""
 
 
-def plan(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Plan:
+def plan(cfg: Config, stage: Stage, chip: Chip, devices: list[Any]) -> Plan:
     """Compile a stage's step for a slice and return its cost. Raises ConfigError, and DoesNotFit if memory is short."""
     mesh = sharding.make_mesh(cfg.mesh, devices)
-    step, *arguments = step_of(cfg, stage_name, mesh)
+    step, *arguments = step_of(cfg, stage, mesh)
     lowered = step.lower(*arguments)
     started = time.monotonic()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise _does_not_fit(cfg, stage_name, mesh, error) from error
+        raise _does_not_fit(cfg, stage, mesh, error) from error
     seconds = time.monotonic() - started
     program = hlo.read(compiled.as_text())
     traffic = _traffic(program, mesh, chip)
     return Plan(
-        stage=stage_name,
+        stage=stage.name,
         remat=cfg.blocks.remat,
         chips=mesh.size,
-        pairs=cfg.stages[stage_name].batch_size // sharding.row_parts(mesh),
-        batch_size=cfg.stages[stage_name].batch_size,
+        pairs=stage.batch_size // sharding.row_parts(mesh),
+        batch_size=stage.batch_size,
         compile_secs=seconds,
         memory=memory_of(compiled),
-        model_flops=model_flops(cfg, stage_name, mesh) / mesh.size,
+        model_flops=model_flops(cfg, stage, mesh) / mesh.size,
         compiled_flops=program.flops,
         hbm_bytes=program.hbm_bytes,
         traffic=traffic,
@@ -116,7 +116,7 @@ def plan(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Plan:
     )
 
 
-def fit(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Iterator[Plan]:
+def fit(cfg: Config, stage: Stage, chip: Chip, devices: list[Any]) -> Iterator[Plan]:
     """Yield, for every way to rematerialise, the plan with the most pairs per chip that fit, in steps of 8.
 
     At most five programs are compiled for each; the memory of a pair is estimated from those compiled so far.
@@ -126,7 +126,8 @@ def fit(cfg: Config, stage_name: str, chip: Chip, devices: list[Any]) -> Iterato
         best, over, pairs, limit = None, None, 8, 2**30
         for _ in range(5):
             try:
-                result = plan(with_pairs(tried, pairs, devices), stage_name, chip, devices)
+                more = with_pairs(tried, pairs, devices)
+                result = plan(more, more.stages[stage.name], chip, devices)
             except DoesNotFit:
                 limit = pairs
             else:
@@ -154,12 +155,12 @@ def with_pairs(cfg: Config, pairs: int, devices: list[Any]) -> Config:
     return changed
 
 
-def step_of(cfg: Config, stage_name: str, mesh: Mesh) -> tuple[Any, train_step.TrainState, Batch]:
+def step_of(cfg: Config, stage: Stage, mesh: Mesh) -> tuple[Any, train_step.TrainState, Batch]:
     """Return a stage's jitted step for a mesh, and the shapes of its arguments."""
-    step = train_step.build(cfg, stage_name, 0, mesh)
+    step = train_step.build(cfg, stage, 0, mesh)
     params = abstract_params(cfg, mesh)
     state = jax.eval_shape(step.init, jax.ShapeDtypeStruct((), jnp.int32), params)
-    return step.train_step, state, abstract_batch(cfg, stage_name)
+    return step.train_step, state, abstract_batch(cfg, stage)
 
 
 def memory_of(compiled: Any) -> Memory:
@@ -176,16 +177,14 @@ def memory_of(compiled: Any) -> Memory:
     )
 
 
-def model_flops(cfg: Config, stage_name: str, mesh: Mesh) -> float:
+def model_flops(cfg: Config, stage: Stage, mesh: Mesh) -> float:
     """Return the FLOPs of a step on the whole batch, with blocks neither scanned nor computed twice."""
-    once = dataclasses.replace(cfg.stages[stage_name], microbatches=1)
-    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"), stages={**cfg.stages, stage_name: once})
-    return flops.flops_of(*step_of(plain, stage_name, mesh))
+    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"))
+    return flops.flops_of(*step_of(plain, dataclasses.replace(stage, microbatches=1), mesh))
 
 
-def abstract_batch(cfg: Config, stage_name: str) -> Batch:
+def abstract_batch(cfg: Config, stage: Stage) -> Batch:
     """Return the shapes of a stage's global batch."""
-    stage = cfg.stages[stage_name]
     B, T, side, k = stage.batch_size, cfg.text.length, cfg.vision.image_px, objectives.pictures(cfg, stage)
     needs = [objectives.needs(name) for name in stage.losses]
 
@@ -206,21 +205,21 @@ def abstract_batch(cfg: Config, stage_name: str) -> Batch:
     return Batch.of(arrays)
 
 
-def _does_not_fit(cfg: Config, stage_name: str, mesh: Mesh, error: Exception) -> Exception:
+def _does_not_fit(cfg: Config, stage: Stage, mesh: Mesh, error: Exception) -> Exception:
     """Return DoesNotFit with the excess memory and a remedy, or `error` itself if it is not about memory."""
     size = r"([\d.]+)([KMGT])"
     match = re.search(rf"[Uu]sed {size} of {size} hbm|\({size}\) exceeds available HBM \({size}\)", str(error))
     if not match:
         return error
     used, have = _bytes(*[part for part in match.groups() if part])
-    rows = cfg.stages[stage_name].batch_size / sharding.row_parts(mesh)
-    state = _state_bytes(cfg, stage_name, mesh)
+    rows = stage.batch_size / sharding.row_parts(mesh)
+    state = _state_bytes(cfg, stage, mesh)
     fitting = int(rows * max(0.0, have - state) / (used - state)) if used > state else 0
     hint = f"about {fitting} would fit" if fitting else "the state alone is too much: raise config.mesh.fsdp"
     if cfg.blocks.remat != "full":
         hint += f', more with config.blocks.remat="full" (it is "{cfg.blocks.remat}")'
     return DoesNotFit(
-        f"stage {stage_name}: {rows:g} pairs a chip need {used / GIB:.2f} GiB of the {have / GIB:.2f} that it has, "
+        f"stage {stage.name}: {rows:g} pairs a chip need {used / GIB:.2f} GiB of the {have / GIB:.2f} that it has, "
         f"{(used - have) / GIB:.2f} too many; {hint}. --fit finds the greatest number"
     )
 
@@ -230,9 +229,9 @@ def _bytes(used: str, used_unit: str, have: str, have_unit: str) -> tuple[float,
     return float(used) * scale[used_unit], float(have) * scale[have_unit]
 
 
-def _state_bytes(cfg: Config, stage_name: str, mesh: Mesh) -> float:
+def _state_bytes(cfg: Config, stage: Stage, mesh: Mesh) -> float:
     """Return the bytes of a stage's state on one chip."""
-    _, state, _ = step_of(cfg, stage_name, mesh)
+    _, state, _ = step_of(cfg, stage, mesh)
     place = sharding.layout(cfg, abstract_params(cfg, mesh), mesh)(state)
     sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, state, place)
     return float(sum(jax.tree.leaves(sizes)))

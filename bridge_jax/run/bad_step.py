@@ -1,4 +1,4 @@
-"""What a bad step leaves behind, whose numbers are not finite or whose loss is a spike: enough to run it again alone.
+"""Keep a bad step, whose numbers are not finite or whose loss is a spike, so that `tools.replay` can run it alone.
 
 WORKDIR/bad_step_7/checkpoints/6    the state that the step began with
                   /batch.npz        its batch
@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,40 +24,45 @@ from bridge_jax.workdir.checkpoint import Checkpoints
 BATCH, REPORT = "batch.npz", "report.json"
 
 
-def keep(
-    workdir: Path, cfg: Config, stage: str, step: int, state: TrainState, batch: Batch, first_bad: str, metrics: Mapping
-) -> str:
-    """Write the folder, all hosts together, and return a line that names it, the step and what was bad.
+class BadStep(NamedTuple):
+    """A step that was not applied."""
 
-    `state` is the one that `step` (counted from 1) began with, since it was not applied.
-    """
-    numbers = {name: str(float(metrics[name])) for name in ("loss", "grad_norm")}  # JSON has no NaN
-    folder = workdir / f"bad_step_{step}"
+    stage: str
+    step: int  # counted from 1
+    state: TrainState  # with which it began
+    batch: Batch
+    first_bad: str  # name of the first tensor that is not finite
+    metrics: Mapping[str, Any]
+
+
+def keep(workdir: Path, cfg: Config, bad: BadStep) -> str:
+    """Write the folder, all hosts together, and return a line that names it, the step and the bad tensor."""
+    numbers = {name: str(float(bad.metrics[name])) for name in ("loss", "grad_norm")}  # JSON has no NaN
+    folder = workdir / f"bad_step_{bad.step}"
     if jax.process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
     multihost_utils.sync_global_devices("bad_step")
     saves = Checkpoints(folder)
-    saves.save(step - 1, stage, state.params, state.opt_state, cfg)
+    saves.save(bad.step - 1, bad.stage, bad.state.params, bad.state.opt_state, cfg)
     saves.close()
-    gathered = multihost_utils.process_allgather(batch.arrays(), tiled=True)
+    gathered = multihost_utils.process_allgather(bad.batch.arrays(), tiled=True)
     arrays: dict[str, Any] = {name: np.asarray(array) for name, array in gathered.items()}
     ids = arrays["image_ids"].tolist()
     if jax.process_index() == 0:
         np.savez(folder / BATCH, **arrays)
-        report = {"step": step, "stage": stage, "first_bad": first_bad, **numbers, "image_ids": ids}
+        report = {"step": bad.step, "stage": bad.stage, "first_bad": bad.first_bad, **numbers, "image_ids": ids}
         atomic.write_json(folder / REPORT, report)
     return (
-        f"step {step} of stage {stage!r}: the first bad number is in {first_bad} (loss {numbers['loss']}, gradient "
-        f"norm {numbers['grad_norm']}); the step was not applied: python -m tools.replay --folder={folder} runs it "
-        "again alone"
+        f"step {bad.step} of stage {bad.stage!r}: the first bad number is in {bad.first_bad} (loss {numbers['loss']}, "
+        f"gradient norm {numbers['grad_norm']}); the step was not applied: python -m tools.replay --folder={folder} "
+        "runs it again alone"
     )
 
 
 def check_budget(workdir: Path, settings: BadSteps, step: int, line: str) -> None:
     """Raise FloatingPointError, beginning with `line`, where the run may not leave out the bad `step` and go on.
 
-    What was left out are the folders in the workdir, of this step and of earlier ones: a run that was stopped meets
-    the later ones again.
+    Skipped steps are counted by their bad_step_N folders up to this step; later ones may remain from before a restart.
     """
     if settings.action == "stop":
         raise FloatingPointError(

@@ -15,8 +15,9 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +29,7 @@ from bridge_jax.data import image, pipeline, text
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
 from bridge_jax.data.records import drawn_captions, fingerprint, readable
 from bridge_jax.models.placement import is_lower
+from bridge_jax.step.predict import Predict
 from bridge_jax.types import Params, Progress
 
 IMAGE, TEXT, MASK, BROKEN = "image.npy", "text.npy", "text_mask.npy", "broken.npy"
@@ -117,19 +119,10 @@ def key(cfg: Config, crops: int, params: Params) -> str:
     return digest.hexdigest()[:16]
 
 
-def open_or_fill(
-    cfg: Config,
-    stage: Stage,
-    params: Params,
-    lower_image: Callable[[Params, np.ndarray], Any],
-    lower_text: Callable[[Params, np.ndarray, np.ndarray], Any],
-    progress: Progress,
-    rows: Sequence[int] | None = None,
-) -> LowerCache:
+def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, progress: Progress) -> LowerCache:
     """Return the cache of the training split as `stage` reads it, filled first where it does not exist.
 
-    `rows` of each batch of pictures are made by this host (None: all) and given to `lower_image`, which returns all.
-    `progress(what, done, total)` is called after every batch. Raises ConfigError when a state overflows float16.
+    `predict` is built for the stage's evaluator. Raises ConfigError when a state overflows float16.
     """
     folder = Path(cfg.cache_dir) / f"{cfg.data.dataset}-{cfg.data.train_split}-{key(cfg, stage.cached_crops, params)}"
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
@@ -137,10 +130,10 @@ def open_or_fill(
         aside = folder.with_name(f"{folder.name}.filling-{jax.process_index()}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        # of `lower_image` and `lower_text`
-        size = evaluators.settings(cfg, objectives.evaluator_of(stage)).batch_size
-        _fill_images(cfg, size, stage.cached_crops, records, aside, lambda x: lower_image(params, x), progress, rows)
-        _fill_texts(cfg, size, records, aside, lambda ids, mask: lower_text(params, ids, mask), progress)
+        size = evaluators.settings(cfg, objectives.evaluator_of(stage)).batch_size  # of `predict`
+        filling = _Filling(cfg, records, size, aside, progress)
+        _fill_images(filling, stage.cached_crops, partial(predict.lower_image, params), predict.rows)
+        _fill_texts(filling, partial(predict.lower_text, params))
         try:
             aside.rename(folder)
         except OSError:
@@ -171,16 +164,19 @@ def open_or_fill(
     )
 
 
-def _fill_images(
-    cfg: Config,
-    size: int,
-    crops: int,
-    records: Sequence[Mapping[str, Any]],
-    folder: Path,
-    embed: Callable[[np.ndarray], Any],
-    progress: Progress,
-    rows: Sequence[int] | None,
-) -> None:
+class _Filling(NamedTuple):
+    """A cache that is being filled."""
+
+    cfg: Config
+    records: Sequence[Mapping[str, Any]]
+    size: int  # rows of a batch
+    folder: Path
+    progress: Progress
+
+
+def _fill_images(filling: _Filling, crops: int, embed: Callable[[np.ndarray], Any], rows: Sequence[int]) -> None:
+    """Write the states of every crop. `rows`: those of a batch that this host gives to `embed`, which returns all."""
+    cfg, records, size, folder, progress = filling
     seed, side = rng.stream_seed(cfg.seed, "lower_cache"), cfg.vision.image_px
     broken = np.zeros(len(records), bool)
 
@@ -208,14 +204,8 @@ def _fill_images(
     np.save(folder / BROKEN, multihost_utils.process_allgather(broken).reshape(-1, len(records)).any(axis=0))
 
 
-def _fill_texts(
-    cfg: Config,
-    size: int,
-    records: Sequence[Mapping[str, Any]],
-    folder: Path,
-    embed: Callable[[np.ndarray, np.ndarray], Any],
-    progress: Progress,
-) -> None:
+def _fill_texts(filling: _Filling, embed: Callable[[np.ndarray, np.ndarray], Any]) -> None:
+    cfg, records, size, folder, progress = filling
     total, out, masks = sum(len(record["captions"]) for record in readable(records) if record), None, []
     for index, (ids, mask, _, _, valid) in enumerate(pipeline.captions(cfg, cfg.data.train_split, size, skip=True)):
         first = index * size

@@ -50,9 +50,9 @@ def answers(cfg: Config) -> tuple[str, ...]:
     )
 
 
-def frozen_towers(cfg: Config, plans: list[train_step.StageStep]) -> set[str]:
+def frozen_towers(cfg: Config, steps: list[train_step.StageStep]) -> set[str]:
     """Return the paths of the towers' parameters that no stage trains."""
-    trained = {path for plan in plans for path in plan.trainable}
+    trained = {path for step in steps for path in step.trainable}
     known = paths.every(param_shapes(cfg))
     return {path for path in known if path.startswith(("vision/", "text/"))} - trained
 
@@ -87,7 +87,7 @@ def _source(cfg: Config) -> tuple[Checkpoints, int]:
 
 def fused_was_trained(cfg: Config, index: int) -> bool:
     """Return whether the fused heads were trained before stage `index`, here or in what the run started from."""
-    here = any(objectives.trains_fused(cfg.stages[name]) for name in cfg.stage_order[:index])
+    here = any(map(objectives.trains_fused, cfg.run_stages[:index]))
     if here or not cfg.init_from:
         return here
     source, step = _source(cfg)  # all of it is hashed before it is believed: once a stage, not at every save

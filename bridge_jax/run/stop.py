@@ -68,7 +68,7 @@ class Stop:
             yield
 
     @property
-    def asked(self) -> int:
+    def signal(self) -> int:
         """The signal that this host has got, to be told to the others; 0: none."""
         return self._asked
 

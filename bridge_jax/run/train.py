@@ -10,6 +10,7 @@ What changes the state or reads it once more is done inside `stop.busy`; everyth
 import contextlib
 import dataclasses
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bridge_jax.config import Config, evaluators, objectives
+from bridge_jax.config import Config, Stage, evaluators, objectives
+from bridge_jax.config.evaluators import Evaluator
 from bridge_jax.data import pipeline, text
 from bridge_jax.run import bad_step, lower_cache, origin, terminal
 from bridge_jax.run.stop import Stop
@@ -49,79 +51,88 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
             return run(cfg, workdir, Stop(outcome))
     lock.refuse_if_taken(stop.outcome.folder)
     mesh = sharding.make_mesh(cfg.mesh)
-    ends = np.cumsum([cfg.stages[name].steps for name in cfg.stage_order]).tolist()
     records = pipeline.open_training(cfg.data)
     text.load(cfg.data, cfg.text)
     evaluators.check(cfg)
-    plans = [
-        train_step.build(cfg, name, end - cfg.stages[name].steps, mesh)
-        for name, end in zip(cfg.stage_order, ends, strict=True)
-    ]
-    saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=origin.frozen_towers(cfg, plans))
-    scored = [kind for kind in cfg.evals if evaluators.settings(cfg, kind).splits]
-    watchers = [objectives.evaluator_of(cfg.stages[name]) for name in cfg.stage_order]
-    predicts = {kind: build_predict(cfg, mesh, kind) for kind in {*watchers, *scored}}  # traced once for a run
+    ends = np.cumsum([stage.steps for stage in cfg.run_stages]).tolist()
+    starts = [end - stage.steps for stage, end in zip(cfg.run_stages, ends, strict=True)]
+    steps = [train_step.build(cfg, *stage, mesh) for stage in zip(cfg.run_stages, starts, strict=True)]
+    saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=origin.frozen_towers(cfg, steps))
+    scored = [name for name in cfg.evals if evaluators.settings(cfg, name).splits]
+    watching = {objectives.evaluator_of(stage) for stage in cfg.run_stages}
+    predicts = {name: build_predict(cfg, mesh, name) for name in {*watching, *scored}}  # traced once for a run
     with contextlib.closing(saves):
-        step = saves.latest() or 0
-        params = origin.resume(cfg, saves, step, mesh) if step else origin.initial(cfg, mesh)
+        now = saves.latest() or 0
+        params = origin.resume(cfg, saves, now, mesh) if now else origin.initial(cfg, mesh)
         # Compiled programs are kept beside the cached states, so that going on costs no second compilation.
         jax.config.update("jax_compilation_cache_dir", str(Path(cfg.cache_dir).resolve() / "xla"))
         stop.together = jax.process_count() > 1
         stop.outcome.begin(writes=jax.process_index() == 0)
-        if (saves.latest() or 0) != step:
+        if (saves.latest() or 0) != now:
             raise WorkdirBusyError(f"--workdir {workdir!r}: another run has just saved there; start again")
-        broken = BrokenLog(stop.outcome.folder, step, records, cfg.data.broken_limit)
-        with RunLog(workdir, resume_step=step) as log, stop.watchdog(cfg.watchdog_secs):
-            for index, (plan, end) in enumerate(zip(plans, ends, strict=True)):
-                if step < end or (step == end and not saves.scores(step)):  # killed before its last state was scored
-                    stage = _Stage(cfg, index, plan, mesh, predicts[watchers[index]], saves, log, stop, broken)
-                    params = stage.run(params, step, end)
-                    step = end
-            final = {kind: evaluators.build(kind, cfg, predicts[kind]) for kind in scored}
-            return _finish(cfg, final, saves, log, params, step, stop)
+        broken = BrokenLog(stop.outcome.folder, now, records, cfg.data.broken_limit)
+        with RunLog(workdir, resume_step=now) as log, stop.watchdog(cfg.watchdog_secs):
+            shared = Run(cfg, mesh, saves, log, stop, broken)
+            for stage, step, start, end in zip(cfg.run_stages, steps, starts, ends, strict=True):
+                if now < end or (now == end and not saves.scores(now)):  # killed before its last state was scored
+                    loop = StageLoop(shared, stage, step, predicts[objectives.evaluator_of(stage)])
+                    params = loop.run(params, now, start)
+                    now = end
+            scoring = {name: evaluators.build(name, cfg, predicts[name]) for name in scored}
+            return _finish(shared, scoring, params, now)
 
 
-class _Stage:
-    """One stage of a run: its state, its data, what it says."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that the stages of a run share."""
 
-    def __init__(
-        self,
-        cfg: Config,
-        index: int,
-        plan: StageStep,
-        mesh: Mesh,
-        predict: Predict,
-        saves: Checkpoints,
-        log: RunLog,
-        stop: Stop,
-        broken: BrokenLog,
-    ) -> None:
-        self.cfg, self.index, self.plan, self.mesh, self.saves, self.log = cfg, index, plan, mesh, saves, log
-        self.predict = predict
-        self.stop, self.spending, self.broken = stop, stop.outcome.spending, broken
-        self.asked = 0  # the signal that one of the hosts has got, as all know by now
-        self.name = cfg.stage_order[index]
-        self.stage = cfg.stages[self.name]
-        self.watcher = objectives.evaluator_of(self.stage)
-        frozen = self.stage.cached_crops > 0
-        self.evaluator = evaluators.build(self.watcher, cfg, predict, lower_frozen=frozen)
-        self.fused_was_trained = origin.fused_was_trained(cfg, index)
+    cfg: Config
+    mesh: Mesh
+    saves: Checkpoints
+    log: RunLog
+    stop: Stop
+    broken: BrokenLog
 
-    def run(self, params: Params, step: int, end: int) -> Params:
-        """Train from `step` to `end` and return the parameters."""
-        start, stop = end - self.stage.steps, self.stop
-        stop.outcome.stage, stop.outcome.step = self.name, step
-        state = self._state(params, step, start)
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A step that was dispatched and not read yet."""
+
+    step: int  # counted from 1
+    batch: Batch
+    metrics: Any
+    from_hosts: Any  # of all hosts: the broken records of the batch, and the signal that one of them has got
+
+
+class StageLoop:
+    """The loop of one stage: draw, step, save, evaluate, log."""
+
+    def __init__(self, run: Run, stage: Stage, step: StageStep, predict: Predict) -> None:
+        self.cfg, self.mesh, self.saves, self.log = run.cfg, run.mesh, run.saves, run.log
+        self.stop, self.spending, self.broken = run.stop, run.stop.outcome.spending, run.broken
+        self.stage, self.step, self.predict = stage, step, predict
+        self.signal = 0  # that one of the hosts has got, as all know by now
+        self.index = self.cfg.stage_order.index(stage.name)
+        self.fused_was_trained = origin.fused_was_trained(self.cfg, self.index)
+        name, frozen = objectives.evaluator_of(stage), stage.cached_crops > 0
+        self.evaluator = evaluators.build(name, self.cfg, predict, lower_frozen=frozen)
+        self.every_steps = evaluators.settings(self.cfg, name).every_steps
+
+    def run(self, params: Params, first: int, start: int) -> Params:
+        """Train from step `first` to the end of the stage, which begins at step `start`. Return the parameters."""
+        stop, end = self.stop, start + self.stage.steps
+        stop.outcome.stage, stop.outcome.step = self.stage.name, first
+        state = self._state(params, first, start)
         saved = self.saves.latest()
         with (
             terminal.progress() as bar,
-            contextlib.closing(self._data(params, step, start, bar)) as batches,
+            contextlib.closing(self._data(params, first - start, bar)) as batches,
             stop.keeping(),
             self.spending("train"),
         ):
-            meter = terminal.Meter(bar, self.name, step, start, end, self.stage.batch_size)
+            meter = terminal.Meter(bar, self.stage.name, first, start, end, self.stage.batch_size)
             pending = compiled = None
-            for now in range(step, end + 1):
+            for now in range(first, end + 1):
                 due = self._due(now, start, end)
                 if now not in (start, saved) and (due or now % self.cfg.checkpoint.every_steps == 0):
                     with stop.busy():
@@ -129,7 +140,7 @@ class _Stage:
                         with meter.paused():
                             self._save(now, state)
                         stop.keep(self.saves.wait)
-                if self.asked:
+                if self.signal:
                     self._leave(now, state, pending, meter)
                 if due and not (now == saved and self.saves.scores(now)):
                     with meter.paused(), self.spending("evaluate"):
@@ -141,7 +152,7 @@ class _Stage:
                     batch = sharding.put_batch(dataclasses.replace(drawn, broken=None), self.mesh)
                 if compiled is None:
                     with self.spending("compile"):
-                        compiled = self.plan.compiled(state, batch)
+                        compiled = self.step.compiled(state, batch)
                 with stop.busy():
                     stop.keep(None)
                     self.saves.check()
@@ -149,137 +160,128 @@ class _Stage:
                     state = self._read(pending, after, meter)
                     if state is not after:  # the step before was bad, so this one has changed nothing
                         state, metrics = compiled(state, batch)
-                    told = sharding.tell_all(drawn.broken, stop.asked, metrics["healthy"], self.mesh)
-                    pending = _Pending(now + 1, batch, metrics, told)
+                    from_hosts = sharding.gather_hosts(drawn.broken, stop.signal, metrics["healthy"], self.mesh)
+                    pending = _Pending(now + 1, batch, metrics, from_hosts)
                     stop.outcome.step = now + 1
                     if jax.process_count() == 1:  # else all have to save the same step
                         stop.keep(partial(self._save_and_wait, now + 1, state, pending, meter))
         return state.params
 
+    def _due(self, step: int, start: int, end: int) -> bool:
+        """Return whether to save and evaluate the state before `step`."""
+        return step == end or (step > start and (step - start) % self.every_steps == 0)
+
     def _state(self, params: Params, step: int, start: int) -> TrainState:
         if step > start:
-            state = self.plan.init(jnp.int32(step), params)
+            state = self.step.init(jnp.int32(step), params)
             return dataclasses.replace(state, opt_state=self.saves.restore_opt_state(step, state.opt_state))
-        if objectives.trains_fused(self.cfg.stages[self.name]) and not self.fused_was_trained:
+        if objectives.trains_fused(self.stage) and not self.fused_was_trained:
             params = start_fused(self.cfg, params)
-        return self.plan.init(jnp.int32(step), params)
+        return self.step.init(jnp.int32(step), params)
 
-    def _save(self, step: int, state: TrainState) -> None:
-        trained = self.fused_was_trained or objectives.trains_fused(self.cfg.stages[self.name])
-        with self.spending("save"):
-            known = origin.answers(self.cfg)
-            self.saves.save(
-                step, self.name, state.params, state.opt_state, self.cfg, fused_trained=trained, answers=known
-            )
-            self.log.write(step, self.stop.outcome.shares())
-            self.stop.outcome.write()
-
-    def _leave(self, step: int, state: TrainState, pending: "_Pending | None", meter: terminal.Meter) -> None:
-        """End the run because a host was asked to, as all hosts do at this step."""
-        with self.stop.busy():
-            self.stop.agree(self.asked)
-            if pending is not None:
-                self._save_and_wait(step, state, pending, meter)
-            self.stop.keep(self.saves.wait)
-        self.stop.wait_for_the_end()
-
-    def _save_and_wait(self, step: int, state: TrainState, pending: "_Pending", meter: terminal.Meter) -> None:
-        self._save(step, self._read(pending, state, meter))
-        self.saves.wait()
-
-    def _data(self, params: Params, step: int, start: int, bar: terminal.Progress) -> Any:
+    def _data(self, params: Params, skip: int, bar: terminal.Progress) -> Any:
+        """Return the batches of the stage after the first `skip`."""
         make = None
         if self.stage.cached_crops:
-            predict = self.predict
             with terminal.task(bar, "lower states to disk") as progress, self.spending("data"):
                 watched = self.stop.watched(progress)
-                make = lower_cache.open_or_fill(
-                    self.cfg, self.stage, params, predict.lower_image, predict.lower_text, watched, predict.rows
-                )
-        ds = pipeline.train(
-            self.cfg,
-            self.stage,
-            seed_stream=self.name,
-            rows=sharding.host_rows(self.stage.batch_size, self.mesh),
-            make_example=make,
-        )
-        return pipeline.batches(ds, step - start, self.cfg.data)
-
-    def _due(self, step: int, start: int, end: int) -> bool:
-        return step == end or (
-            step > start and (step - start) % evaluators.settings(self.cfg, self.watcher).every_steps == 0
-        )
+                make = lower_cache.open_or_fill(self.cfg, self.stage, params, self.predict, watched)
+        rows = sharding.host_rows(self.stage.batch_size, self.mesh)
+        ds = pipeline.train(self.cfg, self.stage, seed_stream=self.stage.name, rows=rows, make_example=make)
+        return pipeline.batches(ds, skip, self.cfg.data)
 
     def _evaluate(self, params: Params, step: int, bar: terminal.Progress) -> None:
         """Let the stage's evaluator score held-out data, by which the best checkpoint is chosen."""
         with terminal.task(bar, "evaluating") as progress:
             metrics = self.evaluator.watch(params, self.stop.watched(progress))
         self.log.write(step, {f"eval/{name}": value for name, value in metrics.items()})
-        terminal.say(f"step {step} {self.name}: {self.evaluator.summary(metrics)}")
+        terminal.say(f"step {step} {self.stage.name}: {self.evaluator.summary(metrics)}")
         with self.stop.busy():
             self.saves.score(step, {STAGE: float(self.index), **self.evaluator.score(metrics)})
 
-    def _read(self, pending: "_Pending | None", state: TrainState, meter: terminal.Meter) -> TrainState:
-        """Log what a step computed and met. Return the state to go on with: `state`, unless the step was bad.
+    def _save(self, step: int, state: TrainState) -> None:
+        trained = self.fused_was_trained or objectives.trains_fused(self.stage)
+        with self.spending("save"):
+            answers = origin.answers(self.cfg)
+            self.saves.save(
+                step, self.stage.name, state.params, state.opt_state, self.cfg, fused_trained=trained, answers=answers
+            )
+            self.log.write(step, self.stop.outcome.shares())
+            self.stop.outcome.write()
 
-        Then `state` is the one that it began with, and what is returned has left it out. Raises FloatingPointError
-        where it may not be left out, and ConfigError where too much of the data is broken.
+    def _save_and_wait(self, step: int, state: TrainState, pending: _Pending, meter: terminal.Meter) -> None:
+        self._save(step, self._read(pending, state, meter))
+        self.saves.wait()
+
+    def _leave(self, step: int, state: TrainState, pending: _Pending | None, meter: terminal.Meter) -> None:
+        """End the run because a host was asked to, as all hosts do at this step."""
+        with self.stop.busy():
+            self.stop.agree(self.signal)
+            if pending is not None:
+                self._save_and_wait(step, state, pending, meter)
+            self.stop.keep(self.saves.wait)
+        self.stop.wait_for_the_end()
+
+    def _read(self, pending: _Pending | None, state: TrainState, meter: terminal.Meter) -> TrainState:
+        """Log the metrics of the step before. Return the state to continue from: `state`, unless that step was bad.
+
+        Raises FloatingPointError where a bad step may not be skipped, and ConfigError where too much of the data is
+        broken.
         """
         if pending is None:
             return state
         step, metrics = pending.step, jax.device_get(pending.metrics)
-        broken, asked = jax.device_get(pending.told)
-        self.asked = self.asked or int(asked)
-        for line in self.broken.take(step, self.name, broken):
+        broken, signal = jax.device_get(pending.from_hosts)
+        self.signal = self.signal or int(signal)
+        for line in self.broken.take(step, self.stage.name, broken):
             terminal.say(f"step {step}: another example in place of {line}")
         meter.advance(step, float(metrics["loss"]))
         self.stop.alive()
         if not metrics.pop("healthy"):
-            first_bad, workdir = self.plan.first_bad(state, pending.batch), self.stop.outcome.folder
-            line = bad_step.keep(workdir, self.cfg, self.name, step, state, pending.batch, first_bad, metrics)
-            bad_step.check_budget(workdir, self.cfg.bad_steps, step, line)
-            terminal.say(line)
-            metrics = {"skipped": 1.0}
-            whole = sharding.replicated(self.mesh)
-            onward = dict(step=jax.device_put(np.int32(step), whole), healthy=jax.device_put(np.bool_(True), whole))
-            state = dataclasses.replace(state, **onward)
+            state, metrics = self._skip(pending, state, metrics), {"skipped": 1.0}
         elif step % self.cfg.log_every_steps:
             return state
         rates = meter.rates() | {"train/broken_data": float(self.broken.count)}
         self.log.write(step, {f"train/{name}": value for name, value in metrics.items()} | rates)
         return state
 
+    def _skip(self, pending: _Pending, state: TrainState, metrics: Mapping[str, Any]) -> TrainState:
+        """Keep a bad step for `tools.replay`. Return the state before it with its step counted.
 
-@dataclasses.dataclass(frozen=True)
-class _Pending:
-    """A step that was dispatched and not read yet."""
+        A bad step changes nothing (`TrainState`), so `state` is the one that it began with. Raises FloatingPointError
+        where the step may not be skipped.
+        """
+        step, workdir = pending.step, self.stop.outcome.folder
+        first_bad = self.step.first_bad(state, pending.batch)
+        bad = bad_step.BadStep(self.stage.name, step, state, pending.batch, first_bad, metrics)
+        line = bad_step.keep(workdir, self.cfg, bad)
+        bad_step.check_budget(workdir, self.cfg.bad_steps, step, line)
+        terminal.say(line)
+        whole = sharding.replicated(self.mesh)
+        counted, healthy = (jax.device_put(value, whole) for value in (np.int32(step), np.bool_(True)))
+        return dataclasses.replace(state, step=counted, healthy=healthy)
 
-    step: int  # counted from 1
-    batch: Batch
-    metrics: Any
-    told: Any  # what all hosts told: the broken records of the batch, the signal that one of them has got
 
-
-def _finish(
-    cfg: Config, built: dict[str, Any], saves: Checkpoints, log: RunLog, params: Params, step: int, stop: Stop
-) -> dict[str, float]:
+def _finish(run: Run, scoring: Mapping[str, Evaluator], params: Params, step: int) -> dict[str, float]:
     """Evaluate the best checkpoint on every split of every evaluator, and print the tables."""
+    cfg, saves, stop = run.cfg, run.saves, run.stop
     best = saves.best()
     if best is not None and best != step:
         params = saves.restore_params(best, params)
     everything: dict[str, float] = {}
     stop.outcome.step = step
-    for name, split in ((kind, split) for kind in built for split in evaluators.settings(cfg, kind).splits):
+    splits = [(evaluator, split) for evaluator in scoring for split in evaluators.settings(cfg, evaluator).splits]
+    for name, split in splits:
         started = time.monotonic()
         with (
             terminal.progress() as bar,
             terminal.task(bar, f"evaluating {split}") as progress,
             stop.outcome.spending("evaluate"),
         ):
-            metrics = built[name].final(params, split, stop.watched(progress))
+            metrics = scoring[name].final(params, split, stop.watched(progress))
         title = f"{cfg.data.dataset}/{split}, step {best}"
-        terminal.table(evaluators.find(name).table(metrics), title, time.monotonic() - started)
-        everything |= {f"{split}/{name}": value for name, value in metrics.items()}
-    log.write(step, {f"final/{name}": value for name, value in everything.items()})
+        terminal.table(scoring[name].table(metrics), title, time.monotonic() - started)
+        everything |= {f"{split}/{key}": value for key, value in metrics.items()}
+    run.log.write(step, {f"final/{key}": value for key, value in everything.items()})
     terminal.say(f"checkpoints, metrics.jsonl and tensorboard are in {Path(saves.folder).parent}")
     return everything

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bridge_jax import paths
-from bridge_jax.config import Config, objectives
+from bridge_jax.config import Config, Stage, objectives
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import sharding
 from bridge_jax.step.bridge_metrics import bridge_metrics
@@ -27,15 +27,14 @@ from bridge_jax.types import Array, Batch, Outputs, Params
 Gradients = Callable[[paths.Flat, paths.Flat, Batch, Array], tuple[tuple[Array, tuple[Any, Outputs]], paths.Flat]]
 
 
-def in_parts(cfg: Config, names: tuple[str, ...], run: Callable[..., Outputs], mesh: Mesh, parts: int) -> Gradients:
+def in_parts(cfg: Config, stage: Stage, run: Callable[..., Outputs], mesh: Mesh) -> Gradients:
     """Return the same function over parts of the batch, in two passes."""
-    needs = {name: objectives.needs(name) for name in names}
-    whole = tuple(name for name, of in needs.items() if of.passes == ("unimodal",))
-    own = tuple(name for name in names if name not in whole)
+    whole = tuple(name for name in stage.losses if objectives.needs(name).passes == ("unimodal",))
+    own = tuple(name for name in stage.losses if name not in whole)
 
     def gradients(live: paths.Flat, frozen: paths.Flat, batch: Batch, step: Array) -> Any:
-        split = split_rows(batch, parts, cfg.mining.group or 1, mesh)
-        numbered = jnp.arange(parts), split
+        split = split_rows(batch, stage.microbatches, cfg.mining.group or 1, mesh)
+        numbered = jnp.arange(stage.microbatches), split
 
         def joined(live: paths.Flat) -> Params:
             return paths.unflatten({**frozen, **live})
@@ -48,7 +47,7 @@ def in_parts(cfg: Config, names: tuple[str, ...], run: Callable[..., Outputs], m
 
         _, (embeddings, counts) = jax.lax.scan(embed, None, numbered)
         count = {name: jnp.maximum(values.sum(), 1) for name, values in counts.items()}
-        weights = weights_of(cfg, names, joined(live))
+        weights = weights_of(cfg, stage.losses, joined(live))
 
         def compare(live: paths.Flat, embeddings: Any) -> Any:
             found = losses_of(cfg, whole, _compared(cfg, whole, joined(live), embeddings), _rows(split))

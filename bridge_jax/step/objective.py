@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from bridge_jax import paths, rng
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, Stage
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.placement import is_lower
 from bridge_jax.step import forward, sharding, weighting
@@ -17,24 +17,22 @@ from bridge_jax.step.microbatches import Gradients, in_parts
 from bridge_jax.types import Array, Batch, Outputs, Params
 
 
-def gradients(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Mesh) -> Gradients:
+def gradients(cfg: Config, stage: Stage, trainable: tuple[str, ...], mesh: Mesh) -> Gradients:
     """Return the function that gives a stage's loss and gradients. Raises ConfigError."""
-    _check(cfg, stage_name, trainable)
-    names, parts = cfg.stages[stage_name].losses, cfg.stages[stage_name].microbatches
-    run = _runner(cfg, stage_name, trainable, mesh)
+    _check(cfg, stage, trainable)
+    run = _runner(cfg, stage, trainable, mesh)
 
     def at_once(live: paths.Flat, frozen: paths.Flat, batch: Batch, step: Array) -> Any:
         params = paths.unflatten({**frozen, **live})
         found = run(params, batch, step, None)
-        total, metrics = weighting.combine(cfg, names, params, found, batch)
+        total, metrics = weighting.combine(cfg, stage.losses, params, found, batch)
         return total, (metrics | bridge_metrics(params, found, batch), found)
 
-    return jax.value_and_grad(at_once, has_aux=True) if parts == 1 else in_parts(cfg, names, run, mesh, parts)
+    return jax.value_and_grad(at_once, has_aux=True) if stage.microbatches == 1 else in_parts(cfg, stage, run, mesh)
 
 
-def _check(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> None:
-    stage, key = cfg.stages[stage_name], f"config.stages.{stage_name}"
-    passes = forward.passes_of(stage.losses)
+def _check(cfg: Config, stage: Stage, trainable: tuple[str, ...]) -> None:
+    key, passes = f"config.stages.{stage.name}", forward.passes_of(stage.losses)
     lower = [path for path in trainable if is_lower(path, cfg)]
     if stage.cached_crops and lower:
         raise ConfigError(
@@ -48,11 +46,11 @@ def _check(cfg: Config, stage_name: str, trainable: tuple[str, ...]) -> None:
         )
 
 
-def _runner(cfg: Config, stage_name: str, trainable: tuple[str, ...], mesh: Mesh) -> Callable[..., Outputs]:
+def _runner(cfg: Config, stage: Stage, trainable: tuple[str, ...], mesh: Mesh) -> Callable[..., Outputs]:
     """Return (params, rows, step, part or None) -> what the stage's passes compute."""
     model = BridgeModel(cfg)
     how = forward.Forward(
-        passes=forward.passes_of(cfg.stages[stage_name].losses),
+        passes=forward.passes_of(stage.losses),
         lower_frozen=not any(is_lower(path, cfg) for path in trainable),
         spread=partial(sharding.spread_rows, mesh=mesh),
     )

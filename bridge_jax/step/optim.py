@@ -11,26 +11,25 @@ from bridge_jax import rules
 from bridge_jax.config import Config, ConfigError, Stage
 
 
-def trainable_paths(cfg: Config, stage_name: str, paths: Iterable[str]) -> tuple[str, ...]:
+def trainable_paths(cfg: Config, stage: Stage, paths: Iterable[str]) -> tuple[str, ...]:
     """Return the parameters that train in a stage: its rules, and the top K blocks of each tower."""
-    stage = cfg.stages[stage_name]
-    found = rules.match((*_top_blocks(cfg, stage_name), *stage.train), paths, f"config.stages.{stage_name}.train")
-    for path, value in found.items():
+    key = f"config.stages.{stage.name}.train"
+    matched = rules.match((*_top_blocks(cfg, stage), *stage.train), paths, key)
+    for path, value in matched.items():
         if not isinstance(value, bool):
-            raise ConfigError(f"config.stages.{stage_name}.train: {path!r} got {value!r}; expected True or False")
-    names = tuple(path for path, trains in found.items() if trains)
+            raise ConfigError(f"{key}: {path!r} got {value!r}; expected True or False")
+    names = tuple(path for path, trains in matched.items() if trains)
     if not names:
-        raise ConfigError(f"config.stages.{stage_name}.train: nothing trains; set at least one rule to True")
+        raise ConfigError(f"{key}: nothing trains; set at least one rule to True")
     return names
 
 
-def _top_blocks(cfg: Config, stage_name: str) -> tuple[tuple[str, bool], ...]:
-    stage = cfg.stages[stage_name]
+def _top_blocks(cfg: Config, stage: Stage) -> tuple[tuple[str, bool], ...]:
     if stage.top_blocks == 0:
         return ()
     if stage.top_blocks > min(cfg.vision.depth, cfg.text.depth):
         raise ConfigError(
-            f"config.stages.{stage_name}.top_blocks is {stage.top_blocks}; "
+            f"config.stages.{stage.name}.top_blocks is {stage.top_blocks}; "
             f"the towers have {cfg.vision.depth} and {cfg.text.depth} blocks"
         )
     vision = range(cfg.vision.depth - stage.top_blocks, cfg.vision.depth)
@@ -49,9 +48,9 @@ def schedule(stage: Stage) -> optax.Schedule:
     )
 
 
-def lr_factors(cfg: Config, stage_name: str, paths: Iterable[str]) -> Mapping[str, float]:
+def lr_factors(stage: Stage, paths: Iterable[str]) -> Mapping[str, float]:
     """Return each parameter's factor on the learning rate."""
-    return rules.match(cfg.stages[stage_name].lr_factors, paths, f"config.stages.{stage_name}.lr_factors")
+    return rules.match(stage.lr_factors, paths, f"config.stages.{stage.name}.lr_factors")
 
 
 def decayed(cfg: Config, paths: Iterable[str]) -> Mapping[str, bool]:
@@ -59,7 +58,7 @@ def decayed(cfg: Config, paths: Iterable[str]) -> Mapping[str, bool]:
     return {path: not spared for path, spared in rules.any_of(cfg.no_decay, paths, "config.no_decay").items()}
 
 
-def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.GradientTransformationExtraArgs:
+def optimizer(cfg: Config, stage: Stage, paths: Iterable[str]) -> optax.GradientTransformationExtraArgs:
     """Return the stage's optimizer over a flat dict of its trainable parameters.
 
     adamw      two moments, float32: twice the memory of what trains.
@@ -69,8 +68,8 @@ def optimizer(cfg: Config, stage_name: str, paths: Iterable[str]) -> optax.Gradi
     Gradients are clipped by their global norm over all that trains, before anything else. `paths` are all parameters.
     `update` takes the loss of the step, which is remembered where spikes are looked for.
     """
-    stage, paths = cfg.stages[stage_name], list(paths)
-    factors, decay, rate = lr_factors(cfg, stage_name, paths), decayed(cfg, paths), schedule(stage)
+    paths = list(paths)
+    factors, decay, rate = lr_factors(stage, paths), decayed(cfg, paths), schedule(stage)
 
     def decays(updates: Any) -> Any:
         return {path: decay[path] for path in updates}

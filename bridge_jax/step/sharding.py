@@ -148,7 +148,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, batch)
 
 
-def tell_all(rows: np.ndarray, flag: int, after: jax.Array, mesh: Mesh) -> tuple[Any, Any]:
+def gather_hosts(rows: np.ndarray, flag: int, after: jax.Array, mesh: Mesh) -> tuple[Any, Any]:
     """Return all hosts' rows and the greatest of their flags, to every host, once `after` is computed.
 
     `rows` are this host's own. Nothing waits for it before it is read with jax.device_get.
@@ -157,16 +157,16 @@ def tell_all(rows: np.ndarray, flag: int, after: jax.Array, mesh: Mesh) -> tuple
         return rows, np.int32(flag)
     every = NamedSharding(mesh, PartitionSpec(AXES))
     flags = jax.make_array_from_callback((mesh.size,), every, lambda index: np.full(1, flag, np.int32))
-    return _telling(mesh)(put_batch(rows, mesh), flags, after)
+    return _gathering(mesh)(put_batch(rows, mesh), flags, after)
 
 
 @functools.cache
-def _telling(mesh: Mesh) -> Any:
-    def tell(rows: jax.Array, flags: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
-        del after  # two programs that talk at the same time would mix their words
+def _gathering(mesh: Mesh) -> Any:
+    def gather(rows: jax.Array, flags: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
+        del after  # two collectives that run at the same time would mix their data
         return rows, flags.max()
 
-    return jax.jit(tell, out_shardings=replicated(mesh), keep_unused=True)
+    return jax.jit(gather, out_shardings=replicated(mesh), keep_unused=True)
 
 
 def put_whole(batch: Any, mesh: Mesh) -> Any:

@@ -13,7 +13,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from bridge_jax import paths
-from bridge_jax.config import Config
+from bridge_jax.config import Config, Stage
 from bridge_jax.step import objective, optim, sharding
 from bridge_jax.step.params import abstract_params
 from bridge_jax.types import Array, Batch, Params
@@ -53,18 +53,17 @@ class StageStep:
         return program
 
 
-def build(cfg: Config, stage_name: str, first_step: int, mesh: Mesh) -> StageStep:
+def build(cfg: Config, stage: Stage, first_step: int, mesh: Mesh) -> StageStep:
     """Return the jitted step of a stage that begins at global step `first_step`. Raises ConfigError."""
     abstract = abstract_params(cfg, mesh)
     known = paths.every(abstract)
-    trainable = optim.trainable_paths(cfg, stage_name, known)
-    gradients = objective.gradients(cfg, stage_name, trainable, mesh)
-    tx, rate = optim.optimizer(cfg, stage_name, known), optim.schedule(cfg.stages[stage_name])
-    stage, key = cfg.stages[stage_name], f"config.stages.{stage_name}"
-    sharding.check_batch(stage.batch_size, mesh, f"{key}.batch_size")
+    trainable = optim.trainable_paths(cfg, stage, known)
+    gradients = objective.gradients(cfg, stage, trainable, mesh)
+    tx, rate = optim.optimizer(cfg, stage, known), optim.schedule(stage)
+    sharding.check_batch(stage.batch_size, mesh, f"config.stages.{stage.name}.batch_size")
     if stage.microbatches > 1:
         rows = stage.batch_size // stage.microbatches
-        sharding.check_batch(rows, mesh, f"{key}.batch_size / microbatches")
+        sharding.check_batch(rows, mesh, f"config.stages.{stage.name}.batch_size / microbatches")
 
     def init(step: Array, params: Params) -> TrainState:
         opt_state = tx.init(paths.split(params, trainable)[0])

@@ -22,6 +22,7 @@ import pytest
 from bridge_jax import config, evals, losses
 from bridge_jax.config import ConfigError, migrations, objectives
 from bridge_jax.config.as_json import differences
+from bridge_jax.config.convert import keys
 from bridge_jax.config.migrations import SCHEMA, migrate
 from bridge_jax.workdir.meta import Meta, read_config, read_meta
 
@@ -62,7 +63,7 @@ def keys_of(schema: int) -> list[str]:
 
 def keys_of_class(cls: type, root: str = "") -> Iterator[str]:
     """Yield the keys of a config record; `*` is any name, a loss has its keyword arguments, an evaluator Settings."""
-    for name, hint in typing.get_type_hints(cls).items():
+    for name, hint in keys(cls).items():
         if typing.get_origin(hint) is types.UnionType:  # a section that may be left out
             hint = typing.get_args(hint)[0]
         if is_dataclass(hint):

@@ -81,8 +81,8 @@ def test_a_decoder_and_learned_weights_are_parts(kind, request):
 
 def test_trained_and_frozen_are_all(cfg):
     every = sizes(cfg)
-    for name in cfg.stage_order:
-        trained, frozen = dry_run.trains(cfg, name)
+    for name, stage in cfg.stages.items():
+        trained, frozen = dry_run.trains(cfg, stage)
         assert trained.parameters + frozen.parameters == sum(every.values())
         assert trained.arrays + frozen.arrays == len(every)
         assert (frozen.arrays > 0) == (name == "align")
@@ -92,21 +92,21 @@ def test_the_table_shows_the_counts(screen, cfg):
     rows = {cells[0]: cells[1:] for line in screen if (cells := line.split())}
     for part, count in dry_run.parts(cfg).items():
         assert rows[part][:2] == [str(count.arrays), f"{count.parameters / 1e6:.3f}"]
-    assert rows["frozen"] == ["-", f"{dry_run.trains(cfg, 'align')[1].parameters / 1e6:.3f}", "-"]
+    assert rows["frozen"] == ["-", f"{dry_run.trains(cfg, cfg.stages['align'])[1].parameters / 1e6:.3f}", "-"]
 
 
 def test_costs_are_the_planners(screen, cfg, mesh):
     del screen  # it has compiled the programs
     for name in cfg.stage_order:
-        cost = dry_run.cost_of(cfg, name, mesh)
-        step, *arguments = planner.step_of(cfg, name, mesh)
+        cost = dry_run.cost_of(cfg, cfg.stages[name], mesh)
+        step, *arguments = planner.step_of(cfg, cfg.stages[name], mesh)
         assert cost.flops == flops.flops_of(step, *arguments) > 0
         assert cost.peak_bytes == planner.memory_of(step.lower(*arguments).compile()).peak > 0
         assert cost.kept
 
 
 def test_a_program_that_was_read_says_so(cfg, mesh):
-    cost = dry_run.cost_of(cfg, "align", mesh)
+    cost = dry_run.cost_of(cfg, cfg.stages["align"], mesh)
     fresh = dataclasses.replace(cost, kept=False, compile_secs=61.24)
     assert dry_run._lines(cfg, "align", fresh, 100)[-1].endswith("; compiled in 61.2 s")
     again = dataclasses.replace(cost, kept=True, compile_secs=0.5)

@@ -87,6 +87,10 @@ def plans(command) -> list[planner.Plan]:
     ]
 
 
+def plan_of(cfg, name, chip, devices):
+    return planner.plan(cfg, cfg.stages[name], chip, devices)
+
+
 def assert_no_states_travel(plan):
     """Only embeddings are gathered; no array of pairs x tokens x width, and none of batch x batch."""
     for item in plan.traffic:
@@ -114,7 +118,7 @@ def test_without_remat_products_are_the_models(quickly):
     config = shrunken()
     config.blocks.remat = "none"
     chip, devices = chips.slice_of("v5e:4x4")
-    plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "task", chip, devices)
+    plan = plan_of(planner.with_pairs(configs.parse(config), PAIRS, devices), "task", chip, devices)
     assert 0.99 <= plan.compiled_flops / plan.model_flops <= 1.1
 
 
@@ -122,7 +126,7 @@ def test_a_batch_in_parts_takes_less_memory_and_sends_no_states(plans, quickly):
     config = shrunken()
     config.stages.align.microbatches = 4
     chip, devices = chips.slice_of("v5e:4x4")
-    parts = planner.plan(planner.with_pairs(configs.parse(config), 4 * PAIRS, devices), "align", chip, devices)
+    parts = plan_of(planner.with_pairs(configs.parse(config), 4 * PAIRS, devices), "align", chip, devices)
     assert parts.pairs == 4 * plans[0].pairs
     assert parts.memory.temporaries < 2 * plans[0].memory.temporaries
     assert 4 * plans[0].model_flops < parts.model_flops < 4.1 * plans[0].model_flops
@@ -140,7 +144,7 @@ def test_over_fsdp_parameters_travel_and_states_stay(quickly):
     config = shrunken(depth=4)
     config.mesh.fsdp = 4
     chip, devices = chips.slice_of("v5e:4x4")
-    plan = planner.plan(planner.with_pairs(configs.parse(config), PAIRS, devices), "stabilise", chip, devices)
+    plan = plan_of(planner.with_pairs(configs.parse(config), PAIRS, devices), "stabilise", chip, devices)
     for item in plan.traffic:
         sizes = [int(n) for n in re.search(r"\[(.*)\]", item.greatest)[1].split(",") if n]
         assert not {197, 30} & set(sizes[1:]), item
@@ -168,7 +172,7 @@ def test_a_batch_that_cannot_fit_says_by_how_much_and_what_would(quickly):
     with pytest.raises(
         ConfigError, match=r"32768 pairs a chip need \d+\.\d+ GiB of the 15\.75 .* too many; about \d+ "
     ):
-        planner.plan(cfg, "stabilise", chip, devices)
+        plan_of(cfg, "stabilise", chip, devices)
 
 
 def test_the_most_pairs_that_fit_are_found(quickly):
@@ -181,7 +185,8 @@ def test_the_most_pairs_that_fit_are_found(quickly):
     config.stages.stabilise.losses = ("itc",)
     chip, devices = chips.slice_of("v5e:2x2")
     small = dataclasses.replace(chip, hbm_bytes=2**28)
-    best = next(planner.fit(configs.parse(config), "stabilise", small, devices))
+    cfg = configs.parse(config)
+    best = next(planner.fit(cfg, cfg.stages["stabilise"], small, devices))
     assert (best.remat, best.pairs % 8) == ("none", 0)
     assert 0.7 * 2**28 < best.memory.peak <= 2**28
 
@@ -208,7 +213,10 @@ def test_the_command_prints_and_writes_the_plan(command, plans):
     assert [(plan.chips, plan.pairs, plan.batch_size) for plan in plans] == [(16, PAIRS, 128), (64, PAIRS, 512)]
     devices = chips.slice_of("v5e:4x4")[1]
     asked = planner.with_pairs(configs.parse(shrunken()), PAIRS, devices)  # the model that the flags were to make
-    assert plans[0].model_flops == planner.model_flops(asked, "align", sharding.make_mesh(asked.mesh, devices)) / 16
+    assert (
+        plans[0].model_flops
+        == planner.model_flops(asked, asked.stages["align"], sharding.make_mesh(asked.mesh, devices)) / 16
+    )
     for text in (done.stdout, written["html"], written["markdown"]):
         for plan, topology in zip(plans, ("v5e:4x4", "v5e:8x8"), strict=True):
             assert topology in text

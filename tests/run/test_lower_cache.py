@@ -42,9 +42,8 @@ def stored(states):
 
 
 def fill(cfg, params, predict, kinds=(), **changes):
-    arguments = dict(lower_image=predict.lower_image, lower_text=predict.lower_text, progress=quiet) | changes
     stage = dataclasses.replace(cfg.stages["align"], cached_crops=CROPS, caption_kinds=kinds)
-    return lower_cache.open_or_fill(cfg, stage, params, **arguments)
+    return lower_cache.open_or_fill(cfg, stage, params, dataclasses.replace(predict, **changes), quiet)
 
 
 def with_part(cfg, part, **changes):
@@ -63,8 +62,7 @@ def test_it_is_filled_in_batches_of_the_evaluator_that_watches_the_stage(tiny_ca
     del settings.evals.retrieval
     cfg = config.parse(settings)
     predict, params = build_predict(cfg, sharding.make_mesh(cfg.mesh), "caption"), init_params(cfg)
-    arguments = dict(lower_image=predict.lower_image, lower_text=predict.lower_text, progress=quiet)
-    found = lower_cache.open_or_fill(cfg, cfg.stages["task"], params, rows=predict.rows, **arguments)
+    found = lower_cache.open_or_fill(cfg, cfg.stages["task"], params, predict, quiet)
     assert np.abs(stored(found.image).astype(np.float32)).max(axis=(1, 2, 3)).min() > 0.1
     assert np.abs(stored(found.text).astype(np.float32)).max(axis=(1, 2)).min() > 0.1
 

@@ -74,10 +74,10 @@ BODIES = {
         with stop.keeping():
             stop.together = True
             say('ready')
-            while not stop.asked:
+            while not stop.signal:
                 time.sleep(0.01)
             with stop.busy():
-                stop.agree(stop.asked)
+                stop.agree(stop.signal)
                 time.sleep(0.5)
                 (folder / 'saved').touch()
             stop.wait_for_the_end()

@@ -60,11 +60,11 @@ def test_the_fused_heads_start_as_the_unimodal_ones_in_the_first_stage_that_trai
     begun = {}
     real = train_step.build
 
-    def build(cfg, name, first_step, mesh):
-        plan = real(cfg, name, first_step, mesh)
+    def build(cfg, stage, first_step, mesh):
+        plan = real(cfg, stage, first_step, mesh)
 
         def init(step, params):
-            begun[name] = jax.device_get(paths.flatten(params))
+            begun[stage.name] = jax.device_get(paths.flatten(params))
             return plan.init(step, params)
 
         return dataclasses.replace(plan, init=init)

@@ -20,7 +20,7 @@ def test_adafactor_scales_by_rows_and_columns_and_keeps_next_to_nothing():
     known = paths.every(param_shapes(cfg["adamw"]))
     states, updates = {}, {}
     for name, each in cfg.items():
-        tx = optim.optimizer(each, "train", known)
+        tx = optim.optimizer(each, each.stages["train"], known)
         updates[name], states[name] = tx.update({path: gradient}, tx.init({path: params}), {path: params}, loss=0.0)
     squared = gradient**2 + 1e-30
     rows, columns = squared.mean(axis=1, keepdims=True), squared.mean(axis=0, keepdims=True)

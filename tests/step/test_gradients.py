@@ -122,7 +122,7 @@ def test_a_step_moves_what_trains_and_nothing_else(top_blocks, opened):
     )
     params = tiny.params(cfg)
     before = {path: np.asarray(value) for path, value in paths.flatten(params).items()}
-    plan = train_step.build(cfg, "train", 0, sharding.make_mesh(cfg.mesh))
+    plan = train_step.build(cfg, cfg.stages["train"], 0, sharding.make_mesh(cfg.mesh))
     state, metrics = plan.train_step(plan.init(jnp.int32(0), params), tiny.batch(cfg))
     assert metrics["healthy"]
     assert state.step == 1

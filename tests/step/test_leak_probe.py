@@ -60,7 +60,7 @@ def unrelated(draw: np.random.Generator) -> Batch:
 
 def train(cfg):
     """Return the parameters, and the mean of the fused contrast over the last steps: that of one batch is a draw."""
-    plan = train_step.build(cfg, "train", 0, sharding.make_mesh(cfg.mesh))
+    plan = train_step.build(cfg, cfg.stages["train"], 0, sharding.make_mesh(cfg.mesh))
     state, draw, lost = plan.init(jnp.int32(0), init_params(cfg)), np.random.default_rng(0), []
     for _ in range(STEPS):
         state, metrics = plan.train_step(state, unrelated(draw))

@@ -26,10 +26,14 @@ def config(names, parts, group=2, **sections):
     return tiny.config(stage=stage, mining=dict(group=group), **(SHALLOW | sections))
 
 
+def build(cfg, mesh=MESH):
+    return train_step.build(cfg, cfg.stages["train"], 0, mesh)
+
+
 def found(cfg, batch):
     """Return loss, metrics and gradients as a step sees them."""
     live = paths.flatten(tiny.params(cfg))
-    function = jax.jit(objective.gradients(cfg, "train", tuple(live), MESH))
+    function = jax.jit(objective.gradients(cfg, cfg.stages["train"], tuple(live), MESH))
     (total, (metrics, _)), grads = function(live, {}, batch, STEP)
     return total, metrics, grads
 
@@ -127,7 +131,7 @@ def test_groups_of_rows_stay_together():
 
 def test_the_first_bad_tensor_is_named_in_parts_too():
     cfg = config(("itc", "fused_itc", "itm"), 2)
-    plan = train_step.build(cfg, "train", 0, MESH)
+    plan = build(cfg)
     state = plan.init(jnp.int32(0), tiny.params(cfg))
     batch = dataclasses.replace(tiny.batch(cfg, 8))
     params = paths.flatten(tiny.params(cfg))
@@ -152,18 +156,20 @@ def test_the_first_bad_tensor_is_named_in_parts_too():
 )
 def test_parts_that_cannot_be_are_refused(changes, says):
     with pytest.raises(ConfigError, match=says):
-        train_step.build(config(("fused_itc",), **changes), "train", 0, MESH)
+        build(config(("fused_itc",), **changes))
 
 
 def test_parts_have_to_divide_over_the_devices():
     mesh = sharding.make_mesh(configs.Mesh(data=-1, fsdp=1, tensor=1), jax.devices("cpu")[:1] * 4)
     with pytest.raises(ConfigError, match="batch_size / microbatches is 2; it must be a multiple of 4"):
-        train_step.build(config(("itc",), 4, group=1), "train", 0, mesh)
+        build(config(("itc",), 4, group=1), mesh)
 
 
 def test_outputs_of_parts_are_stacked():
     cfg = config(("itc",), 2)
     live = paths.flatten(tiny.params(cfg))
-    (_, (_, outputs)), _ = objective.gradients(cfg, "train", tuple(live), MESH)(live, {}, tiny.batch(cfg, 8), STEP)
+    (_, (_, outputs)), _ = objective.gradients(cfg, cfg.stages["train"], tuple(live), MESH)(
+        live, {}, tiny.batch(cfg, 8), STEP
+    )
     assert isinstance(outputs, Outputs)
     assert outputs.unimodal_text.shape == (2, 4, cfg.bridge.embed_width)

@@ -74,9 +74,8 @@ def test_trainable_paths_of_every_stage(name):
     """`stage.train` as sets: bridge, heads and the towers' top K blocks, or everything, or the decoder alone."""
     cfg = load(name)
     known = paths_of(cfg)
-    for stage_name in cfg.stage_order:
-        stage = cfg.stages[stage_name]
-        found = set(optim.trainable_paths(cfg, stage_name, known))
+    for stage in cfg.run_stages:
+        found = set(optim.trainable_paths(cfg, stage, known))
         if stage.losses == ("caption",) and name in ("caption", "nocaps"):
             assert found == {p for p in known if p.startswith("decoder/")}
             continue
@@ -96,8 +95,8 @@ def test_scalars_of_the_bridge_run_at_a_rate_of_their_own(name):
     """Gates went from 0.100 to 0.095 in 550 steps at the matrices' rate (docs/method.md 5.14)."""
     cfg = load(name)
     shapes = paths.flatten(param_shapes(cfg))
-    for stage_name in cfg.stage_order:
-        factors = optim.lr_factors(cfg, stage_name, list(shapes))
+    for stage in cfg.run_stages:
+        factors = optim.lr_factors(stage, list(shapes))
         scalars = {p for p, leaf in shapes.items() if leaf.shape == ()}
         assert len(scalars) == 4 * cfg.bridge.layers + 3 + 2 * ("token_itc" in cfg.losses)
         assert {factors[p] for p in scalars} == {20.0}
@@ -107,7 +106,7 @@ def test_scalars_of_the_bridge_run_at_a_rate_of_their_own(name):
 def test_too_many_top_blocks_are_named():
     cfg = tiny.config(stage=dict(top_blocks=4))
     with pytest.raises(ConfigError, match=r"config\.stages\.train\.top_blocks is 4; the towers have 4 and 3 blocks"):
-        optim.trainable_paths(cfg, "train", paths_of(cfg))
+        optim.trainable_paths(cfg, cfg.stages["train"], paths_of(cfg))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_too_many_top_blocks_are_named():
 def test_wrong_rules_are_named(train, line):
     cfg = tiny.config(stage=dict(train=train))
     with pytest.raises(ConfigError, match=line):
-        optim.trainable_paths(cfg, "train", paths_of(cfg))
+        optim.trainable_paths(cfg, cfg.stages["train"], paths_of(cfg))
 
 
 def test_schedule_warms_up_and_falls_along_a_cosine_to_zero():
@@ -154,7 +153,7 @@ PROBED = ("text/word/embedding", "text/block_00/mlp/up/kernel", "text/block_00/m
 def update():
     cfg = tiny.config(stage=STAGE)
     params = {path: jnp.full_like(leaf, 2.0) for path, leaf in paths.flatten(tiny.params(cfg)).items()}
-    tx = optim.optimizer(cfg, "train", list(params))
+    tx = optim.optimizer(cfg, cfg.stages["train"], list(params))
     live = {path: params[path] for path in PROBED}
     state = tx.init(live)
     grads = {path: jnp.full_like(leaf, 3.0 * (-1) ** i) for i, (path, leaf) in enumerate(live.items())}
@@ -175,7 +174,7 @@ def test_gradients_are_clipped_by_their_norm_over_all_that_trains():
     cfg = tiny.config(stage={**STAGE, "clip_norm": 0.5})
     params = paths.flatten(tiny.params(cfg))
     live = {path: params[path] for path in PROBED}
-    tx = optim.optimizer(cfg, "train", list(params))
+    tx = optim.optimizer(cfg, cfg.stages["train"], list(params))
     for size, clipped in ((3.0, True), (1e-6, False)):
         grads = {path: jnp.full_like(leaf, size) for path, leaf in live.items()}
         norm = size * float(np.sqrt(sum(leaf.size for leaf in live.values())))

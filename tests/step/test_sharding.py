@@ -105,7 +105,7 @@ def test_parameters_and_their_moments_lie_together():
     mesh = jax.sharding.AbstractMesh((1, 4, 2), sharding.AXES)
     params = param_shapes(cfg)
     flat = paths.flatten(params)
-    moments = jax.eval_shape(optim.optimizer(cfg, "train", paths.every(params)).init, flat)
+    moments = jax.eval_shape(optim.optimizer(cfg, cfg.stages["train"], paths.every(params)).init, flat)
     place = sharding.layout(cfg, params, mesh)
     placed, moved = paths.flatten(place(params)), place(moments)[1]
     assert placed["vision/block_00/mlp/up/kernel"].spec == PartitionSpec("fsdp", "tensor")

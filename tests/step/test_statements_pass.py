@@ -107,7 +107,7 @@ def test_rows_stay_whole():
 
 
 def test_the_plan_is_of_the_batch_that_there_is(cfg):
-    planned, batch = planner.abstract_batch(cfg, "train"), tiny.batch(cfg, 8)
+    planned, batch = planner.abstract_batch(cfg, cfg.stages["train"]), tiny.batch(cfg, 8)
     for name in ("images", "ids", "statement_true", "text_mask", "image_ids"):
         found, made = planned.arrays()[name], batch.arrays()[name]
         assert (found.shape, found.dtype) == (made.shape, made.dtype), name
@@ -134,7 +134,7 @@ for sizes in ((1, 1, 1), (8, 1, 1), (4, 2, 1)):
         bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1), mesh=dict(zip(sharding.AXES, sizes)),
     )
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)])
-    plan = train_step.build(cfg, "train", 0, mesh)
+    plan = train_step.build(cfg, cfg.stages["train"], 0, mesh)
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(cfg, mesh))
     state = plan.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
     for index in range(2):

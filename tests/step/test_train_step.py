@@ -17,6 +17,11 @@ from bridge_jax.types import Batch
 ROWS, LENGTH, WIDTH = 8, 16, 32
 
 
+def build(cfg):
+    mesh = sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1))
+    return train_step.build(cfg, cfg.stages["align"], 4, mesh)
+
+
 @pytest.fixture(scope="module")
 def cfg(tiny):
     return config.parse(tiny(depth=2))
@@ -25,7 +30,7 @@ def cfg(tiny):
 @pytest.fixture(scope="module")
 def align(cfg):
     """The stage that trains what lies above cached states."""
-    return train_step.build(cfg, "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
+    return build(cfg)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +149,7 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
         return total + 0.0 * steep(params["bridge"]["layer_0"]["image_gate"]), metrics
 
     monkeypatch.setattr(weighting, "combine", combine)
-    plan = train_step.build(cfg, "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
+    plan = build(cfg)
     found = plan.first_bad(state_of(plan, params), batch())
     assert found == "gradient of bridge/layer_0/image_gate"
 
@@ -162,13 +167,13 @@ def test_cached_states_with_what_they_cannot_serve_are_refused(tiny, changes, sa
     with settings.unlocked():
         settings.stages.align.update(changes)
     with pytest.raises(ConfigError, match=says):
-        train_step.build(config.parse(settings), "align", 4, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
+        build(config.parse(settings))
 
 
 def test_a_spike_is_a_bad_step_and_only_applied_losses_are_remembered(cfg, params):
     watching = dataclasses.replace(cfg.bad_steps, spike_sigma=3.0, spike_window=4)
     mesh = sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1))
-    plan = train_step.build(dataclasses.replace(cfg, bad_steps=watching), "align", 4, mesh)
+    plan = train_step.build(dataclasses.replace(cfg, bad_steps=watching), cfg.stages["align"], 4, mesh)
 
     def after(count, window):
         state = state_of(plan, params)

@@ -39,7 +39,9 @@ def params(cfg):
 def workdir(cfg, params, tmp_path_factory):
     """Two checkpoints, the first with the better score."""
     folder = tmp_path_factory.mktemp("evaluate")
-    opt_state = train_step.build(cfg, "stabilise", 0, sharding.make_mesh(cfg.mesh)).init(0, params).opt_state
+    opt_state = (
+        train_step.build(cfg, cfg.stages["stabilise"], 0, sharding.make_mesh(cfg.mesh)).init(0, params).opt_state
+    )
     saves = Checkpoints(folder)
     for step, rsum in ((2, 90.0), (4, 80.0)):
         saves.save(step, "stabilise", params, opt_state, cfg)

@@ -57,7 +57,7 @@ def test_larger_sizes(size, millions):
     towers = sum(leaf.size for path, leaf in paths.flatten(params).items() if path.startswith(("vision/", "text/")))
     assert round(towers / 1e6) == millions
     for name in cfg.stage_order:
-        assert optim.trainable_paths(cfg, name, paths.flatten(params))
+        assert optim.trainable_paths(cfg, cfg.stages[name], paths.flatten(params))
 
 
 def test_an_unknown_size_is_one_clear_line():

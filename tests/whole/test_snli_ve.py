@@ -138,14 +138,14 @@ def test_a_handful_of_statements_is_learned_from_their_pictures(cfg):
     cfg = dataclasses.replace(cfg, stages={"task": stage}, **quiet)
     mesh = sharding.make_mesh(cfg.mesh)
     batch = dataclasses.replace(pipeline.train(cfg, stage, seed_stream="test")[0], broken=None)
-    planned = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), planner.abstract_batch(cfg, "task"))
+    planned = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), planner.abstract_batch(cfg, cfg.stages["task"]))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) == planned
     # Four texts, each right of one picture and wrong of another, and a fifth that four leave open: words alone get 8.
     pictures, texts = [0, 1, 0, 1, 2, 3, 2, 3, 0, 1, 2, 3], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
     said = {name: getattr(batch, name)[texts] for name in ("ids", "text_mask")}
     extras = {"entailment_label": np.array([2, 0, 0, 2, 2, 0, 0, 2, 1, 1, 1, 1], np.int32)}
     batch = dataclasses.replace(batch, images=batch.images[pictures], **said, extras=extras)
-    plan = train_step.build(cfg, "task", 0, mesh)
+    plan = train_step.build(cfg, cfg.stages["task"], 0, mesh)
     state = plan.init(jnp.int32(0), origin.initial(cfg, mesh))
     for _ in range(stage.steps):
         state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))

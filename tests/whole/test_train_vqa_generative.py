@@ -111,7 +111,7 @@ def test_a_run_that_wrote_captions_may_be_started_from(cfg, tiny_caption, tmp_pa
 def test_the_plan_is_of_the_batch_that_there_is(cfg):
     batch = dataclasses.replace(pipeline.train(cfg, cfg.stages["task"], seed_stream="test")[0], broken=None)
     found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch)
-    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), planner.abstract_batch(cfg, "task"))
+    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), planner.abstract_batch(cfg, cfg.stages["task"]))
 
 
 def test_a_handful_of_questions_is_learned(cfg):
@@ -124,7 +124,7 @@ def test_a_handful_of_questions_is_learned(cfg):
     batch = dataclasses.replace(pipeline.train(cfg, stage, seed_stream="test")[0], broken=None)
     right, (ids, mask) = batch.extras["answer_ids"], questions.load_answer_words(cfg)
     assert len({tuple(row) for row in right.tolist()}) > 3
-    plan = train_step.build(cfg, "task", 0, mesh)
+    plan = train_step.build(cfg, cfg.stages["task"], 0, mesh)
     state = plan.init(jnp.int32(0), origin.initial(cfg, mesh))
     for _ in range(stage.steps):
         state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))
