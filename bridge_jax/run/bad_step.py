@@ -54,8 +54,8 @@ def keep(workdir: Path, cfg: Config, bad: BadStep) -> str:
         atomic.write_json(folder / REPORT, report)
     return (
         f"step {bad.step} of stage {bad.stage!r}: the first bad number is in {bad.first_bad} (loss {numbers['loss']}, "
-        f"gradient norm {numbers['grad_norm']}); the step was not applied: python -m tools.replay --folder={folder} "
-        "runs it again alone"
+        f"gradient norm {numbers['grad_norm']}); the step was not applied; python -m tools.replay --folder={folder} "
+        "repeats it alone"
     )
 
 
@@ -66,15 +66,15 @@ def check_budget(workdir: Path, settings: BadSteps, step: int, line: str) -> Non
     """
     if settings.action == "stop":
         raise FloatingPointError(
-            f"{line}. Lower the learning rate, look at the data, or set config.bad_steps.action=skip"
+            f"{line}. Lower the learning rate, check the data, or set config.bad_steps.action=skip"
         )
     reports = (path.parent.name.removeprefix("bad_step_") for path in workdir.glob(f"bad_step_*/{REPORT}"))
     # Process 0 has written its report; another may be here before that and would count one less.
-    left_out = int(multihost_utils.broadcast_one_to_all(np.int32(sum(int(number) <= step for number in reports))))
-    if left_out > settings.budget:
+    skipped = int(multihost_utils.broadcast_one_to_all(np.int32(sum(int(number) <= step for number in reports))))
+    if skipped > settings.budget:
         raise FloatingPointError(
-            f"{line}. {left_out} bad steps are more than config.bad_steps.budget, {settings.budget}: lower the "
-            "learning rate or look at the data"
+            f"{line}. {skipped} bad steps exceed config.bad_steps.budget, {settings.budget}: lower the "
+            "learning rate or check the data"
         )
 
 
@@ -85,5 +85,5 @@ def read(folder: Path) -> tuple[Checkpoints, dict[str, Any], Batch]:
         with np.load(folder / BATCH, allow_pickle=False) as arrays:
             batch = Batch.of(dict(arrays))
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{folder}: expected a folder bad_step_N of a workdir ({error})") from error
+        raise ConfigError(f"{folder}: expected a bad_step_N folder of a workdir ({error})") from error
     return Checkpoints(folder, read_only=True), report, batch

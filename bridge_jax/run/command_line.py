@@ -38,7 +38,7 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
                 raise configs.ConfigError(f"unexpected argument {word!r}: flags look like --config.seed=1")
             main(argv)
         except KeyboardInterrupt:
-            fail("interrupted; the same command goes on from the last checkpoint, if it makes any", outcome.INTERRUPTED)
+            fail("interrupted; the same command resumes from the last checkpoint, if there is one", outcome.INTERRUPTED)
         except BaseException as error:
             cause = outcome.cause_of(error)
             if cause is outcome.INTERNAL:  # SystemExit too
@@ -66,7 +66,7 @@ def define_config(says: str = "The experiment, such as configs/shapes.py.") -> f
 def read_config(flag: flags.FlagHolder) -> configs.Config:
     """Return the checked config of --config. Raises ConfigError."""
     if flag.value is None:
-        raise configs.ConfigError("--config is missing: give an experiment, such as --config=configs/shapes.py")
+        raise configs.ConfigError("--config is missing: name an experiment, such as --config=configs/shapes.py")
     try:
         return configs.parse(flag.value)
     except OSError as error:  # ml_collections raises it at the first look at the config, not when it parses the flag

@@ -35,7 +35,7 @@ def start(cfg: Config, coordinator_address: str, num_processes: int, process_id:
     if any(given) and not all(given):
         raise ConfigError(
             f"--coordinator_address is {coordinator_address!r}, --num_processes {num_processes}, --process_id "
-            f"{process_id}: give all three, or none on a TPU slice, GKE or Slurm"
+            f"{process_id}: set all three, or none on a TPU slice, GKE or Slurm"
         )
     address, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
         coordinator_address or None,
@@ -109,7 +109,7 @@ def _report(host: str, port: int, index: int, timeout_secs: float, mine: dict[st
         except (OSError, ValueError) as error:  # not up yet; or it went away without an answer
             if left <= 0:
                 waited = f"process {index} waited {timeout_secs:g} s for process 0"
-                return f"{waited}, which did not answer ({error}); start it there"
+                return f"{waited}, which did not answer ({error}); start process 0 there"
             time.sleep(_RETRY_SECS)
 
 
@@ -123,10 +123,11 @@ def _fault(met: dict[int, dict[str, Any]], count: int, timeout_secs: float) -> s
     if missing:
         here = ", ".join(f"{i} ({met[i]['host']})" for i in sorted(met))
         waited = f"waited {timeout_secs:g} s for {count} processes"
-        return f"{waited}; missing: {', '.join(missing)}; here: {here}. Start the missing ones"
+        return f"{waited}; missing: {', '.join(missing)}; present: {here}. Start the missing processes"
     for index in sorted(met):
         for line in _differences(met[0], met[index]):
-            return f"process {index} ({met[index]['host']}) differs from process 0: {line}; start all with the same"
+            differing = f"process {index} ({met[index]['host']}) differs from process 0: {line}"
+            return f"{differing}; start all with the same config, code and jax"
     return None
 
 

@@ -233,7 +233,7 @@ def _float16(states: Any, tower: str) -> np.ndarray:
     full = np.asarray(states, np.float32)
     if not np.abs(full).max() < np.finfo(np.float16).max:
         raise ConfigError(
-            f"config.stages: the {tower} tower's lower states reach {np.abs(full).max():.3g}, beyond float16 "
-            "(65504), in which they are cached: set cached_crops=0"
+            f"config.stages: the {tower} tower's lower states reach {np.abs(full).max():.3g}; the cache holds "
+            "float16, which ends at 65504: set cached_crops=0"
         )
     return full.astype(np.float16)

@@ -35,8 +35,8 @@ def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(
-            f"{saves.folder.parent}: the checkpoint of step {step} was made with another config "
-            f"({'; '.join(changed[:3])}{more}): give that config again, or another --workdir"
+            f"{saves.folder.parent}: the checkpoint of step {step} was made with a different config "
+            f"({'; '.join(changed[:3])}{more}): use the earlier config, or another --workdir"
         )
     check_answers(saves.meta(step), answers(cfg), f"{saves.folder}/{step}")
     logging.info("resuming at step %d", step)

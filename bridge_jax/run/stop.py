@@ -172,7 +172,8 @@ class Stop:
             if self._asked:
                 self._abandon(signum)
             self._asked = signum
-            print(f"{signal.Signals(signum).name}: stopping; once more ends at once", file=sys.stderr, flush=True)
+            notice = f"{signal.Signals(signum).name}: stopping; a second signal ends the run at once"
+            print(notice, file=sys.stderr, flush=True)
             threading.Thread(target=self._end, name="stop_ender", daemon=True).start()
         os.close(self._read)
         os.close(self._write)

@@ -69,7 +69,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         stop.together = jax.process_count() > 1
         stop.outcome.begin(writes=jax.process_index() == 0)
         if (saves.latest() or 0) != now:
-            raise WorkdirBusyError(f"--workdir {workdir!r}: another run has just saved there; start again")
+            raise WorkdirBusyError(f"--workdir {workdir!r}: another run has just saved a checkpoint there; start again")
         broken = BrokenLog(stop.outcome.folder, now, records, cfg.data.broken_limit)
         with RunLog(workdir, resume_step=now) as log, stop.watchdog(cfg.watchdog_secs):
             shared = Run(cfg, mesh, saves, log, stop, broken)
@@ -183,7 +183,7 @@ class StageLoop:
         """Return the batches of the stage after the first `skip`."""
         make = None
         if self.stage.cached_crops:
-            with terminal.task(bar, "lower states to disk") as progress, self.spending("data"):
+            with terminal.task(bar, "caching lower states") as progress, self.spending("data"):
                 watched = self.stop.watched(progress)
                 make = lower_cache.open_or_fill(self.cfg, self.stage, params, self.predict, watched)
         rows = sharding.host_rows(self.stage.batch_size, self.mesh)
@@ -234,7 +234,7 @@ class StageLoop:
         broken, signal = jax.device_get(pending.from_hosts)
         self.signal = self.signal or int(signal)
         for line in self.broken.take(step, self.stage.name, broken):
-            terminal.say(f"step {step}: another example in place of {line}")
+            terminal.say(f"step {step}: replaced a broken example, {line}")
         meter.advance(step, float(metrics["loss"]))
         self.stop.alive()
         if not metrics.pop("healthy"):
@@ -283,5 +283,5 @@ def _finish(run: Run, scoring: Mapping[str, Evaluator], params: Params, step: in
         terminal.table(scoring[name].table(metrics), title, time.monotonic() - started)
         everything |= {f"{split}/{key}": value for key, value in metrics.items()}
     run.log.write(step, {f"final/{key}": value for key, value in everything.items()})
-    terminal.say(f"checkpoints, metrics.jsonl and tensorboard are in {Path(saves.folder).parent}")
+    terminal.say(f"checkpoints, metrics.jsonl and the TensorBoard log are in {Path(saves.folder).parent}")
     return everything

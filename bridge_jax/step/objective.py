@@ -36,13 +36,13 @@ def _check(cfg: Config, stage: Stage, trainable: tuple[str, ...]) -> None:
     lower = [path for path in trainable if is_lower(path, cfg)]
     if stage.cached_crops and lower:
         raise ConfigError(
-            f"{key}.cached_crops is {stage.cached_crops}, but {lower[0]!r} lies below the first "
-            "bridged layer and trains: freeze it or set cached_crops=0"
+            f"{key}.cached_crops is {stage.cached_crops}, but the stage trains {lower[0]!r}, below the "
+            "first bridged layer: freeze it or set cached_crops=0"
         )
     if stage.microbatches > 1 and "mismatched" in passes and not cfg.mining.group:
         raise ConfigError(
             f"{key}.microbatches is {stage.microbatches}, but partners are mined among all rows: set "
-            "config.mining.group to a number of rows that lie in one part"
+            "config.mining.group to a divisor of the rows of a microbatch"
         )
 
 

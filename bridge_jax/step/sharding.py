@@ -29,12 +29,12 @@ def make_mesh(cfg: configs.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
     sizes = [cfg.data, cfg.fsdp, cfg.tensor]
     shown = f"config.mesh is data {cfg.data}, fsdp {cfg.fsdp}, tensor {cfg.tensor}"
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ConfigError(f"{shown}: expected positive sizes, at most one of them -1 (whatever the others leave)")
+        raise ConfigError(f"{shown}: expected positive sizes, at most one of them -1 (all remaining devices)")
     named = math.prod(size for size in sizes if size > 0)
     sizes = [len(devices) // named if size == -1 else size for size in sizes]
     if math.prod(sizes) != len(devices):
         raise ConfigError(
-            f"{shown}: it does not divide the {len(devices)} devices; make the sizes multiply to {len(devices)}, "
+            f"{shown}: the sizes do not fit {len(devices)} devices; make their product {len(devices)}, "
             "or set one of them to -1"
         )
     # Auto axes: with Explicit ones, which jax.make_mesh now defaults to, Linen's Dropout fails.
@@ -92,14 +92,14 @@ def _spec(path: str, shape: tuple[int, ...], axes: Any, mesh: Mesh) -> Partition
         raise ConfigError(f"{where}: expected a tuple of mesh axes ({', '.join(AXES)}, or '' for none), got {axes!r}")
     named = [axis for axis in axes if axis]
     if len(named) != len(set(named)):
-        raise ConfigError(f"{where}: {axes!r} uses an axis twice; a dimension needs one of its own")
+        raise ConfigError(f"{where}: {axes!r} uses an axis twice; name it for one dimension only")
     if len(axes) > len(shape):
         raise ConfigError(f"{where}: {axes!r} names {len(axes)} dimensions, the parameter has the shape {shape}")
     for size, axis in zip(shape, axes, strict=False):
         if axis and size % mesh.shape[axis]:
             raise ConfigError(
                 f"{where}: {mesh.shape[axis]} devices of {axis!r} do not divide {size}, of the shape {shape}; "
-                f"choose a divisor in config.mesh.{axis}, or '' in a rule of its own"
+                f"set config.mesh.{axis} to a divisor, or name '' for this dimension in a rule before this one"
             )
     return PartitionSpec(*(axis or None for axis in axes))
 

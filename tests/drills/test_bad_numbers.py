@@ -71,9 +71,7 @@ def test_bad_steps_are_skipped_within_the_budget_and_exactly_so_after_every_stop
 
 def test_more_than_the_budget_stops_the_run(tiny, spoiled, tmp_path):
     cfg = skipping(tiny, budget=0, spike_sigma=0.0)
-    with pytest.raises(
-        FloatingPointError, match=r"step (\d) of stage 'align'.*1 bad steps are more than .*budget, 0: l"
-    ):
+    with pytest.raises(FloatingPointError, match=r"step (\d) of stage 'align'.*1 bad steps exceed .*budget, 0: l"):
         runs.run(cfg, tmp_path)
     assert json.loads((tmp_path / "outcome.json").read_text())["cause"] == "bad_numbers"
     more = dataclasses.replace(cfg, bad_steps=dataclasses.replace(cfg.bad_steps, budget=2))
@@ -113,7 +111,7 @@ def test_a_half_percent_broken_is_trained_around_and_exactly_so_after_every_stop
     ((step, file),) = entries(tmp_path / "whole")
     assert {file} == names.keys()
     assert 1 <= step <= 25
-    assert f"step {step}: another example in place of {file}: " in capsys.readouterr().out
+    assert f"step {step}: replaced a broken example, {file}: " in capsys.readouterr().out
     assert logged(tmp_path / "whole")[50, "train/broken_data"] == 1
     runs.stopped_at((step, 30), cfg, tmp_path / "stopped", monkeypatch)
     assert_same(tmp_path / "stopped", tmp_path / "whole")

@@ -133,7 +133,7 @@ def test_a_second_signal_in_a_save_that_hangs_ends_at_once_and_harms_nothing(sta
     run = start(workdir, "save")
     assert run.reaches("stalled")
     run.process.send_signal(signal.SIGTERM)
-    assert run.seconds_until_said("stopping; once more ends at once") < 1
+    assert run.seconds_until_said("stopping; a second signal ends the run at once") < 1
     time.sleep(1)
     assert run.process.poll() is None, "it must wait for the save"
     run.process.send_signal(signal.SIGTERM)

@@ -98,7 +98,7 @@ def test_stops(start, whole, tmp_path):
         signum = signal.SIGINT if stopped.total() % 4 == 3 else signal.SIGTERM
         run.process.send_signal(signum)
         if run.process.poll() is None:
-            noticed.append(run.seconds_until_said("stopping; once more ends at once"))
+            noticed.append(run.seconds_until_said("stopping; a second signal ends the run at once"))
         code, outcome = run.end(), json.loads((workdir / "outcome.json").read_text())
         if outcome["cause"] == "finished":
             assert_ended_as(run, whole)

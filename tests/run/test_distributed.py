@@ -192,7 +192,7 @@ def test_a_missing_process_is_named_by_all(start, tmp_path):
     for code, said in found:
         assert code == 2
         assert re.search(
-            r"^error: localhost:\d+: waited 3 s for 3 processes; missing: 2; here: 0 \(.*\), 1 \(.*\)\. Start",
+            r"^error: localhost:\d+: waited 3 s for 3 processes; missing: 2; present: 0 \(.*\), 1 \(.*\)\. Start",
             said,
             re.M,
         )
@@ -227,7 +227,7 @@ def test_other_code_is_named_by_all(start, other_code, tmp_path):
     flags = [[*FLAGS, "--meet_secs=60"]] * 2
     for code, stderr in ends(start(tmp_path / "run", flags, count=2, devices=1, trees=(ROOT, other_code))):
         assert code == 2, stderr
-        line = r"process 1 \(.*\) differs from process 0: code [0-9a-f]{12} -> [0-9a-f]{12}; start all with the same"
+        line = r"process 1 \(.*\) differs from process 0: code [0-9a-f]{12} -> [0-9a-f]{12}; start all with the same .*"
         assert re.search(rf"^error: localhost:\d+: {line}$", stderr, re.M)
     assert not (tmp_path / "run").exists()
 
@@ -253,7 +253,7 @@ def test_a_process_without_its_first_says_so():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("localhost:1", -1, 0), "give all three, or none on a TPU slice"),
+        (("localhost:1", -1, 0), "set all three, or none on a TPU slice"),
         (("localhost", 2, 1), "'localhost'; expected HOST:PORT"),
         (("localhost:1", 2, 2), "--process_id is 2; expected 0 to 1"),
     ],

@@ -157,7 +157,7 @@ def test_what_changes_the_state_is_let_finish_and_then_saved(start, tmp_path):
 def test_a_second_signal_ends_at_once(start, tmp_path):
     process = start("stuck_saving")
     process.send_signal(signal.SIGTERM)
-    assert process.stderr.readline() == "SIGTERM: stopping; once more ends at once\n"
+    assert process.stderr.readline() == "SIGTERM: stopping; a second signal ends the run at once\n"
     process.send_signal(signal.SIGTERM)
     code, errors = ends(process, 3)
     assert (code, errors.count("\n")) == (6, 1)

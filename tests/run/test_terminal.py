@@ -36,7 +36,7 @@ def rows(shown):
 
 def test_the_table_has_every_direction_and_score(shown):
     terminal.table(
-        retrieval.table(metrics_of("unimodal", 0.0) | metrics_of("rerank", 0.25)), "shapes/val, step 7", 61.4
+        retrieval.Evaluator.table(metrics_of("unimodal", 0.0) | metrics_of("rerank", 0.25)), "shapes/val, step 7", 61.4
     )
     assert rows(shown) == [
         ["image_to_text", "unimodal", "20.0 [19.0, 29.0]", "21.0", "22.0", "23.5"],
@@ -52,7 +52,7 @@ def test_the_table_has_every_direction_and_score(shown):
 
 
 def test_without_a_bridge_the_table_is_unimodal_alone(shown):
-    terminal.table(retrieval.table(metrics_of("unimodal", 0.0)), "x", 1.0)
+    terminal.table(retrieval.Evaluator.table(metrics_of("unimodal", 0.0)), "x", 1.0)
     assert {row[1] for row in rows(shown)} == {"unimodal"}
     assert "gains" not in shown.getvalue()
 
@@ -60,7 +60,7 @@ def test_without_a_bridge_the_table_is_unimodal_alone(shown):
 def test_the_gain_has_its_interval_and_p(shown):
     gain = {"rerank_gain/text_to_image/r@1": 1.5, "rerank_gain/text_to_image/r@1_low": -0.25,
             "rerank_gain/text_to_image/r@1_high": 3.0, "rerank_gain/text_to_image/r@1_p": 0.0625}  # fmt: skip
-    terminal.table(retrieval.table(metrics_of("unimodal", 0.0) | gain), "x", 1.0)
+    terminal.table(retrieval.Evaluator.table(metrics_of("unimodal", 0.0) | gain), "x", 1.0)
     assert "rerank gains +1.5 points of text_to_image R@1 [-0.2, +3.0], p = 0.062\n" in shown.getvalue()
 
 
@@ -83,13 +83,13 @@ def test_nothing_but_lines_where_there_is_no_terminal(shown):
 
 
 def test_without_a_terminal_a_side_task_says_a_line_a_quarter(shown):
-    with terminal.progress() as bar, terminal.task(bar, "lower states to disk") as report:
+    with terminal.progress() as bar, terminal.task(bar, "caching lower states") as report:
         for done in range(1, 9):
             report("pictures", done, 8)
             report("unknown", done, 0)
         report("captions", 3, 3)
-    lines = [f"lower states to disk: pictures {done}/8" for done in (2, 4, 6, 8)]
-    assert shown.getvalue().splitlines() == [*lines, "lower states to disk: captions 3/3"]
+    lines = [f"caching lower states: pictures {done}/8" for done in (2, 4, 6, 8)]
+    assert shown.getvalue().splitlines() == [*lines, "caching lower states: captions 3/3"]
 
 
 def test_a_number_stands_with_its_interval_in_80_columns(shown):

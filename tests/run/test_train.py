@@ -134,7 +134,7 @@ def test_another_config_is_refused_and_nothing_is_overwritten(whole, cfg):
     before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file()}
     other = dataclasses.replace(cfg, seed=1, mining=dataclasses.replace(cfg.mining, partners=3))
     with pytest.raises(
-        ConfigError, match=r"step 12 was made with another config \(mining.partners: 2 -> 3; seed: 0 -> 1\)"
+        ConfigError, match=r"step 12 was made with a different config \(mining.partners: 2 -> 3; seed: 0 -> 1\)"
     ):
         train.run(other, str(whole[0]))
     assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file()} == before

@@ -72,8 +72,8 @@ DEVICES = jax.devices("cpu") * 8  # what a mesh that does not work is refused fo
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        (dict(data=-1, fsdp=3), "data -1, fsdp 3, tensor 1: it does not divide the 8 devices"),
-        (dict(data=2, fsdp=2), "make the sizes multiply to 8, or set one of them to -1"),
+        (dict(data=-1, fsdp=3), "data -1, fsdp 3, tensor 1: the sizes do not fit 8 devices"),
+        (dict(data=2, fsdp=2), "make their product 8, or set one of them to -1"),
         (dict(data=-1, fsdp=-1), "at most one of them -1"),
         (dict(data=0), "expected positive sizes"),
     ],

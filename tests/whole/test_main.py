@@ -25,7 +25,7 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "--config is missing: give an experiment"),
+        ([], "--config is missing: name an experiment"),
         (["--config=configs/nothere.py"], "No such file or directory: 'configs/nothere.py'"),
         (["--config=configs/nothere.py", "--config.seed=1"], "No such file or directory: 'configs/nothere.py'"),
         (["--config=configs/coco.py:size=giant"], "expected size= and one of base, large, huge (File "),
@@ -86,7 +86,7 @@ def test_a_workdir_of_another_config_is_refused(tiny, tiny_flags, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = run(*tiny_flags, "--config.seed=1", f"--workdir={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "the checkpoint of step 2 was made with another config (seed: 0 -> 1)" in done.stderr
+    assert "the checkpoint of step 2 was made with a different config (seed: 0 -> 1)" in done.stderr
     assert done.stderr.count("\n") == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
