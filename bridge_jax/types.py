@@ -41,14 +41,14 @@ class Batch:
     broken: Array = None  # int32 [B,2], the broken record that was first drawn for the row, and its caption (broken.py)
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array]) -> "Batch":
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> "Batch":
         """Return the batch with these arrays, name -> array; a name that is no field of Batch goes to `extras`."""
         common = {field.name for field in dataclasses.fields(cls)} & arrays.keys()
         extras = {name: array for name, array in arrays.items() if name not in common}
         return cls(**{name: arrays[name] for name in common}, extras=extras)
 
     def arrays(self) -> dict[str, Array]:
-        """Return name -> array of all fields that are present: the inverse of `of`."""
+        """Return name -> array of all fields that are present: the inverse of `from_arrays`."""
         common = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: array for name, array in common.items() if name != "extras" and array is not None} | self.extras
 

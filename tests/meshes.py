@@ -45,11 +45,11 @@ def run(sizes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], str]:
     """Return path -> array on a mesh of the first devices, and the text of the compiled step."""
     cfg = config(sizes)
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)])
-    plan = train_step.build(cfg, cfg.stages["train"], 0, mesh)
+    stage_step = train_step.build(cfg, cfg.stages["train"], 0, mesh)
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(cfg, mesh))
-    state = plan.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
+    state = stage_step.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
     batches = [sharding.put_batch(tiny.batch(cfg, 8, seed=index), mesh) for index in range(3)]
-    program, arrays = plan.compiled(state, batches[0]), {}
+    program, arrays = stage_step.compiled(state, batches[0]), {}
     for index, batch in enumerate(batches):
         state, metrics = program(state, batch)
         arrays |= {f"{index}/{name}": value for name, value in metrics.items()}
@@ -87,9 +87,9 @@ def in_groups() -> str:
     stage = dict(batch_size=16, losses=LOSSES, train=TRAIN)
     cfg = tiny.config(mining=dict(group=2), stage=stage, losses=GROUPS)
     mesh = sharding.make_mesh(cfg.mesh)
-    plan = train_step.build(cfg, cfg.stages["train"], 0, mesh)
-    state = jax.eval_shape(plan.init, jax.ShapeDtypeStruct((), jnp.int32), abstract_params(cfg, mesh))
-    return plan.compiled(state, tiny.batch(cfg, 16)).as_text()
+    stage_step = train_step.build(cfg, cfg.stages["train"], 0, mesh)
+    state = jax.eval_shape(stage_step.init, jax.ShapeDtypeStruct((), jnp.int32), abstract_params(cfg, mesh))
+    return stage_step.compiled(state, tiny.batch(cfg, 16)).as_text()
 
 
 def gathered(program: str) -> list[str]:

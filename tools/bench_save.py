@@ -69,17 +69,17 @@ def lengths(ends: Sequence[float]) -> list[float]:
 def bare_loop(cfg: Config, name: str, count: int) -> Callable[[], list[float]]:
     """Return a function that draws, puts and steps, and times `count` steps after a first one."""
     mesh, stage = sharding.make_mesh(cfg.mesh), cfg.stages[name]
-    plan, params, make = train_step.build(cfg, cfg.stages[name], 0, mesh), origin.initial(cfg, mesh), None
+    stage_step, params, make = train_step.build(cfg, cfg.stages[name], 0, mesh), origin.initial(cfg, mesh), None
     if stage.cached_crops:
         predict = build_predict(cfg, mesh)
         make = lower_cache.open_or_fill(cfg, stage, params, predict, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=name, make_example=make)
 
     def run() -> list[float]:
-        state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
+        state = stage_step.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
         batches, before, ends = pipeline.batches(ds, 0, cfg.data), None, []
         for batch in itertools.islice(batches, count + 1):
-            state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))
+            state, metrics = stage_step.train_step(state, sharding.put_batch(batch, mesh))
             if before is not None:  # keeps the queue as short as in training
                 jax.block_until_ready(before)
                 ends.append(time.perf_counter())
@@ -107,18 +107,18 @@ def real_loop(
         checkpoint=Checkpoint(every_steps=every, keep_last=1),
     )
     mesh = sharding.make_mesh(cfg.mesh)
-    plan, params = train_step.build(cfg, cfg.stages[name], 0, mesh), origin.initial(cfg, mesh)
+    stage_step, params = train_step.build(cfg, cfg.stages[name], 0, mesh), origin.initial(cfg, mesh)
     predict = build_predict(cfg, mesh, objectives.evaluator_of(cfg.stages[name]))
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
 
     def run() -> list[float]:
         with tempfile.TemporaryDirectory(dir=folder) as workdir, Outcome(workdir) as outcome:
             outcome.begin()
-            checkpoints = Checkpoints(workdir, 1, frozen=origin.frozen_towers(cfg, [plan]))
+            checkpoints = Checkpoints(workdir, 1, frozen=origin.frozen_towers(cfg, [stage_step]))
             broken = broken_log.BrokenLog(Path(workdir), 0, records, cfg.data.broken_limit)
             with RunLog(workdir, resume_step=0) as log:
                 run = train.Run(cfg, mesh, checkpoints, log, stop.Stop(outcome), broken)
-                loop = _Unscored(run, cfg.run_stages[0], plan, predict)
+                loop = _Unscored(run, cfg.run_stages[0], stage_step, predict)
                 loop.ends = []
                 jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, 0))
                 loop.ends.append(time.perf_counter())

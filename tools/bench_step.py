@@ -47,16 +47,16 @@ def matmul_rate(seconds: float = 0.5, side: int = 2048) -> float:
 
 def bench_stage(cfg: Config, stage: Stage, mesh: Mesh, params) -> None:
     """Print the figures of one stage."""
-    plan, make = train_step.build(cfg, stage, 0, mesh), None
+    stage_step, make = train_step.build(cfg, stage, 0, mesh), None
     if stage.cached_crops:
         predict = build_predict(cfg, mesh, objectives.evaluator_of(stage))
         make = lower_cache.open_or_fill(cfg, stage, params, predict, lambda *_: None)
     ds = pipeline.train(cfg, stage, seed_stream=stage.name, make_example=make)
     batches = pipeline.batches(ds, 0, cfg.data)
     batch = sharding.put_batch(next(batches), mesh)
-    state = plan.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
-    step_flops = flops.flops_of(plan.train_step, state, batch)
-    compiled = plan.compiled(state, batch)
+    state = stage_step.init(jnp.int32(0), jax.tree.map(jnp.copy, params))
+    step_flops = flops.flops_of(stage_step.train_step, state, batch)
+    compiled = stage_step.compiled(state, batch)
     state, _ = jax.block_until_ready(compiled(state, batch))
     times, products = [], []
     for _ in range(_STEPS.value):

@@ -26,13 +26,13 @@ def replay(folder: Path) -> str:
     saves, report, batch = bad_step.read(folder)
     step = report["step"] - 1
     cfg, mesh = saves.config(step), sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1))  # of this machine
-    plan = train_step.build(cfg, cfg.stages[report["stage"]], step, mesh)
-    state = plan.init(jnp.int32(step), saves.restore_params(step, abstract_params(cfg, mesh)))
+    stage_step = train_step.build(cfg, cfg.stages[report["stage"]], step, mesh)
+    state = stage_step.init(jnp.int32(step), saves.restore_params(step, abstract_params(cfg, mesh)))
     state = dataclasses.replace(state, opt_state=saves.restore_opt_state(step, state.opt_state))
     batch = sharding.put_batch(batch, mesh)
     before = jax.tree.map(jnp.copy, state)
-    _, metrics = plan.train_step(state, batch)
-    return "" if metrics["healthy"] else plan.first_bad(before, batch)
+    _, metrics = stage_step.train_step(state, batch)
+    return "" if metrics["healthy"] else stage_step.first_bad(before, batch)
 
 
 def main(argv: list[str]) -> None:

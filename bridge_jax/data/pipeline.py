@@ -55,7 +55,7 @@ class Examples:
         self._makers = [each.maker(cfg, self._tokenizer) for each in fields if each]
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return the arrays of `types.Batch.of` for one row. Raises BrokenError."""
+        """Return the arrays of `types.Batch.from_arrays` for one row. Raises BrokenError."""
         record = self._records[index]
         lines = texts(record)
         chosen, refused = draw_caption(
@@ -141,8 +141,8 @@ def train(
     read further arrays make them themselves (`objectives.Fields`).
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
-    returns the arrays of `types.Batch.of` for one row or raises BrokenError. It may draw from the generator, but must
-    not keep it.
+    returns the arrays of `types.Batch.from_arrays` for one row or raises BrokenError. It may draw from the generator,
+    but must not keep it.
     Raises ConfigError where the groups do not divide the split.
     """
     rows = range(stage.batch_size) if rows is None else rows
@@ -164,7 +164,7 @@ def train(
 
 
 def _to_batch(examples: Sequence[Mapping[str, np.ndarray]]) -> types.Batch:
-    return types.Batch.of({name: np.stack([e[name] for e in examples]) for name in examples[0]})
+    return types.Batch.from_arrays({name: np.stack([e[name] for e in examples]) for name in examples[0]})
 
 
 def batches(ds: grain.MapDataset, start_step: int, data: config.Data) -> grain.DatasetIterator:

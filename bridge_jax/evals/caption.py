@@ -74,7 +74,7 @@ class Evaluator(StageEvaluator, WritesResults):
         self._tokenizer = text.load(cfg.data, cfg.text)
         start, end = self._tokenizer.frame
         frame = search.Frame(start, end, self._tokenizer.pad_id, cfg.text.length)
-        self._write = predict.of(search.captions, frame, self._settings)
+        self._write = predict.jit(search.captions, frame, self._settings)
 
     def watch(self, params: Params, progress: Progress) -> dict[str, float]:
         """Return the scores on the first `select_images` pictures of data.eval_split."""

@@ -100,7 +100,7 @@ class Evaluator(evaluators.Evaluator):
                 rows = [row for row, *_ in part]
                 lower_text = np.asarray(self._predict.lower_text(params, masked, mask))
                 lower = Lower(image=states[rows], text=lower_text, text_mask=mask)
-                hits.append((np.asarray(self._predict.of(likeliest)(params, lower)) == ids)[chosen])
+                hits.append((np.asarray(self._predict.jit(likeliest)(params, lower)) == ids)[chosen])
                 record_numbers.append(np.repeat(first + np.array(rows), chosen.sum(axis=1)))
             first += size
             progress("pictures", min(first, len(order)), len(order))

@@ -65,7 +65,7 @@ class Evaluator(Asking, WritesResults):
 
     def reply(self, params: Params, lower: Lower) -> list[bool]:
         """Return whether the model takes each statement for true. Raises FloatingPointError on NaN."""
-        logits = np.asarray(self._predict.of(judgements)(params, lower))
+        logits = np.asarray(self._predict.jit(judgements)(params, lower))
         if np.isnan(logits).any():
             raise FloatingPointError("nlvr2: a logit is NaN; an accuracy would be meaningless")
         return (logits > 0).tolist()

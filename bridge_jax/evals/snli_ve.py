@@ -47,7 +47,7 @@ class Evaluator(Asking, WritesResults):
 
     def reply(self, params: Params, lower: Lower) -> list[str]:
         """Return the label of each statement. Raises FloatingPointError on NaN."""
-        logits = np.asarray(self._predict.of(labels)(params, lower))
+        logits = np.asarray(self._predict.jit(labels)(params, lower))
         if np.isnan(logits).any():
             raise FloatingPointError("snli_ve: a logit is NaN; an accuracy would be meaningless")
         return [LABELS[label] for label in logits.argmax(axis=-1)]

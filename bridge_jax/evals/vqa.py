@@ -54,10 +54,10 @@ class Evaluator(Asking, WritesResults):
         del lower_frozen  # too many states to keep
         super().__init__(cfg, predict, "vqa", texts="questions", pictures=1)
         self._answers = questions.load_answers(cfg)
-        self._score = predict.of(answer_logits)
+        self._score = predict.jit(answer_logits)
         if "vqa_generative" in cfg.losses:
             pairs = zip(*questions.load_answer_words(cfg), strict=True)
-            self._score = predict.of(search.likelihoods, tuple(tuple(ids[mask].tolist()) for ids, mask in pairs))
+            self._score = predict.jit(search.likelihoods, tuple(tuple(ids[mask].tolist()) for ids, mask in pairs))
 
     def reply(self, params: Params, lower: Lower) -> list[str]:
         """Return the best answer to each question. Raises FloatingPointError on NaN."""

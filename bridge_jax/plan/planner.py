@@ -202,7 +202,7 @@ def abstract_batch(cfg: Config, stage: Stage) -> Batch:
         arrays["ids"] = leaf(T)
     for fields in (each.fields for each in needs if each.fields):
         arrays |= {name: leaf(*row.shape, dtype=row.dtype) for name, row in fields.shapes(cfg).items()}
-    return Batch.of(arrays)
+    return Batch.from_arrays(arrays)
 
 
 def _does_not_fit(cfg: Config, stage: Stage, mesh: Mesh, error: Exception) -> Exception:

@@ -83,7 +83,7 @@ def read(folder: Path) -> tuple[Checkpoints, dict[str, Any], Batch]:
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         with np.load(folder / BATCH, allow_pickle=False) as arrays:
-            batch = Batch.of(dict(arrays))
+            batch = Batch.from_arrays(dict(arrays))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{folder}: expected a bad_step_N folder of a workdir ({error})") from error
     return Checkpoints(folder, read_only=True), report, batch

@@ -18,7 +18,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from bridge_jax import config as configs
+from bridge_jax.config import Config, ConfigError, parse
 from bridge_jax.workdir import outcome
 
 
@@ -35,7 +35,7 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
         try:
             if len(argv) > 1 + positional:
                 word = argv[1 + positional]
-                raise configs.ConfigError(f"unexpected argument {word!r}: flags look like --config.seed=1")
+                raise ConfigError(f"unexpected argument {word!r}: flags look like --config.seed=1")
             main(argv)
         except KeyboardInterrupt:
             fail("interrupted; the same command resumes from the last checkpoint, if there is one", outcome.INTERRUPTED)
@@ -43,7 +43,7 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
             cause = outcome.cause_of(error)
             if cause is outcome.INTERNAL:  # SystemExit too
                 raise
-            print(outcome.told(error), file=sys.stderr, flush=True)
+            print(outcome.last_line(error), file=sys.stderr, flush=True)
             if cause is outcome.STORAGE:  # Orbax's threads wait for minutes for a folder that could not be made
                 outcome.exit_now(cause.exit_code)
             sys.exit(cause.exit_code)
@@ -54,7 +54,7 @@ def run(main: Callable[[list[str]], None], positional: int = 0) -> NoReturn:
 def required(flag: flags.FlagHolder) -> str:
     """Return the text of a flag. Raises ConfigError where it was not given."""
     if not flag.value:
-        raise configs.ConfigError(f"--{flag.name} is missing: {flags.FLAGS[flag.name].help}")
+        raise ConfigError(f"--{flag.name} is missing: {flags.FLAGS[flag.name].help}")
     return flag.value
 
 
@@ -63,14 +63,14 @@ def define_config(says: str = "The experiment, such as configs/shapes.py.") -> f
     return config_flags.DEFINE_config_file("config", None, says)
 
 
-def read_config(flag: flags.FlagHolder) -> configs.Config:
+def read_config(flag: flags.FlagHolder) -> Config:
     """Return the checked config of --config. Raises ConfigError."""
     if flag.value is None:
-        raise configs.ConfigError("--config is missing: name an experiment, such as --config=configs/shapes.py")
+        raise ConfigError("--config is missing: name an experiment, such as --config=configs/shapes.py")
     try:
-        return configs.parse(flag.value)
+        return parse(flag.value)
     except OSError as error:  # ml_collections raises it at the first look at the config, not when it parses the flag
-        raise configs.ConfigError(f"--config: {_one_line(error)}") from error
+        raise ConfigError(f"--config: {_one_line(error)}") from error
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -76,7 +76,7 @@ class LowerCache:
     faults: Mapping[int, str]  # row of a caption that cannot be used -> why
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
-        """Return the arrays of `types.Batch.of` for a photo: one of its crops and one of its captions, at random.
+        """Return arrays for `Batch.from_arrays`: a random crop and a random caption of the photo at `index`.
 
         Raises BrokenError for a photo that could not be read when the cache was filled.
         """

@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
-from bridge_jax.workdir.outcome import AbandonedError, Outcome, StoppedError, cause_of, exit_now, told
+from bridge_jax.workdir.outcome import AbandonedError, Outcome, StoppedError, cause_of, exit_now, last_line
 
 if TYPE_CHECKING:  # it brings jax, which main imports only once signals are watched
     from bridge_jax.types import Progress
@@ -194,7 +194,7 @@ class Stop:
         self._over = over
         signal.pthread_kill(self._main, self._asked)
         time.sleep(_UNWIND_SECS)
-        print(told(over), file=sys.stderr, flush=True)
+        print(last_line(over), file=sys.stderr, flush=True)
         exit_now(cause_of(over).exit_code)
 
     def _wait_for_the_others(self) -> bool:

@@ -96,7 +96,7 @@ _SCALED = {
 }
 
 
-class Losses(NamedTuple):
+class LossWindow(NamedTuple):
     """The losses of the last applied steps of a stage, as a part of the optimizer's state and so of checkpoints."""
 
     count: jax.Array  # int32 scalar
@@ -104,14 +104,14 @@ class Losses(NamedTuple):
 
 
 def _watch_losses(window: int) -> optax.GradientTransformationExtraArgs:
-    def init(params: Any) -> Losses:
+    def init(params: Any) -> LossWindow:
         del params
-        return Losses(jnp.zeros((), jnp.int32), jnp.zeros(window, jnp.float32))
+        return LossWindow(jnp.zeros((), jnp.int32), jnp.zeros(window, jnp.float32))
 
     def update(updates: Any, state: Any, params: Any = None, **given: Any) -> Any:
         del params
         loss = given["loss"]
-        return updates, Losses(state.count + 1, state.window.at[state.count % window].set(loss))
+        return updates, LossWindow(state.count + 1, state.window.at[state.count % window].set(loss))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

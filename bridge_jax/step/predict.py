@@ -1,4 +1,4 @@
-"""The inference twin of the training step: the functions that evaluation and export call, jitted once."""
+"""The inference twin of the training step: jitted functions for evaluation and export."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,26 +17,25 @@ from bridge_jax.types import Array, Lower, Params
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Jitted inference (no dropout) on batches of config.evals.<evaluator>.batch_size.
+    """Jitted inference (no dropout) on batches of config.evals.<evaluator>.batch_size rows.
 
-    `of` does the same with an evaluator's own function. Every host gives and gets all rows. The pictures alone are
-    given as each host's own (`sharding.host_rows`): nothing else takes time to read.
+    `jit` compiles an evaluator's own function the same way. Every host passes and receives all rows, with one
+    exception: of the pictures, which take time to read, each host passes only its own rows (`sharding.host_rows`).
     """
 
-    rows: tuple[int, ...]  # those rows
-
+    rows: tuple[int, ...]  # this host's rows of a batch
     lower_image: Any  # params, uint8 [B,H,W,3] -> [B,P,D]; [B,k,H,W,3] -> [B,k,P,D]
     lower_text: Any  # params, ids [B,T], mask [B,T] -> [B,T,D]
     unimodal_image: Any  # params, lower [B,P,D], or [B,k,P,D] of k frames that are embedded as one -> [B,E]
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
     fused: Any  # params, Lower (image [B,P,D] or [B,k,P,D]) -> (similarity [B], itm_logit [B]) of the pairs
-    of: Any  # (function (model, arrays..., settings...), settings...) -> (params, arrays...) -> what it returns
+    jit: Any  # (function (model, arrays..., settings...), settings...) -> (params, arrays...) -> its result
 
 
 def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
     """Return the jitted inference functions for the evaluator `name`.
 
-    Raises ConfigError where the config has no such evaluator or its batch does not divide over the mesh.
+    Raises ConfigError if the config has no such evaluator or the mesh does not divide its batch.
     """
     model = BridgeModel(cfg)
     size = evaluators.settings(cfg, name).batch_size
@@ -50,11 +49,11 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         return lambda params, *args: jitted(params, *put(args, mesh))
 
     def fused(model: BridgeModel, lower: Lower) -> tuple[Array, Array]:
-        found = model.fused(lower)
-        return (found.text * found.image).sum(axis=-1), found.itm_logit
+        pairs = model.fused(lower)
+        return (pairs.text * pairs.image).sum(axis=-1), pairs.itm_logit
 
-    @cache  # so that the evaluators of all stages share what was compiled
-    def of(function: Callable[..., Any], *settings: Any) -> Any:
+    @cache  # one compilation for the evaluators of all stages
+    def jit(function: Callable[..., Any], *settings: Any) -> Any:
         return method(lambda model, *args: function(model, *args, *settings))
 
     return Predict(
@@ -64,5 +63,5 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         unimodal_image=method(forward.unimodal_images),
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
         fused=method(fused),
-        of=of,
+        jit=jit,
     )

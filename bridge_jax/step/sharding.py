@@ -14,16 +14,16 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bridge_jax import config as configs
 from bridge_jax import paths, rules
-from bridge_jax.config import ConfigError
+from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Mesh as MeshConfig
 from bridge_jax.types import Params
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes that the rows of a batch are spread over
 
 
-def make_mesh(cfg: configs.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Return the mesh over all devices of all hosts, or over those given. Raises ConfigError where they do not fit."""
     devices = jax.devices() if devices is None else devices
     sizes = [cfg.data, cfg.fsdp, cfg.tensor]
@@ -64,7 +64,7 @@ def spread_rows(rows: Any, mesh: Mesh) -> Any:
     return jax.tree.map(pin, rows)
 
 
-def layout(cfg: configs.Config, params: Params, mesh: Mesh) -> Callable[[Any], Any]:
+def layout(cfg: Config, params: Params, mesh: Mesh) -> Callable[[Any], Any]:
     """Return the function that says where a tree lies: tree of shapes -> tree of shardings.
 
     A leaf whose path ends with a parameter's and that has its shape lies as config.sharding says of that parameter

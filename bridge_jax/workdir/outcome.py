@@ -102,7 +102,7 @@ def cause_of(error: BaseException | None) -> Cause:
     return next((cause for kind, cause in kinds.items() if isinstance(error, kind)), INTERNAL)
 
 
-def told(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """Return the last line of a run on stderr. A stop by a signal is not called an error."""
     line = " ".join(str(error).split())
     return line if isinstance(error, StoppedError) else f"error: {line}"

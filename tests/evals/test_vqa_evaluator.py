@@ -101,7 +101,7 @@ def test_every_question_meets_the_picture_that_it_is_asked_about(cfg, evaluator,
         sums = np.abs(np.asarray(lower.image)).sum(axis=(1, 2))
         return np.arange(17) == (1e4 * sums).astype(int)[:, None] % 17
 
-    predict = dataclasses.replace(evaluator._predict, of=lambda function: by_picture)
+    predict = dataclasses.replace(evaluator._predict, jit=lambda function: by_picture)
     order, stub = asking.derangement(16, 3), vqa.Evaluator(cfg, predict)
     asked, here = stub.answer(params, SPLIT, range(16), lambda *_: None)
     of_picture = {one.position: given for one, given in zip(asked, here, strict=True)}

@@ -177,7 +177,7 @@ def test_two_processes_leave_a_bad_step_and_broken_data_behind_together(start, s
     workdir = tmp_path / "run"
     for code, said in ends(start(workdir, [flags] * 2, count=2, devices=1)):
         assert code == 3, said
-        assert re.search("^error: step 4 of stage 'stabilise': .* 2 bad steps are more than .*budget, 1: ", said, re.M)
+        assert re.search("^error: step 4 of stage 'stabilise': .* 2 bad steps exceed .*budget, 1: ", said, re.M)
     saves, report, batch = bad_step.read(workdir / "bad_step_3")
     assert saves.latest() == 2
     assert report["image_ids"] == batch.image_ids.tolist()

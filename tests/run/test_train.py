@@ -61,13 +61,13 @@ def test_the_fused_heads_start_as_the_unimodal_ones_in_the_first_stage_that_trai
     real = train_step.build
 
     def build(cfg, stage, first_step, mesh):
-        plan = real(cfg, stage, first_step, mesh)
+        stage_step = real(cfg, stage, first_step, mesh)
 
         def init(step, params):
             begun[stage.name] = jax.device_get(paths.flatten(params))
-            return plan.init(step, params)
+            return stage_step.init(step, params)
 
-        return dataclasses.replace(plan, init=init)
+        return dataclasses.replace(stage_step, init=init)
 
     monkeypatch.setattr(train_step, "build", build)
     stop_at(monkeypatch, 9, cfg)

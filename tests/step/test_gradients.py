@@ -122,8 +122,8 @@ def test_a_step_moves_what_trains_and_nothing_else(top_blocks, opened):
     )
     params = tiny.params(cfg)
     before = {path: np.asarray(value) for path, value in paths.flatten(params).items()}
-    plan = train_step.build(cfg, cfg.stages["train"], 0, sharding.make_mesh(cfg.mesh))
-    state, metrics = plan.train_step(plan.init(jnp.int32(0), params), tiny.batch(cfg))
+    stage_step = train_step.build(cfg, cfg.stages["train"], 0, sharding.make_mesh(cfg.mesh))
+    state, metrics = stage_step.train_step(stage_step.init(jnp.int32(0), params), tiny.batch(cfg))
     assert metrics["healthy"]
     assert state.step == 1
     after = paths.flatten(state.params)
@@ -133,4 +133,4 @@ def test_a_step_moves_what_trains_and_nothing_else(top_blocks, opened):
             np.testing.assert_array_equal(after[path], value, err_msg=path)
         elif not path.endswith(SHIFT_INVARIANT):
             assert np.abs(np.asarray(after[path]) - value).max() > 1e-3, path
-    assert set(plan.trainable) == {path for path in before if re.fullmatch(opened, path)}
+    assert set(stage_step.trainable) == {path for path in before if re.fullmatch(opened, path)}

@@ -60,10 +60,10 @@ def unrelated(draw: np.random.Generator) -> Batch:
 
 def train(cfg):
     """Return the parameters, and the mean of the fused contrast over the last steps: that of one batch is a draw."""
-    plan = train_step.build(cfg, cfg.stages["train"], 0, sharding.make_mesh(cfg.mesh))
-    state, draw, lost = plan.init(jnp.int32(0), init_params(cfg)), np.random.default_rng(0), []
+    stage_step = train_step.build(cfg, cfg.stages["train"], 0, sharding.make_mesh(cfg.mesh))
+    state, draw, lost = stage_step.init(jnp.int32(0), init_params(cfg)), np.random.default_rng(0), []
     for _ in range(STEPS):
-        state, metrics = plan.train_step(state, unrelated(draw))
+        state, metrics = stage_step.train_step(state, unrelated(draw))
         lost.append(metrics["fused_itc/loss"])
     assert metrics["healthy"]
     return state.params, float(np.mean(lost[-LAST:]))

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import config as configs
 from bridge_jax import paths, rng
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, Mesh
 from bridge_jax.step import forward, microbatches, objective, sharding, train_step
 from bridge_jax.step.weighting import losses_of, weigh
 from bridge_jax.types import Outputs
 from tests import tiny
 
-MESH = sharding.make_mesh(configs.Mesh(data=-1, fsdp=1, tensor=1), jax.devices()[:1])
+MESH = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1), jax.devices()[:1])
 STEP = jnp.int32(3)
 SHALLOW = dict(vision=dict(depth=1), text=dict(depth=1), bridge=dict(layers=1))
 DROPOUT = dict(text=dict(depth=2, dropout=0.1), bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1))
@@ -131,15 +130,15 @@ def test_groups_of_rows_stay_together():
 
 def test_the_first_bad_tensor_is_named_in_parts_too():
     cfg = config(("itc", "fused_itc", "itm"), 2)
-    plan = build(cfg)
-    state = plan.init(jnp.int32(0), tiny.params(cfg))
+    stage_step = build(cfg)
+    state = stage_step.init(jnp.int32(0), tiny.params(cfg))
     batch = dataclasses.replace(tiny.batch(cfg, 8))
     params = paths.flatten(tiny.params(cfg))
-    assert plan.first_bad(state, batch) == "the norm of the gradients"  # nothing is bad
+    assert stage_step.first_bad(state, batch) == "the norm of the gradients"  # nothing is bad
     path = "heads/fused_text/linear/kernel"
-    bad = plan.init(jnp.int32(0), paths.unflatten({**params, path: jnp.full_like(params[path], np.nan)}))
-    assert plan.first_bad(bad, batch) == f"parameter {path}"
-    moved, metrics = plan.train_step(bad, batch)
+    bad = stage_step.init(jnp.int32(0), paths.unflatten({**params, path: jnp.full_like(params[path], np.nan)}))
+    assert stage_step.first_bad(bad, batch) == f"parameter {path}"
+    moved, metrics = stage_step.train_step(bad, batch)
     assert not metrics["healthy"]
     assert int(moved.step) == 0
 
@@ -160,7 +159,7 @@ def test_parts_that_cannot_be_are_refused(changes, says):
 
 
 def test_parts_have_to_divide_over_the_devices():
-    mesh = sharding.make_mesh(configs.Mesh(data=-1, fsdp=1, tensor=1), jax.devices("cpu")[:1] * 4)
+    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1), jax.devices("cpu")[:1] * 4)
     with pytest.raises(ConfigError, match="batch_size / microbatches is 2; it must be a multiple of 4"):
         build(config(("itc",), 4, group=1), mesh)
 

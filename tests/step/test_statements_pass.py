@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import config as configs
-from bridge_jax.config import ConfigError, objectives
+from bridge_jax.config import Blocks, ConfigError, objectives
 from bridge_jax.evals.nlvr2 import judgements
 from bridge_jax.plan import planner
 from bridge_jax.step import forward, sharding
@@ -62,7 +61,7 @@ def evaluated(cfg, params, batch):
     predict = build_predict(cfg, sharding.make_mesh(cfg.mesh), "nlvr2")
     image = np.asarray(predict.lower_image(params, batch.images))
     text = np.asarray(predict.lower_text(params, batch.ids, batch.text_mask))
-    return np.asarray(predict.of(judgements)(params, Lower(image=image, text=text, text_mask=batch.text_mask)))
+    return np.asarray(predict.jit(judgements)(params, Lower(image=image, text=text, text_mask=batch.text_mask)))
 
 
 def test_every_pair_is_fused_as_if_it_were_alone(cfg, params):
@@ -114,7 +113,7 @@ def test_the_plan_is_of_the_batch_that_there_is(cfg):
 
 
 def test_scanned_blocks_give_the_same(cfg, params):
-    scanned = dataclasses.replace(cfg, blocks=configs.Blocks(scan=True, remat="full"))
+    scanned = dataclasses.replace(cfg, blocks=Blocks(scan=True, remat="full"))
     batch = tiny.batch(cfg, 4)
     np.testing.assert_allclose(evaluated(scanned, params, batch), evaluated(cfg, params, batch), rtol=1e-4, atol=1e-5)
 
@@ -134,11 +133,11 @@ for sizes in ((1, 1, 1), (8, 1, 1), (4, 2, 1)):
         bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1), mesh=dict(zip(sharding.AXES, sizes)),
     )
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)])
-    plan = train_step.build(cfg, cfg.stages["train"], 0, mesh)
+    stage_step = train_step.build(cfg, cfg.stages["train"], 0, mesh)
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(cfg, mesh))
-    state = plan.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
+    state = stage_step.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
     for index in range(2):
-        state, metrics = plan.train_step(state, sharding.put_batch(tiny.batch(cfg, 8, seed=index), mesh))
+        state, metrics = stage_step.train_step(state, sharding.put_batch(tiny.batch(cfg, 8, seed=index), mesh))
     found.append({"loss": metrics["loss"], **paths.flatten(state.params)})
 one, *others = jax.device_get(found)
 for other in others:

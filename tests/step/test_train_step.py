@@ -48,8 +48,8 @@ def batch(**changes):
     return Batch(image_ids=np.arange(ROWS, dtype=np.int32), text_mask=mask, **(lower | changes))
 
 
-def state_of(plan, params, **changes):
-    return plan.init(jnp.int32(6), paths.unflatten({**params, **changes}))
+def state_of(stage_step, params, **changes):
+    return stage_step.init(jnp.int32(6), paths.unflatten({**params, **changes}))
 
 
 def bits(tree):
@@ -149,15 +149,15 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
         return total + 0.0 * steep(params["bridge"]["layer_0"]["image_gate"]), metrics
 
     monkeypatch.setattr(weighting, "combine", combine)
-    plan = build(cfg)
-    found = plan.first_bad(state_of(plan, params), batch())
+    stage_step = build(cfg)
+    found = stage_step.first_bad(state_of(stage_step, params), batch())
     assert found == "gradient of bridge/layer_0/image_gate"
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (dict(top_blocks=2), r"cached_crops is 2, but '.*block_00.*' lies below the first bridged layer and trains"),
+        (dict(top_blocks=2), r"cached_crops is 2, but the stage trains '.*block_00.*', below the first bridged"),
         (dict(losses=("mlm",)), "cached_crops is 2, but the cache holds pictures and captions, and mlm reads more"),
     ],
 )
@@ -173,14 +173,14 @@ def test_cached_states_with_what_they_cannot_serve_are_refused(tiny, changes, sa
 def test_a_spike_is_a_bad_step_and_only_applied_losses_are_remembered(cfg, params):
     watching = dataclasses.replace(cfg.bad_steps, spike_sigma=3.0, spike_window=4)
     mesh = sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1))
-    plan = train_step.build(dataclasses.replace(cfg, bad_steps=watching), cfg.stages["align"], 4, mesh)
+    stage_step = train_step.build(dataclasses.replace(cfg, bad_steps=watching), cfg.stages["align"], 4, mesh)
 
     def after(count, window):
-        state = state_of(plan, params)
-        seen = optim.Losses(jnp.int32(count), jnp.asarray(window, jnp.float32))
+        state = state_of(stage_step, params)
+        seen = optim.LossWindow(jnp.int32(count), jnp.asarray(window, jnp.float32))
         state = dataclasses.replace(state, opt_state=(*state.opt_state[:-1], seen))
         begun = jax.tree.map(jnp.copy, state)
-        return begun, *plan.train_step(state, batch())
+        return begun, *stage_step.train_step(state, batch())
 
     _, state, metrics = after(3, [0.1, 0.2, 0.1, 0.0])  # not full
     assert metrics["healthy"]
@@ -189,6 +189,6 @@ def test_a_spike_is_a_bad_step_and_only_applied_losses_are_remembered(cfg, param
     begun, state, metrics = after(4, [0.1, 0.2, 0.1, 0.2])  # 0.15 + 3 x 0.05
     assert not metrics["healthy"]
     assert bits(dataclasses.replace(begun, healthy=np.array(False))) == bits(state)
-    assert plan.first_bad(begun, batch()) == "the loss, a spike above 0.3"
+    assert stage_step.first_bad(begun, batch()) == "the loss, a spike above 0.3"
     _, state, metrics = after(4, [loss - 1, loss + 1, loss - 1, loss + 1])
     assert metrics["healthy"]

@@ -79,9 +79,9 @@ def test_what_cannot_work_is_said_before_anything_is_written(tiny_flags, tmp_pat
 def test_a_workdir_of_another_config_is_refused(tiny, tiny_flags, tmp_path):
     cfg = config.parse(tiny())
     params = init_params(cfg)
-    plan = train_step.build(cfg, cfg.stages["stabilise"], 0, sharding.make_mesh(cfg.mesh))
+    stage_step = train_step.build(cfg, cfg.stages["stabilise"], 0, sharding.make_mesh(cfg.mesh))
     saves = Checkpoints(tmp_path)
-    saves.save(2, "stabilise", params, plan.init(2, params).opt_state, cfg)
+    saves.save(2, "stabilise", params, stage_step.init(2, params).opt_state, cfg)
     saves.close()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = run(*tiny_flags, "--config.seed=1", f"--workdir={tmp_path}")

@@ -145,10 +145,12 @@ def test_a_handful_of_statements_is_learned_from_their_pictures(cfg):
     said = {name: getattr(batch, name)[texts] for name in ("ids", "text_mask")}
     extras = {"entailment_label": np.array([2, 0, 0, 2, 2, 0, 0, 2, 1, 1, 1, 1], np.int32)}
     batch = dataclasses.replace(batch, images=batch.images[pictures], **said, extras=extras)
-    plan = train_step.build(cfg, cfg.stages["task"], 0, mesh)
-    state = plan.init(jnp.int32(0), origin.initial(cfg, mesh))
+    stage_step = train_step.build(cfg, cfg.stages["task"], 0, mesh)
+    state = stage_step.init(jnp.int32(0), origin.initial(cfg, mesh))
     for _ in range(stage.steps):
-        state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))
+        state, metrics = stage_step.train_step(state, sharding.put_batch(batch, mesh))
     assert metrics["snli_ve/accuracy"] == 1
     others = dataclasses.replace(batch, images=batch.images[[1, 0, 3, 2, 5, 4, 7, 6, 8, 9, 10, 11]])
-    assert plan.train_step(state, sharding.put_batch(others, mesh))[1]["snli_ve/accuracy"] == pytest.approx(4 / 12)
+    assert stage_step.train_step(state, sharding.put_batch(others, mesh))[1]["snli_ve/accuracy"] == pytest.approx(
+        4 / 12
+    )

@@ -124,10 +124,10 @@ def test_a_handful_of_questions_is_learned(cfg):
     batch = dataclasses.replace(pipeline.train(cfg, stage, seed_stream="test")[0], broken=None)
     right, (ids, mask) = batch.extras["answer_ids"], questions.load_answer_words(cfg)
     assert len({tuple(row) for row in right.tolist()}) > 3
-    plan = train_step.build(cfg, cfg.stages["task"], 0, mesh)
-    state = plan.init(jnp.int32(0), origin.initial(cfg, mesh))
+    stage_step = train_step.build(cfg, cfg.stages["task"], 0, mesh)
+    state = stage_step.init(jnp.int32(0), origin.initial(cfg, mesh))
     for _ in range(stage.steps):
-        state, metrics = plan.train_step(state, sharding.put_batch(batch, mesh))
+        state, metrics = stage_step.train_step(state, sharding.put_batch(batch, mesh))
     assert metrics["vqa_generative/accuracy"] == 1
     predict = build_predict(cfg, mesh, "vqa")
     known = tuple(tuple(row[written].tolist()) for row, written in zip(ids, mask, strict=True))
@@ -137,7 +137,7 @@ def test_a_handful_of_questions_is_learned(cfg):
 
     def answered(images, text, text_mask):
         lower = Lower(image=images, text=text, text_mask=text_mask)
-        return np.asarray(predict.of(search.likelihoods, known)(state.params, lower))
+        return np.asarray(predict.jit(search.likelihoods, known)(state.params, lower))
 
     found = answered(images, text, batch.text_mask)
     np.testing.assert_array_equal(ids[found.argmax(axis=-1)], right)
