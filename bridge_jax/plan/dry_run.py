@@ -11,9 +11,7 @@ import dataclasses
 import textwrap
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import jax
 from jax import monitoring
 from jax.sharding import Mesh
 from rich import box
@@ -24,7 +22,7 @@ from bridge_jax import paths
 from bridge_jax.config import Config, Stage
 from bridge_jax.plan import flops, planner
 from bridge_jax.plan.chips import GIB
-from bridge_jax.step import optim, sharding
+from bridge_jax.step import optim, sharding, train_step
 from bridge_jax.step.params import param_shapes
 from bridge_jax.types import Batch
 
@@ -59,8 +57,7 @@ def report(cfg: Config) -> None:
     """
     console = Console(highlight=False)
     console.width = min(COLUMNS, console.width) if console.is_terminal else COLUMNS
-    programs = Path(cfg.cache_dir) / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(programs.resolve()))
+    programs = train_step.keep_programs(cfg)
     mesh = sharding.make_mesh(cfg.mesh)
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     console.print(f"{_many(mesh.size, 'device')} ({mesh.devices.flat[0].platform}), mesh {sizes}\n", markup=False)
@@ -78,7 +75,9 @@ def report(cfg: Config) -> None:
             cost = cost_of(cfg, stage, mesh)
         for line in _lines(stage, cost, console.width):
             console.print(line, markup=False)
-    console.print(f"\nCompiled programs are kept in {programs}: the next dry run reads them.", markup=False)
+    console.print(
+        f"\nCompiled programs are kept in {Path(cfg.cache_dir) / 'xla'}: the next dry run reads them.", markup=False
+    )
     console.print(f"python -m tools.show_params with the same --config lists all {len(known)} arrays.", markup=False)
 
 

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bridge_jax.config import Blocks, Config, ConfigError, Stage, check, objectives
-from bridge_jax.models.towers import tower_class
+from bridge_jax.config import Blocks, Config, ConfigError, Stage, check
 from bridge_jax.plan import flops, hlo
 from bridge_jax.plan.chips import GIB, Chip
 from bridge_jax.step import sharding, train_step
+from bridge_jax.step.batch import abstract_batch
 from bridge_jax.step.params import abstract_params
 from bridge_jax.types import Batch
 
@@ -181,28 +181,6 @@ def model_flops(cfg: Config, stage: Stage, mesh: Mesh) -> float:
     """Return the FLOPs of a step on the whole batch, with blocks neither scanned nor computed twice."""
     plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"))
     return flops.flops_of(*step_of(plain, dataclasses.replace(stage, microbatches=1), mesh))
-
-
-def abstract_batch(cfg: Config, stage: Stage) -> Batch:
-    """Return the shapes of a stage's global batch."""
-    B, T, side, k = stage.batch_size, cfg.text.length, cfg.vision.image_px, objectives.pictures(cfg, stage)
-    needs = [objectives.needs(name) for name in stage.losses]
-
-    def leaf(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((B, *shape), dtype)
-
-    arrays = {"image_ids": leaf(), "text_mask": leaf(T, dtype=np.bool_)}
-    if stage.cached_crops:
-        tokens = tower_class("vision", cfg.vision.tower).prefix + (side // cfg.vision.patch_px) ** 2
-        arrays["lower_image"] = leaf(tokens, cfg.vision.width, dtype=np.float16)
-        arrays["lower_text"] = leaf(T, cfg.text.width, dtype=np.float16)
-    else:
-        arrays["images"] = leaf(*([k] if k > 1 else []), side, side, 3, dtype=np.uint8)
-    if not stage.cached_crops or any(each.output for each in needs):
-        arrays["ids"] = leaf(T)
-    for fields in (each.fields for each in needs if each.fields):
-        arrays |= {name: leaf(*row.shape, dtype=row.dtype) for name, row in fields.shapes(cfg).items()}
-    return Batch.from_arrays(arrays)
 
 
 def _does_not_fit(cfg: Config, stage: Stage, mesh: Mesh, error: Exception) -> Exception:

@@ -64,8 +64,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     with contextlib.closing(saves):
         now = saves.latest() or 0
         params = origin.resume(cfg, saves, now, mesh) if now else origin.initial(cfg, mesh)
-        # Compiled programs are kept beside the cached states, so that going on costs no second compilation.
-        jax.config.update("jax_compilation_cache_dir", str(Path(cfg.cache_dir).resolve() / "xla"))
+        train_step.keep_programs(cfg)  # so that a resumed run need not compile again
         stop.together = jax.process_count() > 1
         stop.outcome.begin(writes=jax.process_index() == 0)
         if (saves.latest() or 0) != now:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,13 @@ from bridge_jax.config import Config, Stage
 from bridge_jax.step import objective, optim, sharding
 from bridge_jax.step.params import abstract_params
 from bridge_jax.types import Array, Batch, Params
+
+
+def keep_programs(cfg: Config) -> Path:
+    """Keep compiled programs in a folder, which is returned, so that the next process need not compile them."""
+    folder = Path(cfg.cache_dir).resolve() / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    return folder
 
 
 @struct.dataclass

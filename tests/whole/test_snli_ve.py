@@ -14,9 +14,9 @@ from bridge_jax.config import ConfigError, evaluators
 from bridge_jax.data import doctor, pipeline, prepared, records
 from bridge_jax.data.datasets.snli_ve import LABELS
 from bridge_jax.losses import snli_ve
-from bridge_jax.plan import planner
 from bridge_jax.run import origin
 from bridge_jax.step import sharding, train_step
+from bridge_jax.step.batch import abstract_batch
 from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Batch, Outputs
 from bridge_jax.workdir.checkpoint import Checkpoints
@@ -138,7 +138,7 @@ def test_a_handful_of_statements_is_learned_from_their_pictures(cfg):
     cfg = dataclasses.replace(cfg, stages={"task": stage}, **quiet)
     mesh = sharding.make_mesh(cfg.mesh)
     batch = dataclasses.replace(pipeline.train(cfg, stage, seed_stream="test")[0], broken=None)
-    planned = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), planner.abstract_batch(cfg, cfg.stages["task"]))
+    planned = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract_batch(cfg, cfg.stages["task"]))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) == planned
     # Four texts, each right of one picture and wrong of another, and a fifth that four leave open: words alone get 8.
     pictures, texts = [0, 1, 0, 1, 2, 3, 2, 3, 0, 1, 2, 3], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]

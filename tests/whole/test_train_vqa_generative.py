@@ -13,9 +13,9 @@ from bridge_jax.config import ConfigError, evaluators
 from bridge_jax.data import pipeline, questions
 from bridge_jax.interop import torch_export
 from bridge_jax.models import search
-from bridge_jax.plan import planner
 from bridge_jax.run import origin
 from bridge_jax.step import sharding, train_step
+from bridge_jax.step.batch import abstract_batch
 from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
@@ -111,7 +111,7 @@ def test_a_run_that_wrote_captions_may_be_started_from(cfg, tiny_caption, tmp_pa
 def test_the_plan_is_of_the_batch_that_there_is(cfg):
     batch = dataclasses.replace(pipeline.train(cfg, cfg.stages["task"], seed_stream="test")[0], broken=None)
     found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch)
-    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), planner.abstract_batch(cfg, cfg.stages["task"]))
+    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract_batch(cfg, cfg.stages["task"]))
 
 
 def test_a_handful_of_questions_is_learned(cfg):
