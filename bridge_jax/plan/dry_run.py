@@ -75,9 +75,7 @@ def report(cfg: Config) -> None:
             cost = cost_of(cfg, stage, mesh)
         for line in _lines(stage, cost, console.width):
             console.print(line, markup=False)
-    console.print(
-        f"\nCompiled programs are kept in {Path(cfg.cache_dir) / 'xla'}: the next dry run reads them.", markup=False
-    )
+    console.print(f"\nCompiled programs are kept in {programs}: the next dry run reads them.", markup=False)
     console.print(f"python -m tools.show_params with the same --config lists all {len(known)} arrays.", markup=False)
 
 
