@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]  # (what is counted, done, total); to
 class Batch:
     """The batch of a step, from the data pipeline. Leaves are [B, ...]; a field that no loss reads is None.
 
-    `broken` is for the training loop, which removes it before the step.
+    The training loop reads `broken` and removes it before the step.
     """
 
     image_ids: Array  # int32 [B]; captions of one photo share it
@@ -38,24 +38,24 @@ class Batch:
     lower_image: Array = None  # [B,P,D], the cached states that replace `images`
     lower_text: Array = None  # [B,T,D], the cached states that replace `ids`
     extras: dict[str, Array] = struct.field(default_factory=dict)  # fields that single losses add (objectives.Needs)
-    broken: Array = None  # int32 [B,2], the broken record that was first drawn for the row, and its caption (broken.py)
+    broken: Array = None  # int32 [B,2], the broken record and caption that the row replaces (broken.py)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> "Batch":
-        """Return the batch with these arrays, name -> array; a name that is no field of Batch goes to `extras`."""
+        """Build a batch from name -> array. Arrays whose name is no field of Batch go to `extras`."""
         common = {field.name for field in dataclasses.fields(cls)} & arrays.keys()
         extras = {name: array for name, array in arrays.items() if name not in common}
         return cls(**{name: arrays[name] for name in common}, extras=extras)
 
     def arrays(self) -> dict[str, Array]:
-        """Return name -> array of all fields that are present: the inverse of `from_arrays`."""
+        """Return all present fields as name -> array: the inverse of `from_arrays`."""
         common = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: array for name, array in common.items() if name != "extras" and array is not None} | self.extras
 
 
 @struct.dataclass
 class Lower:
-    """Both towers' states after the first bridged block of each, before any interaction."""
+    """The states of both towers after their first bridged block, before any interaction."""
 
     image: Array  # [B,P,D_v]; [B,k,P,D_v] if a row has k pictures: for `each_picture`, and for `fused` of a video
     text: Array  # [B,T,D_t]
@@ -64,7 +64,7 @@ class Lower:
 
 @struct.dataclass
 class Fused:
-    """The results of the upper towers with the interaction."""
+    """The results of the upper towers, whose layers exchange states between image and text."""
 
     image: Array  # [B,E], L2-normalised
     text: Array  # [B,E], L2-normalised
@@ -77,7 +77,7 @@ class Fused:
 
 @struct.dataclass
 class Candidates:
-    """Every query with its candidates, the true partner first and then the mined ones, each pair really fused."""
+    """Scores of every query with its candidates: the true partner first, then the mined ones. Every pair is fused."""
 
     similarity: Array  # [B,C], <p_t, p_v> of the fused pair
     itm_logit: Array  # [B,C]
@@ -87,7 +87,7 @@ class Candidates:
 
 @struct.dataclass
 class Outputs:
-    """The results of the passes. A pass that no active loss needs leaves its fields None."""
+    """The results of the forward passes. A pass that no active loss needs leaves its fields None."""
 
     logit_scale: Array  # scalar, already exponentiated and clamped
     unimodal_image: Array = None  # [B,E], L2-normalised
@@ -100,7 +100,7 @@ class Outputs:
 
 @struct.dataclass
 class Loss:
-    """A loss as a sum and a count, so that the mean over padded, masked and sharded batches is exact."""
+    """A loss as a sum and a count: its mean over padded, masked and sharded batches is exact."""
 
     sum: Array  # scalar
     count: Array  # scalar
@@ -114,7 +114,7 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The results of an evaluator as a table of text; `terminal` draws it."""
+    """An evaluator's results as a table of text; `run.terminal` draws it."""
 
     columns: tuple[str, ...]
     labels: int  # number of leading columns that hold words; the others hold numbers

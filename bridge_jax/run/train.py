@@ -1,10 +1,10 @@
-"""The loop: every stage of a config in order, resumed wherever the workdir stopped. And nothing else.
+"""The training loop: run every stage of a config in order, and resume where the workdir stopped.
 
-Per step, in this order: maybe checkpoint (the state before the step), maybe evaluate it, draw, dispatch, and only then
-read the metrics of the previous step. Reading one step late lets the device compute while the host draws; saving before
-evaluating lets a run that is stopped meanwhile lose nothing, and the score is put into the checkpoint afterwards.
+Each step, in this order: maybe save the state before the step, maybe evaluate it, draw a batch, dispatch the step, and
+only then read the metrics of the previous step. Reading one step late lets the device compute while the host draws.
+Saving before evaluating loses nothing if the evaluation is stopped; its score is added to the checkpoint afterwards.
 
-What changes the state or reads it once more is done inside `stop.busy`; everything else may be cut short by a signal.
+Code that changes the state, or reads it again, runs inside `stop.busy`. A signal may interrupt everything else.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ from bridge_jax.workdir.outcome import Outcome
 def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]:
     """Train all stages, evaluate the best checkpoint on every split, and return the metrics of the last table.
 
-    Raises ConfigError or WorkdirBusyError before anything is written where the config, the data or the workdir cannot
-    work, FloatingPointError naming the step and the first bad tensor when a number is not finite, and StorageError when
-    a checkpoint cannot be saved or read. Without `stop` signals do what they always do.
+    Raises ConfigError or WorkdirBusyError, before anything is written, if the config, the data or the workdir cannot
+    work; FloatingPointError, naming the step and the first bad tensor, if a number is not finite; and StorageError if a
+    checkpoint cannot be saved or read. Without `stop`, signals are not caught.
     """
     if stop is None:
         with Outcome(workdir) as outcome:
@@ -56,15 +56,15 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     evaluators.check(cfg)
     ends = np.cumsum([stage.steps for stage in cfg.run_stages]).tolist()
     starts = [end - stage.steps for stage, end in zip(cfg.run_stages, ends, strict=True)]
-    steps = [train_step.build(cfg, *stage, mesh) for stage in zip(cfg.run_stages, starts, strict=True)]
-    saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=origin.frozen_towers(cfg, steps))
-    scored = [name for name in cfg.evals if evaluators.settings(cfg, name).splits]
-    watching = {objectives.evaluator_of(stage) for stage in cfg.run_stages}
-    predicts = {name: build_predict(cfg, mesh, name) for name in {*watching, *scored}}  # traced once for a run
+    stage_steps = [train_step.build(cfg, *stage, mesh) for stage in zip(cfg.run_stages, starts, strict=True)]
+    saves = Checkpoints(workdir, cfg.checkpoint.keep_last, frozen=origin.frozen_towers(cfg, stage_steps))
+    final = [name for name in cfg.evals if evaluators.settings(cfg, name).splits]
+    choosing = {objectives.evaluator_of(stage) for stage in cfg.run_stages}  # the evaluators that choose checkpoints
+    predicts = {name: build_predict(cfg, mesh, name) for name in {*choosing, *final}}  # traced once for a run
     with contextlib.closing(saves):
         now = saves.latest() or 0
         params = origin.resume(cfg, saves, now, mesh) if now else origin.initial(cfg, mesh)
-        train_step.keep_programs(cfg)  # so that a resumed run need not compile again
+        train_step.keep_programs(cfg)  # a resumed run compiles nothing again
         stop.together = jax.process_count() > 1
         stop.outcome.begin(writes=jax.process_index() == 0)
         if (saves.latest() or 0) != now:
@@ -72,18 +72,18 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         broken = BrokenLog(stop.outcome.folder, now, records, cfg.data.broken_limit)
         with RunLog(workdir, resume_step=now) as log, stop.watchdog(cfg.watchdog_secs):
             shared = Run(cfg, mesh, saves, log, stop, broken)
-            for stage, step, start, end in zip(cfg.run_stages, steps, starts, ends, strict=True):
+            for stage, stage_step, start, end in zip(cfg.run_stages, stage_steps, starts, ends, strict=True):
                 if now < end or (now == end and not saves.scores(now)):  # killed before its last state was scored
-                    loop = StageLoop(shared, stage, step, predicts[objectives.evaluator_of(stage)])
+                    loop = StageLoop(shared, stage, stage_step, predicts[objectives.evaluator_of(stage)])
                     params = loop.run(params, now, start)
                     now = end
-            scoring = {name: evaluators.build(name, cfg, predicts[name]) for name in scored}
-            return _finish(shared, scoring, params, now)
+            final_evaluators = {name: evaluators.build(name, cfg, predicts[name]) for name in final}
+            return _finish(shared, final_evaluators, params, now)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that the stages of a run share."""
+    """Everything that the stages of a run share."""
 
     cfg: Config
     mesh: Mesh
@@ -95,22 +95,22 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-    """A step that was dispatched and not read yet."""
+    """A step that was dispatched, but whose metrics were not read yet."""
 
     step: int  # counted from 1
     batch: Batch
     metrics: Any
-    from_hosts: Any  # of all hosts: the broken records of the batch, and the signal that one of them has got
+    from_hosts: Any  # gathered from all hosts: the batch's broken records, and the signal that a host received
 
 
 class StageLoop:
-    """The loop of one stage: draw, step, save, evaluate, log."""
+    """The loop of one stage: save, evaluate, draw, step, log."""
 
-    def __init__(self, run: Run, stage: Stage, step: StageStep, predict: Predict) -> None:
+    def __init__(self, run: Run, stage: Stage, stage_step: StageStep, predict: Predict) -> None:
         self.cfg, self.mesh, self.saves, self.log = run.cfg, run.mesh, run.saves, run.log
         self.stop, self.spending, self.broken = run.stop, run.stop.outcome.spending, run.broken
-        self.stage, self.step, self.predict = stage, step, predict
-        self.signal = 0  # that one of the hosts has got, as all know by now
+        self.stage, self.stage_step, self.predict = stage, stage_step, predict
+        self.signal = 0  # the signal that a host received, once all hosts know of it
         self.index = self.cfg.stage_order.index(stage.name)
         self.fused_was_trained = origin.fused_was_trained(self.cfg, self.index)
         name, frozen = objectives.evaluator_of(stage), stage.cached_crops > 0
@@ -135,7 +135,7 @@ class StageLoop:
                 due = self._due(now, start, end)
                 if now not in (start, saved) and (due or now % self.cfg.checkpoint.every_steps == 0):
                     with stop.busy():
-                        state, pending = self._read(pending, state, meter), None  # none with a bad number is saved
+                        state, pending = self._read(pending, state, meter), None  # after a bad step: the state before
                         with meter.paused():
                             self._save(now, state)
                         stop.keep(self.saves.wait)
@@ -151,18 +151,18 @@ class StageLoop:
                     batch = sharding.put_batch(dataclasses.replace(drawn, broken=None), self.mesh)
                 if compiled is None:
                     with self.spending("compile"):
-                        compiled = self.step.compiled(state, batch)
+                        compiled = self.stage_step.compiled(state, batch)
                 with stop.busy():
                     stop.keep(None)
                     self.saves.check()
                     after, metrics = compiled(state, batch)
                     state = self._read(pending, after, meter)
-                    if state is not after:  # the step before was bad, so this one has changed nothing
+                    if state is not after:  # the previous step was bad, so this one changed nothing
                         state, metrics = compiled(state, batch)
                     from_hosts = sharding.gather_hosts(drawn.broken, stop.signal, metrics["healthy"], self.mesh)
                     pending = _Pending(now + 1, batch, metrics, from_hosts)
                     stop.outcome.step = now + 1
-                    if jax.process_count() == 1:  # else all have to save the same step
+                    if jax.process_count() == 1:  # several hosts have to agree on the step that they save
                         stop.keep(partial(self._save_and_wait, now + 1, state, pending, meter))
         return state.params
 
@@ -172,14 +172,14 @@ class StageLoop:
 
     def _state(self, params: Params, step: int, start: int) -> TrainState:
         if step > start:
-            state = self.step.init(jnp.int32(step), params)
+            state = self.stage_step.init(jnp.int32(step), params)
             return dataclasses.replace(state, opt_state=self.saves.restore_opt_state(step, state.opt_state))
         if objectives.trains_fused(self.stage) and not self.fused_was_trained:
             params = start_fused(self.cfg, params)
-        return self.step.init(jnp.int32(step), params)
+        return self.stage_step.init(jnp.int32(step), params)
 
     def _data(self, params: Params, skip: int, bar: terminal.Progress) -> Any:
-        """Return the batches of the stage after the first `skip`."""
+        """Return the stage's batches, without the first `skip`."""
         make = None
         if self.stage.cached_crops:
             with terminal.task(bar, "caching lower states") as progress, self.spending("data"):
@@ -190,7 +190,7 @@ class StageLoop:
         return pipeline.batches(ds, skip, self.cfg.data)
 
     def _evaluate(self, params: Params, step: int, bar: terminal.Progress) -> None:
-        """Let the stage's evaluator score held-out data, by which the best checkpoint is chosen."""
+        """Score held-out data with the stage's evaluator. The score chooses the best checkpoint."""
         with terminal.task(bar, "evaluating") as progress:
             metrics = self.evaluator.watch(params, self.stop.watched(progress))
         self.log.write(step, {f"eval/{name}": value for name, value in metrics.items()})
@@ -213,7 +213,7 @@ class StageLoop:
         self.saves.wait()
 
     def _leave(self, step: int, state: TrainState, pending: _Pending | None, meter: terminal.Meter) -> None:
-        """End the run because a host was asked to, as all hosts do at this step."""
+        """End the run because a host received a signal. All hosts do so at this step."""
         with self.stop.busy():
             self.stop.agree(self.signal)
             if pending is not None:
@@ -222,10 +222,10 @@ class StageLoop:
         self.stop.wait_for_the_end()
 
     def _read(self, pending: _Pending | None, state: TrainState, meter: terminal.Meter) -> TrainState:
-        """Log the metrics of the step before. Return the state to continue from: `state`, unless that step was bad.
+        """Log the previous step and return the state to continue from.
 
-        Raises FloatingPointError where a bad step may not be skipped, and ConfigError where too much of the data is
-        broken.
+        After a bad step, this is the state before it with the step number advanced. Raises FloatingPointError if the
+        bad step may not be skipped, and ConfigError if too much of the data is broken.
         """
         if pending is None:
             return state
@@ -245,31 +245,31 @@ class StageLoop:
         return state
 
     def _skip(self, pending: _Pending, state: TrainState, metrics: Mapping[str, Any]) -> TrainState:
-        """Keep a bad step for `tools.replay`. Return the state before it with its step counted.
+        """Save a bad step for `tools.replay`, and return the state before it with the step number advanced.
 
-        A bad step changes nothing (`TrainState`), so `state` is the one that it began with. Raises FloatingPointError
-        where the step may not be skipped.
+        `state` is the state before it, because a bad step changes nothing (`TrainState`). Raises FloatingPointError if
+        the step may not be skipped.
         """
         step, workdir = pending.step, self.stop.outcome.folder
-        first_bad = self.step.first_bad(state, pending.batch)
+        first_bad = self.stage_step.first_bad(state, pending.batch)
         bad = bad_step.BadStep(self.stage.name, step, state, pending.batch, first_bad, metrics)
         line = bad_step.keep(workdir, self.cfg, bad)
         bad_step.check_budget(workdir, self.cfg.bad_steps, step, line)
         terminal.say(line)
-        whole = sharding.replicated(self.mesh)
-        counted, healthy = (jax.device_put(value, whole) for value in (np.int32(step), np.bool_(True)))
+        replicated = sharding.replicated(self.mesh)
+        counted, healthy = (jax.device_put(value, replicated) for value in (np.int32(step), np.bool_(True)))
         return dataclasses.replace(state, step=counted, healthy=healthy)
 
 
-def _finish(run: Run, scoring: Mapping[str, Evaluator], params: Params, step: int) -> dict[str, float]:
+def _finish(run: Run, final: Mapping[str, Evaluator], params: Params, step: int) -> dict[str, float]:
     """Evaluate the best checkpoint on every split of every evaluator, and print the tables."""
     cfg, saves, stop = run.cfg, run.saves, run.stop
     best = saves.best()
     if best is not None and best != step:
         params = saves.restore_params(best, params)
-    everything: dict[str, float] = {}
+    results: dict[str, float] = {}
     stop.outcome.step = step
-    splits = [(evaluator, split) for evaluator in scoring for split in evaluators.settings(cfg, evaluator).splits]
+    splits = [(name, split) for name in final for split in evaluators.settings(cfg, name).splits]
     for name, split in splits:
         started = time.monotonic()
         with (
@@ -277,10 +277,10 @@ def _finish(run: Run, scoring: Mapping[str, Evaluator], params: Params, step: in
             terminal.task(bar, f"evaluating {split}") as progress,
             stop.outcome.spending("evaluate"),
         ):
-            metrics = scoring[name].final(params, split, stop.watched(progress))
+            metrics = final[name].final(params, split, stop.watched(progress))
         title = f"{cfg.data.dataset}/{split}, step {best}"
-        terminal.table(scoring[name].table(metrics), title, time.monotonic() - started)
-        everything |= {f"{split}/{key}": value for key, value in metrics.items()}
-    run.log.write(step, {f"final/{key}": value for key, value in everything.items()})
+        terminal.table(final[name].table(metrics), title, time.monotonic() - started)
+        results |= {f"{split}/{key}": value for key, value in metrics.items()}
+    run.log.write(step, {f"final/{key}": value for key, value in results.items()})
     terminal.say(f"checkpoints, metrics.jsonl and the TensorBoard log are in {Path(saves.folder).parent}")
-    return everything
+    return results

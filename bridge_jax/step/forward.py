@@ -1,7 +1,7 @@
-"""The named passes (`config.objectives.PASSES`), each run once and only if an active loss needs it.
+"""The forward passes (`config.objectives.PASSES`). Each runs once a step, and only if an active loss needs it.
 
-All of them start from one `lower` pass, or from cached states that replace it. What a loss computes besides (its
-`output`) has the loss's name.
+All passes start from one `lower` pass, or from cached states that replace it. The `output` of a single loss is a pass
+with that loss's name.
 """
 
 from collections.abc import Callable, Collection
@@ -20,21 +20,22 @@ from bridge_jax.types import Batch, Lower, Outputs, Params
 
 
 def passes_of(names: Collection[str]) -> tuple[str, ...]:
-    """Return the passes that the losses `names` need, and the names of those that have one of their own or a head."""
+    """Return the shared passes that the losses `names` need, then the names of the losses with their own `output`."""
     needs = {name: objectives.needs(name) for name in objectives.in_order(names)}
-    shared = [name for each in needs.values() for name in each.passes]
-    return tuple(dict.fromkeys((*shared, *(name for name, each in needs.items() if each.output))))
+    shared = [each for need in needs.values() for each in need.passes]
+    own = [name for name, need in needs.items() if need.output]
+    return tuple(dict.fromkeys((*shared, *own)))
 
 
 class Forward(NamedTuple):
     """How a stage runs its forward pass.
 
-    `lower_frozen`: nothing below the first bridged layer trains. A frozen tower is a fixed function, so the lower pass
-    then runs without dropout, and reading its states from the cache changes nothing.
-    `spread` lays the rows of states over the devices of a mesh as the batch's rows lie.
+    `lower_frozen`: nothing below the first bridged layer trains. The lower pass then runs without dropout, so states
+    from the cache equal computed ones.
+    `spread` places rows of states on the mesh like the rows of the batch.
     """
 
-    passes: Collection[str]  # of `passes_of`
+    passes: Collection[str]  # from `passes_of`
     lower_frozen: bool
     spread: Callable[[Any], Any] = lambda rows: rows
 
@@ -47,28 +48,28 @@ class Keys(NamedTuple):
 
 
 def outputs(model: BridgeModel, params: Params, batch: Batch, how: Forward, keys: Keys) -> Outputs:
-    """Run the passes of a stage in training mode (dropout on)."""
+    """Run a stage's passes in training mode (dropout on)."""
     passes = how.passes
 
     def run(model: BridgeModel) -> Outputs:
         lower = how.spread(_lower(model, batch, deterministic=how.lower_frozen))
-        states: dict[str, Any] = {"logit_scale": model.heads.logit_scale()}
-        mask = lower.text_mask  # of the fused pairs
+        computed: dict[str, Any] = {"logit_scale": model.heads.logit_scale()}
+        mask = lower.text_mask  # text mask of the fused pairs
         if {"unimodal", "mismatched"} & set(passes):
-            states["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
-            states["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
+            computed["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
+            computed["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
         if "mismatched" in passes:
-            unimodal = (states["unimodal_text"], states["unimodal_image"])
+            unimodal = (computed["unimodal_text"], computed["unimodal_image"])
             mined = candidates.mine(model.cfg, batch.image_ids, *unimodal, keys.mining)
-            states |= candidates.fuse(model, lower, mined, how.spread)
+            computed |= candidates.fuse(model, lower, mined, how.spread)
         elif "fused" in passes:
-            states["fused"] = model.fused(lower, deterministic=False)
+            computed["fused"] = model.fused(lower, deterministic=False)
         elif "each_picture" in passes:
             pairs = each_picture(lower)
-            states["fused"], mask = model.fused(how.spread(pairs), deterministic=False), pairs.text_mask
-        inputs = objectives.Inputs(batch, lower, states.get("fused"), mask, how.lower_frozen, deterministic=False)
+            computed["fused"], mask = model.fused(how.spread(pairs), deterministic=False), pairs.text_mask
+        inputs = objectives.Inputs(batch, lower, computed.get("fused"), mask, how.lower_frozen, deterministic=False)
         heads = {name: objectives.needs(name).output for name in passes if name not in objectives.PASSES}
-        return Outputs(**states, own={name: output(model, inputs) for name, output in heads.items() if output})
+        return Outputs(**computed, own={name: output(model, inputs) for name, output in heads.items() if output})
 
     return nn.apply(run, model)({"params": params}, rngs={"dropout": keys.dropout})
 
@@ -85,14 +86,14 @@ def _lower(model: BridgeModel, batch: Batch, deterministic: bool) -> Lower:
 def lower_images(
     model: BridgeModel, images: UInt8[Array, "B *k H W 3"], deterministic: bool = True
 ) -> Float[Array, "B *k P D"]:
-    """Run the lower image tower on a picture a row, or on each of a row's k pictures."""
+    """Run the lower image tower on each row's picture, or on each of its k pictures."""
     *rows, H, W, channels = images.shape
     states = model.lower_image(images.reshape(-1, H, W, channels), deterministic=deterministic)
     return states.reshape(*rows, *states.shape[1:])
 
 
 def unimodal_images(model: BridgeModel, lower: Float[Array, "B *k P D"]) -> Float[Array, "B E"]:
-    """Embed a picture a row, or all of a row's k pictures as one: the mean of their embeddings, of length one."""
+    """Embed each row's picture, or its k pictures as one: the L2-normalised mean of their embeddings."""
     *rows, P, D = lower.shape
     embeddings = model.unimodal_image(lower.reshape(-1, P, D))
     if len(rows) == 1:
@@ -101,9 +102,9 @@ def unimodal_images(model: BridgeModel, lower: Float[Array, "B *k P D"]) -> Floa
 
 
 def each_picture(lower: Lower) -> Lower:
-    """Return the text of every row with each of the row's k pictures, [B*k] pairs.
+    """Pair the text of every row with each of the row's k pictures: [B*k] pairs.
 
-    The pairs of a row stay side by side, and so on one device.
+    The pairs of a row stay adjacent, and therefore on one device.
     """
     *rows, P, D = lower.image.shape
     k = rows[1] if len(rows) > 1 else 1

@@ -1,4 +1,4 @@
-"""What a stage minimises, and its gradient: of the whole batch at once, or in parts (`step.microbatches`)."""
+"""The loss that a stage minimises and its gradient: of the whole batch at once, or in parts (`step.microbatches`)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,15 +18,15 @@ from bridge_jax.types import Array, Batch, Outputs, Params
 
 
 def gradients(cfg: Config, stage: Stage, trainable: tuple[str, ...], mesh: Mesh) -> Gradients:
-    """Return the function that gives a stage's loss and gradients. Raises ConfigError."""
+    """Return the function that computes a stage's loss and gradients. Raises ConfigError."""
     _check(cfg, stage, trainable)
-    run = _runner(cfg, stage, trainable, mesh)
+    run = _passes(cfg, stage, trainable, mesh)
 
     def at_once(live: paths.Flat, frozen: paths.Flat, batch: Batch, step: Array) -> Any:
         params = paths.unflatten({**frozen, **live})
-        found = run(params, batch, step, None)
-        total, metrics = weighting.combine(cfg, stage.losses, params, found, batch)
-        return total, (metrics | bridge_metrics(params, found, batch), found)
+        outputs = run(params, batch, step, None)
+        total, metrics = weighting.combine(cfg, stage.losses, params, outputs, batch)
+        return total, (metrics | bridge_metrics(params, outputs, batch), outputs)
 
     return jax.value_and_grad(at_once, has_aux=True) if stage.microbatches == 1 else in_parts(cfg, stage, run, mesh)
 
@@ -46,8 +46,8 @@ def _check(cfg: Config, stage: Stage, trainable: tuple[str, ...]) -> None:
         )
 
 
-def _runner(cfg: Config, stage: Stage, trainable: tuple[str, ...], mesh: Mesh) -> Callable[..., Outputs]:
-    """Return (params, rows, step, part or None) -> what the stage's passes compute."""
+def _passes(cfg: Config, stage: Stage, trainable: tuple[str, ...], mesh: Mesh) -> Callable[..., Outputs]:
+    """Return the function that runs the stage's passes: (params, batch, step, part or None) -> Outputs."""
     model = BridgeModel(cfg)
     how = forward.Forward(
         passes=forward.passes_of(stage.losses),

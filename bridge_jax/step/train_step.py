@@ -1,4 +1,4 @@
-"""The training step. The only place that jits it."""
+"""The training step, jitted here and nowhere else."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,11 +29,10 @@ def keep_programs(cfg: Config) -> Path:
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes. `step` counts over all stages; the optimizer is the present stage's.
+    """All that a step changes. `step` counts over all stages; the optimizer belongs to the current stage.
 
     `healthy` turns False at the first step with a number that is not finite or a loss that is a spike. That step and
-    all after it change nothing, so the state that the loop finds, one step late, is the one that the bad step began
-    with.
+    all later ones change nothing. The loop, which reads one step late, still holds the state before the bad step.
     """
 
     step: Array  # int32 scalar
@@ -44,17 +43,17 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class StageStep:
-    """A stage, ready to run."""
+    """The jitted functions of one stage."""
 
     init: Any  # (step, params) -> TrainState
     train_step: Any  # (state, batch) -> (state, metrics); the state is donated
-    first_bad: Callable[[TrainState, Batch], str]  # what the step computes first that is not finite
-    trainable: tuple[str, ...]
+    first_bad: Callable[[TrainState, Batch], str]  # names the step's first tensor that is not finite
+    trainable: tuple[str, ...]  # parameter paths
 
     def compiled(self, state: TrainState, batch: Batch) -> Any:
-        """Compile `train_step` for these shapes and give the memory that compiling took back to the system.
+        """Compile `train_step` for these shapes, and return the compiler's memory to the system.
 
-        Else malloc keeps it beside what the steps take: 0.95 GiB after the `align` of configs/flickr8k.py.
+        Otherwise malloc keeps that memory: 0.95 GiB after compiling `align` of configs/flickr8k.py.
         """
         program = self.train_step.lower(state, batch).compile()
         psutil.heap_trim()
@@ -62,7 +61,7 @@ class StageStep:
 
 
 def build(cfg: Config, stage: Stage, first_step: int, mesh: Mesh) -> StageStep:
-    """Return the jitted step of a stage that begins at global step `first_step`. Raises ConfigError."""
+    """Return the jitted functions of a stage that begins at global step `first_step`. Raises ConfigError."""
     abstract = abstract_params(cfg, mesh)
     known = paths.every(abstract)
     trainable = optim.trainable_paths(cfg, stage, known)
@@ -88,10 +87,10 @@ def build(cfg: Config, stage: Stage, first_step: int, mesh: Mesh) -> StageStep:
         after = TrainState(
             step=state.step + 1, healthy=healthy, params=paths.unflatten({**frozen, **moved}), opt_state=opt_state
         )
-        kept = dataclasses.replace(state, healthy=healthy)
+        unchanged = dataclasses.replace(state, healthy=healthy)
         metrics |= {"loss": total, "grad_norm": norm, "learning_rate": rate(state.step - first_step)}
         metrics["healthy"] = healthy
-        return jax.tree.map(partial(jnp.where, healthy), after, kept), metrics
+        return jax.tree.map(partial(jnp.where, healthy), after, unchanged), metrics
 
     rows, whole = sharding.over_rows(mesh), sharding.replicated(mesh)
     state = sharding.layout(cfg, abstract, mesh)(jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32), abstract))
@@ -106,14 +105,14 @@ def build(cfg: Config, stage: Stage, first_step: int, mesh: Mesh) -> StageStep:
 def _first_bad(
     cfg: Config, gradients: objective.Gradients, trainable: tuple[str, ...], state: TrainState, batch: Batch
 ) -> str:
-    """Run the step's forward and backward pass again and name the first tensor that is not finite.
+    """Repeat the step's forward and backward pass, and name the first tensor that is not finite.
 
-    Parameters first, then the passes, the losses, the gradients. A program of its own: flags of every tensor inside
-    the step tripled its compile time (67 s against 21 s for configs/shapes.py on two cores).
+    The order is parameters, outputs, losses, gradients. This is a separate program, because checking every tensor
+    inside the step tripled its compile time (67 s against 21 s for configs/shapes.py on two cores).
     """
     live, frozen = paths.split(state.params, trainable)
-    (total, (metrics, found)), grads = gradients(live, frozen, batch, state.step)
-    leaves = jax.tree_util.tree_flatten_with_path(found)[0]
+    (total, (metrics, outputs)), grads = gradients(live, frozen, batch, state.step)
+    leaves = jax.tree_util.tree_flatten_with_path(outputs)[0]
     named = [(f"parameter {path}", array) for path, array in {**frozen, **live}.items()]
     named += [(f"output {paths.path_of(keys)}", leaf) for keys, leaf in leaves]
     named += [
