@@ -1,6 +1,6 @@
-"""Keep a bad step, whose numbers are not finite or whose loss is a spike, so that `tools.replay` can run it alone.
+"""Save a bad step, whose numbers are not finite or whose loss is a spike, so that `tools.replay` can repeat it alone.
 
-WORKDIR/bad_step_7/checkpoints/6    the state that the step began with
+WORKDIR/bad_step_7/checkpoints/6    the state before the step
                   /batch.npz        its batch
                   /report.json      step, stage, the first bad tensor, loss and gradient norm, the examples' ids
 """
@@ -29,14 +29,14 @@ class BadStep(NamedTuple):
 
     stage: str
     step: int  # counted from 1
-    state: TrainState  # with which it began
+    state: TrainState  # before the step
     batch: Batch
     first_bad: str  # name of the first tensor that is not finite
     metrics: Mapping[str, Any]
 
 
 def keep(workdir: Path, cfg: Config, bad: BadStep) -> str:
-    """Write the folder, all hosts together, and return a line that names it, the step and the bad tensor."""
+    """Write the folder, on all hosts together. Return a line that names the folder, the step and the bad tensor."""
     numbers = {name: str(float(bad.metrics[name])) for name in ("loss", "grad_norm")}  # JSON has no NaN
     folder = workdir / f"bad_step_{bad.step}"
     if jax.process_index() == 0:
@@ -60,7 +60,7 @@ def keep(workdir: Path, cfg: Config, bad: BadStep) -> str:
 
 
 def check_budget(workdir: Path, settings: BadSteps, step: int, line: str) -> None:
-    """Raise FloatingPointError, beginning with `line`, where the run may not leave out the bad `step` and go on.
+    """Raise FloatingPointError, whose text begins with `line`, if the run may not skip the bad `step`.
 
     Skipped steps are counted by their bad_step_N folders up to this step; later ones may remain from before a restart.
     """
@@ -69,7 +69,7 @@ def check_budget(workdir: Path, settings: BadSteps, step: int, line: str) -> Non
             f"{line}. Lower the learning rate, check the data, or set config.bad_steps.action=skip"
         )
     reports = (path.parent.name.removeprefix("bad_step_") for path in workdir.glob(f"bad_step_*/{REPORT}"))
-    # Process 0 has written its report; another may be here before that and would count one less.
+    # Process 0 counts for all: another may come here before the report is written, and would count one less.
     skipped = int(multihost_utils.broadcast_one_to_all(np.int32(sum(int(number) <= step for number in reports))))
     if skipped > settings.budget:
         raise FloatingPointError(
@@ -79,7 +79,7 @@ def check_budget(workdir: Path, settings: BadSteps, step: int, line: str) -> Non
 
 
 def read(folder: Path) -> tuple[Checkpoints, dict[str, Any], Batch]:
-    """Return the checkpoint, the report and the batch. Raises ConfigError where the folder is none of `keep`."""
+    """Return the checkpoint, the report and the batch. Raises ConfigError if `keep` did not write the folder."""
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         with np.load(folder / BATCH, allow_pickle=False) as arrays:

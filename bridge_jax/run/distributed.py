@@ -1,8 +1,8 @@
-"""The start of a run of several processes: they meet, compare what they are about to run, and start jax.distributed.
+"""Start a run of several processes: they meet, compare config and code, and start jax.distributed.
 
-jax.distributed itself ends a process with a C++ stack when others do not come, and says nothing of which. So the
-processes first meet on the coordinator's port by plain TCP: each sends its number, host, config and code; process 0
-waits for all of them, compares, and answers all alike. Whatever is wrong is one line on every host and exit code 2.
+If processes are missing, jax.distributed ends the others with a C++ stack and does not say which are missing. So the
+processes first meet on the coordinator's port by plain TCP. Each sends its index, host, config and code; process 0
+waits for all, compares, and sends all the same answer. Any fault is one line on every host and exit code 2.
 """
 
 import hashlib
@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize itself asks; there is no public way
+from jax._src.clusters import ClusterEnv  # jax.distributed.initialize uses it; there is no public API
 
 import bridge_jax
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config.as_json import as_dict, differences
 
 _RETRY_SECS = 0.2
-_ANSWER_SECS = 10.0  # beyond the time-out, for process 0 to say who is missing
+_ANSWER_SECS = 10.0  # after the time-out, for process 0 to answer which are missing
 
 
 def start(cfg: Config, coordinator_address: str, num_processes: int, process_id: int, timeout_secs: float) -> None:
-    """Start jax.distributed where this is one of several processes: by the flags, or on a TPU slice, GKE or Slurm.
+    """Start jax.distributed if this is one of several processes: by the flags, or on a TPU slice, GKE or Slurm.
 
-    An empty address and -1 stand for what the environment says. Raises ConfigError when processes are missing after
+    An empty address and -1 mean the values of the environment. Raises ConfigError if processes are missing after
     `timeout_secs`, or differ in config, code or version of jax.
     """
-    given = (coordinator_address != "", num_processes >= 0, process_id >= 0)
-    if any(given) and not all(given):
+    explicit = (coordinator_address != "", num_processes >= 0, process_id >= 0)
+    if any(explicit) and not all(explicit):
         raise ConfigError(
             f"--coordinator_address is {coordinator_address!r}, --num_processes {num_processes}, --process_id "
             f"{process_id}: set all three, or none on a TPU slice, GKE or Slurm"
@@ -50,12 +50,12 @@ def start(cfg: Config, coordinator_address: str, num_processes: int, process_id:
     if not 0 <= index < count:
         raise ConfigError(f"--process_id is {index}; expected 0 to {count - 1}")
     meet(address, count, index, timeout_secs, about(cfg))
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which is for stop.py
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM, which stop.py handles
     jax.distributed.initialize(address, count, index, devices, initialization_timeout=round(timeout_secs))
 
 
 def about(cfg: Config) -> dict[str, Any]:
-    """Return what has to be the same in all processes."""
+    """Return this process's host, and the config, code and version of jax that all processes must share."""
     root, digest = Path(bridge_jax.__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
@@ -69,14 +69,15 @@ def meet(address: str, count: int, index: int, timeout_secs: float, mine: dict[s
     if not port.isdigit():
         raise ConfigError(f"--coordinator_address is {address!r}; expected HOST:PORT")
     if index == 0:
-        said = _wait_for_all(int(port), count, timeout_secs, mine)
+        fault = _wait_for_all(int(port), count, timeout_secs, mine)
     else:
-        said = _report(host, int(port), index, timeout_secs, mine)
-    if said is not None:
-        raise ConfigError(f"{address}: {said}")
+        fault = _report(host, int(port), index, timeout_secs, mine)
+    if fault is not None:
+        raise ConfigError(f"{address}: {fault}")
 
 
 def _wait_for_all(port: int, count: int, timeout_secs: float, mine: dict[str, Any]) -> str | None:
+    """Run process 0's side of the meeting. Return the fault that was sent to all processes, or None."""
     met, deadline = {0: mine}, time.monotonic() + timeout_secs
     with ExitStack() as open_sockets:
         server = open_sockets.enter_context(socket.create_server(("", port), backlog=count))
@@ -86,18 +87,19 @@ def _wait_for_all(port: int, count: int, timeout_secs: float, mine: dict[str, An
             try:
                 peer = open_sockets.enter_context(server.accept()[0])
                 peer.settimeout(max(left, _RETRY_SECS))
-                found = json.loads(_line(peer))
-            except (TimeoutError, ConnectionError, ValueError):  # nobody, or somebody else who looked in
+                record = json.loads(_line(peer))
+            except (TimeoutError, ConnectionError, ValueError):  # no connection, or one from another program
                 continue
-            met[found.pop("index")] = found
+            met[record.pop("index")] = record
             peers.append(peer)
-        said = _fault(met, count, timeout_secs)
+        fault = _fault(met, count, timeout_secs)
         for peer in peers:
-            peer.sendall(json.dumps(said).encode() + b"\n")
-    return said
+            peer.sendall(json.dumps(fault).encode() + b"\n")
+    return fault
 
 
 def _report(host: str, port: int, index: int, timeout_secs: float, mine: dict[str, Any]) -> str | None:
+    """Run another process's side of the meeting. Return the fault that process 0 answered, or None."""
     deadline = time.monotonic() + timeout_secs
     while True:
         left = deadline - time.monotonic()
@@ -106,7 +108,7 @@ def _report(host: str, port: int, index: int, timeout_secs: float, mine: dict[st
                 peer.sendall(json.dumps({"index": index, **mine}).encode() + b"\n")
                 peer.settimeout(max(left, 0) + _ANSWER_SECS)
                 return json.loads(_line(peer))
-        except (OSError, ValueError) as error:  # not up yet; or it went away without an answer
+        except (OSError, ValueError) as error:  # process 0 is not up yet, or left without an answer
             if left <= 0:
                 waited = f"process {index} waited {timeout_secs:g} s for process 0"
                 return f"{waited}, which did not answer ({error}); start process 0 there"
@@ -132,7 +134,7 @@ def _fault(met: dict[int, dict[str, Any]], count: int, timeout_secs: float) -> s
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
-    for what in ("jax", "code"):
-        if first[what] != other[what]:
-            yield f"{what} {first[what]} -> {other[what]}"
+    for key in ("jax", "code"):
+        if first[key] != other[key]:
+            yield f"{key} {first[key]} -> {other[key]}"
     yield from (f"config.{line}" for line in differences(first["config"], other["config"]))

@@ -1,12 +1,13 @@
-"""The towers' lower states on disk, where all below the first bridged layer is frozen.
+"""The towers' lower states on disk, for stages that train nothing below the first bridged layer.
 
-A frozen tower maps a fixed picture to fixed states, so they are computed once: for every photo `crops` fixed training
-views, for every caption its tokens' states. Training then starts at the first interaction and never runs the encoders.
+A frozen tower maps a fixed picture to fixed states, so they are computed once: for every photo the states of `crops`
+fixed training views, for every caption the states of its tokens. Training then starts at the first interaction and
+never runs the encoders.
 
-A cache folder is keyed by what its content depends on: the lower parameters, the preprocessing and the prepared data.
-Runs that agree on those share it. It is filled in a folder aside and renamed when complete, so a killed fill leaves
-nothing that looks whole. States are stored as float16: half the disk, a relative error of at most 2^-11. With several
-hosts each has the whole cache, on a disk of its own or a common one.
+The name of a cache folder holds a hash of all that its content depends on: the lower parameters, the preprocessing and
+the prepared data. Runs that agree on those share the folder. It is filled under a temporary name and renamed when
+complete, so a killed fill leaves nothing that looks whole. States are stored as float16: half the disk, a relative
+error of at most 2^-11. Every host reads the whole cache, from its own disk or a common one.
 """
 
 import dataclasses
@@ -37,10 +38,10 @@ IMAGE, TEXT, MASK, BROKEN = "image.npy", "text.npy", "text_mask.npy", "broken.np
 
 @dataclasses.dataclass(frozen=True)
 class States:
-    """States in a file of NumPy's form, of which single rows are read.
+    """States in a .npy file, from which single rows are read.
 
-    A memory map would do, but its pages count as memory of the process, after an epoch all of them (1.7 GB of
-    configs/flickr8k.py), and worker processes would be sent a copy.
+    This is no memory map, because its pages count as memory of the process, after an epoch all of them (1.7 GB with
+    configs/flickr8k.py), and worker processes would receive a copy.
     """
 
     path: Path
@@ -54,7 +55,7 @@ class States:
         return cls(path, mapped.shape, mapped.dtype, mapped.offset)
 
     def read(self, *index: int) -> np.ndarray:
-        """Return the states at the leading axes' `index`."""
+        """Return the states at `index` of the leading axes."""
         row, inner = np.ravel_multi_index(index, self.shape[: len(index)]), self.shape[len(index) :]
         count = math.prod(inner)
         offset = self.offset + int(row) * count * self.dtype.itemsize
@@ -63,17 +64,17 @@ class States:
 
 @dataclasses.dataclass(frozen=True)
 class LowerCache:
-    """An opened cache, and the training example of a record made from it."""
+    """An opened cache. Calling it draws the training example of a photo."""
 
     image: States  # float16 [photos, crops, P, D]
     text: States  # float16 [captions, T, D]
     text_mask: np.ndarray  # bool [captions, T]
-    ids: np.ndarray | None  # int32 [captions, T], where the stage has to predict words
-    captions: Sequence[np.ndarray]  # photos x the rows of its captions that the stage draws from
-    first: np.ndarray  # int64 [photos], the row of its first caption
+    ids: np.ndarray | None  # int32 [captions, T], if the stage predicts words
+    captions: Sequence[np.ndarray]  # for each photo, the rows of the captions that the stage draws from
+    first: np.ndarray  # int64 [photos], the row of the photo's first caption
     image_ids: np.ndarray  # int32 [photos]
-    broken: np.ndarray  # bool [photos], whose states are not there
-    faults: Mapping[int, str]  # row of a caption that cannot be used -> why
+    broken: np.ndarray  # bool [photos], True if the photo has no states
+    faults: Mapping[int, str]  # row of an unusable caption -> the reason
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
         """Return arrays for `Batch.from_arrays`: a random crop and a random caption of the photo at `index`.
@@ -98,7 +99,7 @@ class LowerCache:
 
 
 def key(cfg: Config, crops: int, params: Params) -> str:
-    """Return the hash of all that the cached states depend on."""
+    """Return the hash of everything that the cached states depend on."""
     data = cfg.data
     digest = hashlib.sha256(fingerprint(data, data.train_split).encode())
     for path, array in sorted(paths.flatten(params).items()):
@@ -112,7 +113,7 @@ def key(cfg: Config, crops: int, params: Params) -> str:
         "vision": {**dataclasses.asdict(cfg.vision), "pretrained": ""},
         "text": {**dataclasses.asdict(cfg.text), "pretrained": ""},
         "view": [data.crop_area, data.crop_ratio, data.flip, data.randaugment_layers, data.randaugment_magnitude]
-        + ["squash"] * data.squash,  # nothing where it is off, as before there was the key
+        + ["squash"] * data.squash,  # empty if off: older caches keep their hash
         "vocabulary": text.load(data, cfg.text).fingerprint,
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -120,46 +121,46 @@ def key(cfg: Config, crops: int, params: Params) -> str:
 
 
 def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, progress: Progress) -> LowerCache:
-    """Return the cache of the training split as `stage` reads it, filled first where it does not exist.
+    """Return the cache of the training split for `stage`, and fill it first if it does not exist.
 
-    `predict` is built for the stage's evaluator. Raises ConfigError when a state overflows float16.
+    `predict` is built for the stage's evaluator. Raises ConfigError if a state overflows float16.
     """
     folder = Path(cfg.cache_dir) / f"{cfg.data.dataset}-{cfg.data.train_split}-{key(cfg, stage.cached_crops, params)}"
     records = pipeline.open_split(cfg.data, cfg.data.train_split)
-    if not _on_every_host(folder.exists()):  # all hosts compute together, whoever has it already
-        aside = folder.with_name(f"{folder.name}.filling-{jax.process_index()}")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    if not _on_every_host(folder.exists()):  # all hosts compute together, even if some have the cache
+        temporary = folder.with_name(f"{folder.name}.filling-{jax.process_index()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         size = evaluators.settings(cfg, objectives.evaluator_of(stage)).batch_size  # of `predict`
-        filling = _Filling(cfg, records, size, aside, progress)
+        filling = _Filling(cfg, records, size, temporary, progress)
         _fill_images(filling, stage.cached_crops, partial(predict.lower_image, params), predict.rows)
         _fill_texts(filling, partial(predict.lower_text, params))
         try:
-            aside.rename(folder)
+            temporary.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another host, on the same disk, was first
                 raise
-            shutil.rmtree(aside)
-    image_ids, captions, firsts, faults, words, first = [], [], [], {}, [], 0
+            shutil.rmtree(temporary)
+    image_ids, captions, firsts, faults, all_texts, first = [], [], [], {}, [], 0
     for record in readable(records):  # captions lie in the order of the records
-        said = record["captions"] if record else ()
+        texts = record["captions"] if record else ()
         image_ids.append(record["image_id"] if record else -1)
         captions.append(first + np.array(drawn_captions(record, stage.caption_kinds) if record else (), np.int64))
         firsts.append(first)
-        faults |= {first + i: found for i, caption in enumerate(said) if (found := text.fault(caption))}
-        words += said
-        first += len(said)
-    own = any(objectives.needs(name).output for name in stage.losses)  # a pass that may read the words themselves
-    marks = folder / BROKEN  # a cache of before it was written has none
+        faults |= {first + i: fault for i, caption in enumerate(texts) if (fault := text.fault(caption))}
+        all_texts += texts
+        first += len(texts)
+    reads_words = any(objectives.needs(name).output for name in stage.losses)  # an `output` may read the token ids
+    broken = folder / BROKEN  # caches of older code have no such file
     return LowerCache(
         image=States.open(folder / IMAGE),
         text=States.open(folder / TEXT),
         text_mask=np.load(folder / MASK, allow_pickle=False),
-        ids=text.load(cfg.data, cfg.text).encode(words)[0] if own else None,
+        ids=text.load(cfg.data, cfg.text).encode(all_texts)[0] if reads_words else None,
         captions=captions,
         first=np.array(firsts),
         image_ids=np.array(image_ids, np.int32),
-        broken=np.load(marks, allow_pickle=False) if marks.exists() else np.zeros(len(records), bool),
+        broken=np.load(broken, allow_pickle=False) if broken.exists() else np.zeros(len(records), bool),
         faults=faults,
     )
 
@@ -175,7 +176,7 @@ class _Filling(NamedTuple):
 
 
 def _fill_images(filling: _Filling, crops: int, embed: Callable[[np.ndarray], Any], rows: Sequence[int]) -> None:
-    """Write the states of every crop. `rows`: those of a batch that this host gives to `embed`, which returns all."""
+    """Write the states of every crop. This host passes `rows` of each batch to `embed`, which returns all rows."""
     cfg, records, size, folder, progress = filling
     seed, side = rng.stream_seed(cfg.seed, "lower_cache"), cfg.vision.image_px
     broken = np.zeros(len(records), bool)
@@ -221,8 +222,8 @@ def _fill_texts(filling: _Filling, embed: Callable[[np.ndarray, np.ndarray], Any
     np.save(folder / MASK, np.concatenate(masks))
 
 
-def _on_every_host(found: bool) -> bool:
-    return bool(np.all(multihost_utils.process_allgather(np.array(found))))
+def _on_every_host(flag: bool) -> bool:
+    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:

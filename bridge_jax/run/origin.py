@@ -1,4 +1,4 @@
-"""What a run starts from: random or pretrained parameters, another run's checkpoint, or its own newest one."""
+"""The parameters that a run starts from: random, pretrained, another run's checkpoint, or its own newest one."""
 
 import jax
 from absl import logging
@@ -15,18 +15,18 @@ from bridge_jax.types import Params
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.meta import check_answers
 
-# A run may go on under a config that differs in these: they change how long, where and how often, not what is computed.
+# A resumed run may differ in these keys: they change how long, where and how often, not what is computed.
 MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps", "watchdog_secs", "checkpoint",
               "cache_dir", "data.workers", "data.threads", "data.prefetch_batches", "data.data_dir",
               "data.broken_limit", "evals", "mesh", "sharding", "vision.pretrained", "text.pretrained")  # fmt: skip
 
-# What a run has for its losses alone, and one that starts from it or that it starts from may have none of, as of the
-# heads of its losses.
+# Parameters that exist only for a run's losses, beside the heads. With init_from either side may lack them: new ones
+# start fresh, surplus ones are dropped.
 OF_TASKS = ("decoder/", "vision/mask_token", "loss_weights/")
 
 
 def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
-    """Return the parameters of the newest checkpoint. Raises ConfigError when the config computes something else."""
+    """Return the parameters of the newest checkpoint. Raises ConfigError if the config computes something else."""
     changed = [
         line
         for line in differences(saves.meta(step).config, cfg)
@@ -44,7 +44,7 @@ def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
 
 
 def answers(cfg: Config) -> tuple[str, ...]:
-    """Return what questions are answered with; nothing where none are asked. Raises ConfigError."""
+    """Return the possible answers to questions, or () if no loss reads questions. Raises ConfigError."""
     return (
         questions.load_answers(cfg) if any(objectives.needs(name).reads == "questions" for name in cfg.losses) else ()
     )
@@ -58,14 +58,14 @@ def frozen_towers(cfg: Config, steps: list[train_step.StageStep]) -> set[str]:
 
 
 def initial(cfg: Config, mesh: Mesh) -> Params:
-    """Return the parameters a run starts from: random, with the pretrained towers or a whole checkpoint read in."""
+    """Return the first parameters of a new run: random, then the pretrained towers or a whole checkpoint read in."""
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(cfg, mesh))
     params = jax.jit(lambda: init_params(cfg), out_shardings=placed)()
     if cfg.init_from:
         source, step = _source(cfg)
         theirs = source.config(step).losses.keys()
-        both = [objectives.needs(name) for name in cfg.losses.keys() & theirs]
-        if any(each.head and each.reads == "questions" for each in both):  # a decoder can say what it has not said yet
+        shared = [objectives.needs(name) for name in cfg.losses.keys() & theirs]
+        if any(loss.head and loss.reads == "questions" for loss in shared):  # a decoder can write new answers
             check_answers(source.meta(step), answers(cfg), f"config.init_from: {source.folder}/{step}")
         heads = [f"heads/{name}/" for name in cfg.losses.keys() | theirs if objectives.needs(name).head]
         return source.restore_params(step, params, parts=(*OF_TASKS, *heads))
@@ -77,7 +77,7 @@ def initial(cfg: Config, mesh: Mesh) -> Params:
 
 
 def _source(cfg: Config) -> tuple[Checkpoints, int]:
-    """Return where `init_from` points, and its best step. Raises ConfigError where there is none."""
+    """Return the checkpoints of `init_from` and their best step. Raises ConfigError if there is none."""
     source = Checkpoints(cfg.init_from, read_only=True)
     step = source.best()
     if step is None:
@@ -86,9 +86,9 @@ def _source(cfg: Config) -> tuple[Checkpoints, int]:
 
 
 def fused_was_trained(cfg: Config, index: int) -> bool:
-    """Return whether the fused heads were trained before stage `index`, here or in what the run started from."""
-    here = any(map(objectives.trains_fused, cfg.run_stages[:index]))
-    if here or not cfg.init_from:
-        return here
-    source, step = _source(cfg)  # all of it is hashed before it is believed: once a stage, not at every save
+    """Return whether the fused heads were trained before stage `index`, in this run or the one it started from."""
+    in_this_run = any(map(objectives.trains_fused, cfg.run_stages[:index]))
+    if in_this_run or not cfg.init_from:
+        return in_this_run
+    source, step = _source(cfg)  # this hashes the whole checkpoint: once a stage, not at every save
     return source.meta(step).fused_trained

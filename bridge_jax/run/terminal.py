@@ -1,4 +1,4 @@
-"""What a run shows: a live bar, and a table at the end. On process 0 only."""
+"""The terminal output of a run: a live bar, and tables at the end. On process 0 only."""
 
 import contextlib
 import time
@@ -21,8 +21,8 @@ def say(text: str) -> None:
 
 
 def progress() -> Progress:
-    """Return the live bar: what, how far, then whatever the task says of itself."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[says]}"))
+    """Return the live bar: the task's name, how far it is, and its status text."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[status]}"))
     return Progress(
         *columns, console=_console, transient=True, disable=not _console.is_terminal or jax.process_index() != 0
     )
@@ -30,11 +30,11 @@ def progress() -> Progress:
 
 @contextlib.contextmanager
 def task(bar: Progress, name: str) -> Iterator[types.Progress]:
-    """Show a side task while it lasts; call the result as (what, done, total), total 0 when unknown.
+    """Show a side task while it lasts. Call the result as (what is counted, done, total); total 0: not known.
 
-    Where there is no terminal, a line is printed at every quarter of a total that is known.
+    Without a terminal, print a line at every quarter of a known total.
     """
-    row = bar.add_task(name, total=None, says="")
+    row = bar.add_task(name, total=None, status="")
     quarters: dict[str, int] = {}
 
     def report(what: str, done: int, total: int) -> None:
@@ -42,7 +42,7 @@ def task(bar: Progress, name: str) -> Iterator[types.Progress]:
         if not _console.is_terminal and quarter > quarters.setdefault(what, 0):
             quarters[what] = quarter
             say(f"{name}: {what} {done}/{total}")
-        bar.update(row, total=total or None, completed=done, says=f"{what} {done}{f'/{total}' if total else ''}")
+        bar.update(row, total=total or None, completed=done, status=f"{what} {done}{f'/{total}' if total else ''}")
 
     try:
         yield report
@@ -51,11 +51,11 @@ def task(bar: Progress, name: str) -> Iterator[types.Progress]:
 
 
 class Meter:
-    """Step, stage, loss, pairs/s, time left, and the share of time spent waiting for data."""
+    """The bar's row of a stage: step, loss, pairs/s, time left, and the share of time spent waiting for data."""
 
     def __init__(self, bar: Progress, stage: str, step: int, start: int, end: int, batch_size: int):
         self._bar, self._batch_size, self._end = bar, batch_size, end
-        self._row: TaskID = bar.add_task(stage, total=end - start, completed=step - start, says="compiling")
+        self._row: TaskID = bar.add_task(stage, total=end - start, completed=step - start, status="compiling")
         self._start, self._stage = start, stage
         self._first: tuple[int, float] | None = None  # where steady state began: the first step compiles
         self._waited = self._seconds_per_step = self._share = 0.0
@@ -63,6 +63,7 @@ class Meter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
+        """Count the time spent in here as waiting for data."""
         started = time.monotonic()
         yield
         self._waited += time.monotonic() - started
@@ -76,7 +77,7 @@ class Meter:
             self._first = (self._first[0], self._first[1] + time.monotonic() - started)
 
     def advance(self, step: int, loss: float) -> None:
-        """Take note that `step` was computed."""
+        """Show that `step` is done, and with which loss."""
         now = time.monotonic()
         if self._first is None:
             self._first, self._waited = (step, now), 0.0
@@ -85,33 +86,33 @@ class Meter:
             self._seconds_per_step = elapsed / (step - self._first[0])
             self._share = self._waited / elapsed
         left = (self._end - step) * self._seconds_per_step
-        says = (
+        status = (
             f"step {step}/{self._end}  loss {loss:.3f}  {self.pairs_per_second:.0f} pairs/s  "
             f"{int(left) // 60}:{int(left) % 60:02d} left  {100 * self._share:.0f}% waiting for data"
         )
-        self._bar.update(self._row, completed=step - self._start, says=says)
+        self._bar.update(self._row, completed=step - self._start, status=status)
         if not self._live and (step == self._end or (step - self._start) % 100 == 0):
-            say(f"{self._stage}: {says}")
+            say(f"{self._stage}: {status}")
 
     @property
     def pairs_per_second(self) -> float:
         return self._batch_size / self._seconds_per_step if self._seconds_per_step else 0.0
 
     def rates(self) -> dict[str, float]:
-        """Return what the log keeps of it."""
+        """Return the rates as metrics of the log."""
         return {"train/pairs_per_second": self.pairs_per_second, "train/waiting_for_data": self._share}
 
 
-def table(found: types.Table, title: str, seconds: float) -> None:
-    """Print what an evaluator has to show."""
+def table(results: types.Table, title: str, seconds: float) -> None:
+    """Print an evaluator's table."""
     if jax.process_index() != 0:
         return
     drawn = Table(title=title, title_justify="left")
-    for index, column in enumerate(found.columns):
-        drawn.add_column(column, justify="left" if index < found.labels else "right")
-    for row in found.rows:
+    for index, column in enumerate(results.columns):
+        drawn.add_column(column, justify="left" if index < results.labels else "right")
+    for row in results.rows:
         drawn.add_row(*row)
     _console.print(drawn)
-    for line in found.lines:
+    for line in results.lines:
         say(line)
     say(f"evaluated in {seconds:.0f} s")

@@ -65,7 +65,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         now = saves.latest() or 0
         params = origin.resume(cfg, saves, now, mesh) if now else origin.initial(cfg, mesh)
         train_step.keep_programs(cfg)  # a resumed run compiles nothing again
-        stop.together = jax.process_count() > 1
+        stop.multihost = jax.process_count() > 1
         stop.outcome.begin(writes=jax.process_index() == 0)
         if (saves.latest() or 0) != now:
             raise WorkdirBusyError(f"--workdir {workdir!r}: another run has just saved a checkpoint there; start again")

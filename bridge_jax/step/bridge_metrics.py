@@ -1,4 +1,4 @@
-"""The numbers of the bridge that every step logs: scale, gates, temperatures, entropies."""
+"""Metrics of the bridge that every step logs: scale, gates, temperatures, entropies."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from bridge_jax.types import Array, Batch, Outputs, Params
 
 
 def bridge_metrics(params: Params, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-    """Return the scale, and gates, temperatures and attention entropy (1 = uniform over the keys) of every layer."""
+    """Return the scale, and every layer's gates, temperatures and attention entropy (1: uniform over the keys)."""
     metrics: dict[str, Array] = {"logit_scale": outputs.logit_scale}
     for layer, values in params["bridge"].items() if "bridge" in params else ():
         for side in ("image", "text"):

@@ -1,4 +1,4 @@
-"""The candidates of the fused losses: each text with mined images and each image with mined texts, really fused."""
+"""Candidates of the fused losses: each text with mined images, each image with mined texts, every pair fused."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ from bridge_jax.types import Candidates, Fused, Lower
 
 
 class Mined(NamedTuple):
-    """The partners of every text and of every image, as rows of their own group of g, and whether there is one."""
+    """Mined partners of each text and each image: their rows in its own group of g, and whether each one exists."""
 
     images: tuple[Array, Array]  # int32 [G,g,k] and bool [G,g,k], for each text
     texts: tuple[Array, Array]  # for each image
-    cosines: Float[Array, "G g g"]  # of text i with image j of the group, unimodal
+    cosines: Float[Array, "G g g"]  # unimodal, of text i with image j of the group
 
 
 def mine(
@@ -31,7 +31,7 @@ def mine(
 ) -> Mined:
     """Mine by the unimodal cosines without gradient (docs/method.md 5.1 and 5.13).
 
-    The partners of a row come from its own group of `config.mining.group` neighbouring rows.
+    A row's partners come from its own group of `config.mining.group` neighbouring rows.
     """
     g = cfg.mining.group or len(image_ids)
     cosines_Ggg = jnp.einsum("GtE,GiE->Gti", grouped(text_BE, g), grouped(image_BE, g))
@@ -47,8 +47,8 @@ def mine(
 def fuse(model: BridgeModel, lower: Lower, mined: Mined, spread: Callable[[Any], Any]) -> dict[str, Any]:
     """Fuse the B true pairs, each text with k mined images and each image with k mined texts, in one call.
 
-    The C = 1 + 2k pairs of a row stay side by side: where a group lies on one device, so do all the states that its
-    pairs are made of. Returns the fields `fused`, `by_text` and `by_image` of Outputs.
+    The C = 1 + 2k pairs of a row stay adjacent: if a group lies on one device, so do the states of all its pairs.
+    Returns the fields `fused`, `by_text` and `by_image` of Outputs.
     """
     (images_Ggk, by_text_valid), (texts_Ggk, by_image_valid), cosines_Ggg = mined
     G, g, k = images_Ggk.shape

@@ -1,4 +1,4 @@
-"""Semi-hard mining: which partners are fused with a query besides its true one, out of a group of rows."""
+"""Semi-hard mining: choose, from a group of rows, the partners that a query is fused with beside its true one."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def semi_hard(
 
     The band is S_ii - margin_max < S_ij < S_ii - margin_min on unimodal cosines (docs/method.md 3.1). The paper takes
     the hardest only where the band is empty; with several partners a band that holds too few is filled up the same
-    way. Columns of the row's own image are never picked; where no other is left the second array is False.
+    way. Columns of the row's own image are never picked. The second array is False where no other column is left.
     """
     true_B1 = jnp.diagonal(scores, axis1=-2, axis2=-1)[..., None]
     in_band = (scores > true_B1 - margin_max) & (scores < true_B1 - margin_min)

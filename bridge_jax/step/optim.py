@@ -1,4 +1,4 @@
-"""A stage's optimizer: which parameters train, how fast each group goes, what decays."""
+"""A stage's optimizer: which parameters train, at which rate each, and which decay."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from bridge_jax.config import Config, ConfigError, Stage
 
 
 def trainable_paths(cfg: Config, stage: Stage, paths: Iterable[str]) -> tuple[str, ...]:
-    """Return the parameters that train in a stage: its rules, and the top K blocks of each tower."""
+    """Return the paths that train in a stage, by its rules and its top K blocks of each tower. Raises ConfigError."""
     key = f"config.stages.{stage.name}.train"
     matched = rules.match((*_top_blocks(cfg, stage), *stage.train), paths, key)
     for path, value in matched.items():
@@ -41,7 +41,7 @@ def _top_blocks(cfg: Config, stage: Stage) -> tuple[tuple[str, bool], ...]:
 
 
 def schedule(stage: Stage) -> optax.Schedule:
-    """Return the rate at a step of the stage: linear warm-up, then a cosine to zero."""
+    """Return the learning rate as a function of the stage's step: linear warm-up, then a cosine to zero."""
     warmup = max(1, round(stage.steps * stage.warmup_fraction)) if stage.warmup_fraction else 0
     return optax.warmup_cosine_decay_schedule(
         0.0 if warmup else stage.learning_rate, stage.learning_rate, warmup, max(stage.steps, warmup + 1)
@@ -49,24 +49,24 @@ def schedule(stage: Stage) -> optax.Schedule:
 
 
 def lr_factors(stage: Stage, paths: Iterable[str]) -> Mapping[str, float]:
-    """Return each parameter's factor on the learning rate."""
+    """Return path -> the parameter's factor on the learning rate."""
     return rules.match(stage.lr_factors, paths, f"config.stages.{stage.name}.lr_factors")
 
 
 def decayed(cfg: Config, paths: Iterable[str]) -> Mapping[str, bool]:
-    """Return whether weight decay touches each parameter."""
+    """Return path -> whether weight decay applies to the parameter."""
     return {path: not spared for path, spared in rules.any_of(cfg.no_decay, paths, "config.no_decay").items()}
 
 
 def optimizer(cfg: Config, stage: Stage, paths: Iterable[str]) -> optax.GradientTransformationExtraArgs:
     """Return the stage's optimizer over a flat dict of its trainable parameters.
 
-    adamw      two moments, float32: twice the memory of what trains.
-    adafactor  of a matrix the sums of its squared gradients over rows and over columns, and no first moment: next to
-               nothing (Shazeer and Stern 2018, without its relative steps: the rate is the stage's, as AdamW's).
+    adamw      two moments, float32: twice the memory of the trained parameters.
+    adafactor  no first moment, and of a matrix only the sums of its squared gradients over rows and over columns:
+               almost no memory (Shazeer and Stern 2018, without relative steps: the rate is the stage's, as AdamW's).
 
-    Gradients are clipped by their global norm over all that trains, before anything else. `paths` are all parameters.
-    `update` takes the loss of the step, which is remembered where spikes are looked for.
+    Gradients are first clipped by their global norm over all trained parameters. `paths` are all parameters. `update`
+    takes the step's loss, and keeps it in the state if the config looks for spikes.
     """
     paths = list(paths)
     factors, decay, rate = lr_factors(stage, paths), decayed(cfg, paths), schedule(stage)
@@ -97,10 +97,10 @@ _SCALED = {
 
 
 class LossWindow(NamedTuple):
-    """The losses of the last applied steps of a stage, as a part of the optimizer's state and so of checkpoints."""
+    """The losses of a stage's last applied steps. Part of the optimizer's state, and so of checkpoints."""
 
     count: jax.Array  # int32 scalar
-    window: jax.Array  # float32 [spike_window], the oldest is overwritten
+    window: jax.Array  # float32 [spike_window]; the newest loss replaces the oldest
 
 
 def _watch_losses(window: int) -> optax.GradientTransformationExtraArgs:
@@ -108,9 +108,9 @@ def _watch_losses(window: int) -> optax.GradientTransformationExtraArgs:
         del params
         return LossWindow(jnp.zeros((), jnp.int32), jnp.zeros(window, jnp.float32))
 
-    def update(updates: Any, state: Any, params: Any = None, **given: Any) -> Any:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         del params
-        loss = given["loss"]
+        loss = extra["loss"]
         return updates, LossWindow(state.count + 1, state.window.at[state.count % window].set(loss))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""The parameters of a whole experiment: random ones, their shapes, and where each lies on a mesh."""
+"""The parameters of an experiment: random initial values, shapes, and their placement on a mesh."""
 
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from bridge_jax.types import Params
 
 
 def init_params(cfg: Config) -> Params:
-    """Return random parameters of the whole experiment, loss weights included."""
+    """Return random parameters for the whole experiment, loss weights included."""
     model, image_px = BridgeModel(cfg), cfg.vision.image_px
     images = jnp.zeros((1, image_px, image_px, 3), jnp.uint8)
     ids, mask = jnp.zeros((1, cfg.text.length), jnp.int32), jnp.ones((1, cfg.text.length), bool)
@@ -27,12 +27,12 @@ def init_params(cfg: Config) -> Params:
 
 @lru_cache(maxsize=16)
 def param_shapes(cfg: Config) -> Params:
-    """Return the shapes of all parameters. The whole model is traced for it, once for a run."""
+    """Return the shapes of all parameters. This traces the whole model, once a run."""
     return jax.eval_shape(lambda: init_params(cfg))
 
 
 def abstract_params(cfg: Config, mesh: Mesh) -> Params:
-    """Return the shapes of all parameters, each with where it lies on the mesh. Raises ConfigError."""
+    """Return the shapes of all parameters with their shardings on the mesh. Raises ConfigError."""
     params = param_shapes(cfg)
     place = sharding.layout(cfg, params, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, place(params))

@@ -1,8 +1,8 @@
-"""The device mesh, where every array lies on it, and host rows -> one global array.
+"""The device mesh, the placement of every array on it, and host rows -> one global array.
 
-Three axes (config.mesh). `data`: every row of devices holds a copy of the parameters and a part of the batch. `fsdp`:
-the batch is spread over it too, and so are each copy's parameters and optimizer state, which are gathered where they
-are used. `tensor`: both sides of a matrix product are spread over it. What crosses devices for that is left to jax.jit.
+The mesh has three axes (config.mesh). `data`: each row of devices holds a copy of the parameters and a part of the
+batch. `fsdp`: the batch is spread over it too, and so are each copy's parameters and optimizer state, which are
+gathered where they are used. `tensor`: both sides of a matrix product are spread over it. jax.jit adds the transfers.
 """
 
 import functools
@@ -24,7 +24,7 @@ ROWS = ("data", "fsdp")  # the axes that the rows of a batch are spread over
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Return the mesh over all devices of all hosts, or over those given. Raises ConfigError where they do not fit."""
+    """Return the mesh over `devices`, by default all of all hosts. Raises ConfigError if the sizes do not fit them."""
     devices = jax.devices() if devices is None else devices
     sizes = [cfg.data, cfg.fsdp, cfg.tensor]
     shown = f"config.mesh is data {cfg.data}, fsdp {cfg.fsdp}, tensor {cfg.tensor}"
@@ -51,10 +51,10 @@ def over_rows(mesh: Mesh) -> NamedSharding:
 
 
 def spread_rows(rows: Any, mesh: Mesh) -> Any:
-    """Say to the compiler that the rows of these arrays lie as the batch's do; it decides about other dimensions.
+    """Make the compiler place the rows of these arrays like the batch's; it decides about the other dimensions.
 
-    Without it, it may take rows together and spread the width instead, to leave parameters over `fsdp` where they are:
-    ViT-H on v5e:16x16 then sent 165 GB of activations a step.
+    Otherwise it may gather the rows and spread the width instead, to leave parameters over `fsdp` in place: ViT-H on
+    v5e:16x16 then sent 165 GB of activations a step.
     """
 
     def pin(x: Any) -> Any:
@@ -65,11 +65,12 @@ def spread_rows(rows: Any, mesh: Mesh) -> Any:
 
 
 def layout(cfg: Config, params: Params, mesh: Mesh) -> Callable[[Any], Any]:
-    """Return the function that says where a tree lies: tree of shapes -> tree of shardings.
+    """Return the function that places a tree on the mesh: tree of shapes -> tree of shardings.
 
-    A leaf whose path ends with a parameter's and that has its shape lies as config.sharding says of that parameter
-    (Adam's moments do); every other leaf is whole on every device. `params` are the abstract parameters.
-    Raises ConfigError where a rule names no axis, an axis twice, or a dimension that the axis does not divide.
+    A leaf whose path ends with a parameter's path and that has its shape is placed like that parameter, by
+    config.sharding (so Adam's moments are). Every other leaf is whole on every device. `params` are the abstract
+    parameters. Raises ConfigError if a rule names an unknown axis, names an axis twice, or names an axis for a
+    dimension that it does not divide.
     """
     leaves = {paths.path_of(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
     spread = {
@@ -105,7 +106,7 @@ def _spec(path: str, shape: tuple[int, ...], axes: Any, mesh: Mesh) -> Partition
 
 
 def row_parts(mesh: Mesh) -> int:
-    """Return over how many groups of devices the rows of a batch are spread."""
+    """Return the number of groups of devices that the rows of a batch are spread over."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
@@ -119,18 +120,18 @@ def check_batch(rows: int, mesh: Mesh, key: str) -> None:
 
 @functools.cache
 def host_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
-    """Return the positions in the global batch of the rows that lie on this host's devices, ascending.
+    """Return the positions in the global batch of the rows on this host's devices, ascending.
 
-    Hosts share rows where the `tensor` axis spans them. They need not be neighbours: on a TPU slice the devices are
-    arranged by their links, not by their hosts.
+    Hosts share rows if the `tensor` axis spans hosts. A host's rows need not be neighbours: the devices of a TPU slice
+    are arranged by their links, not by their hosts.
     """
     slices = over_rows(mesh).addressable_devices_indices_map((batch_size,)).values()
-    found = np.concatenate([np.arange(batch_size)[index] for index in slices if index is not None])
-    return tuple(np.unique(found).tolist())
+    positions = np.concatenate([np.arange(batch_size)[index] for index in slices if index is not None])
+    return tuple(np.unique(positions).tolist())
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Make global arrays, rows over `data` and `fsdp`, of every host's own rows (`host_rows`)."""
+    """Build global arrays, rows over `data` and `fsdp`, from each host's own rows (`host_rows`)."""
     parts = row_parts(mesh)
     own_parts = len(host_rows(parts, mesh))
 
@@ -140,7 +141,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
         def part(index: Any) -> np.ndarray:
             first, stop, _ = index[0].indices(batch_size)
-            start = own.index(first)  # a device's rows are neighbours, and so they are among this host's
+            start = own.index(first)  # a device's rows are neighbours in the batch, and so in this host's rows
             return rows[start : start + stop - first]
 
         return jax.make_array_from_callback((batch_size, *rows.shape[1:]), over_rows(mesh), part)
@@ -149,9 +150,9 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def gather_hosts(rows: np.ndarray, flag: int, after: jax.Array, mesh: Mesh) -> tuple[Any, Any]:
-    """Return all hosts' rows and the greatest of their flags, to every host, once `after` is computed.
+    """Return all hosts' rows and the greatest of their flags, on every host, once `after` is computed.
 
-    `rows` are this host's own. Nothing waits for it before it is read with jax.device_get.
+    `rows` are this host's own. The call does not wait; reading the results with jax.device_get does.
     """
     if jax.process_count() == 1:
         return rows, np.int32(flag)
@@ -163,14 +164,14 @@ def gather_hosts(rows: np.ndarray, flag: int, after: jax.Array, mesh: Mesh) -> t
 @functools.cache
 def _gathering(mesh: Mesh) -> Any:
     def gather(rows: jax.Array, flags: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
-        del after  # two collectives that run at the same time would mix their data
+        del after  # two collectives at the same time would mix their data
         return rows, flags.max()
 
     return jax.jit(gather, out_shardings=replicated(mesh), keep_unused=True)
 
 
 def put_whole(batch: Any, mesh: Mesh) -> Any:
-    """Make global arrays, rows over `data` and `fsdp`, of rows that every host has all of."""
+    """Build global arrays, rows over `data` and `fsdp`, from rows that every host holds in full."""
 
     def put(rows: Any) -> jax.Array:
         if isinstance(rows, jax.Array):

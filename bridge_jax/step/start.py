@@ -1,4 +1,4 @@
-"""How the bridge starts: where the towers are, before a stage first trains what fuses a pair."""
+"""The start of the bridge: take over the towers' alignment before a stage first trains the fused parts."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,17 @@ from bridge_jax.types import Params
 
 
 def start_fused(cfg: Config, params: Params) -> Params:
-    """Let the bridge start where the towers are (docs/method.md 3.5 and 5.13).
+    """Return parameters whose bridge starts from the towers' alignment (docs/method.md 3.5 and 5.13).
 
-    Done when a stage begins whose fused parts were never trained. The fused projections become copies of the unimodal
+    Called when a stage begins whose fused parts were never trained. The fused projections become copies of the unimodal
     ones: with gates nearly closed the fused score is the unimodal score, and training only has to improve on it.
 
-    The attention starts there too, where the method draws it at random. A unimodal cosine is a mean over all tokens
+    The attention starts there too; the method draws it at random. A unimodal cosine is a mean over all tokens
     and patches of <W_t h_t, W_v h_v>, so the unimodal projections have already learned which word goes with which
     patch. The first E columns of both maps into the shared width become W G with one random rotation G (so that every
     head sees a share of all directions), queries and keys the identity: a word's attention over the patches starts as
     its own cosines. The other columns stay random and carry what the embeddings leave out, such as where things are.
-    The first layer stays as it is where a loss (`token_itc`) trains what it compares.
+    The first layer is left alone if a loss (`token_itc`) trains what it compares.
     """
     heads = params["heads"]
     copies = {f"fused_{side}": jax.tree.map(jnp.copy, heads[f"unimodal_{side}"]) for side in ("image", "text")}

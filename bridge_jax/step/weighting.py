@@ -11,7 +11,7 @@ from bridge_jax.types import Array, Batch, Loss, Outputs, Params
 
 
 def losses_of(cfg: Config, names: tuple[str, ...], outputs: Outputs, batch: Batch) -> dict[str, Loss]:
-    """Return every loss of `names`."""
+    """Return name -> loss, for every loss of `names`."""
     return {name: objectives.bind(name, cfg.losses[name])(outputs, batch) for name in names}
 
 
@@ -19,13 +19,13 @@ def combine(
     cfg: Config, names: tuple[str, ...], params: Params, outputs: Outputs, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
     """Return the weighted sum of the stage's losses, and every metric as `<loss>/<name>`."""
-    found = losses_of(cfg, names, outputs, batch)
-    total, metrics = weigh(cfg, params, {name: loss.mean for name, loss in found.items()})
-    return total, metrics | metrics_of(found)
+    losses = losses_of(cfg, names, outputs, batch)
+    total, metrics = weigh(cfg, params, {name: loss.mean for name, loss in losses.items()})
+    return total, metrics | metrics_of(losses)
 
 
 def weigh(cfg: Config, params: Params, means: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-    """Return the weighted sum of the means of a stage's losses, and means and weights as metrics (see `weights_of`)."""
+    """Return the weighted sum of a stage's loss means, and the means and weights as metrics (see `weights_of`)."""
     weights, total, metrics = weights_of(cfg, tuple(means), params), jnp.zeros(()), {}
     for name, mean in means.items():
         if cfg.loss_weighting == "learnable":
@@ -39,8 +39,8 @@ def weights_of(cfg: Config, names: tuple[str, ...], params: Params) -> dict[str,
     """Return the weight of every loss of a stage.
 
     fixed      w_i
-    bounded    the w_i shared out anew by softmax(log w_i + tanh(a_i)): their sum is kept, and no weight can move
-               against another by more than a factor e^2. The paper's alpha has no such bound, and runs away
+    bounded    the w_i, redistributed by softmax(log w_i + tanh(a_i)): their sum stays, and no ratio of two weights
+               can change by more than a factor e^2. The paper's alpha has no such bound, and runs away
                (docs/method.md 5.8).
     learnable  exp(-a_i) w_i, with a_i added to the loss (Kendall et al. 2018).
     """
@@ -54,6 +54,6 @@ def weights_of(cfg: Config, names: tuple[str, ...], params: Params) -> dict[str,
     return weights
 
 
-def metrics_of(found: Mapping[str, Loss]) -> dict[str, Array]:
+def metrics_of(losses: Mapping[str, Loss]) -> dict[str, Array]:
     """Return every metric of the losses as `<loss>/<name>`."""
-    return {f"{name}/{key}": value for name, loss in found.items() for key, value in loss.metrics.items()}
+    return {f"{name}/{key}": value for name, loss in losses.items() for key, value in loss.metrics.items()}

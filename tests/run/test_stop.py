@@ -60,9 +60,9 @@ BODIES = {
 """,
     "alone": """
         from bridge_jax.run import stop as module
-        module._TOGETHER_SECS = 1.0
+        module._AGREE_SECS = 1.0
         with stop.keeping():
-            stop.together = True
+            stop.multihost = True
             for step in range(4):
                 with stop.busy():
                     stop.alive()
@@ -72,7 +72,7 @@ BODIES = {
 """,
     "together": """
         with stop.keeping():
-            stop.together = True
+            stop.multihost = True
             say('ready')
             while not stop.signal:
                 time.sleep(0.01)
@@ -84,14 +84,14 @@ BODIES = {
 """,
     "told_by_another": """
         with stop.keeping():
-            stop.together = True
+            stop.multihost = True
             say('ready')
             with stop.busy():
                 stop.agree(15)
             stop.wait_for_the_end()
 """,
     "over_before_all_knew": """
-        stop.together = True
+        stop.multihost = True
         say('ready')
         time.sleep(1)
 """,
