@@ -43,8 +43,8 @@ def room_of(path):
     def fits(pattern):
         return path.rpartition("/")[0] == pattern.rpartition("/")[0] and fnmatch.fnmatchcase(path, pattern)
 
-    found = [(("*" in pattern), name) for name, room in ROOMS.items() for pattern in room.patterns if fits(pattern)]
-    return min(found)[1] if found else None
+    fitting = [(("*" in pattern), name) for name, room in ROOMS.items() for pattern in room.patterns if fits(pattern)]
+    return min(fitting)[1] if fitting else None
 
 
 def imports(source):
@@ -104,31 +104,31 @@ def dead_rules(sources):
 
 def home_violations(path, source):
     """Return a line for every import of a dependency outside its home."""
-    found = []
+    violations = []
     for module, line in imports(source):
         for dependency, homes in HOMES.items():
             inside = module == dependency or module.startswith(dependency + ".")
             if inside and not any(fnmatch.fnmatchcase(path, home) for home in homes):
-                found.append(f"{path}:{line}: {dependency} is for {' and '.join(homes) or 'nobody'}")
-    return list(dict.fromkeys(found))
+                violations.append(f"{path}:{line}: {dependency} is for {' and '.join(homes) or 'nobody'}")
+    return list(dict.fromkeys(violations))
 
 
 def shipping_violations(path, source):
     """Return a line for every relative import of our own files, and for what a shipped file may not import."""
-    found = []
+    violations = []
     for module, line in imports(source):
         top = module.split(".")[0]
         if not path.startswith(SHIPPED):
             if not top:
-                found.append(f"{path}:{line}: a relative import; write the whole name")
+                violations.append(f"{path}:{line}: a relative import; write the whole name")
         elif top and top not in SHIPPED_IMPORTS | sys.stdlib_module_names:
-            found.append(f"{path}:{line}: {module} will not be there where the exported folder is loaded")
-    return found
+            violations.append(f"{path}:{line}: {module} will not be there where the exported folder is loaded")
+    return violations
 
 
 def idiom_violations(path, source):
     """Return a line for every `.get` or defaulted `getattr` on a config, and for unpickling through NumPy."""
-    found = []
+    violations = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -138,25 +138,25 @@ def idiom_violations(path, source):
         elif isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) == 3:
             read = node.args[0]
         if read is not None and re.search(r"\b(cfg|config)(\b|_)|_(cfg|config)\b", ast.unparse(read)):
-            found.append(f"{path}:{node.lineno}: {ast.unparse(node)} hides a missing key; index the config")
+            violations.append(f"{path}:{node.lineno}: {ast.unparse(node)} hides a missing key; index the config")
         if ast.unparse(node.func) == "np.load" and not any(word.arg == "allow_pickle" for word in node.keywords):
-            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}: say allow_pickle=False")
+            violations.append(f"{path}:{node.lineno}: {ast.unparse(node)}: say allow_pickle=False")
         if any(word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords):
-            found.append(f"{path}:{node.lineno}: {ast.unparse(node)} runs what a file says")
-    return found
+            violations.append(f"{path}:{node.lineno}: {ast.unparse(node)} runs what a file says")
+    return violations
 
 
 def length_violations(path, source, exceptions=LONGER):
     """Return a line for the file and for every function that is too long."""
-    found = []
+    violations = []
     if (lines := len(source.splitlines())) > FILE_LINES and path not in exceptions:
-        found.append(f"{path}: {lines} lines, at most {FILE_LINES}")
+        violations.append(f"{path}: {lines} lines, at most {FILE_LINES}")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and f"{path}::{node.name}" not in exceptions:
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES:
-                found.append(f"{path}:{node.lineno}: {node.name} has {lines} lines, at most {FUNCTION_LINES}")
-    return found
+                violations.append(f"{path}:{node.lineno}: {node.name} has {lines} lines, at most {FUNCTION_LINES}")
+    return violations
 
 
 def report(violations):

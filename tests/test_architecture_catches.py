@@ -34,8 +34,8 @@ KNOWN = ["bridge_jax/models/vit.py", "bridge_jax/losses/itc.py", "bridge_jax/ste
     ],
 )  # fmt: skip
 def test_the_floor_check_catches(path, source, caught):
-    found = "\n".join(floor_violations(path, source, KNOWN))
-    assert re.search(caught, found) if caught else found == ""
+    lines = "\n".join(floor_violations(path, source, KNOWN))
+    assert re.search(caught, lines) if caught else lines == ""
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_the_floor_check_catches(path, source, caught):
     ],
 )
 def test_the_other_checks_catch(check, source, caught):
-    found = "\n".join(check("bridge_jax/losses/foo.py", source))
-    assert re.search(caught, found) if caught else found == ""
+    lines = "\n".join(check("bridge_jax/losses/foo.py", source))
+    assert re.search(caught, lines) if caught else lines == ""
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_the_other_checks_catch(check, source, caught):
 )
 def test_torch_has_its_home(path, source, caught):
     path = f"bridge_jax/interop/{path}"
-    found = "\n".join(home_violations(path, source) + shipping_violations(path, source))
-    assert re.search(caught, found) if caught else found == ""
+    lines = "\n".join(home_violations(path, source) + shipping_violations(path, source))
+    assert re.search(caught, lines) if caught else lines == ""
 
 
 def test_a_rule_that_nothing_needs_is_caught(monkeypatch):
@@ -84,7 +84,7 @@ def test_a_rule_that_nothing_needs_is_caught(monkeypatch):
     monkeypatch.setitem(HOMES, "grain", [*HOMES["grain"], "bridge_jax/data/text.py"])
     monkeypatch.setitem(LONGER, "bridge_jax/types.py", "no reason")
     monkeypatch.setitem(LONGER, "bridge_jax/gone.py", "no reason")
-    found = dead_rules(SOURCES)
-    assert [line.split(":")[0] for line in found] == [
+    lines = dead_rules(SOURCES)
+    assert [line.split(":")[0] for line in lines] == [
         "ROOMS['analysis']", "HOMES['grain']", "LONGER['bridge_jax/types.py']", "LONGER['bridge_jax/gone.py']"
     ]  # fmt: skip

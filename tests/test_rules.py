@@ -77,9 +77,9 @@ def test_a_pattern_that_is_no_expression_is_refused():
 
 
 def test_any_of():
-    found = rules.any_of((r".*/bias", r".*log_scale"), PATHS, "config.no_decay")
-    assert {path for path, hit in found.items() if hit} == {PATHS[0], PATHS[2]}
-    assert set(found) == set(PATHS)
+    matched = rules.any_of((r".*/bias", r".*log_scale"), PATHS, "config.no_decay")
+    assert {path for path, hit in matched.items() if hit} == {PATHS[0], PATHS[2]}
+    assert set(matched) == set(PATHS)
     with pytest.raises(ConfigError, match=r"^config\.no_decay: rule '\.\*/scale' matches no parameter"):
         rules.any_of((r".*/bias", r".*/scale"), PATHS, "config.no_decay")
 

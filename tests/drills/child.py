@@ -25,9 +25,9 @@ real_enter, real_book, real_begin, real_write = Stop.__enter__, Outcome._book, O
 
 
 def enter(self):
-    found = real_enter(self)
+    entered = real_enter(self)
     print("import", file=LOG)
-    return found
+    return entered
 
 
 def book(self, what):

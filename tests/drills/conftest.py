@@ -22,7 +22,7 @@ class Run:
         workdir.mkdir(exist_ok=True)
         self.workdir, number = workdir, len(list(workdir.parent.glob(f"{workdir.name}.*.log")))
         self.log = workdir.with_name(f"{workdir.name}.{number:03}.log")
-        self.said = self.log.with_suffix(".stderr")
+        self.stderr = self.log.with_suffix(".stderr")
         cache = workdir.with_name(f"{workdir.name}_cache")
         cache.mkdir(exist_ok=True)
         if not (cache / "xla").exists():
@@ -34,13 +34,13 @@ class Run:
         command = [*before, sys.executable, str(Path(__file__).with_name("child.py")), *flags, f"--workdir={workdir}"]
         command.append(f"--config.cache_dir={cache}")
         environment["PYTHONPATH"] = str(ROOT)
-        with self.said.open("w") as said:
+        with self.stderr.open("w") as stderr:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
             )
 
     def lines(self) -> list[str]:
-        """Return what the process told of itself; a killed one may have left half a line."""
+        """Return the lines of the process's log; a killed process may have left half a line."""
         return [line[:-1] for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def reaches(self, phase: str, times: int = 1) -> bool:
@@ -51,10 +51,10 @@ class Run:
             time.sleep(0.005)
         return True
 
-    def seconds_until_said(self, text: str) -> float:
+    def seconds_until_printed(self, text: str) -> float:
         started = time.monotonic()
-        while text not in self.said.read_text():
-            assert time.monotonic() - started < 20, self.said.read_text()
+        while text not in self.stderr.read_text():
+            assert time.monotonic() - started < 20, self.stderr.read_text()
             time.sleep(0.005)
         return time.monotonic() - started
 
@@ -73,13 +73,13 @@ def flags(tiny_flags) -> list[str]:
 def whole(flags, tmp_path_factory) -> Run:
     """The undisturbed run, which compiles the programs and reports what it unpickles."""
     run = Run(flags, tmp_path_factory.mktemp("whole") / "run", PROGRAMS, "pickle")
-    assert run.end() == 0, run.said.read_text()
+    assert run.end() == 0, run.stderr.read_text()
     return run
 
 
 @pytest.fixture(scope="session")
 def start(flags, whole, tmp_path_factory) -> Callable[..., Run]:
-    """Start a process of the run: start(workdir), behind the words of `before` if given.
+    """Start a process of the run: start(workdir), behind the words of `before`.
 
     It reads the programs that the whole run compiled. A process killed while it writes one into JAX's cache leaves half
     of it there, so the suite's own is copied.
@@ -91,10 +91,10 @@ def start(flags, whole, tmp_path_factory) -> Callable[..., Run]:
 
 def drawn(workdir: Path) -> dict[str, str]:
     """Return stage and step -> the ids of the examples, drawn by all processes of a run; the same every time."""
-    found: dict[str, str] = {}
+    ids_of: dict[str, str] = {}
     for log in sorted(workdir.parent.glob(f"{workdir.name}.*.log")):
         for line in log.read_text().splitlines(keepends=True):
             if line.startswith("batch ") and line.endswith("\n"):
                 _, stage, step, ids = line.split(" ", 3)
-                assert found.setdefault(f"{stage} {step}", ids) == ids
-    return found
+                assert ids_of.setdefault(f"{stage} {step}", ids) == ids
+    return ids_of

@@ -123,12 +123,12 @@ def test_five_percent_broken_stops_the_run_with_the_list(tiny, small_shapes, tmp
     for _ in range(2):
         with pytest.raises(
             ConfigError, match=r"more than 1.00% of 200 training records are broken: .*: .*; .*: "
-        ) as told:
+        ) as caught:
             runs.run(cfg, tmp_path / "run")
-        found = entries(tmp_path / "run")
-        assert len(found) >= 3
-        assert {file for _, file in found} <= names.keys()
-        assert all(file in str(told.value) for _, file in found[:5])
+        listed = entries(tmp_path / "run")
+        assert len(listed) >= 3
+        assert {file for _, file in listed} <= names.keys()
+        assert all(file in str(caught.value) for _, file in listed[:5])
     assert json.loads((tmp_path / "run" / "outcome.json").read_text())["exit_code"] == 2
     allowed = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, broken_limit=0.05))
     runs.run(allowed, tmp_path / "run")

@@ -159,8 +159,8 @@ def test_frozen_parameters_are_stored_once_and_come_back(cfg, tmp_path):
     again = Checkpoints(tmp_path, read_only=True)
     assert again.steps() == [1, 2]
     for step in (1, 2):
-        found = again.restore_params(step, jax.eval_shape(lambda: tree(0)))
-        assert jax.tree.map(bits, found) == jax.tree.map(bits, tree(step) | {"a": tree(0)["a"]})
+        restored = again.restore_params(step, jax.eval_shape(lambda: tree(0)))
+        assert jax.tree.map(bits, restored) == jax.tree.map(bits, tree(step) | {"a": tree(0)["a"]})
     flip(a_file(tmp_path / "checkpoints" / "frozen"))
     with pytest.raises(StorageError, match=r"/2 is damaged: frozen: .*; checkpoint .*/1 is damaged: frozen: "):
         Checkpoints(tmp_path, read_only=True).latest()
@@ -172,6 +172,6 @@ def test_frozen_parameters_of_another_run_are_not_taken(cfg, tmp_path):
         saves = Checkpoints(tmp_path, frozen={"a/kernel", "a/awkward"})
         saves.save(1, "stabilise", tree(seed), {"count": jnp.int32(0)}, cfg)
         saves.close()
-        found = Checkpoints(tmp_path, read_only=True).restore_params(1, jax.eval_shape(lambda: tree(0)))
-        assert jax.tree.map(bits, found) == jax.tree.map(bits, tree(seed))
+        restored = Checkpoints(tmp_path, read_only=True).restore_params(1, jax.eval_shape(lambda: tree(0)))
+        assert jax.tree.map(bits, restored) == jax.tree.map(bits, tree(seed))
         shutil.rmtree(tmp_path / "checkpoints" / "1")

@@ -14,8 +14,8 @@ from tests.runs import assert_same
 
 
 def outcome(workdir):
-    found = json.loads((workdir / "outcome.json").read_text())
-    return found["cause"], found["exit_code"]
+    record = json.loads((workdir / "outcome.json").read_text())
+    return record["cause"], record["exit_code"]
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def on_a_disk():
 def test_a_full_disk_costs_nothing_that_was_saved(start, whole, on_a_disk, tmp_path):
     workdir = tmp_path / "run"
     run = start(workdir, before=on_a_disk(workdir, "3m", "size=3m"))
-    assert run.end() == 5, run.said.read_text()
-    (line,) = (line for line in run.said.read_text().splitlines() if line.startswith("error:"))
+    assert run.end() == 5, run.stderr.read_text()
+    (line,) = (line for line in run.stderr.read_text().splitlines() if line.startswith("error:"))
     assert line.startswith("error: /mnt/checkpoints/")
     assert "No space left on device" in line
     assert outcome(workdir) == ("storage", 5)
@@ -50,15 +50,15 @@ def test_a_full_disk_costs_nothing_that_was_saved(start, whole, on_a_disk, tmp_p
     assert steps
     assert [manifest.fault(workdir / manifest.CHECKPOINTS / str(step)) for step in steps] == [""] * len(steps)
     run = start(workdir)
-    assert run.end() == 0, run.said.read_text()
+    assert run.end() == 0, run.stderr.read_text()
     assert_same(workdir, whole.workdir)
 
 
 def test_a_read_only_disk_is_one_clear_line(start, on_a_disk, tmp_path):
     run = start(tmp_path / "run", before=on_a_disk(tmp_path / "run", "3m", "ro"))
     assert run.end() == 5
-    assert "Read-only file system" in run.said.read_text()
-    assert "Traceback" not in run.said.read_text()
+    assert "Read-only file system" in run.stderr.read_text()
+    assert "Traceback" not in run.stderr.read_text()
 
 
 def test_a_folder_without_permission_is_one_clear_line(start, whole, tmp_path):
@@ -69,15 +69,15 @@ def test_a_folder_without_permission_is_one_clear_line(start, whole, tmp_path):
     folder.chmod(0o555)
     without = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
     run = start(workdir, before=without)
-    assert run.end() == 5, run.said.read_text()
-    (line,) = (line for line in run.said.read_text().splitlines() if line.startswith("error:"))
+    assert run.end() == 5, run.stderr.read_text()
+    (line,) = (line for line in run.stderr.read_text().splitlines() if line.startswith("error:"))
     assert str(folder) in line
     assert "Permission denied" in line
-    assert "Traceback" not in run.said.read_text()
+    assert "Traceback" not in run.stderr.read_text()
     assert outcome(workdir) == ("storage", 5)
     folder.chmod(0o755)
     run = start(workdir, before=without)
-    assert run.end() == 0, run.said.read_text()
+    assert run.end() == 0, run.stderr.read_text()
     assert_same(workdir, whole.workdir)
 
 
@@ -87,11 +87,11 @@ def test_a_slow_disk_costs_time_and_nothing_else(start, whole, tmp_path):
     run = start(workdir, "slow")
     assert run.reaches("save")
     run.process.send_signal(signal.SIGTERM)
-    assert run.end() == 143, run.said.read_text()
-    found = json.loads((workdir / "outcome.json").read_text())
-    assert found["saved_step"] == found["step"] > 0
+    assert run.end() == 143, run.stderr.read_text()
+    record = json.loads((workdir / "outcome.json").read_text())
+    assert record["saved_step"] == record["step"] > 0
     run = start(workdir, "slow")
-    assert run.end() == 0, run.said.read_text()
+    assert run.end() == 0, run.stderr.read_text()
     assert_same(workdir, whole.workdir)
 
 
@@ -108,9 +108,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_made_again(start, whole, tmp_p
         content[len(content) // 3] ^= 4
         array.write_bytes(content)
     run = start(workdir)
-    assert run.end() == 0, run.said.read_text()
-    assert f"checkpoint {newest} is damaged: " in run.said.read_text()
-    assert "going back to checkpoint 6" in run.said.read_text()
+    assert run.end() == 0, run.stderr.read_text()
+    assert f"checkpoint {newest} is damaged: " in run.stderr.read_text()
+    assert "going back to checkpoint 6" in run.stderr.read_text()
     assert manifest.fault(newest) == ""
     assert_same(workdir, whole.workdir)
 
@@ -121,7 +121,7 @@ def test_two_runs_do_not_share_a_workdir(start, tmp_path):
     before = (tmp_path / "run" / "outcome.json").read_text()
     second = start(tmp_path / "run")
     assert second.end() == 4
-    (line,) = second.said.read_text().splitlines()
+    (line,) = second.stderr.read_text().splitlines()
     assert f"is in use by process {first.process.pid} on " in line
     assert (tmp_path / "run" / "outcome.json").read_text() == before
     first.process.kill()
@@ -133,7 +133,7 @@ def test_a_second_signal_in_a_save_that_hangs_ends_at_once_and_harms_nothing(sta
     run = start(workdir, "save")
     assert run.reaches("stalled")
     run.process.send_signal(signal.SIGTERM)
-    assert run.seconds_until_said("stopping; a second signal ends the run at once") < 1
+    assert run.seconds_until_printed("stopping; a second signal ends the run at once") < 1
     time.sleep(1)
     assert run.process.poll() is None, "it must wait for the save"
     run.process.send_signal(signal.SIGTERM)
@@ -144,5 +144,5 @@ def test_a_second_signal_in_a_save_that_hangs_ends_at_once_and_harms_nothing(sta
     assert manifest.committed(workdir / manifest.CHECKPOINTS) == []
     assert os.listdir(workdir / manifest.CHECKPOINTS)
     run = start(workdir)
-    assert run.end() == 0, run.said.read_text()
+    assert run.end() == 0, run.stderr.read_text()
     assert_same(workdir, whole.workdir)

@@ -54,10 +54,10 @@ def assert_ended_as(run, whole):
     """Compare a finished run with the undisturbed one."""
     assert_same(run.workdir, whole.workdir)
     expected = drawn(whole.workdir)
-    found = drawn(run.workdir)
+    actual = drawn(run.workdir)
     consumed = [key for key in expected if int(key.split()[1]) < 4]  # what is read ahead differs
-    assert {key: found[key] for key in consumed} == {key: expected[key] for key in consumed}
-    assert "damaged" not in run.said.read_text()
+    assert {key: actual[key] for key in consumed} == {key: expected[key] for key in consumed}
+    assert "damaged" not in run.stderr.read_text()
 
 
 def test_a_run_unpickles_nothing(whole):
@@ -74,7 +74,7 @@ def test_kills(start, whole, seconds, tmp_path):
             run = start(workdir)
             try:
                 code = run.process.wait(draw.uniform(0, seconds) if killed.total() < KILLS else 300)
-                assert code == 0, run.said.read_text()
+                assert code == 0, run.stderr.read_text()
                 finished = True
             except subprocess.TimeoutExpired:
                 run.process.kill()
@@ -98,7 +98,7 @@ def test_stops(start, whole, tmp_path):
         signum = signal.SIGINT if stopped.total() % 4 == 3 else signal.SIGTERM
         run.process.send_signal(signum)
         if run.process.poll() is None:
-            noticed.append(run.seconds_until_said("stopping; a second signal ends the run at once"))
+            noticed.append(run.seconds_until_printed("stopping; a second signal ends the run at once"))
         code, outcome = run.end(), json.loads((workdir / "outcome.json").read_text())
         if outcome["cause"] == "finished":
             assert_ended_as(run, whole)
@@ -109,7 +109,7 @@ def test_stops(start, whole, tmp_path):
         assert_every_checkpoint_is_whole(workdir)
         stopped[f"{phase} {times}"] += 1
     run = start(workdir)
-    assert run.end() == 0, run.said.read_text()
+    assert run.end() == 0, run.stderr.read_text()
     assert_ended_as(run, whole)
     print(f"{stopped.total()} stops: {dict(stopped)}; noticed after {max(noticed):.3f} s at most")
     assert max(noticed) < 1

@@ -21,7 +21,7 @@ from pathlib import Path
 FOLDER = Path(os.environ["RECORDER"])
 
 
-def given(words, flag):
+def flag_value(words, flag):
     return next((word.split("=", 1)[1] for word in words if word.startswith(f"{flag}=")), None)
 
 
@@ -45,7 +45,7 @@ def tpus(words, state):
         listed(resources)
     elif action == "create":
         states = state["after_create"] if kind == "queued-resources" else "READY"
-        resources[name] = [states, given(words, "--accelerator-type")]
+        resources[name] = [states, flag_value(words, "--accelerator-type")]
     elif action == "delete":
         del resources[name]
         lose_workers(state)
@@ -58,7 +58,7 @@ def tpus(words, state):
 
 
 def ssh(words, state):
-    command = given(words, "--command")
+    command = flag_value(words, "--command")
     if command.endswith("follow"):
         outcome = state["runs"].pop(0)
         code, after = outcome if isinstance(outcome, list) else (outcome, None)
@@ -70,7 +70,7 @@ def ssh(words, state):
                 elif after:
                     resources[name][0] = after
         return code
-    homes = state["workers"] if given(words, "--worker") == "all" else state["workers"][:1]
+    homes = state["workers"] if flag_value(words, "--worker") == "all" else state["workers"][:1]
     codes = [subprocess.run(["bash", "-c", command], cwd=home).returncode for home in homes]
     return max(codes)
 

@@ -23,14 +23,14 @@ FLAGS = {
 
 
 def steps(machine):
-    """What was done to the slice: the verb of every call of gcloud, and for ssh the command of tpu_worker.sh."""
-    found = []
+    """Return the actions on the slice: the verb of every gcloud call, and for ssh the command of tpu_worker.sh."""
+    actions = []
     for program, *words in machine.calls:
         if program == "gcloud" and words[:2] == ["compute", "tpus"]:
             worker = re.search(r"tpu_worker.sh (\w+)", " ".join(words))
             queued = "queued " if words[2] == "queued-resources" else ""
-            found.append(worker[1] if worker else queued + words[3])
-    return found
+            actions.append(worker[1] if worker else queued + words[3])
+    return actions
 
 
 def changes(machine):
@@ -257,5 +257,5 @@ def test_bad_flags_are_one_line_and_cost_nothing(machine, words):
 def test_no_test_can_reach_a_real_cloud(machine):
     """A real gcloud may be installed, with somebody's credentials."""
     for name in ("gcloud", "kubectl", "sbatch", "srun", "ssh"):
-        found = shutil.which(name, path=machine.env["PATH"])
-        assert found is None or "recorder.py" in Path(found).read_text()
+        program = shutil.which(name, path=machine.env["PATH"])
+        assert program is None or "recorder.py" in Path(program).read_text()

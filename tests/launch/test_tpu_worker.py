@@ -34,13 +34,13 @@ def test_every_worker_trains_one_commit_with_the_flags_as_they_were_given(machin
 
 def test_a_clone_is_of_the_commit_that_was_asked_for(machine):
     """Not of a branch that moved on meanwhile."""
-    asked = machine.commit
+    commit = machine.commit
     (machine.repository / "constraints.txt").write_text("")
     machine.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--all", "--quiet", "--message=later")
     machine.simulate(slices=READY)
-    done = machine.script("tpu_vm", "run", *SLICE, f"--repo={machine.repository}", f"--commit={asked}", *MAIN)
+    done = machine.script("tpu_vm", "run", *SLICE, f"--repo={machine.repository}", f"--commit={commit}", *MAIN)
     assert done.returncode == 0, done.stderr
-    assert machine.run("git", "rev-parse", "HEAD", cwd=machine.homes[1] / "bridge_jax").stdout.strip() == asked
+    assert machine.run("git", "rev-parse", "HEAD", cwd=machine.homes[1] / "bridge_jax").stdout.strip() == commit
 
 
 def test_install(worker):

@@ -30,7 +30,7 @@ SLOW = ("-m", "tests.drills.child")  # the same, and half a second a batch
 
 
 def free_address() -> str:
-    """A port of this machine that is free now."""
+    """Return an address with a port of this machine that is free now."""
     with socket.create_server(("localhost", 0)) as server:
         return f"localhost:{server.getsockname()[1]}"
 
@@ -40,9 +40,9 @@ Start = Callable[..., list[subprocess.Popen]]
 
 @pytest.fixture(scope="module")
 def start(tiny_flags) -> Start:
-    """Start main as the given processes of `count` on `devices` devices each, the tiny experiment with `flags`.
+    """Start one process of main for each of `flags`, of `count` on `devices` devices each, on the tiny experiment.
 
-    Each runs the code of its own one of `trees`, where they are given.
+    Each process runs the code of its own tree of `trees`.
     """
 
     def processes(
@@ -57,14 +57,14 @@ def start(tiny_flags) -> Start:
         compiler = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = os.environ | {"XLA_FLAGS": compiler}
         environment |= {"DRILL_LOG": os.devnull, "DRILL_STALL": "slow"}
-        found, address = [], free_address()
+        started, address = [], free_address()
         for index, own in enumerate(flags):
-            given = {flag.split("=")[0] for flag in own}  # a tuple that is given twice is one longer tuple
-            kept = [flag for flag in tiny_flags if flag.split("=")[0] not in given]
+            own_names = {flag.split("=")[0] for flag in own}  # a tuple flag that comes twice is one longer tuple
+            kept = [flag for flag in tiny_flags if flag.split("=")[0] not in own_names]
             command = [sys.executable, *program, *kept, f"--workdir={workdir}", *own]
             if count > 1:
                 command += [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={index}"]
-            found.append(
+            started.append(
                 subprocess.Popen(
                     command,
                     cwd=trees[index],
@@ -74,26 +74,26 @@ def start(tiny_flags) -> Start:
                     stderr=subprocess.PIPE,
                 )
             )
-        return found
+        return started
 
     return processes
 
 
 def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
     """Return exit code and stderr of each."""
-    said = [process.communicate(timeout=400)[1] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+    texts = [process.communicate(timeout=400)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, texts, strict=True)]
 
 
-def close(found: Path, expected: Path) -> None:
+def close(workdir: Path, expected: Path) -> None:
     """Compare the logs and the last parameters of two runs."""
-    mine, other = runs.logged(found), runs.logged(expected)
+    mine, other = runs.logged(workdir), runs.logged(expected)
     assert mine.keys() == other.keys()
     for key, value in other.items():
         if isinstance(value, float):
             assert mine[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
     last = Checkpoints(expected, read_only=True).latest()
-    one, two = (last_parameters(folder, last) for folder in (found, expected))
+    one, two = (last_parameters(folder, last) for folder in (workdir, expected))
     for path, value in two.items():
         if re.fullmatch("(vision|text)/.*/key/bias", path):
             continue  # it has no gradient but rounding, which Adam scales up to a whole step
@@ -131,8 +131,8 @@ FLAGS += ["--config.stages.stabilise.learning_rate=3e-4"]
 def undisturbed(start, tmp_path_factory) -> Path:
     """The workdir of one process of two devices."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    ((code, said),) = ends(start(workdir, [FLAGS], count=1, devices=2))
-    assert code == 0, said
+    ((code, stderr),) = ends(start(workdir, [FLAGS], count=1, devices=2))
+    assert code == 0, stderr
     return workdir
 
 
@@ -141,14 +141,14 @@ def test_two_processes_are_one_run_and_runs_go_on_with_one_then_two_then_one(sta
     workdir = tmp_path / "run"
     for count, step, signum in ((1, 2, signal.SIGTERM), (2, 5, signal.SIGINT)):
         running = start(workdir, [FLAGS] * count, count=count, devices=1, program=SLOW)
-        for code, said in stop_at(running, workdir, step, signum):
-            assert code == 128 + signum, said
-            assert re.search(rf"^stopped by {signum.name} after step \d; nothing is lost", said, re.M)
+        for code, stderr in stop_at(running, workdir, step, signum):
+            assert code == 128 + signum, stderr
+            assert re.search(rf"^stopped by {signum.name} after step \d; nothing is lost", stderr, re.M)
         outcome = json.loads((workdir / "outcome.json").read_text())
         assert (outcome["cause"], outcome["exit_code"]) == ("stopped", 128 + signum)
         assert step <= outcome["saved_step"] == outcome["step"] <= step + 3  # to tell the others takes a step or two
-    ((code, said),) = ends(start(workdir, [FLAGS], count=1, devices=1))
-    assert code == 0, said
+    ((code, stderr),) = ends(start(workdir, [FLAGS], count=1, devices=1))
+    assert code == 0, stderr
     close(workdir, undisturbed)
 
 
@@ -157,10 +157,10 @@ def test_a_run_goes_on_on_one_then_eight_then_two_devices(start, undisturbed, tm
     workdir = tmp_path / "run"
     for devices, step, mesh in ((1, 2, "data=1"), (8, 5, "fsdp=4")):
         running = start(workdir, [[*FLAGS, f"--config.mesh.{mesh}"]], count=1, devices=devices, program=SLOW)
-        ((code, said),) = stop_at(running, workdir, step, signal.SIGTERM)
-        assert code == 143, said
-    ((code, said),) = ends(start(workdir, [[*FLAGS, "--config.mesh.fsdp=2"]], count=1, devices=2))
-    assert code == 0, said
+        ((code, stderr),) = stop_at(running, workdir, step, signal.SIGTERM)
+        assert code == 143, stderr
+    ((code, stderr),) = ends(start(workdir, [[*FLAGS, "--config.mesh.fsdp=2"]], count=1, devices=2))
+    assert code == 0, stderr
     close(workdir, undisturbed)
 
 
@@ -175,9 +175,9 @@ def test_two_processes_leave_a_bad_step_and_broken_data_behind_together(start, s
     flags += ["--config.stages.stabilise.learning_rate=1e38", f"--config.data.data_dir={tmp_path / 'data'}"]
     flags += ["--config.bad_steps.action=skip", "--config.bad_steps.budget=1", "--config.data.broken_limit=0.5"]
     workdir = tmp_path / "run"
-    for code, said in ends(start(workdir, [flags] * 2, count=2, devices=1)):
-        assert code == 3, said
-        assert re.search("^error: step 4 of stage 'stabilise': .* 2 bad steps exceed .*budget, 1: ", said, re.M)
+    for code, stderr in ends(start(workdir, [flags] * 2, count=2, devices=1)):
+        assert code == 3, stderr
+        assert re.search("^error: step 4 of stage 'stabilise': .* 2 bad steps exceed .*budget, 1: ", stderr, re.M)
     saves, report, batch = bad_step.read(workdir / "bad_step_3")
     assert saves.latest() == 2
     assert report["image_ids"] == batch.image_ids.tolist()
@@ -188,22 +188,22 @@ def test_two_processes_leave_a_bad_step_and_broken_data_behind_together(start, s
 
 def test_a_missing_process_is_named_by_all(start, tmp_path):
     flags = [["--meet_secs=3"]] * 2
-    found = ends(start(tmp_path / "run", flags, count=3, devices=1))
-    for code, said in found:
+    ended = ends(start(tmp_path / "run", flags, count=3, devices=1))
+    for code, stderr in ended:
         assert code == 2
         assert re.search(
             r"^error: localhost:\d+: waited 3 s for 3 processes; missing: 2; present: 0 \(.*\), 1 \(.*\)\. Start",
-            said,
+            stderr,
             re.M,
         )
     assert not (tmp_path / "run").exists()
 
 
 def test_another_config_is_named_by_all(start, tmp_path):
-    found = ends(start(tmp_path / "run", [["--config.seed=1"], ["--config.seed=2"]], count=2, devices=1))
-    for code, said in found:
+    ended = ends(start(tmp_path / "run", [["--config.seed=1"], ["--config.seed=2"]], count=2, devices=1))
+    for code, stderr in ended:
         assert code == 2
-        assert re.search(r"^error: .*process 1 \(.*\) differs from process 0: config.seed: 1 -> 2; start", said, re.M)
+        assert re.search(r"^error: .*process 1 \(.*\) differs from process 0: config.seed: 1 -> 2; start", stderr, re.M)
 
 
 @pytest.fixture
@@ -251,16 +251,16 @@ def test_a_process_without_its_first_says_so():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("flags", "message"),
     [
         (("localhost:1", -1, 0), "set all three, or none on a TPU slice"),
         (("localhost", 2, 1), "'localhost'; expected HOST:PORT"),
         (("localhost:1", 2, 2), "--process_id is 2; expected 0 to 1"),
     ],
 )
-def test_flags_that_cannot_work(given, said, tiny):
-    with pytest.raises(ConfigError, match=said):
-        distributed.start(config.parse(tiny()), *given, 1.0)
+def test_flags_that_cannot_work(flags, message, tiny):
+    with pytest.raises(ConfigError, match=message):
+        distributed.start(config.parse(tiny()), *flags, 1.0)
 
 
 def test_alone_nothing_is_started(tiny):

@@ -62,9 +62,9 @@ def test_it_is_filled_in_batches_of_the_evaluator_that_watches_the_stage(tiny_ca
     del settings.evals.retrieval
     cfg = config.parse(settings)
     predict, params = build_predict(cfg, sharding.make_mesh(cfg.mesh), "caption"), init_params(cfg)
-    found = lower_cache.open_or_fill(cfg, cfg.stages["task"], params, predict, quiet)
-    assert np.abs(stored(found.image).astype(np.float32)).max(axis=(1, 2, 3)).min() > 0.1
-    assert np.abs(stored(found.text).astype(np.float32)).max(axis=(1, 2)).min() > 0.1
+    cache = lower_cache.open_or_fill(cfg, cfg.stages["task"], params, predict, quiet)
+    assert np.abs(stored(cache.image).astype(np.float32)).max(axis=(1, 2, 3)).min() > 0.1
+    assert np.abs(stored(cache.text).astype(np.float32)).max(axis=(1, 2)).min() > 0.1
 
 
 def test_a_cached_example_is_what_the_towers_make_of_its_view(cfg, params, predict, cache):

@@ -132,16 +132,16 @@ def ends(process, within):
 
 
 def outcome(folder):
-    found = json.loads((folder / "outcome.json").read_text())
-    return found["cause"], found["exit_code"]
+    record = json.loads((folder / "outcome.json").read_text())
+    return record["cause"], record["exit_code"]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_program_that_waits_is_stopped_at_once(start, tmp_path, signum, code):
     process = start("blocked")
     process.send_signal(signum)
-    found, errors = ends(process, 10)
-    assert found == code
+    exit_code, errors = ends(process, 10)
+    assert exit_code == code
     assert errors.endswith(f"\nstopped by {signum.name}; nothing is lost, the same command goes on\n")
     assert outcome(tmp_path) == ("stopped", code)
 

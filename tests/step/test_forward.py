@@ -1,4 +1,4 @@
-"""The passes: mismatched pairs are really fused with the partners they say, padding and order do not matter."""
+"""The forward passes: mismatched pairs are fused with their mined partners; padding and order do not matter."""
 
 import dataclasses
 
@@ -48,21 +48,21 @@ def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group):
     """Every candidate against the fusion of that one pair alone; the partners against mining called by hand."""
     cfg, params, batch = setup(group=group)
     batch = dataclasses.replace(batch, image_ids=np.array([5, 6, 5, 7], np.int32))
-    found = tiny.outputs(cfg, params, batch, passes=("unimodal", "fused", "mismatched"))
+    outputs = tiny.outputs(cfg, params, batch, passes=("unimodal", "fused", "mismatched"))
     low = tiny.lower(cfg, params, batch)
 
     def fuse(text: int, image: int):
         pair = Lower(image=low.image[image][None], text=low.text[text][None], text_mask=low.text_mask[text][None])
         return tiny.apply(cfg, params, lambda m: m.fused(pair))
 
-    cosines = np.asarray(found.unimodal_text @ found.unimodal_image.T)
+    cosines = np.asarray(outputs.unimodal_text @ outputs.unimodal_image.T)
     same = batch.image_ids[:, None] == batch.image_ids
     text_key, image_key = jax.random.split(jax.random.key(cfg.seed))
     band = (cfg.mining.partners, cfg.mining.margin_min, cfg.mining.margin_max)
     images, by_text_valid = mine_by_hand(cosines, same, text_key, group or 4, band)
     texts, by_image_valid = mine_by_hand(cosines.T, same, image_key, group or 4, band)
     for candidates, partners, valid, is_text in (
-        (found.by_text, images, by_text_valid, True), (found.by_image, texts, by_image_valid, False),
+        (outputs.by_text, images, by_text_valid, True), (outputs.by_image, texts, by_image_valid, False),
     ):  # fmt: skip
         assert candidates.similarity.shape == (4, 3)
         np.testing.assert_array_equal(candidates.valid[:, 0], True)
@@ -92,8 +92,8 @@ def test_mining_sends_no_gradient_into_the_unimodal_heads():
     cfg, params, batch = setup()
 
     def total(heads):
-        found = tiny.outputs(cfg, {**params, "heads": heads}, batch, passes=("fused", "mismatched"))
-        return found.by_text.similarity.sum() + found.by_image.itm_logit.sum()
+        outputs = tiny.outputs(cfg, {**params, "heads": heads}, batch, passes=("fused", "mismatched"))
+        return outputs.by_text.similarity.sum() + outputs.by_image.itm_logit.sum()
 
     gradient = jax.grad(total)(params["heads"])
     assert not jnp.any(gradient["unimodal_text"]["linear"]["kernel"])
@@ -110,11 +110,11 @@ def test_mining_sends_no_gradient_into_the_unimodal_heads():
         (("mim",), set()),
     ],
 )
-def test_only_the_asked_passes_run(passes, fields):
+def test_only_the_requested_passes_run(passes, fields):
     cfg, params, batch = setup()
-    found = tiny.outputs(cfg, params, batch, passes=passes)
-    own = vars(found).pop("own")
-    assert {name for name, value in vars(found).items() if value is not None} == fields | {"logit_scale"}
+    outputs = tiny.outputs(cfg, params, batch, passes=passes)
+    own = vars(outputs).pop("own")
+    assert {name for name, value in vars(outputs).items() if value is not None} == fields | {"logit_scale"}
     assert set(own) == {"mlm", "mim"} & set(passes)
 
 
@@ -127,15 +127,15 @@ def test_what_a_loss_needs_is_there(name):
     assert needs.head is None or needs.output
 
 
-def test_what_losses_read_besides_has_names_of_its_own():
-    found = [
+def test_a_loss_names_its_own_batch_fields_uniquely():
+    names = [
         field
         for name, arguments in (tiny.LOSSES | tiny.OTHERS).items()
         if (fields := objectives.needs(name).fields)
         for field in fields.shapes(tiny.config(stage=dict(losses=(name,))))
     ]
-    assert len(found) == len(set(found)) > 5
-    assert not set(found) & {field.name for field in dataclasses.fields(Batch)}
+    assert len(names) == len(set(names)) > 5
+    assert not set(names) & {field.name for field in dataclasses.fields(Batch)}
     assert set(tiny.LOSSES | tiny.OTHERS) == set(objectives.known())
 
 
@@ -153,14 +153,14 @@ def test_padding_changes_no_loss_bit_for_bit(design):
         ids=np.where(batch.text_mask, batch.ids, 7).astype(np.int32),
         extras=batch.extras | {"masked_ids": np.where(batch.text_mask, masked_ids, 9).astype(np.int32)},
     )
-    found, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, spoilt)
-    before, after = tiny.loss_values(cfg, found, batch), tiny.loss_values(cfg, again, spoilt)
+    outputs, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, spoilt)
+    before, after = tiny.loss_values(cfg, outputs, batch), tiny.loss_values(cfg, again, spoilt)
     assert before == after
     assert set(before) == set(losses_of(design))
     for name in ("by_text", "by_image", "unimodal_text"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(again, name))
-    np.testing.assert_array_equal(found.own["mim"].prediction, again.own["mim"].prediction)
-    np.testing.assert_array_equal(found.own["mlm"][batch.text_mask], again.own["mlm"][batch.text_mask])
+        jax.tree.map(np.testing.assert_array_equal, getattr(outputs, name), getattr(again, name))
+    np.testing.assert_array_equal(outputs.own["mim"].prediction, again.own["mim"].prediction)
+    np.testing.assert_array_equal(outputs.own["mlm"][batch.text_mask], again.own["mlm"][batch.text_mask])
 
 
 def test_permuting_the_batch_permutes_the_losses_nowhere():
@@ -168,12 +168,12 @@ def test_permuting_the_batch_permutes_the_losses_nowhere():
     cfg, params, batch = setup(partners=3)
     order = np.array([2, 0, 3, 1])
     moved = tiny.take(batch, order)
-    found, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, moved)
-    before, after = tiny.loss_values(cfg, found, batch), tiny.loss_values(cfg, again, moved)
+    outputs, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, moved)
+    before, after = tiny.loss_values(cfg, outputs, batch), tiny.loss_values(cfg, again, moved)
     for name, value in before.items():
         assert after[name] == pytest.approx(value, rel=1e-4), name
-    np.testing.assert_allclose(found.unimodal_text[order], again.unimodal_text, rtol=1e-5, atol=1e-5)
-    for ours, theirs in ((found.by_text, again.by_text), (found.by_image, again.by_image)):
+    np.testing.assert_allclose(outputs.unimodal_text[order], again.unimodal_text, rtol=1e-5, atol=1e-5)
+    for ours, theirs in ((outputs.by_text, again.by_text), (outputs.by_image, again.by_image)):
         wrong, mixed = (np.sort(c.similarity[:, 1:], axis=1) for c in (ours, theirs))
         np.testing.assert_allclose(wrong[order], mixed, rtol=1e-4, atol=1e-5)
 
@@ -183,12 +183,12 @@ def test_cached_lower_states_replace_pixels_and_ids():
     low = tiny.lower(cfg, params, batch)
     cached = dataclasses.replace(batch, images=None, ids=None, lower_image=low.image, lower_text=low.text)
     passes = ("unimodal", "fused", "mismatched")
-    found, again = (tiny.outputs(cfg, params, b, passes=passes) for b in (batch, cached))
-    jax.tree.map(np.testing.assert_array_equal, found, again)
+    outputs, again = (tiny.outputs(cfg, params, b, passes=passes) for b in (batch, cached))
+    jax.tree.map(np.testing.assert_array_equal, outputs, again)
 
 
 def test_a_frozen_lower_tower_runs_without_dropout():
-    """So that reading its states from the cache changes nothing."""
+    """Reading its states from the cache then changes nothing."""
     cfg, params, batch = setup(text=dict(dropout=0.5), vision=dict(dropout=0.5))
     model, key = forward.BridgeModel(cfg), jax.random.key(0)
 
@@ -209,30 +209,30 @@ def test_masking_reaches_the_masked_passes_alone():
     cfg, params, batch = setup()
     unmasked = {"masked_ids": batch.ids, "masked_patches": np.zeros_like(batch.extras["masked_patches"])}
     other = dataclasses.replace(batch, extras=batch.extras | unmasked)
-    found, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, other)
-    np.testing.assert_array_equal(found.fused.text, again.fused.text)
-    assert not np.allclose(found.own["mlm"], again.own["mlm"])
-    assert not np.allclose(found.own["mim"].prediction, again.own["mim"].prediction)
-    fused = found.fused.text_states
+    outputs, again = tiny.outputs(cfg, params, batch), tiny.outputs(cfg, params, other)
+    np.testing.assert_array_equal(outputs.fused.text, again.fused.text)
+    assert not np.allclose(outputs.own["mlm"], again.own["mlm"])
+    assert not np.allclose(outputs.own["mim"].prediction, again.own["mim"].prediction)
+    fused = outputs.fused.text_states
     unmasked = tiny.apply(cfg, params, lambda m: m.heads.by_loss["mlm"](fused))
     np.testing.assert_allclose(again.own["mlm"], unmasked, rtol=1e-4, atol=1e-4)
 
 
 def test_mim_targets():
     cfg, params, batch = setup()
-    found = tiny.outputs(cfg, params, batch, passes=("mim",))
+    outputs = tiny.outputs(cfg, params, batch, passes=("mim",))
     side = cfg.vision.patch_px
     pixels = np.asarray(normalise(batch.images, cfg))
-    np.testing.assert_array_equal(found.own["mim"].target[:, 1], pixels[:, :side, side:].reshape(4, -1))
-    np.testing.assert_array_equal(found.own["mim"].target[:, 2], pixels[:, side:, :side].reshape(4, -1))
+    np.testing.assert_array_equal(outputs.own["mim"].target[:, 1], pixels[:, :side, side:].reshape(4, -1))
+    np.testing.assert_array_equal(outputs.own["mim"].target[:, 2], pixels[:, side:, :side].reshape(4, -1))
 
     features, _, _ = setup(losses=dict(mim=dict(weight=1.0, target="features")))
     params = tiny.params(features)
-    found = tiny.outputs(features, params, batch, passes=("mim",))
+    outputs = tiny.outputs(features, params, batch, passes=("mim",))
     low = tiny.lower(features, params, batch)
     finished = tiny.apply(features, params, lambda m: m.finish_image(low.image))
-    np.testing.assert_allclose(found.own["mim"].target, finished[:, 1:], rtol=1e-5, atol=1e-5)
-    assert found.own["mim"].prediction.shape == found.own["mim"].target.shape
+    np.testing.assert_allclose(outputs.own["mim"].target, finished[:, 1:], rtol=1e-5, atol=1e-5)
+    assert outputs.own["mim"].prediction.shape == outputs.own["mim"].target.shape
 
 
 TOWERS = [
@@ -249,9 +249,9 @@ def test_every_loss_runs_on_every_tower(towers):
     """Also what reads the patches alone, behind none, one or five tokens: the targets of MIM."""
     cfg = tiny.config(**towers)
     batch = tiny.batch(cfg)
-    found = tiny.outputs(cfg, tiny.params(cfg), batch)
-    assert found.own["mim"].prediction.shape == found.own["mim"].target.shape == (4, 4, 48)
-    assert all(np.isfinite(value) for value in tiny.loss_values(cfg, found, batch).values())
+    outputs = tiny.outputs(cfg, tiny.params(cfg), batch)
+    assert outputs.own["mim"].prediction.shape == outputs.own["mim"].target.shape == (4, 4, 48)
+    assert all(np.isfinite(value) for value in tiny.loss_values(cfg, outputs, batch).values())
 
 
 @pytest.mark.parametrize(

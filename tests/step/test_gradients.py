@@ -32,55 +32,55 @@ def config(design: str, placement: str):
 
 
 def gradients(cfg):
-    """Return path -> the largest number of the stage's whole loss's gradient, at parameters ALL drawn at random."""
+    """Return path -> the largest entry of the gradient of the stage's total loss. ALL parameters are random."""
     flat, batch = paths.flatten(tiny.params(cfg)), tiny.batch(cfg)
 
     def total(flat):
         params = paths.unflatten(flat)
-        found = tiny.outputs(cfg, params, batch, forward.passes_of(cfg.stages["train"].losses))
-        return weighting.combine(cfg, cfg.stages["train"].losses, params, found, batch)[0]
+        outputs = tiny.outputs(cfg, params, batch, forward.passes_of(cfg.stages["train"].losses))
+        return weighting.combine(cfg, cfg.stages["train"].losses, params, outputs, batch)[0]
 
     return {path: np.abs(np.asarray(value)).max() for path, value in jax.grad(total)(flat).items()}
 
 
 @pytest.mark.parametrize(("design", "placement"), CASES)
 def test_every_parameter_gets_a_gradient(design, placement):
-    found = gradients(config(design, placement))
-    excused = {path for path in found if path.endswith(SHIFT_INVARIANT)}
-    dead = {path: size for path, size in found.items() if path not in excused and not size > 1e-5}
+    largest = gradients(config(design, placement))
+    excused = {path for path in largest if path.endswith(SHIFT_INVARIANT)}
+    dead = {path: size for path, size in largest.items() if path not in excused and not size > 1e-5}
     assert not dead
     assert excused
-    assert max(found[path] for path in excused) < 1e-6
+    assert max(largest[path] for path in excused) < 1e-6
 
 
 def test_every_parameter_gets_a_gradient_through_two_layers_with_learned_weights():
     """Two layers with a tower block between them, MIM on features, and the losses' own weights."""
     cfg = tiny.config(loss_weighting="learnable", losses=dict(mim=dict(weight=1.0, target="features")))
-    found = gradients(cfg)
-    dead = [path for path, size in found.items() if not path.endswith(SHIFT_INVARIANT) and not size > 1e-5]
+    largest = gradients(cfg)
+    dead = [path for path, size in largest.items() if not path.endswith(SHIFT_INVARIANT) and not size > 1e-5]
     assert not dead
-    assert {path for path in found if path.startswith("loss_weights/")} == {f"loss_weights/{n}" for n in tiny.LOSSES}
+    assert {path for path in largest if path.startswith("loss_weights/")} == {f"loss_weights/{n}" for n in tiny.LOSSES}
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_questions_give_every_parameter_below_their_head_a_gradient(design):
     """All but the heads of the contrastive losses, which no answer goes through."""
     cfg = tiny.config(bridge=dict(design=design, layers=1), stage=dict(losses=("vqa",)))
-    found = gradients(cfg)
+    largest = gradients(cfg)
     other_heads = ("heads/fused_", "heads/unimodal_", "heads/itm/", "heads/log_scale")
-    live = {path for path in found if not path.startswith(other_heads) and not path.endswith(SHIFT_INVARIANT)}
-    assert {path for path in live if path.startswith("heads/")} == {path for path in found if "/vqa/" in path}
-    assert not {path: found[path] for path in live if not found[path] > 1e-5}
+    live = {path for path in largest if not path.startswith(other_heads) and not path.endswith(SHIFT_INVARIANT)}
+    assert {path for path in live if path.startswith("heads/")} == {path for path in largest if "/vqa/" in path}
+    assert not {path: largest[path] for path in live if not largest[path] > 1e-5}
 
 
 @pytest.mark.parametrize(("loss", "reads"), [("caption", "image"), ("caption", "fused"), ("vqa_generative", "fused")])
 def test_words_give_every_parameter_that_the_decoder_reads_a_gradient(loss, reads):
     """With `image` nothing of the text tower and the bridge; the decoder's own parts all."""
     cfg = tiny.config(bridge=dict(layers=1), stage=dict(losses=(loss,)), decoder=dict(reads=reads))
-    found = gradients(cfg)
+    largest = gradients(cfg)
     towers = ("vision/",) if reads == "image" else ("vision/", "text/", "bridge/")
-    live = {path for path, value in found.items() if value > 1e-6}
-    wanted = {path for path in found if path.startswith(("decoder/", *towers))}
+    live = {path for path, value in largest.items() if value > 1e-6}
+    wanted = {path for path in largest if path.startswith(("decoder/", *towers))}
     assert {path for path in wanted - live if not path.endswith(SHIFT_INVARIANT)} == set()
     assert live <= wanted
 
@@ -91,11 +91,11 @@ def test_statements_give_every_parameter_below_their_head_a_gradient(pictures):
     cfg = tiny.config(
         bridge=dict(layers=1), stage=dict(losses=("nlvr2",)), losses=dict(nlvr2=dict(weight=1.0, pictures=pictures))
     )
-    found = gradients(cfg)
+    largest = gradients(cfg)
     other_heads = ("heads/unimodal_", "heads/itm/", "heads/log_scale")
-    live = {path for path in found if not path.startswith(other_heads) and not path.endswith(SHIFT_INVARIANT)}
+    live = {path for path in largest if not path.startswith(other_heads) and not path.endswith(SHIFT_INVARIANT)}
     assert any(path.startswith("heads/nlvr2/") for path in live)
-    assert not {path: found[path] for path in live if not found[path] > 1e-6}
+    assert not {path: largest[path] for path in live if not largest[path] > 1e-6}
 
 
 FROZEN_TOWERS = (("(vision|text)/.*", False), ("(bridge|heads)/.*", True))

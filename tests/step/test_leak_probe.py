@@ -86,20 +86,20 @@ def chance():
 
 @pytest.mark.parametrize("more", [(), ("token_itc",)], ids=["alone", "with token_itc"])
 def test_joint_fusion_stays_at_chance(more):
-    """Unimodal cosine, fused similarity and match logit, with each of the 64 x 64 candidates of a set really fused."""
+    """Unimodal cosine, fused similarity and match logit, with each of the 64 x 64 pairs of a set fused."""
     cfg = config("joint", *more)
     params, loss = train(cfg)
-    predict, found = build_predict(cfg, sharding.make_mesh(cfg.mesh)), {"unimodal": 0, "similarity": 0, "itm": 0}
+    predict, correct = build_predict(cfg, sharding.make_mesh(cfg.mesh)), {"unimodal": 0, "similarity": 0, "itm": 0}
     texts, images = np.repeat(np.arange(WAYS), WAYS), np.tile(np.arange(WAYS), WAYS)
     for batch in fresh():
         pairs = Lower(image=batch.lower_image[images], text=batch.lower_text[texts], text_mask=batch.text_mask[texts])
         similarity, logit = predict.fused(params, pairs)
         text = predict.unimodal_text(params, batch.lower_text, batch.text_mask)
-        found["unimodal"] += hits(np.asarray(text @ predict.unimodal_image(params, batch.lower_image).T))
-        found["similarity"] += hits(np.asarray(similarity).reshape(WAYS, WAYS))
-        found["itm"] += hits(np.asarray(logit).reshape(WAYS, WAYS))
+        correct["unimodal"] += hits(np.asarray(text @ predict.unimodal_image(params, batch.lower_image).T))
+        correct["similarity"] += hits(np.asarray(similarity).reshape(WAYS, WAYS))
+        correct["itm"] += hits(np.asarray(logit).reshape(WAYS, WAYS))
     low, high = chance()
-    assert all(low <= count <= high for count in found.values()), f"{found}, chance is {low:.0f} to {high:.0f}"
+    assert all(low <= count <= high for count in correct.values()), f"{correct}, chance is {low:.0f} to {high:.0f}"
     # The same from the side of the loss: no better than an even guess between two.
     assert loss == pytest.approx(np.log(2), abs=0.05)
 
@@ -109,8 +109,8 @@ def test_the_papers_form_leaks():
     cfg = config("paper")
     params, _ = train(cfg)
     fuse = jax.jit(lambda pairs: tiny.apply(cfg, params, lambda model: model.fused(pairs)))
-    found = 0
+    correct = 0
     for batch in fresh():
         fused = fuse(Lower(image=batch.lower_image, text=batch.lower_text, text_mask=batch.text_mask))
-        found += hits(np.asarray(fused.text @ fused.image.T))
-    assert found > 0.9 * 2 * WAYS * SETS, f"{found} of {2 * WAYS * SETS}, chance is up to {chance()[1]:.0f}"
+        correct += hits(np.asarray(fused.text @ fused.image.T))
+    assert correct > 0.9 * 2 * WAYS * SETS, f"{correct} of {2 * WAYS * SETS}, chance is up to {chance()[1]:.0f}"

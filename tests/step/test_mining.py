@@ -18,8 +18,8 @@ def scores(row=ROW):
 
 def pick(matrix, seed=0, partners=2, same=None, margins=(0.2, 0.5)):
     same = np.eye(len(matrix), dtype=bool) if same is None else same
-    found = semi_hard(matrix, same, jax.random.key(seed), partners, *margins)
-    return tuple(map(np.asarray, found))
+    mined = semi_hard(matrix, same, jax.random.key(seed), partners, *margins)
+    return tuple(map(np.asarray, mined))
 
 
 def test_all_picks_lie_in_the_band_and_differ():

@@ -1,4 +1,4 @@
-"""The gradient of a batch in parts, against the whole differentiated at once."""
+"""The gradient of a batch in parts, compared with that of the whole batch at once."""
 
 import dataclasses
 
@@ -29,8 +29,8 @@ def build(cfg, mesh=MESH):
     return train_step.build(cfg, cfg.stages["train"], 0, mesh)
 
 
-def found(cfg, batch):
-    """Return loss, metrics and gradients as a step sees them."""
+def computed(cfg, batch):
+    """Return loss, metrics and gradients as a training step computes them."""
     live = paths.flatten(tiny.params(cfg))
     function = jax.jit(objective.gradients(cfg, cfg.stages["train"], tuple(live), MESH))
     (total, (metrics, _)), grads = function(live, {}, batch, STEP)
@@ -42,7 +42,7 @@ def at_once(cfg, batch):
     stage = cfg.stages["train"]
     rows = np.arange(8).reshape(-1, stage.microbatches, cfg.mining.group or 1)
 
-    @jax.jit  # of one part, which all have: the whole in one program takes much longer to compile
+    @jax.jit  # one program for every part: the whole batch in one program takes much longer to compile
     def passes(params, part, dropout, mining):
         how = forward.Forward(forward.passes_of(stage.losses), lower_frozen=False)
         return forward.outputs(forward.BridgeModel(cfg), params, part, how, forward.Keys(dropout, mining))
@@ -84,7 +84,7 @@ def test_parts_are_the_whole_differentiated_at_once(weighting, parts):
     batch = tiny.batch(cfg, 8)
     masked = batch.extras["masked_text"] & (np.arange(8) != 5)[:, None]
     batch = dataclasses.replace(batch, extras=batch.extras | {"masked_text": masked})
-    (total, metrics, grads), (expected, wanted, exact) = found(cfg, batch), at_once(cfg, batch)
+    (total, metrics, grads), (expected, wanted, exact) = computed(cfg, batch), at_once(cfg, batch)
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
     assert {name: float(metrics[name]) for name in wanted} == pytest.approx(
         {name: float(value) for name, value in wanted.items()}, rel=1e-5
@@ -96,7 +96,7 @@ def test_parts_are_the_whole_differentiated_at_once(weighting, parts):
 def test_what_compares_all_rows_does_not_depend_on_the_parts(loss):
     whole, split = config((loss,), 1, group=0), config((loss,), 8, group=0)
     batch = tiny.batch(whole, 8)
-    one, other = found(whole, batch), found(split, batch)
+    one, other = computed(whole, batch), computed(split, batch)
     assert float(other[0]) == pytest.approx(float(one[0]), rel=1e-6)
     assert one[1].keys() == other[1].keys()
     agree(one[2], other[2], 1e-5)
@@ -105,19 +105,19 @@ def test_what_compares_all_rows_does_not_depend_on_the_parts(loss):
 def test_what_compares_the_rows_of_a_group_does_not_depend_on_the_parts():
     whole, split = (config(("token_itc",), parts, losses=dict(token_itc=dict(group=2, weight=1.0))) for parts in (1, 4))
     batch = tiny.batch(whole, 8)
-    one, other = found(whole, batch), found(split, batch)
+    one, other = computed(whole, batch), computed(split, batch)
     assert float(other[0]) == pytest.approx(float(one[0]), rel=1e-6)
     agree(one[2], other[2], 1e-5)
 
 
 @pytest.mark.parametrize("loss", ["vqa", "vqa_generative", "nlvr2", "caption"])
 def test_a_stage_without_a_comparison(loss):
-    """One question has no answer, so the parts count differently many."""
+    """One question has no answer, so the parts have different counts."""
     cfg = config((loss,), 4, group=0)
     batch = tiny.batch(cfg, 8)
     answered = batch.extras["answer_mask"] & (np.arange(8) != 5)[:, None]
     batch = dataclasses.replace(batch, extras=batch.extras | {"answer_mask": answered})
-    (total, _, grads), (expected, _, exact) = found(cfg, batch), at_once(cfg, batch)
+    (total, _, grads), (expected, _, exact) = computed(cfg, batch), at_once(cfg, batch)
     assert float(total) == pytest.approx(float(expected), rel=1e-6)
     agree(exact, grads, 1e-5)
 

@@ -1,4 +1,4 @@
-"""What trains, how fast and what decays: on the real configs, in the golden tables, and on an actual update."""
+"""Which parameters train, at which rate, and which decay: in the real configs, the golden tables and an update."""
 
 import importlib
 import re
@@ -25,15 +25,15 @@ CONFIGS = sorted(
     if path.stem != "common" and "def get_config" in path.read_text(encoding="utf-8")
 )  # fmt: skip
 
-# golden table -> the config that it is of
+# golden table -> its config
 WITH_ARGUMENT = {f"shapes_{task}": f"shapes.py:task={task}" for task in ("vqa", "nlvr2", "caption")}
 WITH_ARGUMENT["vqav2_generative"] = "vqav2.py:form=generative"
 
 
 def load(name: str) -> config.Config:
     module, _, argument = WITH_ARGUMENT.get(name, f"{name}.py").partition(".py")
-    given = [argument.removeprefix(":")] if argument else []
-    return config.parse(importlib.import_module(f"configs.{module}").get_config(*given))
+    arguments = [argument.removeprefix(":")] if argument else []
+    return config.parse(importlib.import_module(f"configs.{module}").get_config(*arguments))
 
 
 def paths_of(cfg: config.Config) -> list[str]:
@@ -46,11 +46,11 @@ def test_golden_table(name):
     golden = ROOT / "tests" / "golden" / f"{name}.txt"
     source = WITH_ARGUMENT.get(name, f"{name}.py")
     how = f"python -m tools.show_params --config=configs/{source} > tests/golden/{name}.txt"
-    found = show_params.table(load(name))
+    table = show_params.table(load(name))
     assert golden.exists(), f"no golden table; look at it and keep it: {how}"
     expected = golden.read_text(encoding="utf-8")
-    changed = set(found.splitlines()) ^ set(expected.splitlines())
-    assert found == expected, f"{len(changed)} lines differ; if the change is meant, review and commit: {how}"
+    changed = set(table.splitlines()) ^ set(expected.splitlines())
+    assert table == expected, f"{len(changed)} lines differ; if the change is meant, review and commit: {how}"
 
 
 def test_no_golden_table_without_its_config():
@@ -75,15 +75,17 @@ def test_trainable_paths_of_every_stage(name):
     cfg = load(name)
     known = paths_of(cfg)
     for stage in cfg.run_stages:
-        found = set(optim.trainable_paths(cfg, stage, known))
+        trained = set(optim.trainable_paths(cfg, stage, known))
         if stage.losses == ("caption",) and name in ("caption", "nocaps"):
-            assert found == {p for p in known if p.startswith("decoder/")}
+            assert trained == {p for p in known if p.startswith("decoder/")}
             continue
-        assert {p for p in known if p.startswith(("bridge/", "heads/"))} <= found
+        assert {p for p in known if p.startswith(("bridge/", "heads/"))} <= trained
         if any(pattern == ".*" and trains for pattern, trains in stage.train):
-            assert found == set(known)
+            assert trained == set(known)
             continue
-        blocks = {re.match(r"(vision|text)/(block_\d+|norm)?", p)[0] for p in found if p.startswith(("vision", "text"))}
+        blocks = {
+            re.match(r"(vision|text)/(block_\d+|norm)?", p)[0] for p in trained if p.startswith(("vision", "text"))
+        }
         expected = set()
         for tower, depth in (("vision", cfg.vision.depth), ("text", cfg.text.depth)):
             expected |= {f"{tower}/block_{i:02d}" for i in range(depth - stage.top_blocks, depth)}
@@ -211,9 +213,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_show_params_prints_the_table():
-    found = run("--config=configs/shapes.py")
-    assert found.returncode == 0, found.stderr
-    assert found.stdout == show_params.table(load("shapes"))
+    done = run("--config=configs/shapes.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == show_params.table(load("shapes"))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,7 @@ def test_show_params_prints_the_table():
     ],
 )
 def test_show_params_names_what_is_wrong_and_exits_2(arguments, line):
-    found = run(*arguments)
-    assert found.returncode == 2
-    assert line in found.stderr
-    assert found.stderr.count("\n") == 1
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1

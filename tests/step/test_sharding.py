@@ -22,7 +22,7 @@ MESHES = ("1x1x1", "2x1x1", "1x4x1", "1x1x2", "8x1x1", "2x2x2")  # data x fsdp x
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
-    """Mesh -> what three steps on it gave."""
+    """Return mesh -> the results of three steps on it."""
     folder = tmp_path_factory.mktemp("meshes")
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-m", "tests.meshes", str(folder), *MESHES]
@@ -39,22 +39,22 @@ def test_one_answer_on_every_mesh(runs, mesh):
 
 
 def test_the_runs_learn(runs):
-    """So that agreeing means something: every loss is there and parameters moved."""
-    found = runs["1x1x1"]
-    assert all(found[f"0|{loss}|loss"] > 0 for loss in meshes.LOSSES)
+    """Otherwise agreement would mean nothing: every loss is present, and parameters moved."""
+    arrays = runs["1x1x1"]
+    assert all(arrays[f"0|{loss}|loss"] > 0 for loss in meshes.LOSSES)
     start = tiny.params(meshes.config())["heads"]["itm"]["hidden"]["kernel"]
-    assert np.abs(found["parameter|heads|itm|hidden|kernel"] - start).max() > 1e-5
+    assert np.abs(arrays["parameter|heads|itm|hidden|kernel"] - start).max() > 1e-5
 
 
 def test_contrast_in_chunks_is_the_whole_over_devices(runs):
-    found = runs["contrast"]
+    arrays = runs["contrast"]
     for name in ("text", "image", "scale"):
-        expected = found[f"1024|0|{name}"]
-        assert np.linalg.norm(found[f"1024|100|{name}"] - expected) <= 1e-6 * np.linalg.norm(expected)
+        expected = arrays[f"1024|0|{name}"]
+        assert np.linalg.norm(arrays[f"1024|100|{name}"] - expected) <= 1e-6 * np.linalg.norm(expected)
 
 
 def test_contrast_in_chunks_holds_few_scores(runs):
-    """32,768 pairs over 8 devices. What a chunk of 1,024 columns needs more than one of 16 are its scores."""
+    """32,768 pairs over 8 devices. A chunk of 1,024 columns needs more memory than one of 16 for its scores alone."""
     whole, some, few = (int(runs["contrast"][f"{columns}|bytes"]) for columns in (0, 1024, 16))
     assert some - few <= 64 * 2**20
     assert whole - some >= 2**30
@@ -66,11 +66,11 @@ def test_mining_in_groups_sends_no_hidden_states(runs):
     assert not list(runs["gathered"]["groups"])
 
 
-DEVICES = jax.devices("cpu") * 8  # what a mesh that does not work is refused for needs no device to run on
+DEVICES = jax.devices("cpu") * 8  # refusing a mesh needs no devices to run on
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
         (dict(data=-1, fsdp=3), "data -1, fsdp 3, tensor 1: the sizes do not fit 8 devices"),
         (dict(data=2, fsdp=2), "make their product 8, or set one of them to -1"),
@@ -78,13 +78,13 @@ DEVICES = jax.devices("cpu") * 8  # what a mesh that does not work is refused fo
         (dict(data=0), "expected positive sizes"),
     ],
 )
-def test_a_mesh_that_does_not_fit_is_refused(sizes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
+    with pytest.raises(ConfigError, match=message):
         sharding.make_mesh(config.Mesh(**(dict(data=1, fsdp=1, tensor=1) | sizes)), DEVICES)
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "message"),
     [
         (("heads/log_scale", ("fsdp",)), r"'heads/log_scale': \('fsdp',\) names 1 dimensions, the .* shape \(\)"),
         ((".*/hidden/kernel", ("fsdp", "fsdp")), "uses an axis twice"),
@@ -93,10 +93,10 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes, said):
         (("heads/hiden/.*", ()), "rule 'heads/hiden/.*' matches no parameter"),
     ],
 )
-def test_a_rule_that_does_not_fit_is_refused(rule, said):
+def test_a_rule_that_does_not_fit_is_refused(rule, message):
     cfg = tiny.config(sharding=(rule, (".*", ())))
     mesh = jax.sharding.AbstractMesh((1, 4, 1), sharding.AXES)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         sharding.layout(cfg, param_shapes(cfg), mesh)
 
 

@@ -45,7 +45,7 @@ def test_started_attention_is_the_cosine_of_projected_words_and_patches():
     params["bridge"] = init_params(cfg)["bridge"]
     started = start_fused(cfg, params)
     low = tiny.lower(cfg, started, batch)
-    found = tiny.apply(cfg, started, lambda model: model.fused(low)).text_over_image[0]
+    attention = tiny.apply(cfg, started, lambda model: model.fused(low)).text_over_image[0]
 
     def project(states, side, norm):
         centred = states - states.mean(-1, keepdims=True)
@@ -57,7 +57,7 @@ def test_started_attention_is_the_cosine_of_projected_words_and_patches():
     words = project(np.asarray(low.text), "text", {"scale": 1.0, "bias": 0.0})
     patches = project(np.asarray(low.image), "image", params["vision"]["norm"])
     raised = np.exp(np.einsum("BTE,BPE->BTP", words, patches) / 0.3)
-    np.testing.assert_allclose(found, raised / raised.sum(-1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(attention, raised / raised.sum(-1, keepdims=True), atol=1e-5)
 
 
 def test_a_shared_space_wider_than_the_embedding_stays_random_beyond_it():

@@ -40,7 +40,7 @@ def one_by_one(cfg, params, batch):
     """Fuse every picture with its statement in a call of its own, and judge by hand what they are pooled to."""
 
     def run(model):
-        found = []
+        rows = []
         for row in range(len(batch.ids)):
             ids, mask, parts = batch.ids[row : row + 1], batch.text_mask[row : row + 1], []
             for picture in batch.images[row]:
@@ -49,8 +49,8 @@ def one_by_one(cfg, params, batch):
                 text = (fused.text_states[0] * weight).sum(axis=0) / weight.sum()
                 common = cfg.bridge.embed_width * fused.text[0] * fused.image[0]
                 parts += [text, fused.image_states[0].mean(axis=0), common]
-            found.append(model.heads.by_loss["nlvr2"](jnp.concatenate(parts)[None], True)[0, 0])
-        return jnp.stack(found)
+            rows.append(model.heads.by_loss["nlvr2"](jnp.concatenate(parts)[None], True)[0, 0])
+        return jnp.stack(rows)
 
     return np.asarray(tiny.apply(cfg, params, run))
 
@@ -70,31 +70,31 @@ def test_every_pair_is_fused_as_if_it_were_alone(cfg, params):
 
 def test_the_order_of_the_pictures_counts_and_that_of_the_rows_does_not(cfg, params):
     batch, order = tiny.batch(cfg, 4), [2, 0, 3, 1]
-    found = evaluated(cfg, params, batch)
+    before = evaluated(cfg, params, batch)
     swapped = dataclasses.replace(batch, images=batch.images[:, ::-1])
-    assert np.abs(evaluated(cfg, params, swapped) - found).min() > 1e-3
-    np.testing.assert_allclose(evaluated(cfg, params, tiny.take(batch, order)), found[order], rtol=1e-4, atol=1e-5)
+    assert np.abs(evaluated(cfg, params, swapped) - before).min() > 1e-3
+    np.testing.assert_allclose(evaluated(cfg, params, tiny.take(batch, order)), before[order], rtol=1e-4, atol=1e-5)
 
 
 def test_each_picture_and_each_word_counts(cfg, params):
     batch = tiny.batch(cfg, 4)
-    found = logits(cfg, params, batch)
+    before = logits(cfg, params, batch)
     for picture in (0, 1):
         images = batch.images.copy()
         images[:, picture] = 255 - images[:, picture]
         changed = dataclasses.replace(batch, images=images)
         drop = logits(cfg, params, changed)  # the same dropout
-        assert np.abs(drop - found).min() > 1e-4
+        assert np.abs(drop - before).min() > 1e-4
     padded = dataclasses.replace(batch, ids=np.where(batch.text_mask, batch.ids, 7).astype(np.int32))
-    np.testing.assert_array_equal(logits(cfg, params, padded), found)
+    np.testing.assert_array_equal(logits(cfg, params, padded), before)
 
 
 def test_a_single_picture_needs_no_axis(params):
     cfg = tiny.config(stage=dict(losses=("nlvr2",)), losses=dict(nlvr2=dict(weight=1.0, pictures=1)), **SHALLOW)
     params, batch = tiny.params(cfg), tiny.batch(cfg, 4)
     assert batch.images.ndim == 4
-    found = logits(cfg, params, batch)
-    np.testing.assert_array_equal(logits(cfg, params, dataclasses.replace(batch, images=batch.images[:, None])), found)
+    before = logits(cfg, params, batch)
+    np.testing.assert_array_equal(logits(cfg, params, dataclasses.replace(batch, images=batch.images[:, None])), before)
 
 
 def test_rows_stay_whole():
@@ -117,7 +117,7 @@ from bridge_jax import paths
 from bridge_jax.step import sharding, train_step
 from bridge_jax.step.params import abstract_params
 from tests import meshes, tiny
-found = []
+runs = []
 for sizes in ((1, 1, 1), (8, 1, 1), (4, 2, 1)):
     cfg = tiny.config(
         stage=dict(batch_size=8, losses=("nlvr2",), train=meshes.TRAIN),
@@ -130,8 +130,8 @@ for sizes in ((1, 1, 1), (8, 1, 1), (4, 2, 1)):
     state = stage_step.init(jnp.int32(0), jax.device_put(tiny.params(cfg), placed))
     for index in range(2):
         state, metrics = stage_step.train_step(state, sharding.put_batch(tiny.batch(cfg, 8, seed=index), mesh))
-    found.append({"loss": metrics["loss"], **paths.flatten(state.params)})
-one, *others = jax.device_get(found)
+    runs.append({"loss": metrics["loss"], **paths.flatten(state.params)})
+one, *others = jax.device_get(runs)
 for other in others:
     for path, value in one.items():
         np.testing.assert_allclose(other[path], value, rtol=1e-4, atol=2e-5, err_msg=path)
@@ -177,8 +177,8 @@ def test_what_cannot_be_together_is_refused(stage, losses, says):
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match=r"config\.losses\.nlvr2\.pictures is 3; a statement is about 1 or 2"):
         tiny.config(stage=dict(losses=("nlvr2",)), losses=dict(nlvr2=dict(weight=1.0, pictures=3)))
-    found = tiny.config(stage=dict(losses=("nlvr2",)))
-    assert objectives.evaluator_of(found.stages["train"]) == "nlvr2"
-    assert objectives.reads(found.stages["train"]) == "statements"
+    cfg = tiny.config(stage=dict(losses=("nlvr2",)))
+    assert objectives.evaluator_of(cfg.stages["train"]) == "nlvr2"
+    assert objectives.reads(cfg.stages["train"]) == "statements"
     assert objectives.reads(tiny.config().stages["train"]) == "captions"
-    assert param_shapes(found)["heads"]["nlvr2"]["out"]["kernel"].shape == (24, 1)
+    assert param_shapes(cfg)["heads"]["nlvr2"]["out"]["kernel"].shape == (24, 1)

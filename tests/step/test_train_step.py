@@ -144,14 +144,14 @@ def test_an_infinite_gradient_is_named(align, params, cfg, monkeypatch):
 
     steep.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.inf))
 
-    def combine(cfg, names, params, found, batch):
-        total, metrics = real(cfg, names, params, found, batch)
+    def combine(cfg, names, params, outputs, batch):
+        total, metrics = real(cfg, names, params, outputs, batch)
         return total + 0.0 * steep(params["bridge"]["layer_0"]["image_gate"]), metrics
 
     monkeypatch.setattr(weighting, "combine", combine)
     stage_step = build(cfg)
-    found = stage_step.first_bad(state_of(stage_step, params), batch())
-    assert found == "gradient of bridge/layer_0/image_gate"
+    name = stage_step.first_bad(state_of(stage_step, params), batch())
+    assert name == "gradient of bridge/layer_0/image_gate"
 
 
 @pytest.mark.parametrize(
