@@ -32,15 +32,7 @@ class Tower(nn.Module):
 
     def setup(self):
         cfg, token = self.cfg, layers.small_init
-        patch = (cfg.patch_px, cfg.patch_px)
-        self.patch = nn.Conv(
-            cfg.width,
-            patch,
-            strides=patch,
-            dtype=self.dtype,
-            kernel_init=layers.kernel_init,
-            use_bias=self.patch_bias,
-        )
+        self.patch = self._make_patch()
         if self.prefix:
             self.class_token = self.param("class_token", token, (1, 1, cfg.width))
         self._make_positions()
@@ -49,6 +41,18 @@ class Tower(nn.Module):
         block = functools.partial(layers.PreNormBlock, cfg, self.dtype, self.activation, cfg.layer_scale, self.key_bias)
         self.layers = [block(name=f"block_{i:02d}") for i in range(cfg.depth)]
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
+
+    def _make_patch(self) -> nn.Module:
+        """Return the module that makes tokens of pixels, [B,H,W,3] -> [B,rows,columns,D]."""
+        patch = (self.cfg.patch_px, self.cfg.patch_px)
+        return nn.Conv(
+            self.cfg.width,
+            patch,
+            strides=patch,
+            dtype=self.dtype,
+            kernel_init=layers.kernel_init,
+            use_bias=self.patch_bias,
+        )
 
     def _make_positions(self) -> None:
         stored = min(self.prefix, 1) + self.cfg.position_grid**2
