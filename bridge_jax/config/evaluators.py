@@ -1,10 +1,10 @@
-"""The contract of an evaluator: one file, whose name is the config key and the prefix of its metrics in the log.
+"""The contract of an evaluator: one file, whose name is the config key.
 
 A file bridge_jax/evals/NAME.py defines a class `Evaluator`, which is one of
 
-    Evaluator         scores a split at the end of a run and in tools.evaluate
-    StageEvaluator    also scores a stage while it trains, and so chooses the best checkpoint; the `Needs` of a loss
-                      names it (`objectives.evaluator_of`)
+    Evaluator         scores splits at the end of a run
+    StageEvaluator    also scores a stage while it trains, and so chooses the best checkpoint; tools.evaluate runs it;
+                      the `Needs` of a loss names it (`objectives.evaluator_of`)
 
 and, if there is an official format for its results, also `WritesResults`. No other file names it.
 """
@@ -46,7 +46,10 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def final(self, params: "Params", split: str, progress: "Progress") -> dict[str, float]:
-        """Return every metric of `split`, name -> value. Raises FloatingPointError on NaN."""
+        """Return every metric of `split`, name -> value, logged as `final/<split>/<name>`.
+
+        No two evaluators may use the same name: begin it with that of the file. Raises FloatingPointError on NaN.
+        """
 
     @staticmethod
     @abc.abstractmethod

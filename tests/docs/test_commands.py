@@ -7,7 +7,8 @@ script for PyTorch users.
 Parsed by the program's own flag definitions in test_flags.py, with the config loaded and checked: the photo
 experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/whole/test_coco.py, and
 `tools.plan` in tests/plan/test_planner.py. Checked against the config: `hf download` and `tools.import_hf` of a tower,
-which need the network. Checked for syntax: `launch/*.sh`.
+which need the network. Checked for syntax: `launch/*.sh`. The blocks of docs/contributing.md add files to the
+package, so test_contributing.py runs them in a copy of it.
 """
 
 import ast
@@ -30,6 +31,7 @@ from configs import caption, coco, flickr8k, flickr30k, msrvtt, nlvr, nlvr2, noc
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+OF_A_COPY = ROOT / "docs/contributing.md"
 MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, snli_ve, caption, nocaps, pretrain, msrvtt)
 CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
@@ -56,7 +58,7 @@ def docstrings():
 
 def commands():
     """Return the commands of the pages' blocks and of the docstrings."""
-    return words_of("\n".join([*blocks(*PAGES), *docstrings()]))
+    return words_of("\n".join([*blocks(*(page for page in PAGES if page != OF_A_COPY)), *docstrings()]))
 
 
 def of(*start):
