@@ -1,4 +1,4 @@
-"""The law of the house as tables: the rooms and their floors, the home of each dependency, the exceptions.
+"""The rules of the architecture as tables: rooms and floors, the home of each dependency, exceptions.
 
 `tests/test_architecture.py` enforces it, and the page on the architecture is made from it. To add a file, place it in
 `ROOMS` if no line of it fits. To break a rule, change it here and say why in the commit.

@@ -1,4 +1,4 @@
-"""Settings and fixtures of all tests: the compiler, the cache of programs, small experiments and the data's folder."""
+"""Settings and fixtures of all tests: the compiler, the program cache, small experiments, the data folder."""
 
 import atexit
 import gc
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real data and weights beside the repository; without it the tests that use it are skipped."""
+    """Return the folder of real data and weights beside the repository. Without it, its tests are skipped."""
     folder = ROOT.parent / "shared"
     if not (folder / "data").is_dir() or not (folder / "weights").is_dir():
         pytest.skip("the data and weights of ../shared are absent")
@@ -69,7 +69,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def small_shapes(tmp_path_factory) -> Path:
-    """A data_dir with a small shapes set: 32 training scenes and 16 in each held-out split."""
+    """Return a data_dir with a small shapes set: 32 training scenes, 16 in each held-out split."""
     folder = tmp_path_factory.mktemp("small_shapes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "HELD_OUT_SCENES", 16)
@@ -142,7 +142,7 @@ def tiny_vqa(tiny) -> Callable[[], ml_collections.ConfigDict]:
 
 @pytest.fixture(scope="session")
 def tiny_vqa_generative(tiny_vqa) -> Callable[[], ml_collections.ConfigDict]:
-    """Make the tiny config of two stages, in the second of which a decoder answers questions."""
+    """Make the tiny config of two stages; in the second a decoder answers questions."""
 
     def make() -> ml_collections.ConfigDict:
         config = tiny_vqa()
@@ -157,7 +157,7 @@ def tiny_vqa_generative(tiny_vqa) -> Callable[[], ml_collections.ConfigDict]:
 
 @pytest.fixture(scope="session")
 def tiny_caption(tiny) -> Callable[[], ml_collections.ConfigDict]:
-    """Make the tiny config of two stages, the second of which trains a decoder on cached states."""
+    """Make the tiny config of two stages; the second trains a decoder on cached states."""
 
     def make() -> ml_collections.ConfigDict:
         config = tiny()
@@ -191,13 +191,13 @@ def tiny_nlvr2(tiny) -> Callable[[], ml_collections.ConfigDict]:
 
 @pytest.fixture(scope="module")
 def whole(cfg, tmp_path_factory) -> tuple[Path, dict]:
-    """A run of the module's own `cfg` without a stop: its workdir and its result."""
+    """Run the module's own `cfg` without a stop. Return the workdir and the result."""
     return runs.whole(cfg, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="session")
 def tiny_flags(tiny) -> list[str]:
-    """The flags that turn configs/shapes.py into the tiny experiment."""
+    """Return the flags that turn configs/shapes.py into the tiny experiment."""
 
     def flags(settings: dict, section: str) -> Iterator[str]:
         for key, value in settings.items():

@@ -42,7 +42,7 @@ def config(sizes: tuple[int, ...] = (1, 1, 1)) -> Config:
 
 
 def run(sizes: tuple[int, ...]) -> tuple[dict[str, np.ndarray], str]:
-    """Return path -> array on a mesh of the first devices, and the text of the compiled step."""
+    """Return the step's results as path -> array on a mesh of the first devices, and the compiled step's text."""
     cfg = config(sizes)
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)])
     stage_step = train_step.build(cfg, cfg.stages["train"], 0, mesh)

@@ -25,7 +25,7 @@ _build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (trai
 
 
 def run(cfg, workdir: Path) -> dict:
-    """Run. Other runs of this process with an equal config share the traced functions, which are pure."""
+    """Train. Runs of this process with an equal config share the traced functions, which are pure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_step, "build", _build)
         patch.setattr(train, "build_predict", _build_predict)
@@ -33,7 +33,7 @@ def run(cfg, workdir: Path) -> dict:
 
 
 def whole(cfg, workdir: Path) -> tuple[Path, dict]:
-    """Run without a stop; return the workdir and the run's result. The compilation cache stays that of the tests."""
+    """Train without a stop. Return the workdir and the result. The tests' compilation cache stays in use."""
     folder = jax.config.jax_compilation_cache_dir
     result = run(cfg, workdir)
     jax.config.update("jax_compilation_cache_dir", folder)

@@ -1,4 +1,4 @@
-"""The house, enforced: who may import whom, which file owns which dependency, and how long a text may get.
+"""The architecture, enforced: who may import whom, which files own a dependency, and how long a file may be.
 
 The tables are in `tests/architecture.py`.
 """
@@ -38,7 +38,7 @@ SOURCES = {path: (ROOT / path).read_text(encoding="utf-8") for path in [*PACKAGE
 
 
 def room_of(path):
-    """Return the room whose pattern fits; `*` stays inside a folder, and a file named outright wins."""
+    """Return the room whose pattern fits. `*` stays inside a folder, and a pattern without `*` wins."""
 
     def fits(pattern):
         return path.rpartition("/")[0] == pattern.rpartition("/")[0] and fnmatch.fnmatchcase(path, pattern)
@@ -60,7 +60,7 @@ def imports(source):
 
 
 def ours(module, known):
-    """Return the file of one of our modules, None for a package's folder, a name inside a module or other people's."""
+    """Return the file of a module of ours; None for a name inside a module and for modules of others."""
     path = module.replace(".", "/")
     return next((p for p in (f"{path}.py", f"{path}/__init__.py") if p in known), None)
 
@@ -172,7 +172,7 @@ def test_every_rule_of_this_file_is_needed():
 
 
 def test_the_root_of_the_package_stays_small():
-    """A newcomer reads the tree: six files at most beside `__init__`, and every room in words that fit on a line."""
+    """At most six files beside `__init__`, and each room's meaning fits on a line: newcomers read the tree."""
     root = [path for path in PACKAGE if re.fullmatch(r"bridge_jax/(?!__init__)\w+\.py", path)]
     assert len(root) <= 6, root
     report([f"ROOMS[{name!r}]: {room.meaning!r}" for name, room in ROOMS.items() if not 0 < len(room.meaning) <= 60])
@@ -200,7 +200,7 @@ def test_lengths():
 
 
 def test_no_loose_ends():
-    """Nothing left to do, no silenced type checker, no test marked to be skipped or to fail."""
+    """No open tasks, no silenced type checks, no tests marked to be skipped or to fail."""
     loose = re.compile("TO" r"DO\b|FIX" r"ME\b|type: " "ignore|mark" r"\.(skip|xfail)")
     lines = [(path, n, line) for path, source in SOURCES.items() for n, line in enumerate(source.splitlines(), 1)]
     report([f"{path}:{n}: {line.strip()}" for path, n, line in lines if loose.search(line)])

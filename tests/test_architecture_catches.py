@@ -1,4 +1,4 @@
-"""The checks of test_architecture.py catch what they are for, and nothing else."""
+"""The checks of test_architecture.py catch the violations they are for, and nothing else."""
 
 import re
 

@@ -5,7 +5,7 @@ from bridge_jax import rng
 
 
 def test_golden_values():
-    """A change here silently changes every run: old checkpoints would resume with other randomness."""
+    """A change of these bits changes every run: old checkpoints would resume with different randomness."""
     assert rng.stream_seed(0, "dropout") == 0x0B6E56DC  # printf 0/dropout | sha256sum: dc566e0b...
     assert rng.stream_seed(17, "shuffle") == 0x2CC5DE43  # printf 17/shuffle | sha256sum: 43dec52c...
     assert jax.random.key_data(rng.key(0, "dropout", 3)).tolist() == [2145164352, 1213645405]

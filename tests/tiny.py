@@ -72,7 +72,7 @@ def config(*, stage: dict | None = None, **sections: Any) -> Config:
 
 
 def params(cfg: Config, seed: int = 0) -> Params:
-    """Return parameters ALL drawn at random, also those that start at zero or one; scales lie around one."""
+    """Return parameters that are ALL random, even those that start at zero or one; scales lie around one."""
     draw = np.random.default_rng(seed)
     drawn = {}
     for path, leaf in paths.flatten(param_shapes(cfg)).items():
@@ -119,7 +119,7 @@ def apply(cfg: Config, params: Params, function: Any, *args: Any) -> Any:
 
 
 def lower(cfg: Config, params: Params, batch: Batch) -> Lower:
-    """Return both towers' states just before their first interaction."""
+    """Return the states of both towers just before their first interaction."""
 
     def run(model: BridgeModel) -> Lower:
         text = model.lower_text(batch.ids, batch.text_mask)
@@ -132,7 +132,7 @@ PASSES = forward.passes_of(tuple(LOSSES))
 
 
 def outputs(cfg: Config, params: Params, batch: Batch, passes: tuple[str, ...] = PASSES) -> Outputs:
-    """Return the results of the passes."""
+    """Return the outputs of the forward passes."""
     key = jax.random.key(cfg.seed)
     how = forward.Forward(passes, lower_frozen=False)
     return forward.outputs(BridgeModel(cfg), params, batch, how, forward.Keys(key, key))

@@ -40,7 +40,7 @@ from bridge_jax.workdir.outcome import Outcome
 
 
 def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]:
-    """Train all stages, evaluate the best checkpoint on every split, and return the metrics of the last table.
+    """Train all stages, evaluate the best checkpoint on every split, and return the metrics of the tables.
 
     Raises ConfigError or WorkdirBusyError, before anything is written, if the config, the data or the workdir cannot
     work; FloatingPointError, naming the step and the first bad tensor, if a number is not finite; and StorageError if a

@@ -21,7 +21,7 @@ from bridge_jax.types import Array, Batch, Params
 
 
 def keep_programs(cfg: Config) -> Path:
-    """Keep compiled programs in a folder, which is returned, so that the next process need not compile them."""
+    """Make jax keep compiled programs in a folder, for the next process, and return the folder."""
     folder = Path(cfg.cache_dir).resolve() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder

@@ -52,7 +52,7 @@ def write(folder):
 
 
 def audit(event, arguments):
-    """Python itself tells of every class that is unpickled, by whomever."""
+    """Log every class that is unpickled in this process, through Python's audit hook."""
     if event == "pickle.find_class":
         print("unpickled", *arguments, file=LOG)
 

@@ -1,4 +1,4 @@
-"""The run that the drills disturb: eight steps in two stages, and the same one undisturbed."""
+"""The run that the drills disturb, eight steps in two stages, and the same run undisturbed."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ CHANGED = {"stage_order": "('stabilise','align')", "stages.align.losses": "('itc
 
 
 class Run:
-    """One process of a run. Its log is new; workdir and caches outlast it."""
+    """One process of a run. It has its own log; workdir and caches outlast it."""
 
     def __init__(self, flags: list[str], workdir: Path, programs: Path, stall: str = "", before: tuple[str, ...] = ()):
         workdir.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ class Run:
         return [line[:-1] for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def reaches(self, phase: str, times: int = 1) -> bool:
-        """Wait until the process enters a phase; return False where it ends before."""
+        """Wait until the process enters a phase. Return False if it ends before."""
         while self.lines().count(phase) < times:
             if self.process.poll() is not None:
                 return False
@@ -64,14 +64,14 @@ class Run:
 
 @pytest.fixture(scope="session")
 def flags(tiny_flags) -> list[str]:
-    """The flags of the run that is disturbed."""
+    """Return the flags of the disturbed run."""
     kept = [flag for flag in tiny_flags if flag.split("=")[0].removeprefix("--config.") not in (*CHANGED, "cache_dir")]
     return kept + [f"--config.{key}={value}" for key, value in CHANGED.items()]
 
 
 @pytest.fixture(scope="session")
 def whole(flags, tmp_path_factory) -> Run:
-    """The undisturbed run, which compiles the programs and reports what it unpickles."""
+    """Run undisturbed, compile the programs, and log what is unpickled."""
     run = Run(flags, tmp_path_factory.mktemp("whole") / "run", PROGRAMS, "pickle")
     assert run.end() == 0, run.stderr.read_text()
     return run
@@ -90,7 +90,7 @@ def start(flags, whole, tmp_path_factory) -> Callable[..., Run]:
 
 
 def drawn(workdir: Path) -> dict[str, str]:
-    """Return stage and step -> the ids of the examples, drawn by all processes of a run; the same every time."""
+    """Return stage and step -> example ids. All processes of a run must have drawn the same ids."""
     ids_of: dict[str, str] = {}
     for log in sorted(workdir.parent.glob(f"{workdir.name}.*.log")):
         for line in log.read_text().splitlines(keepends=True):

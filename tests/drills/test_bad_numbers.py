@@ -1,4 +1,4 @@
-"""Runs that skip bad steps, and runs on data of which a part is broken: counted, exact after every stop, limited."""
+"""Runs that skip bad steps, and runs on partly broken data: both are counted, exact after a stop, and limited."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ SPOILED = 5  # the record whose states are not numbers
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    """Let the cached states of one photo be no numbers."""
+    """Overwrite the cached states of one photo with NaN."""
     real = lower_cache.LowerCache.__call__
 
     def call(self, index, generator):
@@ -36,7 +36,7 @@ def spoiled(monkeypatch):
 
 
 def skipping(tiny, **changes):
-    """Return the config of a run that goes on: two epochs of `align`; a loss above the last two is bad."""
+    """Return the config of a run that skips bad steps: two epochs of `align`; a loss above the last two is bad."""
     settings = tiny()
     settings.bad_steps.update(dict(action="skip", budget=12, spike_sigma=0.1, spike_window=2) | changes)
     settings.stages.align.update(steps=8, learning_rate=0.0005, losses=("itc",))
@@ -80,7 +80,7 @@ def test_more_than_the_budget_stops_the_run(tiny, spoiled, tmp_path):
 
 
 def photos(tiny, small_shapes, folder, broken):
-    """Return the config of an epoch over 200 photos of which so many are broken, and of `align`."""
+    """Return the config of one epoch of `align` over 200 photos, so many of them broken, and the broken names."""
     names = dict(list(bad_inputs.BROKEN.items())[:broken])
     raw = bad_inputs.raw_folder(folder / "raw", 200 - broken, names, held_out=16)
     bad_inputs.prepare_unchecked(folder / "data", raw)

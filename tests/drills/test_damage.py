@@ -1,4 +1,4 @@
-"""Checkpoints that something happened to: it is named, the newest whole one is used, no other state is ever read."""
+"""Damaged checkpoints: the damage is named, the newest whole checkpoint is used, and no wrong state is read."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def a_file(folder):
 
 @pytest.fixture(scope="module")
 def two(cfg, tmp_path_factory):
-    """A workdir with the checkpoints 1 (the better) and 2."""
+    """Return a workdir with the checkpoints 1 (the better) and 2."""
     folder = tmp_path_factory.mktemp("two")
     saves = Checkpoints(folder)
     save(saves, cfg, 1, 80.0)
@@ -76,7 +76,7 @@ def test_a_damaged_best_is_not_the_best(two, tmp_path):
 
 
 def test_whatever_byte_is_flipped_no_other_state_is_read(two, tmp_path):
-    """In every file of a checkpoint: either it is named, or what is restored is what was saved."""
+    """For every file of a checkpoint: either the damage is named, or the saved state is restored."""
     shutil.copytree(two, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints" / "2"
     harmless = set()
@@ -118,7 +118,7 @@ def test_what_a_killed_save_left_is_removed_by_the_next_and_never_read(two, cfg,
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
 def test_a_save_that_fails_is_an_error_and_costs_nothing_that_was_saved(two, cfg, tmp_path):
-    """Files cannot grow beyond 4 KiB, which the arrays do: a real error of the system in Orbax's own threads.
+    """Limit files to 4 KiB, which the arrays exceed: a real system error in Orbax's own threads.
 
     Its writer of the other item goes on meanwhile: it may put files back into the temporary folder of this save after
     that was removed, and finds the event loop closed, which Python can only tell as an ignored exception.

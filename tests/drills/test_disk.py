@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, damaged or do not answer, and a workdir that somebody else uses."""
+"""Disks that are full, read-only, damaged or slow, and a workdir that another run uses."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_a_read_only_disk_is_one_clear_line(start, on_a_disk, tmp_path):
 
 
 def test_a_folder_without_permission_is_one_clear_line(start, whole, tmp_path):
-    """A process of root's that may not write everywhere any more, as a user's may not."""
+    """If the test runs as root, the process gives up root's right to write everywhere."""
     workdir = tmp_path / "run"
     folder = workdir / manifest.CHECKPOINTS
     folder.mkdir(parents=True)

@@ -37,7 +37,7 @@ WINDOWS = (  # phase, how often it is entered before the signal, spread of the s
 
 @pytest.fixture(scope="module")
 def seconds(start, tmp_path_factory) -> float:
-    """How long an undisturbed run takes whose programs are compiled."""
+    """Return how long an undisturbed run takes once its programs are compiled."""
     began = time.monotonic()
     assert start(tmp_path_factory.mktemp("timed") / "run").end() == 0
     return time.monotonic() - began
@@ -61,7 +61,7 @@ def assert_ended_as(run, whole):
 
 
 def test_a_run_unpickles_nothing(whole):
-    """A pickle is a program that whoever wrote it chose."""
+    """Loading a pickle runs code that its writer chose."""
     assert {line for line in whole.lines() if line.startswith("unpickled")} == UNPICKLED_ON_PURPOSE
 
 

@@ -23,7 +23,7 @@ RECORDED = ("gcloud", "gcsfuse", "findmnt", "python3", "srun", "scontrol")
 
 
 class Machine:
-    """Runs scripts of the small repository; what the recorders saw is in `calls`."""
+    """Runs scripts of the small repository; `calls` lists what the recorders recorded."""
 
     def __init__(self, folder: Path, workers: int):
         self.folder, self.repository, self.bin = folder, folder / "repository", folder / "bin"
@@ -71,7 +71,7 @@ class Machine:
 
     @property
     def calls(self) -> list[list[str]]:
-        """The recorded calls, in order."""
+        """Return the recorded calls, in order."""
         return [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
 
     def wait_for(self, happened, seconds=20.0):

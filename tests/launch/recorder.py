@@ -33,7 +33,7 @@ def listed(resources):
 
 
 def lose_workers(state):
-    """A new slice has new machines, on which nothing runs."""
+    """Remove the workers' pid files: a new slice has new machines, on which nothing runs."""
     for home in state["workers"]:
         Path(home, "bridge_jax/run.pid").unlink(missing_ok=True)
 

@@ -45,7 +45,7 @@ def test_the_check_of_the_numbers_can_fail(change):
 
 
 def test_a_setting_at_the_top_reaches_every_place_that_needs_it():
-    """Another value in the annotation is another value in the pod: none is written twice."""
+    """Changing an annotation changes the pod: no value is written twice."""
     settings = yaml.safe_load(TEXT)["metadata"]["annotations"]
     where = {
         "repository": lambda pod: pod["containers"][0]["env"][0]["value"],
@@ -64,7 +64,7 @@ def test_a_setting_at_the_top_reaches_every_place_that_needs_it():
 
 
 def test_all_annotations_are_text():
-    """A number would be refused by the cluster."""
+    """The cluster would refuse a number."""
     assert all(isinstance(value, str) for value in yaml.safe_load(TEXT)["metadata"]["annotations"].values())
 
 
@@ -78,14 +78,14 @@ def test_preemptions_restart_the_job_and_mistakes_end_it():
 
 
 def test_the_workdir_is_in_the_bucket():
-    """A pod keeps nothing."""
+    """A pod keeps nothing after it ends."""
     (train,) = read()[2]["containers"]
     (mount,) = train["volumeMounts"]
     assert f"--workdir={mount['mountPath']}/" in train["args"][0]
 
 
 def test_the_container_runs_what_is_installed_and_checked_out(machine):
-    """The script of the container, with recorders, up to the end: bash accepts it and the last command is main."""
+    """Run the container's script with recorders: bash accepts it and its last command is main."""
     (train,) = read()[2]["containers"]
     script = train["args"][0].replace("/bridge_jax", str(machine.folder / "code")).replace("/bucket/data", "launch")
     for name in ("pip", "python"):

@@ -1,4 +1,4 @@
-"""What all launch scripts share, and the extras they install."""
+"""The rules that all launch scripts share, and the extras that they install."""
 
 import importlib.metadata
 import os
@@ -41,7 +41,7 @@ def test_readme_names_every_file():
 
 
 def test_the_commands_of_the_readme_are_accepted(machine):
-    """As a dry run, in the environment that the README sets up; a command may be continued over several lines."""
+    """Run each command dry, in the environment of the README. A command may span several lines."""
     text = (ROOT / "launch/README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(r"^bash launch/tpu_vm.sh \w+", text, re.MULTILINE)
     assert {command.split()[-1] for command in commands} == {"run", "follow", "stop", "delete"}
@@ -55,7 +55,7 @@ def test_the_commands_of_the_readme_are_accepted(machine):
 
 
 def test_the_accelerator_extras_exist_in_jax():
-    """An extra that jax does not have is a warning to pip, and a run on the CPU."""
+    """pip only warns about an extra that jax does not have, and the run would use the CPU."""
     offered = importlib.metadata.metadata("jax").get_all("Provides-Extra")
     for name in ("tpu", "cuda"):
         (requirement,) = PROJECT["optional-dependencies"][name]
@@ -80,7 +80,7 @@ def test_every_test_dependency_has_its_tested_version():
     ],
 )
 def test_the_flags_of_test_sh_reach_pytest_and_quick_is_its_list(machine, words, tests):
-    """Every other flag is pytest's, a mistyped one too; ruff runs before the tests either way."""
+    """Every other flag goes to pytest, even a mistyped one. ruff runs before the tests either way."""
     machine.record(machine.repository / ".venv/bin/python")
     env = machine.env | {"PATH": f"{machine.env['PATH']}:{os.defpath}"}
     done = machine.script("test", *words, env=env)
@@ -92,7 +92,7 @@ def test_the_flags_of_test_sh_reach_pytest_and_quick_is_its_list(machine, words,
 
 
 def test_the_quick_list_names_tests_that_exist_once_and_in_order():
-    """With several processes pytest passes over a test that does not exist."""
+    """With several processes, pytest ignores a test that does not exist."""
     names = (ROOT / "tests/quick.txt").read_text(encoding="utf-8").splitlines()
     assert names == sorted(set(names))
     assert "tests/test_types.py" in names  # pyright
@@ -103,6 +103,6 @@ def test_the_quick_list_names_tests_that_exist_once_and_in_order():
 
 
 def test_a_bucket_is_no_workdir():
-    """Why tpu_vm.sh and gke.yaml mount it; once this is possible, they need not."""
+    """This is why tpu_vm.sh and gke.yaml mount the bucket; once it is possible, they need not."""
     with pytest.raises(ConfigError, match="give a local or mounted folder"):
         log.RunLog("gs://my-bucket/runs/coco")

@@ -21,7 +21,7 @@ def finish(started):
 
 @pytest.fixture
 def job(machine):
-    """A function that starts the batch script as Slurm does: a copy of it, anywhere, with these variables."""
+    """Return a function that starts the batch script as Slurm does: a copy, anywhere, with these variables."""
     python = machine.repository / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.symlink_to(machine.bin / "python3")
@@ -80,7 +80,7 @@ def test_a_run_that_fails_by_itself_is_not_queued_again(machine, job, code):
 
 @pytest.mark.parametrize("refused", [{}, {"scontrol requeue": 1}])
 def test_the_signal_before_the_end_queues_the_job_again(machine, job, refused):
-    """The script then waits for srun, which Slurm ends: to leave first would end the job as one that is done."""
+    """The script waits for srun, which Slurm ends. If the script left first, the job would count as done."""
     machine.simulate(seconds=1, fail=refused)
     started = job(*FLAGS)
     machine.wait_for(lambda: machine.calls == [SRUN])

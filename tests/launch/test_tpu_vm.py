@@ -34,7 +34,7 @@ def steps(machine):
 
 
 def changes(machine):
-    """The calls of gcloud but those that only look."""
+    """Return the calls of gcloud, without those that only read."""
     return [words for words in machine.calls if words[0] == "gcloud" and "list" not in words]
 
 
@@ -43,7 +43,7 @@ UP = ["scp", "ssh", "install", "start", "follow"]
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_dry_run_prints_the_commands_and_runs_none(machine, name):
-    """Without gcloud on the PATH; the text is tests/launch/golden/NAME.txt."""
+    """gcloud is not on the PATH; the expected text is tests/launch/golden/NAME.txt."""
     (machine.bin / "gcloud").unlink()
     done = machine.script("tpu_vm", *FLAGS[name])
     assert (done.returncode, done.stderr) == (0, "")
@@ -54,7 +54,7 @@ def test_dry_run_prints_the_commands_and_runs_none(machine, name):
 
 @pytest.mark.parametrize("queued", [(), ("--queued", "--spot")], ids=["slice", "queued"])
 def test_what_the_dry_run_prints_can_be_pasted(machine, queued):
-    """Bash makes of the printed lines the very calls of the real run."""
+    """Pasted into bash, the printed lines make exactly the calls of the real run."""
     real = machine.script("tpu_vm", "run", *SLICE, *queued, *MAIN)
     assert real.returncode == 0, real.stderr
     expected = changes(machine)
@@ -115,7 +115,7 @@ def test_a_request_that_fails_is_not_made_again(machine):
     ids=["slice", "queued"],
 )  # fmt: skip
 def test_the_same_command_goes_on_after_a_preemption(machine, resources, queued, looks):
-    """What is left of the slice is deleted, it is created anew, and main gets the same flags again."""
+    """The rest of the slice is deleted, the slice is created anew, and main gets the same flags."""
     machine.simulate(**resources)
     done = machine.script("tpu_vm", "run", *SLICE, *queued, *MAIN)
     assert done.returncode == 0, done.stderr
@@ -195,7 +195,7 @@ def test_delete(machine, resources, expected, says):
 
 @pytest.mark.parametrize("failing", ["queued-resources list", "tpu-vm list", "tpu-vm delete"])
 def test_delete_never_takes_a_failure_for_an_absent_slice(machine, failing):
-    """Who believes that a slice is gone pays for it."""
+    """A slice that is wrongly believed to be gone costs money."""
     machine.simulate(slices=READY, fail={failing: 9})
     done = machine.script("tpu_vm", "delete", *PLACE)
     assert (done.returncode, done.stderr) == (9, "ERROR: (gcloud) simulated\n")
@@ -255,7 +255,7 @@ def test_bad_flags_are_one_line_and_cost_nothing(machine, words):
 
 
 def test_no_test_can_reach_a_real_cloud(machine):
-    """A real gcloud may be installed, with somebody's credentials."""
+    """A real gcloud with credentials may be installed on this machine."""
     for name in ("gcloud", "kubectl", "sbatch", "srun", "ssh"):
         program = shutil.which(name, path=machine.env["PATH"])
         assert program is None or "recorder.py" in Path(program).read_text()

@@ -7,7 +7,7 @@ from tests.launch.test_tpu_vm import MAIN, READY, SLICE
 
 @pytest.fixture
 def worker(machine):
-    """A function that runs tpu_worker.sh on the first worker, where the code has arrived."""
+    """Return a function that runs tpu_worker.sh on the first worker, which has the code."""
     machine.simulate(slices=READY, fail={"worker.sh start": 1})
     machine.script("tpu_vm", "run", *SLICE, *MAIN)
     machine.simulate()
@@ -21,7 +21,7 @@ def worker(machine):
 
 
 def test_every_worker_trains_one_commit_with_the_flags_as_they_were_given(machine):
-    """Also a flag with a space and a quote in it, which passes through two shells."""
+    """One flag has a space and a quote in it, and passes through two shells."""
     machine.simulate(slices=READY)
     assert machine.script("tpu_vm", "run", *SLICE, *MAIN).returncode == 0
     training = ["python", "-m", "bridge_jax.main", *MAIN[1:]]
@@ -33,7 +33,7 @@ def test_every_worker_trains_one_commit_with_the_flags_as_they_were_given(machin
 
 
 def test_a_clone_is_of_the_commit_that_was_asked_for(machine):
-    """Not of a branch that moved on meanwhile."""
+    """The branch may have moved on meanwhile."""
     commit = machine.commit
     (machine.repository / "constraints.txt").write_text("")
     machine.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--all", "--quiet", "--message=later")

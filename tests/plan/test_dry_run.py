@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from bridge_jax import config as configs
 from bridge_jax import paths
+from bridge_jax.config import parse
 from bridge_jax.plan import dry_run, flops, planner
 from bridge_jax.step import sharding
 from bridge_jax.step.params import param_shapes
@@ -14,7 +14,7 @@ from bridge_jax.step.params import param_shapes
 
 @pytest.fixture(scope="module")
 def cfg(tiny):
-    return configs.parse(tiny())
+    return parse(tiny())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_parts_add_up_to_all_parameters(cfg):
 def test_a_decoder_and_learned_weights_are_parts(kind, request):
     config = request.getfixturevalue(kind)()
     config.loss_weighting = "learnable"
-    cfg = configs.parse(config)
+    cfg = parse(config)
     counts, every = dry_run.parts(cfg), sizes(cfg)
     assert list(counts) == list(dry_run.PARTS)
     assert counts["loss_weights"] == dry_run.Count(parameters=len(cfg.losses), arrays=len(cfg.losses))

@@ -11,8 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from bridge_jax import config as configs
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, parse
 from bridge_jax.plan import chips, planner
 from bridge_jax.step import sharding
 from configs import coco
@@ -118,7 +117,7 @@ def test_without_remat_products_are_the_models(quickly):
     config = shrunken()
     config.blocks.remat = "none"
     chip, devices = chips.slice_of("v5e:4x4")
-    plan = plan_of(planner.with_pairs(configs.parse(config), PAIRS, devices), "task", chip, devices)
+    plan = plan_of(planner.with_pairs(parse(config), PAIRS, devices), "task", chip, devices)
     assert 0.99 <= plan.compiled_flops / plan.model_flops <= 1.1
 
 
@@ -126,7 +125,7 @@ def test_a_batch_in_parts_takes_less_memory_and_sends_no_states(plans, quickly):
     config = shrunken()
     config.stages.align.microbatches = 4
     chip, devices = chips.slice_of("v5e:4x4")
-    parts = plan_of(planner.with_pairs(configs.parse(config), 4 * PAIRS, devices), "align", chip, devices)
+    parts = plan_of(planner.with_pairs(parse(config), 4 * PAIRS, devices), "align", chip, devices)
     assert parts.pairs == 4 * plans[0].pairs
     assert parts.memory.temporaries < 2 * plans[0].memory.temporaries
     assert 4 * plans[0].model_flops < parts.model_flops < 4.1 * plans[0].model_flops
@@ -144,7 +143,7 @@ def test_over_fsdp_parameters_travel_and_states_stay(quickly):
     config = shrunken(depth=4)
     config.mesh.fsdp = 4
     chip, devices = chips.slice_of("v5e:4x4")
-    plan = plan_of(planner.with_pairs(configs.parse(config), PAIRS, devices), "stabilise", chip, devices)
+    plan = plan_of(planner.with_pairs(parse(config), PAIRS, devices), "stabilise", chip, devices)
     for item in plan.traffic:
         sizes = [int(n) for n in re.search(r"\[(.*)\]", item.greatest)[1].split(",") if n]
         assert not {197, 30} & set(sizes[1:]), item
@@ -168,7 +167,7 @@ def test_a_batch_that_cannot_fit_says_by_how_much_and_what_would(quickly):
     config.stage_order = ("stabilise",)
     config.stages.stabilise.losses = ("itc",)
     chip, devices = chips.slice_of("v5e:2x2")
-    cfg = planner.with_pairs(configs.parse(config), 32_768, devices)
+    cfg = planner.with_pairs(parse(config), 32_768, devices)
     with pytest.raises(
         ConfigError, match=r"32768 pairs a chip need \d+\.\d+ GiB of the 15\.75 .* too many; about \d+ "
     ):
@@ -185,7 +184,7 @@ def test_the_most_pairs_that_fit_are_found(quickly):
     config.stages.stabilise.losses = ("itc",)
     chip, devices = chips.slice_of("v5e:2x2")
     small = dataclasses.replace(chip, hbm_bytes=2**28)
-    cfg = configs.parse(config)
+    cfg = parse(config)
     best = next(planner.fit(cfg, cfg.stages["stabilise"], small, devices))
     assert (best.remat, best.pairs % 8) == ("none", 0)
     assert 0.7 * 2**28 < best.memory.peak <= 2**28
@@ -212,7 +211,7 @@ def test_the_command_prints_and_writes_the_plan(command, plans):
     done, written = command
     assert [(plan.chips, plan.pairs, plan.batch_size) for plan in plans] == [(16, PAIRS, 128), (64, PAIRS, 512)]
     devices = chips.slice_of("v5e:4x4")[1]
-    asked = planner.with_pairs(configs.parse(shrunken()), PAIRS, devices)  # the model that the flags were to make
+    asked = planner.with_pairs(parse(shrunken()), PAIRS, devices)  # the model that the flags were to make
     assert (
         plans[0].model_flops
         == planner.model_flops(asked, asked.stages["align"], sharding.make_mesh(asked.mesh, devices)) / 16

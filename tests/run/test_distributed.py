@@ -1,4 +1,4 @@
-"""Several processes on this machine are one run: they meet, agree, and give what one process gives."""
+"""Several processes on this machine act as one run: they meet, agree, and get the results of one process."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def start(tiny_flags) -> Start:
 
 
 def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
-    """Return exit code and stderr of each."""
+    """Return the exit code and stderr of each process."""
     texts = [process.communicate(timeout=400)[1] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, texts, strict=True)]
 
@@ -101,7 +101,7 @@ def close(workdir: Path, expected: Path) -> None:
 
 
 def last_parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    """Restore onto this process's one device, whatever saved them."""
+    """Return path -> parameter, restored onto this process's one device."""
     saves = Checkpoints(workdir, read_only=True)
     cfg = saves.config(step)
     mesh = sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1))
@@ -109,7 +109,7 @@ def last_parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def stop_at(processes: list[subprocess.Popen], workdir: Path, step: int, signum: int) -> list[tuple[int, str]]:
-    """Send a signal to the last of the processes when a step was logged, and return what `ends` does."""
+    """Send a signal to the last process once a step is logged. Return exit code and stderr of each process."""
     log = workdir / "metrics.jsonl"
     while not (
         log.exists() and log.read_text().rpartition("\n")[0].rpartition("\n")[2].startswith(f'{{"step": {step},')
@@ -129,7 +129,7 @@ FLAGS += ["--config.stages.stabilise.learning_rate=3e-4"]
 
 @pytest.fixture(scope="module")
 def undisturbed(start, tmp_path_factory) -> Path:
-    """The workdir of one process of two devices."""
+    """Return the workdir of a run of one process with two devices."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     ((code, stderr),) = ends(start(workdir, [FLAGS], count=1, devices=2))
     assert code == 0, stderr
@@ -137,7 +137,7 @@ def undisturbed(start, tmp_path_factory) -> Path:
 
 
 def test_two_processes_are_one_run_and_runs_go_on_with_one_then_two_then_one(start, undisturbed, tmp_path):
-    """Of two processes only one gets the signal, and both stop."""
+    """Only one of two processes gets the signal, and both stop."""
     workdir = tmp_path / "run"
     for count, step, signum in ((1, 2, signal.SIGTERM), (2, 5, signal.SIGINT)):
         running = start(workdir, [FLAGS] * count, count=count, devices=1, program=SLOW)
@@ -153,7 +153,7 @@ def test_two_processes_are_one_run_and_runs_go_on_with_one_then_two_then_one(sta
 
 
 def test_a_run_goes_on_on_one_then_eight_then_two_devices(start, undisturbed, tmp_path):
-    """And from copies of the parameters to spread ones."""
+    """The parameters change from copies (`data`) to spread ones (`fsdp`)."""
     workdir = tmp_path / "run"
     for devices, step, mesh in ((1, 2, "data=1"), (8, 5, "fsdp=4")):
         running = start(workdir, [[*FLAGS, f"--config.mesh.{mesh}"]], count=1, devices=devices, program=SLOW)
@@ -165,7 +165,7 @@ def test_a_run_goes_on_on_one_then_eight_then_two_devices(start, undisturbed, tm
 
 
 def test_two_processes_leave_a_bad_step_and_broken_data_behind_together(start, small_shapes, tmp_path):
-    """The rate is infinite and the records of one process's rows are broken, which both come to know."""
+    """The rate is infinite and one process's records are broken. Both processes learn of both."""
     shutil.copytree(small_shapes, tmp_path / "data")
     shard = next((tmp_path / "data" / "shapes" / "2.1.0").glob("*train*"))
     content = bytearray(shard.read_bytes())
@@ -208,7 +208,7 @@ def test_another_config_is_named_by_all(start, tmp_path):
 
 @pytest.fixture
 def other_code(tmp_path) -> Path:
-    """A copy of the code in which one letter of one docstring, of a file far from this one, is another."""
+    """Return a copy of the code with one letter changed, in a docstring of another folder."""
     tree = tmp_path / "tree"
     for name in ("bridge_jax", "configs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -217,7 +217,7 @@ def other_code(tmp_path) -> Path:
 
 
 def flip_a_letter(path: Path) -> None:
-    """Turn the first letter of the file's docstring to lower case."""
+    """Change the first letter of the file's docstring to lower case."""
     content = path.read_text(encoding="utf-8")
     assert re.match('"""[A-Z]', content)
     path.write_text(content[:3] + content[3].lower() + content[4:], encoding="utf-8")
@@ -233,7 +233,7 @@ def test_other_code_is_named_by_all(start, other_code, tmp_path):
 
 
 def test_a_file_of_any_folder_counts_as_code(other_code, tiny, monkeypatch):
-    """The package is read where it was imported from: here, from the copy."""
+    """The hash covers the package that is imported: here the copy."""
     cfg, package = config.parse(tiny()), other_code / "bridge_jax"
     monkeypatch.setattr(bridge_jax, "__file__", str(package / "__init__.py"))
     one_a_folder = {path.parent.name: path for path in package.rglob("*.py")}

@@ -1,4 +1,4 @@
-"""The cache of lower states against the towers that it replaces."""
+"""The cache of lower states, compared with the towers that it replaces."""
 
 import dataclasses
 import pickle
@@ -56,7 +56,7 @@ def cache(cfg, params, predict):
 
 
 def test_it_is_filled_in_batches_of_the_evaluator_that_watches_the_stage(tiny_caption, tmp_path):
-    """Which alone the config has to have."""
+    """The config needs that evaluator alone."""
     settings = tiny_caption()
     settings.stage_order, settings.cache_dir = ("task",), str(tmp_path)
     del settings.evals.retrieval

@@ -1,4 +1,4 @@
-"""Signals and the watchdog in small processes of their own; tests/drills does the same to whole runs."""
+"""Signals and the watchdog, tested in small processes; tests/drills tests them in whole runs."""
 
 import json
 import signal
@@ -126,7 +126,7 @@ def start(tmp_path):
 
 
 def ends(process, within):
-    """Return exit code and stderr of a process that must end in so many seconds."""
+    """Wait at most so many seconds for the process to end. Return its exit code and stderr."""
     errors = process.communicate(timeout=within)[1]
     return process.returncode, errors
 

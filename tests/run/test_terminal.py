@@ -1,4 +1,4 @@
-"""What the user reads: every number of the table stands where it belongs."""
+"""The terminal output: every number of the table is in its own row and column."""
 
 import io
 

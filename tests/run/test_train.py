@@ -1,4 +1,4 @@
-"""The loop end to end on a small shapes set; a run that was stopped is compared with one that never was."""
+"""The loop end to end on a small shapes set; a stopped and resumed run equals an undisturbed one."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The factored optimizer: its update, and what it keeps."""
+"""The factored optimizer: its update, and the state that it keeps."""
 
 import jax
 import jax.numpy as jnp

@@ -120,7 +120,7 @@ def test_only_the_requested_passes_run(passes, fields):
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_what_a_loss_needs_is_there(name):
-    """It names passes that exist, its name is none of theirs, and it reads the head that it brings."""
+    """It names passes that exist, no pass has its name, and it reads the head that it adds."""
     needs = objectives.needs(name)
     assert set(needs.passes) <= set(objectives.PASSES)
     assert name not in objectives.PASSES
@@ -164,7 +164,7 @@ def test_padding_changes_no_loss_bit_for_bit(design):
 
 
 def test_permuting_the_batch_permutes_the_losses_nowhere():
-    """With every other pair mined (k = B - 1) chance plays no part, and each loss is one number of the whole batch."""
+    """With all other pairs mined (k = B - 1) nothing is random, and each loss is one number of the whole batch."""
     cfg, params, batch = setup(partners=3)
     order = np.array([2, 0, 3, 1])
     moved = tiny.take(batch, order)
@@ -246,7 +246,7 @@ TOWERS = [
 
 @pytest.mark.parametrize("towers", TOWERS, ids=str)
 def test_every_loss_runs_on_every_tower(towers):
-    """Also what reads the patches alone, behind none, one or five tokens: the targets of MIM."""
+    """MIM's targets read the patches alone, after zero, one or five other tokens."""
     cfg = tiny.config(**towers)
     batch = tiny.batch(cfg)
     outputs = tiny.outputs(cfg, tiny.params(cfg), batch)

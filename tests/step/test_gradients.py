@@ -64,7 +64,7 @@ def test_every_parameter_gets_a_gradient_through_two_layers_with_learned_weights
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_questions_give_every_parameter_below_their_head_a_gradient(design):
-    """All but the heads of the contrastive losses, which no answer goes through."""
+    """Except the heads of the contrastive losses, which no answer reads."""
     cfg = tiny.config(bridge=dict(design=design, layers=1), stage=dict(losses=("vqa",)))
     largest = gradients(cfg)
     other_heads = ("heads/fused_", "heads/unimodal_", "heads/itm/", "heads/log_scale")
@@ -75,7 +75,7 @@ def test_questions_give_every_parameter_below_their_head_a_gradient(design):
 
 @pytest.mark.parametrize(("loss", "reads"), [("caption", "image"), ("caption", "fused"), ("vqa_generative", "fused")])
 def test_words_give_every_parameter_that_the_decoder_reads_a_gradient(loss, reads):
-    """With `image` nothing of the text tower and the bridge; the decoder's own parts all."""
+    """With `image`, the text tower and the bridge get none; all of the decoder's own parameters get one."""
     cfg = tiny.config(bridge=dict(layers=1), stage=dict(losses=(loss,)), decoder=dict(reads=reads))
     largest = gradients(cfg)
     towers = ("vision/",) if reads == "image" else ("vision/", "text/", "bridge/")
@@ -87,7 +87,7 @@ def test_words_give_every_parameter_that_the_decoder_reads_a_gradient(loss, read
 
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_statements_give_every_parameter_below_their_head_a_gradient(pictures):
-    """All but the heads that no judgement goes through: those of the unimodal embeddings and of the match."""
+    """Except the heads that no judgement reads: those of the unimodal embeddings and of the match."""
     cfg = tiny.config(
         bridge=dict(layers=1), stage=dict(losses=("nlvr2",)), losses=dict(nlvr2=dict(weight=1.0, pictures=pictures))
     )

@@ -24,7 +24,7 @@ BELOW = r"vision/(block_00/.*|patch/.*|class_token|position)|text/.*"
 
 
 def config(form: str, *more: str):
-    """Return one block and one interaction layer above it: what lies below is frozen and never run."""
+    """Return one block with one interaction layer above it. The layers below are frozen and never run."""
     return tiny.config(
         vision=dict(depth=1, width=WIDTH, image_px=12, position_grid=3, mask_token=False),
         text=dict(depth=1, width=WIDTH),
@@ -59,7 +59,7 @@ def unrelated(draw: np.random.Generator) -> Batch:
 
 
 def train(cfg):
-    """Return the parameters, and the mean of the fused contrast over the last steps: that of one batch is a draw."""
+    """Return the parameters, and the fused contrast's mean over the last steps, as one batch varies by chance."""
     stage_step = train_step.build(cfg, cfg.stages["train"], 0, sharding.make_mesh(cfg.mesh))
     state, draw, lost = stage_step.init(jnp.int32(0), init_params(cfg)), np.random.default_rng(0), []
     for _ in range(STEPS):

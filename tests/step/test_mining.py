@@ -32,7 +32,7 @@ def test_all_picks_lie_in_the_band_and_differ():
 
 
 def test_picks_are_uniform_in_the_band():
-    """6000 draws of one partner over three equal columns: 99.9 % of fair ones lie within 2000 +- 120."""
+    """Draw one partner 6000 times from three equal columns: 99.9 % of fair counts lie within 2000 +- 120."""
     keys = jax.random.split(jax.random.key(0), 1000)
     index, _ = jax.vmap(lambda key: semi_hard(scores(), np.eye(B, dtype=bool), key, 1, 0.2, 0.5))(keys)
     back = (np.asarray(index)[..., 0] - np.arange(B)) % B
@@ -64,7 +64,7 @@ def test_the_margins_themselves_are_outside():
 
 
 def test_captions_of_the_own_image_are_never_picked():
-    """They would be in the band; so would all of the same photo further away."""
+    """They would be in the band, as would all other captions of the photo."""
     ids = np.array([0, 1, 0, 2, 0, 1])
     same = ids[:, None] == ids[None, :]
     for seed in range(20):

@@ -38,7 +38,7 @@ def computed(cfg, batch):
 
 
 def at_once(cfg, batch):
-    """The same objective without its tricks: every part's forward pass, one loss of them all, one backward pass."""
+    """Return the same results plainly: a forward pass of each part, one loss of all, one backward pass."""
     stage = cfg.stages["train"]
     rows = np.arange(8).reshape(-1, stage.microbatches, cfg.mining.group or 1)
 

@@ -59,7 +59,7 @@ def test_no_golden_table_without_its_config():
 
 @pytest.mark.parametrize("name", [*CONFIGS, *WITH_ARGUMENT])
 def test_decay_touches_matrices_and_nothing_else(name):
-    """Written as shapes: what decays is a kernel or the word table; all else is spared, scalars and biases first."""
+    """By shape: only kernels and the word table decay; scalars and biases never do."""
     cfg = load(name)
     flat = paths.flatten(param_shapes(cfg))
     decayed = optim.decayed(cfg, flat)

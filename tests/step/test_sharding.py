@@ -1,4 +1,4 @@
-"""One answer on every mesh, in real runs on many CPU devices; and meshes and rules that cannot work."""
+"""Equal results on every mesh, in real runs on many CPU devices; meshes and rules that cannot work."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The bridge starts where the towers are: its scores, its attention, every design."""
+"""The bridge starts from the towers' alignment: its scores, its attention, every design."""
 
 import jax
 import numpy as np

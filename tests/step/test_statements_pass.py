@@ -37,7 +37,7 @@ def logits(cfg, params, batch):
 
 
 def one_by_one(cfg, params, batch):
-    """Fuse every picture with its statement in a call of its own, and judge by hand what they are pooled to."""
+    """Return the logits, from one call for each picture with its statement, pooled and judged by hand."""
 
     def run(model):
         rows = []
@@ -56,7 +56,7 @@ def one_by_one(cfg, params, batch):
 
 
 def evaluated(cfg, params, batch):
-    """The logits without dropout, as the evaluator gets them."""
+    """Return the logits without dropout, as the evaluator computes them."""
     predict = build_predict(cfg, sharding.make_mesh(cfg.mesh), "nlvr2")
     image = np.asarray(predict.lower_image(params, batch.images))
     text = np.asarray(predict.lower_text(params, batch.ids, batch.text_mask))

@@ -29,7 +29,7 @@ def cfg(tiny):
 
 @pytest.fixture(scope="module")
 def align(cfg):
-    """The stage that trains what lies above cached states."""
+    """Return the stage that trains the layers above cached states."""
     return build(cfg)
 
 
@@ -84,7 +84,7 @@ def test_compiling_gives_back_the_memory_that_is_free(align, params):
     ],
 )
 def test_a_loss_that_no_stage_uses_is_checked(tiny, loss, arguments, says):
-    """The heads are made of what the losses say, those of other stages too."""
+    """The losses of all stages define the heads."""
     settings = tiny(depth=2)
     settings.losses[loss] = {"weight": 1.0, **arguments}
     with pytest.raises(ConfigError, match=says):
