@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         from bridge_jax.run import distributed
 
         distributed.start(cfg, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _MEET_SECS.value)
-        with Outcome(_WORKDIR.value) as outcome, Stop(outcome) as stop:  # watch signals during the import, too: seconds
+        with Outcome(_WORKDIR.value) as outcome, Stop(outcome) as stop:  # before the import, which takes seconds
             from bridge_jax.run import train
 
             train.run(cfg, _WORKDIR.value, stop)

@@ -1,6 +1,6 @@
 """The rules of the architecture as tables: rooms and floors, the home of each dependency, exceptions.
 
-`tests/test_architecture.py` enforces it, and the page on the architecture is made from it. To add a file, place it in
+`tests/test_architecture.py` enforces them, and docs/architecture.md is made from them. To add a file, place it in
 `ROOMS` if no line of it fits. To break a rule, change it here and say why in the commit.
 """
 
@@ -12,29 +12,29 @@ class Room(NamedTuple):
 
     floor: int
     meaning: str
-    patterns: tuple[str, ...]  # `*` stays inside a folder, and a file named outright wins
+    patterns: tuple[str, ...]  # `*` stays inside a folder; a pattern without `*` wins
 
 
 ROOMS = {
     "glossary": Room(
         0,
-        "letters of shapes, records that travel, randomness, paths",
+        "shape letters, shared records, randomness, paths",
         ("bridge_jax/__init__.py", "bridge_jax/types.py", "bridge_jax/rng.py", "bridge_jax/paths.py"),
     ),
     "configs": Room(0, "one experiment a file", ("configs/*.py",)),
     "torch_model": Room(0, "the model in PyTorch, as every export ships it", ("bridge_jax/interop/torch_model/*.py",)),
-    "config": Room(1, "what an experiment may say; what a loss and an evaluator are", ("bridge_jax/config/*.py",)),
+    "config": Room(1, "keys of an experiment, contracts of losses and evaluators", ("bridge_jax/config/*.py",)),
     "rules": Room(2, "the matcher of path rules", ("bridge_jax/rules.py",)),
     "data": Room(2, "files -> the batch of a step", ("bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py")),
     "models": Room(2, "towers, bridge, heads, decoder and its search", ("bridge_jax/models/*.py",)),
-    "scores": Room(2, "what a number means, in plain NumPy", ("bridge_jax/evals/scores/*.py",)),
+    "scores": Room(2, "the metrics, in plain NumPy", ("bridge_jax/evals/scores/*.py",)),
     "losses": Room(3, "one objective a file", ("bridge_jax/losses/*.py",)),
     "step": Room(3, "one training step on a mesh, and its inference twin", ("bridge_jax/step/*.py",)),
-    "workdir": Room(3, "all that a run writes; a kill at any moment loses nothing", ("bridge_jax/workdir/*.py",)),
+    "workdir": Room(3, "all files that a run writes; a kill loses nothing", ("bridge_jax/workdir/*.py",)),
     "evals": Room(4, "one evaluator a file", ("bridge_jax/evals/*.py",)),
     "interop": Room(4, "weights in, models out", ("bridge_jax/interop/*.py",)),
-    "plan": Room(4, "what a step costs on a machine that is not here", ("bridge_jax/plan/*.py",)),
-    "run": Room(5, "the loop: where it starts, what it shows, how it stops", ("bridge_jax/run/*.py",)),
+    "plan": Room(4, "the cost of a step on a machine that is not here", ("bridge_jax/plan/*.py",)),
+    "run": Room(5, "the training loop: its start, its output, its stop", ("bridge_jax/run/*.py",)),
     "main": Room(6, "the command that trains", ("bridge_jax/main.py",)),
     "tools": Room(6, "every other command", ("tools/*.py",)),
 }
