@@ -34,12 +34,12 @@ def searches(cfg: Config, pictures: int, beams: int) -> dict[str, Any]:
     """Return two compiled searches for captions of random pictures: `cached` with the cache, `again` without."""
     assert cfg.decoder is not None
     module = Decoder(cfg.decoder, cfg.text.vocab_size, cfg.text.length, jnp.dtype(cfg.compute_dtype))
-    frame = search.Frame(start=0, end=1, pad=2, length=cfg.text.length)
+    special_tokens = search.SpecialTokens(start=0, end=1, pad=2, length=cfg.text.length)
     tokens = (cfg.vision.image_px // cfg.vision.patch_px) ** 2 + 1
     image = jnp.float32(np.random.default_rng(0).normal(size=(pictures, tokens, cfg.vision.width)))
 
     def touch(m: Decoder) -> Any:
-        return m(jnp.zeros((pictures, frame.length), int), m.read(image))
+        return m(jnp.zeros((pictures, special_tokens.length), int), m.read(image))
 
     params: Any = nn.init(touch, module)(jax.random.key(0))
     params["params"]["word"]["embedding"] *= _SHARPNESS / 0.02
@@ -55,10 +55,10 @@ def searches(cfg: Config, pictures: int, beams: int) -> dict[str, Any]:
         return logits[:, position], words_RT
 
     def compiled(next_logits: search.NextLogits, cache: Any) -> Any:
-        return jax.jit(lambda: search.beam(next_logits, cache, pictures, beams, frame, 0.7)[0])
+        return jax.jit(lambda: search.beam(next_logits, cache, pictures, beams, special_tokens, 0.7)[0])
 
     empty: Any = module.apply(params, pictures * beams, method="empty_cache")
-    words = jnp.zeros((pictures * beams, frame.length), jnp.int32)
+    words = jnp.zeros((pictures * beams, special_tokens.length), jnp.int32)
     return {"cached": compiled(cached, empty), "again": compiled(again, words)}
 
 

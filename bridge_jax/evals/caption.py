@@ -73,8 +73,8 @@ class Evaluator(StageEvaluator, WritesResults):
         self._cfg, self._predict, self._settings = cfg, predict, evaluators.settings(cfg, "caption")
         self._tokenizer = text.load(cfg.data, cfg.text)
         start, end = self._tokenizer.frame
-        frame = search.Frame(start, end, self._tokenizer.pad_id, cfg.text.length)
-        self._write = predict.jit(search.captions, frame, self._settings)
+        tokens = search.SpecialTokens(start, end, self._tokenizer.pad_id, cfg.text.length)
+        self._write = predict.jit(search.captions, tokens, self._settings)
 
     def watch(self, params: Params, progress: Progress) -> dict[str, float]:
         """Return the scores on the first `select_images` pictures of data.eval_split."""

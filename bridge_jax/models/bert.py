@@ -1,4 +1,4 @@
-"""The text tower: BERT, post-norm, absolute positions. The pooler is not part of it."""
+"""The text tower BERT: post-norm blocks and absolute positions, without the pooler."""
 
 from typing import ClassVar
 
@@ -34,9 +34,9 @@ class Tower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    run: Blocks = Blocks(scan=False, remat="none")
+    execution: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "text"
-    period: ClassVar[int] = 1  # blocks so far apart are of one make
+    period: ClassVar[int] = 1  # blocks whose indices differ by it have equal structure
     first_position: ClassVar[int] = 0
 
     def setup(self):
@@ -50,7 +50,7 @@ class Tower(nn.Module):
         self.layers = [Block(cfg, self.dtype, name=f"block_{i:02d}") for i in range(cfg.depth)]
 
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
-        """Add word, position and first-segment embeddings, normalise."""
+        """Add word, position and first-segment embeddings; normalise the sum."""
         positions_T = self.first_position + jnp.arange(ids_BT.shape[1])
         x_BTD = self.word(ids_BT) + self.position(positions_T) + self.token_type(jnp.zeros(1, int))
         return self.embed_dropout(self.norm(x_BTD), deterministic=deterministic)
@@ -59,8 +59,8 @@ class Tower(nn.Module):
         self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], start: int, stop: int, deterministic: bool
     ) -> Float[Array, "B T D"]:
         """Run blocks `start` to `stop - 1`; padding (`mask_BT` False) is never attended to."""
-        return layers.run_blocks(self.run, self.layers[start:stop], x_BTD, mask_BT, deterministic)
+        return layers.run_blocks(self.execution, self.layers[start:stop], x_BTD, mask_BT, deterministic)
 
     def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Return the states as they are: a post-norm tower ends normalised."""
+        """Return the states unchanged: a post-norm tower ends normalised."""
         return x_BTD

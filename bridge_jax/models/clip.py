@@ -1,7 +1,7 @@
-"""CLIP's towers: a ViT with a norm before its blocks, and a causal pre-norm text Transformer. Both with quick GELU.
+"""CLIP's towers: a ViT with a norm before its blocks, and a causal pre-norm text Transformer. Both use quick GELU.
 
-The projections are not part of them. CLIP pools its class token and the end of the caption; here all real tokens are
-averaged, as for every tower, and the heads learn to read that.
+CLIP's projections are left out. CLIP pools the class token and the end of the caption; here, as for every tower, all
+real tokens are averaged, and the heads learn to read the average.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from bridge_jax.models import layers, vit
 class VisionTower(vit.Tower):
     """A ViT whose tokens are normalised before the first block and whose patches have no bias.
 
-    Hugging Face's `last_hidden_state` lacks the final norm, which it gives the class token alone; `finish` gives it to
-    all tokens.
+    `finish` applies the final norm to all tokens. Hugging Face applies it to the class token alone, and its
+    `last_hidden_state` lacks it.
     """
 
     patch_bias: ClassVar[bool] = False
@@ -38,9 +38,9 @@ class TextTower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    run: Blocks = Blocks(scan=False, remat="none")
+    execution: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "text"
-    period: ClassVar[int] = 1  # blocks so far apart are of one make
+    period: ClassVar[int] = 1  # blocks whose indices differ by it have equal structure
     causal: ClassVar[bool] = True
     activation: ClassVar[Callable] = staticmethod(layers.quick_gelu)
 
@@ -56,17 +56,17 @@ class TextTower(nn.Module):
 
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
         """Add word and position embeddings."""
-        del deterministic  # nothing is dropped here
+        del deterministic  # there is no dropout here
         return self.word(ids_BT) + self.position(jnp.arange(ids_BT.shape[1]))
 
     def blocks(
         self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], start: int, stop: int, deterministic: bool
     ) -> Float[Array, "B T D"]:
-        """Run blocks `start` to `stop - 1`; padding is never attended to, nor what follows where `causal`."""
+        """Run blocks `start` to `stop - 1`; padding is never attended to, nor, if `causal`, later tokens."""
         mask = jnp.asarray(mask_BT)
         if self.causal:
             mask = mask[:, None, :] & jnp.tri(mask.shape[1], dtype=bool)
-        return layers.run_blocks(self.run, self.layers[start:stop], x_BTD, mask, None, deterministic)
+        return layers.run_blocks(self.execution, self.layers[start:stop], x_BTD, mask, None, deterministic)
 
     def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Apply the final LayerNorm."""

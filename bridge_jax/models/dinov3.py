@@ -1,7 +1,7 @@
-"""The image tower: DINOv3, a ViT with register tokens, rotary positions of the patches and LayerScale.
+"""The image tower DINOv3: a ViT with register tokens, rotary positions of the patches and LayerScale.
 
-The released models with a plain MLP (ViT-S, ViT-B and ViT-L). No positions are stored, so `position_grid` is only the
-resolution of training. All tokens are averaged, the four registers too.
+It covers the released models with a plain MLP (ViT-S, ViT-B and ViT-L). No positions are stored, so `position_grid`
+only states the resolution of training. All tokens are averaged, the four registers included.
 """
 
 from typing import ClassVar
@@ -32,13 +32,13 @@ class Tower(vit.Tower):
         """Run blocks `start` to `stop - 1`."""
         side = round((x_BPD.shape[1] - self.prefix) ** 0.5)
         rotation = rotation_of(side, self.cfg.width // self.cfg.heads, self.prefix)
-        return layers.run_blocks(self.run, self.layers[start:stop], x_BPD, None, rotation, deterministic)
+        return layers.run_blocks(self.execution, self.layers[start:stop], x_BPD, None, rotation, deterministic)
 
 
 def rotation_of(side: int, features: int, prefix: int) -> rotary.Rotation:
-    """Return the angles' cosines and sines, [P,K] each: 2 pi (row, column) / THETA ** (4 k / K), centres in -1..1.
+    """Return cosines and sines, [P,K] each, of the angles 2 pi (row, column) / THETA ** (4 k / K).
 
-    The prefix tokens are not turned.
+    Rows and columns are patch centres, scaled to -1..1. The angles of the prefix tokens are zero.
     """
     frequency = THETA ** -(jnp.arange(features // 4) * 4 / features)
     centre = 2 * (jnp.arange(side) + 0.5) / side - 1

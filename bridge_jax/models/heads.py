@@ -1,4 +1,4 @@
-"""The heads: four projections, the matching head, and those that come with a loss: masked, sigmoid, classifier."""
+"""The heads: four projections, the match head, and the heads of single losses (masked, sigmoid, token, classifier)."""
 
 import flax.linen as nn
 import jax
@@ -18,8 +18,8 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, pooled_BD: Float[Array, "B D"]) -> Float[Array, "B E"]:
-        # From small weights: what is random in them stays in the cosines. Linear heads on frozen towers, Flickr8k, 400
-        # steps: rsum 139 from 0.02, 130 from weights scaled by their inputs.
+        # Small initial weights, because their noise stays in the cosines. Linear heads on frozen towers, Flickr8k, 400
+        # steps: rsum 139 from 0.02, 130 from weights scaled by the number of inputs.
         linear = layers.dense(self.embed_width, jnp.float32, "linear", layers.small_init)
         return layers.l2_normalise(linear(pooled_BD))
 
@@ -27,9 +27,9 @@ class Projection(nn.Module):
 class MatchHead(nn.Module):
     """Score a fused pair: scale x (<p_t, p_v> - threshold) plus an MLP on [p_t ; p_v ; <p_t, p_v>].
 
-    The MLP's last layer starts at zero, so the first ranking is that of the cosine (docs/method.md 5.13); the
-    authors' head starts from noise. The threshold changes no ranking. Without it the logit of every pair, true or not,
-    starts near scale x cosine, some +14 on photos, and the gradient of the binary loss pushes all cosines down: in 50
+    The MLP's last layer starts at zero, so the cosine determines the first ranking (docs/method.md 5.13); the
+    authors' head starts from noise. The threshold changes no ranking. Without it, the logit of every pair, true or
+    not, starts near scale x cosine, about +14 on photos, and the gradient of the binary loss lowers all cosines: in 50
     steps on Flickr8k the unimodal text-to-image R@1 fell from 11.2 to 8.9.
     """
 
@@ -49,7 +49,7 @@ class MatchHead(nn.Module):
 
 
 class LogitBias(nn.Module):
-    """What the sigmoid loss adds to every logit. It starts at -10: nearly all pairs of a batch are wrong."""
+    """The bias that the sigmoid loss adds to every logit. It starts at -10: nearly all pairs of a batch are wrong."""
 
     @nn.compact
     def __call__(self) -> Float[Array, ""]:
@@ -57,7 +57,7 @@ class LogitBias(nn.Module):
 
 
 class TokenMatch(nn.Module):
-    """Turn the tokens' similarity into a logit: scale x (similarity - threshold), both where `MatchHead`'s start."""
+    """Turn the token similarity into a logit: scale x (similarity - threshold). Both start as in `MatchHead`."""
 
     cfg: Bridge
 
@@ -70,12 +70,12 @@ class TokenMatch(nn.Module):
         return self.scaled(similarity) - self.scaled(self.threshold)
 
     def scaled(self, similarity: Float[Array, "*B"]) -> Float[Array, "*B"]:
-        """Return the logit without the threshold, which a softmax would not see: its gradient would be rounding."""
+        """Return scale x similarity. A softmax ignores the threshold, whose gradient would be rounding noise."""
         return clamped_scale(self.log_scale, self.cfg) * similarity
 
 
 class MaskedHead(nn.Module):
-    """D -> D, LayerNorm, GELU -> target. In float32 at the end, where the loss reads it."""
+    """Predict masked tokens: D -> D, LayerNorm, GELU -> target. The prediction is float32, for the loss."""
 
     target_width: int
     dtype: jnp.dtype
@@ -88,10 +88,10 @@ class MaskedHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Two hidden layers of width S, each with LayerNorm, GELU and dropout 0.1, then a logit a class, in float32.
+    """Two hidden layers of width S, each with LayerNorm, GELU and dropout 0.1, then one float32 logit per class.
 
-    Its input is the mean of the fused states of both sides, as they come from the towers: the embeddings are of length
-    one and of the width that a cosine needs, and hold less of them. Of several pictures, one mean after the other.
+    The input holds the mean fused state of each side, as it leaves the tower. An embedding, of length one and only as
+    wide as a cosine needs, holds less. For several pictures the inputs are concatenated.
     """
 
     classes: int
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads: those that every model has, and in `by_loss` those that the losses of the config bring, by loss."""
+    """The heads of every model, and, in `by_loss`, the heads that the losses of the config bring: loss -> head."""
 
     cfg: Config
 
@@ -124,28 +124,28 @@ class Heads(nn.Module):
         self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(bridge.logit_scale_start)), ())
 
     def logit_scale(self) -> jax.Array:
-        """Return the contrastive scale."""
+        """Return the contrastive scale, clamped at the maximum."""
         return clamped_scale(self.log_scale, self.cfg.bridge)
 
 
 def clamped_scale(log_scale: jax.Array, cfg: Bridge) -> jax.Array:
-    """Return exp of a learned scalar, clamped (also its gradient) at the maximum."""
+    """Return exp(log_scale), clamped at the maximum; above it the gradient is zero."""
     return jnp.exp(jnp.minimum(log_scale, np.log(cfg.logit_scale_max)))
 
 
 def pooled(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-    """Average the finished states of both sides of every pair, and put them side by side."""
+    """Average the finished states of each side of every pair, and concatenate the two means: text, image."""
     parts = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))
     return jnp.concatenate(parts, axis=-1)
 
 
 def features(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-    """Return what a classifier of statements reads of each pair.
+    """Return the input of a statement classifier for each pair.
 
-    Both sides' finished states, each averaged, and the product of the fused embeddings, entry by entry (ViLBERT's),
-    scaled to entries near one: what a statement and a picture have in common, which the classifier alone would have to
-    learn to multiply.
+    It concatenates both sides' mean states (`pooled`) and the element-wise product of the fused embeddings (ViLBERT's),
+    scaled to entries near one. The product marks what a statement and a picture share; the classifier alone would have
+    to learn to multiply.
     """
-    common = fused.text.shape[-1] * fused.text * fused.image
+    product = fused.text.shape[-1] * fused.text * fused.image
     states = pooled(fused, mask)
-    return jnp.concatenate([states, common.astype(states.dtype)], axis=-1)
+    return jnp.concatenate([states, product.astype(states.dtype)], axis=-1)

@@ -1,4 +1,4 @@
-"""Layers the towers and the bridge share. float32 parameters, softmax and norms; matrix products in `dtype`."""
+"""Layers that the towers and the bridge share: float32 parameters, softmax and norms; matrix products in `dtype`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,43 +12,43 @@ from jaxtyping import Array, Bool, Float, UInt32
 from bridge_jax.config import Blocks, Text, Vision
 from bridge_jax.models import rotary
 
-small_init = nn.initializers.truncated_normal(0.02)  # of embeddings, as BERT and ViT have them, and of projections
-# Scaled by the inputs. BERT's 0.02 for every kernel suits a width of 2,500: the bridge's four products in a row would
-# start at 1/300 of their input at S = 128, and it would hardly learn.
+small_init = nn.initializers.truncated_normal(0.02)  # for embeddings, as in BERT and ViT, and for projection heads
+# Scaled by the number of inputs. BERT's 0.02 for every kernel suits a width of 2,500. At S = 128 it would start the
+# bridge's four consecutive products at 1/300 of their input, and the bridge would hardly learn.
 kernel_init = nn.initializers.lecun_normal()
 
 
 def dense(
     width: int, dtype: jnp.dtype, name: str | None = None, init: Callable = kernel_init, bias: bool = True
 ) -> nn.Dense:
-    """Return an affine map, float32 parameters and products in `dtype`."""
+    """Return an affine map with float32 parameters and products in `dtype`."""
     return nn.Dense(width, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, use_bias=bias, name=name)
 
 
 def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None, bias: bool = True) -> nn.LayerNorm:
-    """Return a LayerNorm. Linen computes its mean and variance in float32 whatever `dtype` is."""
+    """Return a LayerNorm. Linen computes its mean and variance in float32 at any `dtype`."""
     return nn.LayerNorm(
         epsilon=eps, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, use_bias=bias, name=name
     )
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU that ViT, DINOv2 and BERT were trained with, by erf as torch writes it; erfc costs more."""
+    """Apply the exact GELU of ViT, DINOv2 and BERT, by erf as in torch; erfc costs more."""
     return x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype))) / 2
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
-    """The GELU by tanh that SigLIP was trained with."""
+    """Apply SigLIP's GELU, approximated by tanh."""
     return nn.gelu(x, approximate=True)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """The GELU by a sigmoid, x sigmoid(1.702 x), that OpenAI's CLIP was trained with."""
+    """Apply the GELU of OpenAI's CLIP, approximated by a sigmoid: x sigmoid(1.702 x)."""
     return x * nn.sigmoid(1.702 * x)
 
 
 def masked_softmax(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Softmax over the last axis in float32; keys where `mask` is False get exactly zero weight."""
+    """Apply softmax over the last axis in float32; keys where `mask` is False get exactly zero weight."""
     logits = logits.astype(jnp.float32)
     if mask is not None:
         logits = jnp.where(mask, logits, -1e30)
@@ -76,10 +76,10 @@ def l2_normalise(x: jax.Array, eps: float = 1e-6) -> jax.Array:
 
 
 class Dropout(nn.Module):
-    """Zero a share `rate` of the elements and scale up the rest, as Linen's Dropout does.
+    """Set a share `rate` of the elements to zero and scale up the rest, as Linen's Dropout does.
 
-    Its random bits are `hashed_bits`, a fraction of the arithmetic of Linen's Threefry. With `project`, a step of
-    configs/flickr8k.py takes 2.64 s on two cores where it took 2.86 s.
+    The random bits come from `hashed_bits`, at a fraction of the arithmetic of Linen's Threefry. Together with
+    `project` it cut a step of configs/flickr8k.py from 2.86 s to 2.64 s on two cores.
     """
 
     rate: float
@@ -95,10 +95,10 @@ class Dropout(nn.Module):
 
 
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Return 32 random bits an element: its position, mixed with the key by lowbias32 (Wellons 2018).
+    """Return 32 random bits per element: its position, mixed with the key by lowbias32 (Wellons 2018).
 
-    A function of key and position alone, so that a sharded array gets the bits of a whole one. Good enough to drop
-    elements by, and no more: not for numbers that a seed's quality matters to.
+    The bits depend only on key and position, so a sharded array gets the bits of the whole one. They are good enough
+    for dropout, not for uses that depend on the quality of the generator.
     """
     first, second = jax.random.key_data(key)
     x = jnp.zeros(shape, jnp.uint32)
@@ -117,9 +117,9 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 def split_heads(x_BLD: Float[Array, "B L D"], heads: int) -> Float[Array, "B N L K"]:
-    """Cut the last axis into heads, and put them before the tokens.
+    """Split the last axis into heads and move them before the tokens.
 
-    One transposition here, and the products of attention are plain batched ones. On two cores einsums over [B,L,N,K]
+    After this one transposition, attention needs only batched matrix products. On two cores, einsums over [B,L,N,K]
     took a third longer, forward and backward (127 ms against 99 ms for 384 pictures of 65 tokens).
     """
     return x_BLD.reshape(*x_BLD.shape[:2], heads, -1).swapaxes(1, 2)
@@ -132,60 +132,60 @@ def join_heads(x_BNLK: Float[Array, "B N L K"]) -> Float[Array, "B L D"]:
 
 
 def run_blocks(
-    how: Blocks, blocks: Sequence[nn.Module], states: jax.Array, *args: Any, each: Sequence[Any] | None = None
+    execution: Blocks, blocks: Sequence[nn.Module], states: jax.Array, *args: Any, each: Sequence[Any] | None = None
 ) -> jax.Array:
-    """Run equal blocks one after the other: states = block(states, *args), the last of which is `deterministic`.
+    """Run blocks of equal structure in turn: states = block(states, *args); the last of `args` is `deterministic`.
 
-    In what blocks of equal parameters differ, `each` has a value for each, which comes right behind the states.
+    `each`: one extra argument per block, passed between the states and `args`.
     """
-    own = [()] * len(blocks) if each is None else [(value,) for value in each]
+    extras = [()] * len(blocks) if each is None else [(value,) for value in each]
     if not blocks or blocks[0].is_initializing():
-        for block, values in zip(blocks, own, strict=True):
-            states = block(states, *values, *args)
+        for block, extra in zip(blocks, extras, strict=True):
+            states = block(states, *extra, *args)
         return states
-    module = blocks[0].clone(parent=None, name=None)
+    unbound = blocks[0].clone(parent=None, name=None)
 
-    def run(states: Any, given: tuple[Any, dict[str, jax.Array], tuple[Any, ...]]) -> tuple[Any, None]:
-        params, rngs, values = given
-        return module.apply({"params": params}, states, *values, *args, rngs=rngs), None
+    def run(states: Any, inputs: tuple[Any, dict[str, jax.Array], tuple[Any, ...]]) -> tuple[Any, None]:
+        params, rngs, extra = inputs
+        return unbound.apply({"params": params}, states, *extra, *args, rngs=rngs), None
 
     keys = [dropout_key(block, args[-1]) for block in blocks]
-    given = [(block.variables["params"], key, values) for block, key, values in zip(blocks, keys, own, strict=True)]
-    return run_equal(how, run, states, given)[0]
+    inputs = [(block.variables["params"], key, extra) for block, key, extra in zip(blocks, keys, extras, strict=True)]
+    return run_equal(execution, run, states, inputs)[0]
 
 
 def dropout_key(module: nn.Module, deterministic: bool) -> dict[str, jax.Array]:
-    """Return a module's own `rngs`, none where nothing is dropped."""
+    """Return the `rngs` of a module: its dropout key, or nothing if `deterministic`."""
     return {} if deterministic else {"dropout": module.make_rng("dropout")}
 
 
-REMAT = {  # config.blocks.remat -> what is kept for the backward pass besides the states between the parts
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters, not attention's own
+REMAT = {  # config.blocks.remat -> values kept for the backward pass, besides the states between the parts
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters, none of attention
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
-def run_equal(how: Blocks, run: Callable[..., Any], states: Any, given: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """Fold `states, found = run(states, given[i])` over equal parts of the model; return the states and what was found.
+def run_equal(execution: Blocks, run: Callable[..., Any], states: Any, inputs: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """Fold `states, output = run(states, inputs[i])` over equal parts of the model; return the states and all outputs.
 
-    The parameters in `given` are stored part by part whatever `how` says, and the numbers are the same. `scan` stacks
-    them when the program is traced and compiles one part instead of all: for a TPU v5e 4x4, 12 + 12 blocks of width
-    768 compiled in 58 s where the loop took 598 s. `remat` computes again in the backward pass what it does not keep.
+    Neither setting of `execution` changes the numbers, or the parameters in `inputs`, which are stored part by part.
+    `scan` stacks them when the program is traced and compiles one part instead of all: for a TPU v5e 4x4, 12 + 12
+    blocks of width 768 compiled in 58 s instead of 598 s. `remat` recomputes in the backward pass all it did not keep.
     """
-    if how.remat != "none":
-        run = jax.checkpoint(run, prevent_cse=not how.scan, policy=REMAT[how.remat])
-    if how.scan and len(given) > 1:
-        states, stacked = jax.lax.scan(run, states, jax.tree.map(lambda *leaves: jnp.stack(leaves), *given))
-        return states, [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(given))]
-    found = []
-    for one in given:
-        states, last = run(states, one)
-        found.append(last)
-    return states, found
+    if execution.remat != "none":
+        run = jax.checkpoint(run, prevent_cse=not execution.scan, policy=REMAT[execution.remat])
+    if execution.scan and len(inputs) > 1:
+        states, stacked = jax.lax.scan(run, states, jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs))
+        return states, [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(inputs))]
+    outputs = []
+    for part_inputs in inputs:
+        states, output = run(states, part_inputs)
+        outputs.append(output)
+    return states, outputs
 
 
-class Projection(nn.Module):
-    """The parameters of an affine map, for `project`."""
+class AffineMap(nn.Module):
+    """The parameters of an affine map, which `project` applies."""
 
     features: tuple[int, int]  # in, out
     bias: bool = True
@@ -196,12 +196,12 @@ class Projection(nn.Module):
         return self.param("kernel", kernel_init, self.features), jnp.zeros(self.features[1]) if bias is None else bias
 
 
-def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: Projection) -> tuple[Float[Array, "B N L K"], ...]:
-    """Apply several affine maps to the same states in one product, each result cut into heads.
+def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple[Float[Array, "B N L K"], ...]:
+    """Apply several affine maps to the same states in one product, and split each result into heads.
 
-    The parameters stay apart, as every checkpoint and rule has them.
+    Each map keeps its own parameters, so their paths in checkpoints and path rules stay the same.
     """
-    kernels, biases = zip(*(one() for one in maps), strict=True)
+    kernels, biases = zip(*(affine_map() for affine_map in maps), strict=True)
     kernel_DJS, bias_JS = (jnp.stack(x, axis=-2).astype(x_BLD.dtype) for x in (kernels, biases))
     y_BLJS = jnp.einsum("BLD,DJS->BLJS", x_BLD, kernel_DJS) + bias_JS
     return tuple(split_heads(y_BLJS[:, :, j], heads) for j in range(len(maps)))
@@ -214,16 +214,16 @@ def attend(
     mask: Bool[Array, "B #N #Q L"] | None,
     drop: Callable[[jax.Array], jax.Array],
 ) -> Float[Array, "B N Q K"]:
-    """Average the values by softmax(q k / sqrt(K)); keys where `mask` is False get no weight, `drop` drops weights."""
+    """Average the values by softmax(q k / sqrt(K)); keys where `mask` is False get no weight; `drop` is dropout."""
     logits_BNQL = jnp.einsum("BNQK,BNLK->BNQL", q_BNQK, k_BNLK) / jnp.sqrt(q_BNQK.shape[-1]).astype(q_BNQK.dtype)
     weights_BNQL = drop(masked_softmax(logits_BNQL, mask).astype(v_BNLK.dtype))
     return jnp.einsum("BNQL,BNLK->BNQK", weights_BNQL, v_BNLK)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention: scaled dot product, a bias in every projection but, without `key_bias`, the keys'.
+    """Multi-head self-attention by scaled dot products. All projections have a bias; the keys' only with `key_bias`.
 
-    `mask` is False where a key is not attended to: [B,L] for all queries alike, or [B,L,L] (query, key).
+    `mask` is False for keys that are not attended to: [B,L] for all queries alike, or [B,L,L] (query, key).
     """
 
     heads: int
@@ -240,7 +240,7 @@ class SelfAttention(nn.Module):
         rotation: rotary.Rotation | None = None,
     ) -> Float[Array, "B L D"]:
         D = x_BLD.shape[-1]
-        maps = (Projection((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value"))
+        maps = (AffineMap((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value"))
         q_BNLK, k_BNLK, v_BNLK = project(x_BLD.astype(self.dtype), self.heads, *maps)
         if rotation is not None:
             q_BNLK, k_BNLK = rotary.rotate(q_BNLK, rotation), rotary.rotate(k_BNLK, rotation)
@@ -273,7 +273,7 @@ class LayerScale(nn.Module):
 
 
 class PreNormBlock(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; each branch scaled where `layer_scale` is on."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; `layer_scale` scales each branch."""
 
     cfg: Vision | Text  # heads, mlp_width, norm_eps, dropout
     dtype: jnp.dtype

@@ -1,9 +1,9 @@
-"""The text tower: ModernBERT (arXiv 2412.13663), pre-norm, with rotary positions, GeGLU and no bias anywhere.
+"""The text tower ModernBERT (arXiv 2412.13663): pre-norm blocks with rotary positions, GeGLU and no biases.
 
-Every third block, the first among them, attends to all words, the others to those at most 64 away. Both turn queries
-and keys by their positions, at other frequencies, so the kinds differ even where a caption is shorter than the window.
-The sizes are the config's; what the released models have in common is a constant here. The names of the fused
-products, `qkv` and `up`, are ours; their columns lie as Hugging Face stores them.
+Every third block, from the first on, is global: it attends to all words. The others are local: they attend to words at
+most 64 away. The two kinds rotate queries and keys at different frequencies, so they differ even if a caption is
+shorter than the window. The config gives the sizes; values that all released models share are constants here. The names
+of the fused products, `qkv` and `up`, are ours; their columns are in Hugging Face's order.
 """
 
 from typing import ClassVar
@@ -23,7 +23,7 @@ THETA_GLOBAL, THETA_LOCAL = 160_000.0, 10_000.0
 
 
 class Attention(nn.Module):
-    """Self-attention whose queries, keys and values come from one product, in this order: [B,T,D] -> [B,T,D]."""
+    """Self-attention, [B,T,D] -> [B,T,D]. One product computes queries, keys and values, in this order."""
 
     cfg: Text
     dtype: jnp.dtype
@@ -46,7 +46,7 @@ class Attention(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """GeGLU: `down(gelu(a) * b)`, a and b the halves of `up(x)`."""
+    """GeGLU: `down(gelu(a) * b)`, where a and b are the halves of `up(x)`."""
 
     cfg: Text
     dtype: jnp.dtype
@@ -59,9 +59,9 @@ class GatedMlp(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; the first block's attention has no norm of its own.
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; the first block's attention has no norm.
 
-    `is_global` is data and no setting, so that `layers.run_blocks` can scan over both kinds of blocks.
+    `is_global` is an input, not a field, so that `layers.run_blocks` can scan over both kinds of blocks.
     """
 
     cfg: Text
@@ -91,7 +91,7 @@ class Tower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    run: Blocks = Blocks(scan=False, remat="none")
+    execution: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "text"
     period: ClassVar[int] = GLOBAL_EVERY
 
@@ -104,18 +104,21 @@ class Tower(nn.Module):
         self.final_norm = layers.layer_norm(cfg.norm_eps, self.dtype, bias=False)
 
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
-        """Look the words up and normalise; positions are in the blocks."""
+        """Look up the word embeddings and normalise them; the blocks add the positions."""
         return self.embed_dropout(self.norm(self.word(ids_BT)), deterministic=deterministic)
 
     def blocks(
         self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], start: int, stop: int, deterministic: bool
     ) -> Float[Array, "B T D"]:
         """Run blocks `start` to `stop - 1`; padding (`mask_BT` False) is never attended to."""
-        mask_BT, after_first = jnp.asarray(mask_BT), min(max(start, 1), stop)  # the first block is unlike the others
+        mask_BT, after_first = (
+            jnp.asarray(mask_BT),
+            min(max(start, 1), stop),
+        )  # only the first block has no attention_norm
         for part in (range(start, after_first), range(after_first, stop)):
             is_global = [i % GLOBAL_EVERY == 0 for i in part]
             blocks = [self.layers[i] for i in part]
-            x_BTD = layers.run_blocks(self.run, blocks, x_BTD, mask_BT, deterministic, each=is_global)
+            x_BTD = layers.run_blocks(self.execution, blocks, x_BTD, mask_BT, deterministic, each=is_global)
         return x_BTD
 
     def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -124,7 +127,7 @@ class Tower(nn.Module):
 
 
 def rotation_of(length: int, features: int, theta: Float[Array, ""]) -> rotary.Rotation:
-    """Return the angles' cosines and sines, [T,K] each: position / theta ** (2 k / K), for both halves of K."""
+    """Return cosines and sines, [T,K] each, of the angles position / theta ** (2 k / K), for both halves of K."""
     frequency = theta ** -(jnp.arange(0, features, 2) / features)
     angles = jnp.tile(jnp.arange(length)[:, None] * frequency, 2)
     return jnp.cos(angles), jnp.sin(angles)

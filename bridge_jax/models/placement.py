@@ -1,10 +1,10 @@
-"""Where the towers meet: which of their blocks an interaction layer follows (docs/method.md 1.4)."""
+"""Where the towers meet: the blocks that an interaction layer follows (docs/method.md 1.4)."""
 
 from bridge_jax.config import Config
 
 
 def bridged_blocks(placement: str, layers_Q: int, depth: int) -> tuple[int, ...]:
-    """Return the tower blocks (0-based, of a tower of `depth` blocks) that an interaction layer follows (Table 6).
+    """Return the 0-based blocks, in a tower of `depth` blocks, that an interaction layer follows (Table 6).
 
     >>> [bridged_blocks(p, 2, 6) for p in ("top", "middle", "early", "staggered", "after")]
     [(4, 5), (2, 3), (0, 1), (2, 5), (5, 5)]
@@ -18,10 +18,12 @@ def bridged_blocks(placement: str, layers_Q: int, depth: int) -> tuple[int, ...]
 
 
 def meeting_blocks(cfg: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the bridged blocks of the image and of the text tower. Towers of unequal depth are paired from the top."""
-    fewest = min(cfg.vision.depth, cfg.text.depth)
-    blocks = bridged_blocks(cfg.bridge.placement, cfg.bridge.layers, fewest)
-    return tuple(b + cfg.vision.depth - fewest for b in blocks), tuple(b + cfg.text.depth - fewest for b in blocks)
+    """Return the bridged blocks of the image tower and of the text tower; unequal depths are aligned at the top."""
+    common_depth = min(cfg.vision.depth, cfg.text.depth)
+    blocks = bridged_blocks(cfg.bridge.placement, cfg.bridge.layers, common_depth)
+    return tuple(b + cfg.vision.depth - common_depth for b in blocks), tuple(
+        b + cfg.text.depth - common_depth for b in blocks
+    )
 
 
 def is_lower(path: str, cfg: Config) -> bool:

@@ -1,4 +1,4 @@
-"""The text tower: RoBERTa. A BERT whose positions start behind that of padding, as fairseq numbered them."""
+"""The text tower RoBERTa: a BERT whose positions start after that of padding, as in fairseq."""
 
 from typing import ClassVar
 
@@ -7,10 +7,10 @@ from bridge_jax.models import bert
 
 
 class Tower(bert.Tower):
-    """BERT's blocks; the first token has position 2 (1 is padding's, 0 nobody's), so two stored positions are idle.
+    """BERT's blocks. The first token has position 2; position 1 belongs to padding and 0 to no token, so both are idle.
 
-    Hugging Face numbers real tokens alone. Captions are padded on the right, so real tokens get the same positions
-    here, and those of padding do not matter: nothing attends to it.
+    Hugging Face numbers only real tokens. Captions are padded on the right, so real tokens get the same positions
+    here. The positions of padding do not matter: nothing attends to it.
     """
 
     first_position: ClassVar[int] = 2

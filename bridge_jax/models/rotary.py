@@ -1,4 +1,4 @@
-"""Rotary positions: queries and keys turned by angles that DINOv3 and ModernBERT each compute in their own way."""
+"""Rotary positions: rotate queries and keys by angles, which DINOv3 and ModernBERT each compute in their own way."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,7 +7,7 @@ Rotation = tuple[Float[Array, "L K"], Float[Array, "L K"]]  # cosines and sines 
 
 
 def rotate(x_BNLK: Float[Array, "B N L K"], rotation: Rotation) -> Float[Array, "B N L K"]:
-    """Turn each pair (k, k + K/2) of a head's features by its token's angle: rotary positions, in float32."""
+    """Rotate each pair (k, k + K/2) of a head's features by its token's angle, in float32."""
     cos_LK, sin_LK = rotation
     x = x_BNLK.astype(jnp.float32)
     first, second = jnp.split(x, 2, axis=-1)

@@ -1,7 +1,7 @@
-"""The bridged segments of both towers: an interaction layer and the blocks up to the next one.
+"""The segments of the bridged towers: an interaction layer and the blocks of both towers before the next one.
 
-Segments of equal make run as one compiled program where `config.blocks.scan` asks for it; the parameters are stored
-segment by segment whatever it says.
+With `config.blocks.scan`, segments of equal structure compile as one program. The parameters are stored segment by
+segment with or without it.
 """
 
 import dataclasses
@@ -17,55 +17,58 @@ States = tuple[jax.Array, jax.Array]  # of the image tower, of the text tower
 
 
 def blocks_after(model: Any, q: int) -> tuple[int, int]:
-    """Return how many image and text blocks follow interaction layer q before the next, or before the end."""
+    """Return the numbers of image and of text blocks between interaction layer q and the next, or the tower's end."""
     image_stops = (*model.image_after[1:], model.cfg.vision.depth - 1)
     text_stops = (*model.text_after[1:], model.cfg.text.depth - 1)
     return image_stops[q] - model.image_after[q], text_stops[q] - model.text_after[q]
 
 
-def runs(model: Any) -> list[tuple[int, ...]]:
-    """Return the interaction layers in runs of neighbours whose segments differ in their parameters alone.
+def equal_groups(model: Any) -> list[tuple[int, ...]]:
+    """Return the interaction layers in groups of neighbours whose segments differ only in their parameters.
 
-    Such segments have the same number of blocks, and begin at the same place of a text tower's `period`.
+    Such segments have the same number of blocks and start at the same place of the text tower's `period`.
     """
 
-    def make(q: int) -> tuple[int, int, int]:
-        images, texts = blocks_after(model, q)
-        return images, texts, (model.text_after[q] + 1) % model.text.period if texts else 0
+    def structure(q: int) -> tuple[int, int, int]:
+        image_blocks, text_blocks = blocks_after(model, q)
+        return image_blocks, text_blocks, (model.text_after[q] + 1) % model.text.period if text_blocks else 0
 
-    return [tuple(equal) for _, equal in itertools.groupby(range(len(model.bridge.layers)), make)]
+    return [tuple(group) for _, group in itertools.groupby(range(len(model.bridge.layers)), structure)]
 
 
-def run(
-    model: Any, equal: tuple[int, ...], states: States, mask: jax.Array, deterministic: bool
+def run_group(
+    model: Any, group: tuple[int, ...], states: States, mask: jax.Array, deterministic: bool
 ) -> tuple[States, list[Any]]:
-    """Run segments of equal make, each as the first of them with its own parameters (`layers.run_equal`).
+    """Run a group of `equal_groups`: the code of its first segment, with each segment's own parameters.
 
-    Returns the states, and the attention of every segment.
+    Returns the states and the attention of every segment. `layers.run_equal` scans them or loops over them.
     """
     if model.is_initializing():
         attention = []
-        for q in equal:
+        for q in group:
             states, weights = model.segment(q, states, mask, deterministic)
             attention.append(weights)
         return states, attention
-    how, first = model.cfg.blocks, equal[0]
-    plain = type(model)(dataclasses.replace(model.cfg, blocks=Blocks(scan=False, remat="none")), parent=None)
+    execution, first = model.cfg.blocks, group[0]
+    unbound = type(model)(dataclasses.replace(model.cfg, blocks=Blocks(scan=False, remat="none")), parent=None)
     params = model.variables["params"]
-    images, texts = blocks_after(model, first)
+    image_blocks, text_blocks = blocks_after(model, first)
 
-    def run_one(states: Any, segment: tuple[Any, Any]) -> Any:
+    def run_segment(states: Any, segment: tuple[Any, Any]) -> Any:
         own, rngs = segment
-        merged = {**params, **{tower: {**params[tower], **own[tower]} for tower in own}}
-        return plain.apply({"params": merged}, first, states, mask, deterministic, method="segment", rngs=rngs)
+        merged = {**params, **{part: {**params[part], **own[part]} for part in own}}
+        return unbound.apply({"params": merged}, first, states, mask, deterministic, method="segment", rngs=rngs)
 
-    given = []
-    for q in equal:
+    inputs = []
+    for q in group:
         own = {"bridge": {f"layer_{first}": params["bridge"][f"layer_{q}"]}}
-        for tower, after, count in (("vision", model.image_after, images), ("text", model.text_after, texts)):
+        for tower, after, count in (
+            ("vision", model.image_after, image_blocks),
+            ("text", model.text_after, text_blocks),
+        ):
             own[tower] = {
                 f"block_{after[first] + 1 + i:02d}": params[tower][f"block_{after[q] + 1 + i:02d}"]
                 for i in range(count)
             }
-        given.append((own, layers.dropout_key(model.bridge.layers[q], deterministic)))
-    return layers.run_equal(how, run_one, states, given)
+        inputs.append((own, layers.dropout_key(model.bridge.layers[q], deterministic)))
+    return layers.run_equal(execution, run_segment, states, inputs)

@@ -1,7 +1,7 @@
-"""SigLIP's and SigLIP 2's towers, of those with a fixed resolution: GELU by tanh, no class token, no causal mask.
+"""The towers of SigLIP and of SigLIP 2 at fixed resolution: GELU by tanh, no class token, no causal mask.
 
-Their pooling heads are not part of them: P is the number of patches, and all of them are averaged. They were trained on
-captions of 64 tokens that see their own padding; here padding is masked, as for every tower, so it changes nothing.
+Their pooling heads are left out: P is the number of patches, and all of them are averaged. They were trained on
+captions of 64 tokens that attend to their padding; here padding is masked, as for every tower, so it changes nothing.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class VisionTower(vit.Tower):
 
 
 class TextTower(clip.TextTower):
-    """CLIP's text Transformer with attention both ways."""
+    """CLIP's text Transformer with bidirectional attention."""
 
     causal: ClassVar[bool] = False
     activation: ClassVar[Callable] = staticmethod(layers.gelu_tanh)

@@ -1,4 +1,4 @@
-"""The towers by their names, and the pixels that an image tower sees."""
+"""Look up a tower by its name, and normalise the pixels for an image tower."""
 
 import importlib
 from typing import Any, Literal
@@ -10,14 +10,14 @@ from bridge_jax.config import Config, ConfigError
 
 
 def tower_class(side: Literal["vision", "text"], module: str) -> Any:
-    """Return the tower in bridge_jax/models/<module>.py: its `Tower`, or of two its `VisionTower` or `TextTower`.
+    """Return the tower of a side in bridge_jax/models/<module>.py: its `Tower`, else `VisionTower` or `TextTower`.
 
-    Raises ConfigError for an unknown one, and for an image tower where a text tower is wanted.
+    Raises ConfigError for an unknown tower, and for a `Tower` of the other side.
     """
     name = f"{side.capitalize()}Tower"
     try:
-        found = importlib.import_module(f"bridge_jax.models.{module}")
-        tower = found.Tower if hasattr(found, "Tower") else getattr(found, name)
+        imported = importlib.import_module(f"bridge_jax.models.{module}")
+        tower = imported.Tower if hasattr(imported, "Tower") else getattr(imported, name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ConfigError(
             f"config.{side}.tower: {module!r} is unknown: no Tower or {name} in bridge_jax/models/{module}.py"
@@ -28,6 +28,6 @@ def tower_class(side: Literal["vision", "text"], module: str) -> Any:
 
 
 def normalise(images: UInt8[Array, "B H W 3"], cfg: Config) -> Float[Array, "B H W 3"]:
-    """Scale bytes to 0..1 and apply the image tower's own mean and standard deviation."""
+    """Scale bytes to 0..1, then normalise with the image tower's own mean and standard deviation."""
     mean, std = jnp.asarray(cfg.vision.mean), jnp.asarray(cfg.vision.std)
     return (images.astype(jnp.float32) / 255.0 - mean) / std

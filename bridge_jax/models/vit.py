@@ -1,7 +1,7 @@
 """The image tower: a Vision Transformer with a class token, pre-norm blocks and a final LayerNorm.
 
-Serves Hugging Face's `vit` and, with LayerScale, `dinov2`; the plain ViT pooler is not part of it. CLIP, SigLIP and
-DINOv3 change a part or two of it.
+It covers Hugging Face's `vit`, without the pooler, and, with LayerScale, `dinov2`. The towers of CLIP, SigLIP and
+DINOv3 inherit from it.
 """
 
 import functools
@@ -23,7 +23,7 @@ class Tower(nn.Module):
 
     cfg: Vision
     dtype: jnp.dtype
-    run: Blocks = Blocks(scan=False, remat="none")
+    execution: Blocks = Blocks(scan=False, remat="none")
     side: ClassVar[str] = "vision"
     prefix: ClassVar[int] = 1  # tokens before the patches: the class token
     patch_bias: ClassVar[bool] = True
@@ -31,13 +31,13 @@ class Tower(nn.Module):
     activation: ClassVar[Callable] = staticmethod(layers.gelu)
 
     def setup(self):
-        cfg, token = self.cfg, layers.small_init
+        cfg, token_init = self.cfg, layers.small_init
         self.patch = self._make_patch()
         if self.prefix:
-            self.class_token = self.param("class_token", token, (1, 1, cfg.width))
+            self.class_token = self.param("class_token", token_init, (1, 1, cfg.width))
         self._make_positions()
         if cfg.mask_token:
-            self.mask_token = self.param("mask_token", token, (1, 1, cfg.width))
+            self.mask_token = self.param("mask_token", token_init, (1, 1, cfg.width))
         block = functools.partial(layers.PreNormBlock, cfg, self.dtype, self.activation, cfg.layer_scale, self.key_bias)
         self.layers = [block(name=f"block_{i:02d}") for i in range(cfg.depth)]
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
@@ -63,7 +63,7 @@ class Tower(nn.Module):
     ) -> Float[Array, "B P D"]:
         """Cut normalised pixels into patches, prepend the class token, add positions resized to this resolution.
 
-        Where `masked` is True the patch is replaced by the mask token (MIM) before the position is added.
+        Where `masked` is True, the mask token (MIM) replaces the patch before the position is added.
         """
         x = self.patch(pixels.astype(self.dtype))
         B, rows, columns, D = x.shape
@@ -81,7 +81,7 @@ class Tower(nn.Module):
 
     def blocks(self, x_BPD: Float[Array, "B P D"], start: int, stop: int, deterministic: bool) -> Float[Array, "B P D"]:
         """Run blocks `start` to `stop - 1`."""
-        return layers.run_blocks(self.run, self.layers[start:stop], x_BPD, None, None, deterministic)
+        return layers.run_blocks(self.execution, self.layers[start:stop], x_BPD, None, None, deterministic)
 
     def finish(self, x_BPD: Float[Array, "B P D"]) -> Float[Array, "B P D"]:
         """Apply the final LayerNorm."""
@@ -89,10 +89,10 @@ class Tower(nn.Module):
 
 
 def _sincos(key: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "1 L D"]:
-    """Start the learned positions as sines and cosines of row and column (Beyer et al. 2022, arXiv 2205.01580).
+    """Initialise the learned positions as sines and cosines of row and column (Beyer et al. 2022, arXiv 2205.01580).
 
-    With the usual noise of 0.02 a tower trained from random weights hardly sees where anything is: its patches start
-    twenty times as large. Pretrained towers overwrite it. The class token starts at zero.
+    With the usual noise of 0.02, a tower trained from random weights hardly sees positions: its patches start twenty
+    times as large. Pretrained positions overwrite these. The class token's position starts at zero.
     """
     del key
     side, width = math.isqrt(shape[1]), shape[2]
@@ -105,10 +105,10 @@ def _sincos(key: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "1 L D"
 
 
 def resize_positions(position: Float[Array, "1 L D"], grid: tuple[int, int]) -> Float[Array, "1 P D"]:
-    """Resize the square grid of patch positions to `grid` rows and columns; a class position before it is kept.
+    """Resize the square grid of patch positions to `grid` rows and columns; keep a class position before it.
 
-    Bicubic with a = -0.75 and no antialiasing, which is torch's `interpolate(mode="bicubic", antialias=False)`
-    and what Hugging Face's ViT and DINOv2 do. `jax.image` uses a = -0.5 and antialiases, hence our own weights.
+    Bicubic with a = -0.75 and no antialiasing, as torch's `interpolate(mode="bicubic", antialias=False)` in Hugging
+    Face's ViT and DINOv2. `jax.image` uses a = -0.5 and antialiases, hence our own weights.
     """
     side = math.isqrt(position.shape[1])
     prefix = position.shape[1] - side * side
@@ -121,7 +121,7 @@ def resize_positions(position: Float[Array, "1 L D"], grid: tuple[int, int]) -> 
 
 
 def _cubic_weights(old: int, new: int) -> Float[Array, "new old"]:
-    """Return the matrix that resamples `old` samples to `new`, half-pixel centres, borders repeated, a = -0.75."""
+    """Return the matrix that resamples `old` samples to `new`: half-pixel centres, repeated borders, a = -0.75."""
     a = -0.75
     centre = (jnp.arange(new) + 0.5) * (old / new) - 0.5
     first = jnp.floor(centre)

@@ -66,7 +66,7 @@ def test_the_decoder(shared, tmp_path, reads):
     cfg = small(stage=dict(losses=("caption",)), decoder=dict(reads=reads))
     params, batch = tiny.params(cfg), pairs_of(cfg, shared)[0]
     model = exported(cfg, params, tmp_path)
-    frame = search.Frame(start=2, end=3, pad=0, length=cfg.text.length)
+    tokens = search.SpecialTokens(start=2, end=3, pad=0, length=cfg.text.length)
     ids = np.tile([[2, 3, *[0] * (cfg.text.length - 2)]], (len(batch.ids), 1))
     mask = np.arange(cfg.text.length) < np.full((len(ids), 1), 2)
     how = dataclasses.replace(cfg.evals["caption"], beams=3)
@@ -77,15 +77,15 @@ def test_the_decoder(shared, tmp_path, reads):
 
     logits = tiny.apply(cfg, params, lambda m: m.decoder(jnp.asarray(batch.ids), m.memory(lower(m))))
     rows = jnp.arange(len(ids))
-    written = tiny.apply(cfg, params, lambda m: search.captions(m, lower(m), rows, frame, how))
+    written = tiny.apply(cfg, params, lambda m: search.captions(m, lower(m), rows, tokens, how))
     pixels, empty = torch_inputs(cfg, batch)[0], (torch.tensor(ids), torch.tensor(mask))
     with torch.no_grad():
         assert difference(logits, model.caption_logits(pixels, *empty, torch.tensor(batch.ids).long())) <= 1e-4
         found = model.generate(pixels, *empty, num_beams=3, length_penalty=how.length_penalty).numpy()
     for mine, theirs in zip(np.asarray(written), found, strict=True):
-        words = int(np.argmax(theirs[1:] == frame.end)) + 2
+        words = int(np.argmax(theirs[1:] == tokens.end)) + 2
         np.testing.assert_array_equal(mine[:words], theirs[:words])
-        assert (theirs[words:] == frame.end).all()
+        assert (theirs[words:] == tokens.end).all()
     assert len({tuple(row) for row in found.tolist()}) > 1
     _, _, back = torch_import.read(tmp_path / "model")
     assert all(np.array_equal(leaf, paths.flatten(params)[path]) for path, leaf in paths.flatten(back).items())

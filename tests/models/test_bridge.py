@@ -88,17 +88,17 @@ def test_closed_gates_leave_both_towers_bit_for_bit(placement):
     flat = paths.flatten(params)
     closed = paths.unflatten({k: jnp.float32(-jnp.inf) if k.endswith("_gate") else v for k, v in flat.items()})
     lower = tiny.lower(cfg, params, batch)
-    found, (image, text) = fused(cfg, closed, lower), states(cfg, params, lower)
-    np.testing.assert_array_equal(found.image_states, image)
-    np.testing.assert_array_equal(found.text_states, text)
+    outputs, (image, text) = fused(cfg, closed, lower), states(cfg, params, lower)
+    np.testing.assert_array_equal(outputs.image_states, image)
+    np.testing.assert_array_equal(outputs.text_states, text)
     opened = fused(cfg, params, lower)
     assert not np.allclose(opened.image_states, image, atol=1e-3)
     assert not np.allclose(opened.text_states, text, atol=1e-3)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_the_shared_lower_pass_is_the_whole_tower_begun(placement):
-    """Unimodal states and closed-gate fused states from `lower` equal the towers run from the pixels in one go."""
+def test_the_lower_pass_and_the_rest_equal_the_whole_tower(placement):
+    """Unimodal states and embeddings computed from `lower` equal those of the towers run in one pass."""
     cfg, params, batch = setup(bridge=dict(placement=placement))
 
     def whole(model):
@@ -114,13 +114,13 @@ def test_the_shared_lower_pass_is_the_whole_tower_begun(placement):
     mean = (np.asarray(text) * batch.text_mask[..., None]).sum(1) / batch.text_mask.sum(1)[:, None]
     expected = mean @ linear["kernel"] + linear["bias"]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    found = tiny.apply(cfg, params, lambda m: m.unimodal_text(lower.text, lower.text_mask))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    computed = tiny.apply(cfg, params, lambda m: m.unimodal_text(lower.text, lower.text_mask))
+    np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("placement", ["top", "early", "after"])
-def test_fused_runs_blocks_and_layers_in_their_order(placement):
-    """The fused pass against the same modules called one after the other, by the placement table."""
+def test_fused_runs_blocks_and_layers_in_order(placement):
+    """The fused pass equals the same modules called one after the other in the order of the placement."""
     cfg, params, batch = setup(bridge=dict(placement=placement))
     image_after, text_after = meeting_blocks(cfg)
 
@@ -133,7 +133,7 @@ def test_fused_runs_blocks_and_layers_in_their_order(placement):
             for layer in model.bridge.layers:
                 image, text, *_ = layer(image, text, batch.text_mask, True)
             return image, text
-        done_image = done_text = 0
+        done_image = done_text = 0  # blocks already run
         for q, layer in enumerate(model.bridge.layers):
             image = model.vision.blocks(image, done_image, image_after[q] + 1, True)
             text = model.text.blocks(text, batch.text_mask, done_text, text_after[q] + 1, True)
@@ -142,81 +142,90 @@ def test_fused_runs_blocks_and_layers_in_their_order(placement):
         image = model.vision.finish(model.vision.blocks(image, done_image, cfg.vision.depth, True))
         return image, model.text.blocks(text, batch.text_mask, done_text, cfg.text.depth, True)
 
-    found = fused(cfg, params, tiny.lower(cfg, params, batch))
+    outputs = fused(cfg, params, tiny.lower(cfg, params, batch))
     image, text = tiny.apply(cfg, params, by_hand)
-    np.testing.assert_array_equal(found.image_states, image)
-    np.testing.assert_array_equal(found.text_states, text)
-    assert len(found.text_over_image) == len(found.image_over_text) == cfg.bridge.layers
+    np.testing.assert_array_equal(outputs.image_states, image)
+    np.testing.assert_array_equal(outputs.text_states, text)
+    assert len(outputs.text_over_image) == len(outputs.image_over_text) == cfg.bridge.layers
 
 
 @pytest.mark.parametrize("design", ["pooled", "self_cross", "cross"])
 @pytest.mark.parametrize("placement", ["top", "after"])
-def test_each_side_moves_the_other_with_one_layer(design, placement):
+def test_one_layer_lets_each_side_change_the_other(design, placement):
     """The authors' last block is dead, and with Q = 1 their bridge fuses nothing (docs/method.md 5.4)."""
     cfg, params, batch = setup(bridge=dict(placement=placement, layers=1, design=design))
     lower = tiny.lower(cfg, params, batch)
-    found = fused(cfg, params, lower)
+    outputs = fused(cfg, params, lower)
     other_text = dataclasses.replace(lower, text=lower.text[::-1], text_mask=lower.text_mask[::-1])
     other_image = dataclasses.replace(lower, image=lower.image[::-1])
-    assert (np.abs(fused(cfg, params, other_text).image - found.image).max(axis=1) > 1e-3).all()
-    assert (np.abs(fused(cfg, params, other_image).text - found.text).max(axis=1) > 1e-3).all()
+    assert (np.abs(fused(cfg, params, other_text).image - outputs.image).max(axis=1) > 1e-3).all()
+    assert (np.abs(fused(cfg, params, other_image).text - outputs.text).max(axis=1) > 1e-3).all()
 
 
-def test_without_a_bridge_nothing_crosses():
+def test_without_a_bridge_no_side_changes_the_other():
     cfg, params, batch = setup(bridge=DESIGNS["none"])
     lower = tiny.lower(cfg, params, batch)
-    found = fused(cfg, params, lower)
-    np.testing.assert_array_equal(found.image, fused(cfg, params, dataclasses.replace(lower, text=-lower.text)).image)
-    np.testing.assert_array_equal(found.text_states, states(cfg, params, lower)[1])
+    outputs = fused(cfg, params, lower)
+    np.testing.assert_array_equal(outputs.image, fused(cfg, params, dataclasses.replace(lower, text=-lower.text)).image)
+    np.testing.assert_array_equal(outputs.text_states, states(cfg, params, lower)[1])
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_padding_changes_no_output_bit_for_bit(design):
     cfg, params, batch = setup(bridge=DESIGNS[design])
-    spoilt = dataclasses.replace(batch, ids=np.where(batch.text_mask, batch.ids, 7).astype(np.int32))
-    assert (spoilt.ids != batch.ids).any()
-    lower, other = tiny.lower(cfg, params, batch), tiny.lower(cfg, params, spoilt)
+    noisy = dataclasses.replace(batch, ids=np.where(batch.text_mask, batch.ids, 7).astype(np.int32))
+    assert (noisy.ids != batch.ids).any()
+    lower, other = tiny.lower(cfg, params, batch), tiny.lower(cfg, params, noisy)
     assert (np.asarray(lower.text) != other.text).any()
 
-    def embed(low: Lower):
-        return tiny.apply(cfg, params, lambda m: m.unimodal_text(low.text, low.text_mask))
+    def embed(lower: Lower):
+        return tiny.apply(cfg, params, lambda m: m.unimodal_text(lower.text, lower.text_mask))
 
     np.testing.assert_array_equal(embed(lower), embed(other))
-    found, again = fused(cfg, params, lower), fused(cfg, params, other)
+    outputs, noisy_outputs = fused(cfg, params, lower), fused(cfg, params, other)
     for name in ("image", "text", "itm_logit", "image_states", "image_over_text"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(again, name))
-    for ours, theirs in zip((found.text_states, *found.text_over_image), (again.text_states, *again.text_over_image),
-                            strict=True):  # fmt: skip
-        np.testing.assert_array_equal(ours[batch.text_mask], theirs[batch.text_mask])
+        jax.tree.map(np.testing.assert_array_equal, getattr(outputs, name), getattr(noisy_outputs, name))
+    for clean, noise in zip(
+        (outputs.text_states, *outputs.text_over_image),
+        (noisy_outputs.text_states, *noisy_outputs.text_over_image),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(clean[batch.text_mask], noise[batch.text_mask])
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_permuting_the_batch_permutes_the_outputs(design):
     cfg, params, batch = setup(bridge=DESIGNS[design])
     order = np.array([2, 0, 3, 1])
-    found = fused(cfg, params, tiny.lower(cfg, params, batch))
-    again = fused(cfg, params, tiny.lower(cfg, params, tiny.take(batch, order)))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[order], y, rtol=1e-5, atol=1e-5), found, again)
+    outputs = fused(cfg, params, tiny.lower(cfg, params, batch))
+    permuted = fused(cfg, params, tiny.lower(cfg, params, tiny.take(batch, order)))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[order], y, rtol=1e-5, atol=1e-5), outputs, permuted)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-def test_bfloat16_computes_near_float32(design):
+def test_bfloat16_is_close_to_float32(design):
     """The products are bfloat16; parameters, attention weights, embeddings and match logits stay float32."""
     cfg, params, batch = setup(bridge=DESIGNS[design])
-    half = dataclasses.replace(cfg, compute_dtype="bfloat16")
-    found = fused(half, params, tiny.lower(half, params, batch))
+    half_cfg = dataclasses.replace(cfg, compute_dtype="bfloat16")
+    outputs = fused(half_cfg, params, tiny.lower(half_cfg, params, batch))
     exact = fused(cfg, params, tiny.lower(cfg, params, batch))
-    assert found.image_states.dtype == found.text_states.dtype == jnp.bfloat16
-    rest = (found.image, found.text, found.itm_logit, *found.text_over_image, *found.image_over_text)
-    assert {x.dtype for x in rest} == {jnp.dtype("float32")}
-    for ours, theirs in ((found.image, exact.image), (found.text, exact.text)):
-        # Seven blocks at eight bits of mantissa.
-        assert (np.asarray(ours * theirs).sum(axis=1) > 0.995).all()
-    shapes = param_shapes(half)
+    assert outputs.image_states.dtype == outputs.text_states.dtype == jnp.bfloat16
+    float32_outputs = (
+        outputs.image,
+        outputs.text,
+        outputs.itm_logit,
+        *outputs.text_over_image,
+        *outputs.image_over_text,
+    )
+    assert {x.dtype for x in float32_outputs} == {jnp.dtype("float32")}
+    for half_embedding, exact_embedding in ((outputs.image, exact.image), (outputs.text, exact.text)):
+        # Seven blocks with eight bits of mantissa.
+        assert (np.asarray(half_embedding * exact_embedding).sum(axis=1) > 0.995).all()
+    shapes = param_shapes(half_cfg)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
-def test_an_unknown_tower_is_named():
+def test_an_unknown_tower_raises_config_error():
     with pytest.raises(
         ConfigError, match=r"vision.tower: 'resnet' is unknown: no Tower or VisionTower in .*/resnet\.py"
     ):

@@ -1,4 +1,4 @@
-"""The decoder against itself word by word, what it may see, and a block of it against PyTorch's."""
+"""The decoder word by word against all words at once, its causal mask and padding, and a block against PyTorch."""
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,8 @@ TEXT = draw.normal(size=(B, 4, 24)).astype(np.float32)
 TEXT_MASK = np.arange(4) < np.array([[4], [2], [3]])
 
 
-def build(run=PLAIN):
-    return decoder.Decoder(SETTINGS, V, T, jnp.dtype("float32"), run)
+def build(execution=PLAIN):
+    return decoder.Decoder(SETTINGS, V, T, jnp.dtype("float32"), execution)
 
 
 def whole(module, ids, image=IMAGE, text=TEXT, mask=TEXT_MASK):
@@ -35,23 +35,23 @@ def params():
     return jax.tree.map(lambda x: values.normal(scale=0.3, size=x.shape).astype(np.float32), drawn)
 
 
-def logits(params, ids=IDS, *states, run=PLAIN):
-    return np.asarray(nn.apply(whole, build(run))(params, ids, *states))
+def logits(params, ids=IDS, *states, execution=PLAIN):
+    return np.asarray(nn.apply(whole, build(execution))(params, ids, *states))
 
 
-def test_word_by_word_with_the_cache_gives_the_logits_of_all_words_at_once(params):
+def test_steps_with_the_cache_equal_all_words_at_once(params):
     def word_by_word(module):
-        memory, cache, found = module.read(IMAGE, (TEXT, TEXT_MASK)), module.empty_cache(B), []
+        memory, cache, steps = module.read(IMAGE, (TEXT, TEXT_MASK)), module.empty_cache(B), []
         for position in range(T):
-            row, cache = module.step(IDS[:, position], jnp.int32(position), cache, memory)
-            found.append(row)
-        return jnp.stack(found, axis=1)
+            step_logits, cache = module.step(IDS[:, position], jnp.int32(position), cache, memory)
+            steps.append(step_logits)
+        return jnp.stack(steps, axis=1)
 
     np.testing.assert_allclose(nn.apply(word_by_word, build())(params), logits(params), atol=1e-5)
 
 
 def test_two_rows_of_words_may_read_one_picture(params):
-    """Beams: rows 2i and 2i+1 read picture i, as if it were there twice."""
+    """As with beams: rows 2i and 2i+1 read picture i, as if the batch held it twice."""
     words = np.random.default_rng(2).integers(0, V, (2 * B, 2))
 
     def steps(module, image, text, mask):
@@ -64,7 +64,7 @@ def test_two_rows_of_words_may_read_one_picture(params):
     np.testing.assert_allclose(once, twice, atol=1e-5)
 
 
-def test_a_word_sees_those_before_it_and_no_later_one(params):
+def test_logits_depend_on_earlier_words_and_on_no_later_one(params):
     changed = IDS.copy()
     changed[:, 4] = (changed[:, 4] + 1) % V
     before, after = logits(params), logits(params, changed)
@@ -72,7 +72,7 @@ def test_a_word_sees_those_before_it_and_no_later_one(params):
     assert (np.abs(before - after)[:, 4:].max(axis=-1) > 1e-4).all()
 
 
-def test_padding_of_the_text_changes_nothing_and_its_words_do(params):
+def test_logits_depend_on_the_texts_words_and_not_on_its_padding(params):
     noise = np.where(TEXT_MASK[..., None], TEXT, 100.0)
     np.testing.assert_array_equal(logits(params, IDS, IMAGE, noise), logits(params))
     other = TEXT + TEXT_MASK[..., None]
@@ -80,13 +80,13 @@ def test_padding_of_the_text_changes_nothing_and_its_words_do(params):
     assert np.abs(logits(params, IDS, IMAGE[::-1]) - logits(params)).max() > 1e-3
 
 
-@pytest.mark.parametrize("run", [Blocks(scan=True, remat="none"), Blocks(scan=True, remat="full")])
-def test_one_compiled_block_gives_the_numbers_of_all(params, run):
-    np.testing.assert_allclose(logits(params, run=run), logits(params), atol=1e-6)
+@pytest.mark.parametrize("execution", [Blocks(scan=True, remat="none"), Blocks(scan=True, remat="full")])
+def test_scanned_blocks_give_the_same_logits(params, execution):
+    np.testing.assert_allclose(logits(params, execution=execution), logits(params), atol=1e-6)
 
 
 def test_a_block_equals_a_pre_norm_decoder_layer_of_torch(params):
-    """torch.nn.TransformerDecoderLayer(norm_first=True) with our parameters in its places."""
+    """The oracle is torch.nn.TransformerDecoderLayer(norm_first=True) with our parameters."""
     ours = params["params"]["block_00"]
     width = SETTINGS.width
     layer = torch.nn.TransformerDecoderLayer(
@@ -95,8 +95,8 @@ def test_a_block_equals_a_pre_norm_decoder_layer_of_torch(params):
     state = {}
     for theirs, name in (("self_attn", "self_attention"), ("multihead_attn", "cross_attention")):
         maps = [ours[name][part] for part in ("query", "key", "value")]
-        state[f"{theirs}.in_proj_weight"] = np.concatenate([one["kernel"].T for one in maps])
-        state[f"{theirs}.in_proj_bias"] = np.concatenate([one["bias"] for one in maps])
+        state[f"{theirs}.in_proj_weight"] = np.concatenate([affine["kernel"].T for affine in maps])
+        state[f"{theirs}.in_proj_bias"] = np.concatenate([affine["bias"] for affine in maps])
         state |= {f"{theirs}.out_proj.weight": ours[name]["out"]["kernel"].T}
         state |= {f"{theirs}.out_proj.bias": ours[name]["out"]["bias"]}
     for theirs, name in (("linear1", "up"), ("linear2", "down")):
@@ -110,7 +110,7 @@ def test_a_block_equals_a_pre_norm_decoder_layer_of_torch(params):
         expected = layer.eval()(torch.tensor(x), torch.tensor(memory), tgt_mask=causal, tgt_is_causal=True)
 
     def run(block):
-        return block(x, block.cross_attention.keys(memory), jnp.ones((B, P), bool), True)
+        return block(x, block.cross_attention.keys_values(memory), jnp.ones((B, P), bool), True)
 
-    found = nn.apply(run, decoder.Block(SETTINGS, jnp.dtype("float32")))({"params": ours})
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    output = nn.apply(run, decoder.Block(SETTINGS, jnp.dtype("float32")))({"params": ours})
+    np.testing.assert_allclose(output, expected.numpy(), atol=1e-5)

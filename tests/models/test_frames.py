@@ -1,7 +1,7 @@
-"""A video in the bridge: k frames whose tokens the interaction sees side by side, and the tower's blocks one by one.
+"""Videos in the bridge: the interaction sees the tokens of all k frames, the tower's blocks one frame at a time.
 
-The twin has no frames: it is the interaction over one long picture of kP tokens, whose position biases are written out
-k times, and the tower's blocks run on each frame by itself.
+The slow twin runs the interaction over one long picture of kP tokens, with the position biases repeated k times, and
+the tower's blocks on each frame alone.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import config as configs
 from bridge_jax import paths
+from bridge_jax.config import Blocks
 from bridge_jax.models import segments
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import forward
@@ -31,7 +31,7 @@ def make(**bridge):
 
 
 def videos(cfg, params, frames=K, seed=0) -> Lower:
-    """Return the lower states of B pairs whose picture is `frames` random ones, [B,k,P,D]."""
+    """Return the lower states of B texts, each with a video of `frames` random pictures, [B,k,P,D]."""
     side, batch = cfg.vision.image_px, tiny.batch(cfg, B)
     draw = np.random.default_rng(seed)
     images = draw.integers(0, 256, (B, frames, side, side, 3)).astype(np.uint8)
@@ -53,7 +53,7 @@ def with_images(lower: Lower, image) -> Lower:
 
 
 def tiled(params, k):
-    """Return the parameters with every position bias written out for a picture of k times as many tokens."""
+    """Return the parameters with every position bias repeated for a picture with k times as many tokens."""
     flat = paths.flatten(params)
     for path, value in flat.items():
         if path.endswith("position_bias"):
@@ -62,7 +62,7 @@ def tiled(params, k):
 
 
 def twin(cfg, params, lower):
-    """Return the fused states, interaction layer by interaction layer, block by block, frame by frame."""
+    """Return the fused states, computed layer by layer and, in the image tower, frame by frame."""
 
     def blocks(model, states, start, stop):
         frames = np.split(np.asarray(states), K, axis=1)
@@ -85,21 +85,21 @@ def twin(cfg, params, lower):
 
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_the_bridge_over_frames_is_the_twins(design, placement):
+def test_the_bridge_over_frames_equals_the_twin(design, placement):
     cfg, params = make(design=design, placement=placement)
     lower = videos(cfg, params)
-    found, (image, text) = fused(cfg, params, lower), twin(cfg, params, lower)
-    np.testing.assert_allclose(found.image_states, image, **CLOSE)
-    np.testing.assert_allclose(found.text_states, text, **CLOSE)
+    outputs, (image, text) = fused(cfg, params, lower), twin(cfg, params, lower)
+    np.testing.assert_allclose(outputs.image_states, image, **CLOSE)
+    np.testing.assert_allclose(outputs.text_states, text, **CLOSE)
     P = lower.image.shape[2]
     if design != "pooled":
-        assert [a.shape[1:] for a in found.text_over_image] == [(cfg.text.length, K * P)] * cfg.bridge.layers
-        np.testing.assert_allclose(found.text_over_image[0].sum(-1)[0], 1.0, rtol=1e-5)
+        assert [a.shape[1:] for a in outputs.text_over_image] == [(cfg.text.length, K * P)] * cfg.bridge.layers
+        np.testing.assert_allclose(outputs.text_over_image[0].sum(-1)[0], 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_one_frame_is_a_picture_bit_for_bit(design, placement):
+def test_a_video_of_one_frame_equals_a_picture_bit_for_bit(design, placement):
     cfg, params = make(design=design, placement=placement)
     lower = videos(cfg, params, frames=1)
     as_video, as_picture = fused(cfg, params, lower), fused(cfg, params, with_images(lower, lower.image[:, 0]))
@@ -107,48 +107,48 @@ def test_one_frame_is_a_picture_bit_for_bit(design, placement):
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-def test_a_video_that_stands_still_is_its_picture(design):
-    """Attention over k equal frames gives each a k-th of the weight, and so do the means."""
+def test_a_video_of_equal_frames_equals_its_picture(design):
+    """Attention and means give each of k equal frames a k-th of the weight."""
     cfg, params = make(design=design)
     lower = videos(cfg, params, frames=1)
     still = with_images(lower, jnp.repeat(lower.image, K, axis=1))
-    one, many = fused(cfg, params, lower), fused(cfg, params, still)
+    picture, video = fused(cfg, params, lower), fused(cfg, params, still)
     for name in ("image", "text", "itm_logit", "text_states"):
-        np.testing.assert_allclose(getattr(many, name), getattr(one, name), **CLOSE)
+        np.testing.assert_allclose(getattr(video, name), getattr(picture, name), **CLOSE)
     alone = tiny.apply(cfg, params, lambda m: m.unimodal_image(lower.image[:, 0]))
     together = tiny.apply(cfg, params, lambda m: forward.unimodal_images(m, still.image))
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
-    assert np.abs(one.itm_logit - fused(cfg, params, videos(cfg, params)).itm_logit).max() > 1e-3
+    assert np.abs(picture.itm_logit - fused(cfg, params, videos(cfg, params)).itm_logit).max() > 1e-3
 
 
-def test_an_embedding_is_the_mean_of_the_frames_of_length_one():
+def test_a_videos_embedding_is_the_normalised_mean_of_its_frames():
     cfg, params = make()
     lower = videos(cfg, params).image
     each = np.stack([tiny.apply(cfg, params, lambda m, j=j: m.unimodal_image(lower[:, j])) for j in range(K)], axis=1)
     mean = each.mean(axis=1)
     expected = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
-    found = tiny.apply(cfg, params, lambda m: forward.unimodal_images(m, lower))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    assert (np.linalg.norm(mean, axis=-1) < 0.999).all()  # or normalising would say nothing
+    outputs = tiny.apply(cfg, params, lambda m: forward.unimodal_images(m, lower))
+    np.testing.assert_allclose(outputs, expected, rtol=1e-6, atol=1e-6)
+    assert (np.linalg.norm(mean, axis=-1) < 0.999).all()  # else normalising would change nothing
     picture = tiny.apply(cfg, params, lambda m: forward.unimodal_images(m, lower[:, 0]))
     np.testing.assert_array_equal(picture, each[:, 0])
 
 
-def test_the_order_of_frames_is_nothing_and_each_of_them_counts():
+def test_each_frame_counts_and_their_order_does_not():
     cfg, params = make()
     lower = videos(cfg, params)
-    found = fused(cfg, params, lower).itm_logit
-    turned = fused(cfg, params, with_images(lower, lower.image[:, ::-1])).itm_logit
-    np.testing.assert_allclose(turned, found, **CLOSE)
+    outputs = fused(cfg, params, lower).itm_logit
+    reversed_order = fused(cfg, params, with_images(lower, lower.image[:, ::-1])).itm_logit
+    np.testing.assert_allclose(reversed_order, outputs, **CLOSE)
     for frame in range(K):
         changed = with_images(lower, lower.image.at[0, frame].set(lower.image[1, frame]))
-        moved = np.abs(fused(cfg, params, changed).itm_logit - found)
-        assert moved[0] > 1e-4
-        np.testing.assert_array_equal(moved[1:], 0)
+        change = np.abs(fused(cfg, params, changed).itm_logit - outputs)
+        assert change[0] > 1e-4
+        np.testing.assert_array_equal(change[1:], 0)
 
 
-def test_with_closed_gates_every_frame_is_the_towers_own():
-    """Nothing but the interaction lets one frame see another."""
+def test_closed_gates_leave_every_frame_to_the_tower():
+    """Only the interaction lets one frame see another."""
     cfg, params = make()
     flat = paths.flatten(params)
     closed = paths.unflatten({p: np.float32(-np.inf) if p.endswith("_gate") else v for p, v in flat.items()})
@@ -159,10 +159,10 @@ def test_with_closed_gates_every_frame_is_the_towers_own():
         np.testing.assert_allclose(states[:, frame], alone, rtol=1e-6, atol=1e-6)
 
 
-def test_scanned_segments_give_the_same():
+def test_scanned_segments_give_the_same_outputs():
     cfg, params = make(placement="top")
-    scanned = dataclasses.replace(cfg, blocks=configs.Blocks(scan=True, remat="full"))
+    scanned = dataclasses.replace(cfg, blocks=Blocks(scan=True, remat="full"))
     lower = videos(cfg, params)
-    found, expected = fused(scanned, params, lower), fused(cfg, params, lower)
-    np.testing.assert_allclose(found.itm_logit, expected.itm_logit, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.image_states, expected.image_states, rtol=1e-4, atol=1e-5)
+    outputs, expected = fused(scanned, params, lower), fused(cfg, params, lower)
+    np.testing.assert_allclose(outputs.itm_logit, expected.itm_logit, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs.image_states, expected.image_states, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The heads against the same maps written in numpy, float64."""
+"""The heads against the same formulas in NumPy."""
 
 import dataclasses
 from math import erf
@@ -28,7 +28,7 @@ def unit(rows, seed):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def test_projection_is_linear_and_of_length_one():
+def test_projection_is_linear_and_normalised():
     pooled = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
     module = heads.Projection(E)
     params = drawn(module, pooled)
@@ -95,7 +95,7 @@ def test_logit_scale_starts_as_configured():
 
 
 def test_classifier_equals_its_formula():
-    """Twice D -> S, LayerNorm, exact GELU, then the logits; without dropout where it is deterministic."""
+    """Twice D -> S, LayerNorm, exact GELU, then the logits; no dropout if deterministic."""
     pooled = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     module = heads.Classifier(5, 12, F32)
     p = drawn(module, pooled, True)
@@ -106,9 +106,9 @@ def test_classifier_equals_its_formula():
         y = y * p[f"norm_{layer}"]["scale"] + p[f"norm_{layer}"]["bias"]
         y = np.vectorize(lambda v: v * (1 + erf(v / 2**0.5)) / 2)(y)
     expected = y @ p["out"]["kernel"] + p["out"]["bias"]
-    found = module.apply({"params": p}, pooled, True)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    logits = module.apply({"params": p}, pooled, True)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     dropped = module.apply({"params": p}, pooled, False, rngs={"dropout": jax.random.key(0)})
-    assert np.abs(dropped - found).max() > 1e-2
+    assert np.abs(dropped - logits).max() > 1e-2
     half = heads.Classifier(5, 12, jnp.dtype("bfloat16")).apply({"params": p}, pooled, True)
     assert half.dtype == F32

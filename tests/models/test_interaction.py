@@ -1,4 +1,4 @@
-"""The interaction block against a slow twin: plain loops in float64 over pairs, heads, queries and keys."""
+"""The interaction layer against a slow twin: plain loops in float64 over pairs, heads, queries and keys."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ def softmax(logits):
 
 
 def cross_attend(p, query, other, real, heads):
-    """One pair, one direction: for each head and query a softmax over the keys where `real`, cosine logits."""
+    """Attend for one pair in one direction: per head and query, a softmax of cosine logits over the `real` keys."""
     q, k, v = affine(p["query"], query), affine(p["key"], other), affine(p["value"], other)
     tau = np.log1p(np.exp(np.float64(p["tau"])))
     width = q.shape[1] // heads
@@ -63,10 +63,10 @@ def cross_attend(p, query, other, real, heads):
             cosines = [
                 q[row, part] @ k[m, part] / np.linalg.norm(q[row, part]) / np.linalg.norm(k[m, part]) for m in keys
             ]
-            chosen = softmax(
+            probabilities = softmax(
                 np.array([c / tau + p["position_bias"][row, m] for c, m in zip(cosines, keys, strict=True)])
             )
-            for m, weight in zip(keys, chosen, strict=True):
+            for m, weight in zip(keys, probabilities, strict=True):
                 out[row, part] += weight * v[m, part]
                 weights[row, m] += weight / heads
     return affine(p["out"], out), weights
@@ -88,7 +88,7 @@ def pooled(p, other, real, rows):
 
 
 def twin(p, image, text, real, design, heads):
-    """Eq. 1-3 for one pair."""
+    """Compute Eq. 1-3 for one pair."""
     every = np.ones(len(image), bool)
     z_v = affine(p["image_to_shared"], norm(p["image_norm"], image))
     z_t = affine(p["text_to_shared"], norm(p["text_norm"], text))
@@ -109,11 +109,11 @@ def twin(p, image, text, real, design, heads):
 def test_equals_the_slow_twin(design):
     module, params = block(design)
     image, text = states()
-    found = module.apply({"params": params}, image, text, MASK, True)
-    assert [x.shape for x in found[:2]] == [(B, P, IMAGE), (B, T, TEXT)]
+    outputs = module.apply({"params": params}, image, text, MASK, True)
+    assert [x.shape for x in outputs[:2]] == [(B, P, IMAGE), (B, T, TEXT)]
     for i in range(B):
         expected = twin(params, np.float64(image[i]), np.float64(text[i]), MASK[i], design, module.cfg.heads)
-        for ours, theirs in zip(found, expected, strict=True):
+        for ours, theirs in zip(outputs, expected, strict=True):
             if theirs is None:
                 assert ours is None
             else:
@@ -141,7 +141,7 @@ def test_starts_at_the_configured_gate_and_temperature():
 
 
 def test_a_zero_query_has_a_finite_gradient():
-    """The cosine of a zero vector: uniform attention, and no NaN behind it."""
+    """The cosine of a zero vector gives uniform attention and a gradient without NaN."""
     module = CosineAttention(2, 0.1, 0.0, jnp.dtype("float32"))
     other = states()[0]
     variables = module.init(jax.random.key(0), jnp.zeros((B, T, IMAGE)), other, None, True)
@@ -155,13 +155,13 @@ def test_a_zero_query_has_a_finite_gradient():
     np.testing.assert_allclose(weights, 1 / P, rtol=1e-6)
 
 
-def test_dropout_falls_on_attention_and_on_the_output():
-    """With all the output dropped the states return; with attention dropped the logged weights stay whole."""
+def test_dropout_acts_on_attention_and_on_the_update():
+    """If the whole update is dropped, the states return; attention dropout leaves the returned weights unchanged."""
     image, text = states()
     module, params = block("cross", output_dropout=1.0)
-    found = module.apply({"params": params}, image, text, MASK, False, rngs={"dropout": jax.random.key(0)})
-    np.testing.assert_array_equal(found[0], image)
-    np.testing.assert_array_equal(found[1], text)
+    outputs = module.apply({"params": params}, image, text, MASK, False, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_array_equal(outputs[0], image)
+    np.testing.assert_array_equal(outputs[1], text)
     module, params = block("cross", attention_dropout=0.5)
     dropped = module.apply({"params": params}, image, text, MASK, False, rngs={"dropout": jax.random.key(0)})
     whole = module.apply({"params": params}, image, text, MASK, True)
@@ -182,8 +182,8 @@ def test_bfloat16_keeps_attention_in_float32():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_greatest_is_the_maximum_and_equals_share_its_gradient(dtype):
-    """Rows with one greatest element, with two, and of equals only, as where all words are masked."""
+def test_greatest_is_the_maximum_and_equal_maxima_share_its_gradient(dtype):
+    """Rows with one maximum, with two, and with equal elements only, as if all words were masked."""
     draw = np.random.default_rng(0)
     x = jnp.asarray(draw.normal(size=(3, 4, 7)), dtype)
     x = x.at[1, :, 2].set(x[1].max(axis=-1)).at[2].set(-1.0)

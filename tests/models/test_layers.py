@@ -1,4 +1,4 @@
-"""The layers that are ours and not Linen's."""
+"""Our own layers, those that do not come from Linen."""
 
 import functools
 from math import erf
@@ -22,14 +22,16 @@ def drop(x, rate, seed=0, deterministic=False):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("shape", [(64, 333), (7, 5, 611)])
 def test_dropout_zeroes_its_share_and_keeps_the_mean(rate, shape):
-    found = np.asarray(drop(jnp.ones(shape), rate))
-    assert set(np.unique(found)) == {np.float32(0), np.unique(found)[1]}
-    assert found.max() == pytest.approx(1 / (1 - rate), rel=1e-4)
-    spread = np.sqrt(rate * (1 - rate) / found.size)  # of a binomial share
-    assert abs((found == 0).mean() - rate) < 4 * spread
-    neighbours = (found[..., ::2][..., : shape[-1] // 2] == 0) & (found[..., 1::2] == 0)  # halves of one random word
+    dropped = np.asarray(drop(jnp.ones(shape), rate))
+    assert set(np.unique(dropped)) == {np.float32(0), np.unique(dropped)[1]}
+    assert dropped.max() == pytest.approx(1 / (1 - rate), rel=1e-4)
+    spread = np.sqrt(rate * (1 - rate) / dropped.size)  # of a binomial share
+    assert abs((dropped == 0).mean() - rate) < 4 * spread
+    neighbours = (dropped[..., ::2][..., : shape[-1] // 2] == 0) & (
+        dropped[..., 1::2] == 0
+    )  # halves of one random word
     assert abs(neighbours.mean() - rate**2) < 4 * rate / np.sqrt(neighbours.size)
-    assert not np.array_equal(found, drop(jnp.ones(shape), rate, seed=1))
+    assert not np.array_equal(dropped, drop(jnp.ones(shape), rate, seed=1))
 
 
 def test_no_dropout_is_the_identity():
@@ -50,10 +52,10 @@ def test_gelu_is_exact():
     ("scan", "remat", "placement"),
     [(True, "none", "top"), (False, "dots", "top"), (True, "full", "top"), (True, "full", "after")],
 )
-def test_blocks_scanned_or_computed_again_give_the_same_numbers(scan, remat, placement):
-    """Losses and gradients of the whole model, dropout on, unequal towers. Of 3 layers 2 segments are equal."""
-    found, expected = gradients(scan, remat, placement), gradients(False, "none", placement)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+def test_scan_and_remat_change_no_numbers(scan, remat, placement):
+    """Losses and gradients of the whole model with dropout and unequal towers. Two of three segments are equal."""
+    computed, expected = gradients(scan, remat, placement), gradients(False, "none", placement)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), computed, expected)
 
 
 @functools.cache
@@ -69,7 +71,7 @@ def gradients(scan, remat, placement):
 
     def objective(params):
         how = forward.Forward(("unimodal", "fused", "mismatched"), lower_frozen=False)
-        found = forward.outputs(BridgeModel(cfg), params, batch, how, forward.Keys(key, key))
-        return sum(objectives.bind(name, cfg.losses[name])(found, batch).mean for name in ("itc", "itm"))
+        outputs = forward.outputs(BridgeModel(cfg), params, batch, how, forward.Keys(key, key))
+        return sum(objectives.bind(name, cfg.losses[name])(outputs, batch).mean for name in ("itc", "itm"))
 
     return jax.jit(jax.value_and_grad(objective))(params)

@@ -1,4 +1,4 @@
-"""Every text tower against Hugging Face's torch class of it, with every parameter drawn at random."""
+"""Every text tower against its torch class of Hugging Face, with every parameter drawn at random."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ WEIGHT = np.random.default_rng(4).normal(size=(*MASK.shape, towers.WIDTH)).astyp
 
 
 class Twins:
-    """A tower of ours and theirs with the same parameters, and captions padded with what the tower pads with."""
+    """Our tower and theirs with the same parameters, and captions padded with the id that the tower expects."""
 
     def __init__(self, name, folder):
         self.kind = towers.KINDS[name]
@@ -49,7 +49,7 @@ def test_parameter_paths_are_those_of_the_tower(twins):
 
 
 def test_each_block_equals_torch(twins):
-    """Their states before and after each block, from hooks on their blocks; ours from theirs before."""
+    """Hooks record their states before and after each block; our block runs on theirs before."""
     blocks = [m for m in twins.model.modules() if type(m).__name__ == twins.kind.block]
     assert len(blocks) == twins.kind.section.depth
     seen = []
@@ -84,8 +84,12 @@ def test_pad_ids_change_no_output_bit_for_bit(twins):
 
 def test_scanned_blocks_give_the_same_numbers(twins):
     plain = twins.ours(twins.ids, MASK)
-    for how in (Blocks(scan=True, remat="none"), Blocks(scan=False, remat="dots"), Blocks(scan=True, remat="full")):
-        tower = twins.kind.tower().clone(run=how)
+    for execution in (
+        Blocks(scan=True, remat="none"),
+        Blocks(scan=False, remat="dots"),
+        Blocks(scan=True, remat="full"),
+    ):
+        tower = twins.kind.tower().clone(execution=execution)
 
         def run(tower, ids):
             return tower.finish(tower.blocks(tower.embed(ids, True), MASK, 0, twins.kind.section.depth, True))
@@ -111,7 +115,7 @@ def test_every_gradient_equals_torch(twins, tmp_path):
         assert np.abs(mine - yours).max() <= 1e-4 * scale, path
 
 
-def test_a_roberta_too_short_for_its_captions_is_refused():
+def test_a_roberta_with_too_few_positions_raises_config_error():
     kind = towers.KINDS["roberta"]
     short = dataclasses.replace(kind.section, max_positions=8)
     with pytest.raises(ConfigError, match="length 7 exceeds the 6 positions that max_positions 8 leaves to a RoBERTa"):

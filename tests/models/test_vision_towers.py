@@ -15,7 +15,7 @@ GRID, PATCH = towers.VISION.position_grid, towers.VISION.patch_px
 
 
 class Twins:
-    """A tower of ours and theirs with the same parameters."""
+    """Our tower and theirs with the same parameters."""
 
     def __init__(self, name, folder):
         self.name, self.kind = name, towers.KINDS[name]
@@ -84,8 +84,8 @@ def test_whole_tower_equals_torch_at_any_resolution(twins, side):
     assert np.abs(got - expected).max() < 1e-4
 
 
-def test_masked_pixels_are_not_seen(twins):
-    """DINOv3 has a mask token of its own, against which it is held; the other two start one at zero."""
+def test_masked_pixels_change_no_output(twins):
+    """DINOv3 has a mask token and must equal torch; for the other two, ours is added."""
     kind = dataclasses.replace(twins.kind, section=dataclasses.replace(twins.kind.section, mask_token=True))
     pixels, masked = pixels_of(20, 20), np.random.default_rng(2).random((2, GRID**2)) < 0.4
     params = {"mask_token": np.ones((1, 1, towers.WIDTH), np.float32), **twins.params}
@@ -105,7 +105,7 @@ def test_scanned_blocks_give_the_same_numbers(twins):
     def run(tower, pixels):
         return tower.finish(tower.blocks(tower.embed(pixels), 0, twins.kind.section.depth, True))
 
-    tower = twins.kind.tower().clone(run=Blocks(scan=True, remat="full"))
+    tower = twins.kind.tower().clone(execution=Blocks(scan=True, remat="full"))
     got = tower.apply({"params": twins.params}, pixels, method=run)
     np.testing.assert_allclose(got, twins.ours(pixels), atol=1e-5)
 
