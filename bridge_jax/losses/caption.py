@@ -1,4 +1,4 @@
-"""Captioning: every word of the caption from those before it and the picture."""
+"""Captioning: predict every word of a caption from the picture and the words before it."""
 
 import dataclasses
 
@@ -13,35 +13,35 @@ from bridge_jax.types import Batch, Loss, Lower, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> Loss:
-    """Cross entropy of every next word, the caption's end included, averaged over words (teacher forcing).
+    """Return the cross entropy of every next word, the caption's end included, averaged over words (teacher forcing).
 
-    `label_smoothing` is the share of the target that all V words have in common (Szegedy et al. 2016). Metrics:
-    `accuracy`, the share of words that the decoder would have chosen.
+    `label_smoothing` is the share of the target that is spread evenly over all V words (Szegedy et al. 2016). Metrics:
+    `accuracy`, the share of words to which the decoder gives the highest logit.
     """
-    logits_BTV, words_BT, said_BT = outputs.own["caption"], batch.ids[:, 1:], batch.text_mask[:, 1:]
+    logits_BTV, words_BT, mask_BT = outputs.own["caption"], batch.ids[:, 1:], batch.text_mask[:, 1:]
     losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, words_BT)
     if label_smoothing:
-        even_BT = -jnp.mean(jax.nn.log_softmax(logits_BTV), axis=-1)
-        losses_BT = (1 - label_smoothing) * losses_BT + label_smoothing * even_BT
-    hit_BT = logits_BTV.argmax(axis=-1) == words_BT
-    count = said_BT.sum().astype(jnp.float32)
+        uniform_BT = -jnp.mean(jax.nn.log_softmax(logits_BTV), axis=-1)
+        losses_BT = (1 - label_smoothing) * losses_BT + label_smoothing * uniform_BT
+    correct_BT = logits_BTV.argmax(axis=-1) == words_BT
+    count = mask_BT.sum().astype(jnp.float32)
     return Loss(
-        sum=(losses_BT * said_BT).sum(),
+        sum=(losses_BT * mask_BT).sum(),
         count=count,
-        metrics={"accuracy": (hit_BT * said_BT).sum() / jnp.maximum(count, 1)},
+        metrics={"accuracy": (correct_BT * mask_BT).sum() / jnp.maximum(count, 1)},
     )
 
 
 def caption_words(model: BridgeModel, inputs: Inputs) -> Float[Array, "B T-1 V"]:
-    """Let the decoder read the picture: logits of the words 1 to T-1, each from those before it."""
+    """Return the decoder's logits of words 1 to T-1, each from the picture and the words before it."""
     memory = model.memory(_without_text(model, inputs), deterministic=inputs.deterministic)
     return model.decoder(inputs.batch.ids[:, :-1], memory, deterministic=inputs.deterministic)
 
 
 def _without_text(model: BridgeModel, inputs: Inputs) -> Lower:
-    """Return the pictures' states beside those of an empty text: a caption's two framing tokens, if the decoder asks.
+    """Replace the caption by an empty text, its start and end tokens, if the decoder reads fused states.
 
-    The towers meet before the decoder writes, so it must not find there what it has to write.
+    The towers meet before the decoder writes, so the caption in the text tower would reveal the words to predict.
     """
     if model.decoder.cfg.reads == "image":
         return inputs.lower

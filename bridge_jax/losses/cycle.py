@@ -1,4 +1,4 @@
-"""Cycle consistency of the two attention directions (Eq. 5): from a token to the other side and back again."""
+"""Cycle consistency of the two attention directions (Eq. 5): from a token to the other side and back."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -11,13 +11,13 @@ EPS = 1e-9
 
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:
-    """Minus half of (mean log diag(P_vt P_tv) + mean log diag(P_tv P_vt)), averaged over layers and pairs.
+    """Return -(mean log diag(P_vt P_tv) + mean log diag(P_tv P_vt)) / 2, averaged over layers and pairs.
 
     Both diagonals are sums of M = P_tv * P_vt^T: its rows give diag(P_tv P_vt), its columns diag(P_vt P_tv), so no
-    product of size P x P is formed. Padding takes no part, and the probabilities are those before dropout.
+    product of size P x P is formed. Padding is left out, and the probabilities are those before dropout.
 
-    The loss has a floor: P return probabilities made of T distributions cannot average above T/P, hence
-    |log(P/T)| / 2 (0.94 for 197 x 30). The excess over it is logged as `over_floor`.
+    The loss has a floor of |log(P/T)| / 2 (0.94 for 197 x 30), because P return probabilities that come from T
+    distributions cannot average above T/P. Metrics: `over_floor`, the excess over it.
     """
     per_layer = [
         pair_losses(tv, vt, batch.text_mask)
@@ -36,20 +36,20 @@ def pair_losses(
     text_over_image: Float[Array, "B T P"], image_over_text: Float[Array, "B P T"], mask_BT: Bool[Array, "B T"]
 ) -> Float[Array, "B"]:
     """Return the loss of one layer for each pair."""
-    round_BTP = text_over_image * image_over_text.swapaxes(1, 2) * mask_BT[:, :, None]
-    log_text_BT = jnp.log(round_BTP.sum(axis=2) + EPS) * mask_BT
-    log_image_BP = jnp.log(round_BTP.sum(axis=1) + EPS)
+    round_trip_BTP = text_over_image * image_over_text.swapaxes(1, 2) * mask_BT[:, :, None]
+    log_text_BT = jnp.log(round_trip_BTP.sum(axis=2) + EPS) * mask_BT
+    log_image_BP = jnp.log(round_trip_BTP.sum(axis=1) + EPS)
     mean_text_B = log_text_BT.sum(axis=1) / jnp.maximum(mask_BT.sum(axis=1), 1)
     return -(mean_text_B + log_image_BP.mean(axis=1)) / 2
 
 
 def floor(text_tokens: Float[Array, "B"], image_tokens: int) -> Float[Array, "B"]:
-    """Return the least value the loss can take, by Jensen's inequality: half of |log(P/T)|."""
+    """Return the smallest possible loss, by Jensen's inequality: half of |log(P/T)|."""
     return jnp.abs(jnp.log(image_tokens / jnp.maximum(text_tokens, 1))) / 2
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError where a stage uses it and the bridge has no attention."""
+    """Raise ConfigError if a stage uses the loss and the bridge has no attention."""
     for stage in stages_with(cfg, "cycle"):
         require(
             cfg.bridge.design not in ("none", "pooled"),

@@ -1,4 +1,4 @@
-"""Fused image-text contrast: InfoNCE on pairs that were fused (Eq. 4, its fused half)."""
+"""Fused image-text contrast: InfoNCE on fused pairs (the fused half of Eq. 4)."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ FORMS = ("joint", "paper")
 
 
 def loss(outputs: Outputs, batch: Batch, form: str) -> Loss:
-    """Contrast fused embeddings. `form` says which pairs are scored.
+    """Contrast fused embeddings. `form` selects the scored pairs. Metrics: `accuracy`.
 
     joint: every query against its true and its mined partners, each *jointly fused* with it. The default.
-    paper: p_t of the true pair i against p_v of the true pair j. LEAKING: only true pairs were ever fused, so a pair
-        can stamp a private mark on both sides and win without looking (docs/method.md 5.1). For study only.
+    paper: p_t of the true pair i against p_v of the true pair j. LEAKING: only true pairs are ever fused, so a pair
+        can mark both its sides privately and win without looking (docs/method.md 5.1). For study only.
     """
     if form == "paper":
         return symmetric_info_nce(outputs.logit_scale * outputs.fused.text @ outputs.fused.image.T, batch.image_ids)
@@ -29,21 +29,21 @@ def loss(outputs: Outputs, batch: Batch, form: str) -> Loss:
 
 
 def _info_nce(candidates: Candidates, scale: jax.Array) -> Loss:
-    """InfoNCE of column 0 against the valid others; a query without any other does not count."""
+    """Return the InfoNCE loss of column 0 against the valid other columns; a query without any does not count."""
     logits_BC = jnp.where(candidates.valid, scale * candidates.similarity, -jnp.inf)
     counts_B = candidates.valid[:, 1:].any(axis=1)
     losses_B = -jax.nn.log_softmax(logits_BC, axis=1)[:, 0]
-    won_B = logits_BC[:, 0] > logits_BC[:, 1:].max(axis=1)
+    correct_B = logits_BC[:, 0] > logits_BC[:, 1:].max(axis=1)
     count = counts_B.sum().astype(jnp.float32)
     return Loss(
         sum=(losses_B * counts_B).sum(),
         count=count,
-        metrics={"accuracy": (won_B & counts_B).sum() / jnp.maximum(count, 1)},
+        metrics={"accuracy": (correct_B & counts_B).sum() / jnp.maximum(count, 1)},
     )
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError for an unknown form, and where "paper" would compare less than the whole batch."""
+    """Raise ConfigError for an unknown form, and if "paper" would compare less than the whole batch."""
     form = cfg.losses["fused_itc"]["form"]
     require_one_of("config.losses.fused_itc.form", form, FORMS)
     for stage in stages_with(cfg, "fused_itc"):

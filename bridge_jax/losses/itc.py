@@ -1,4 +1,4 @@
-"""Unimodal image-text contrast: symmetric InfoNCE over the global batch (Eq. 4, its unimodal half)."""
+"""Unimodal image-text contrast: symmetric InfoNCE over the global batch (the unimodal half of Eq. 4)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,82 +11,79 @@ NEEDS = Needs(passes=("unimodal",), reads="captions")
 
 
 def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:
-    """Contrast the embeddings that retrieval uses. Captions of one photo are positives of each other's photo.
+    """Contrast the unimodal embeddings, which retrieval uses. Every caption of a photo is a positive of that photo.
 
-    `chunk_columns` > 0 never holds more than so many columns of the B x B scores at once: the same value and gradient,
-    one more matrix product in the backward pass. 0: all at once.
+    `chunk_columns` > 0 limits how many columns of the B x B logits are held at once; value and gradient stay the same,
+    at the cost of one more matrix product in the backward pass. 0: all columns. Metrics: `accuracy`, the share of
+    texts whose best image is their own photo.
     """
     text_BE, image_BE = outputs.logit_scale * outputs.unimodal_text, outputs.unimodal_image
     if not chunk_columns:
         return symmetric_info_nce(text_BE @ image_BE.T, batch.image_ids)
-    by_text_B, hit_B = _by_chunks(text_BE, image_BE, batch.image_ids, chunk_columns)
-    by_image_B, _ = _by_chunks(image_BE, text_BE, batch.image_ids, chunk_columns)
-    return _loss(by_text_B.sum(), by_image_B.sum(), hit_B)
+    text_losses_B, correct_B = _chunked_losses(text_BE, image_BE, batch.image_ids, chunk_columns)
+    image_losses_B, _ = _chunked_losses(image_BE, text_BE, batch.image_ids, chunk_columns)
+    return _mean_loss(text_losses_B.sum(), image_losses_B.sum(), correct_B)
 
 
-def symmetric_info_nce(scores_BB: Float[Array, "B B"], image_ids: Int[Array, "B"]) -> Loss:
-    """Return cross entropy against a uniform target over the positives, averaged over both directions.
+def symmetric_info_nce(logits_BB: Float[Array, "B B"], image_ids: Int[Array, "B"]) -> Loss:
+    """Return the cross entropy against a target that is uniform over the positives, averaged over both directions.
 
-    `scores_BB[i, j]` is the logit of text i with image j. The authors count captions of the same photo as negatives
+    `logits_BB[i, j]` is the logit of text i with image j. The authors count captions of the same photo as negatives
     (docs/method.md 5.9).
     """
     same_BB = image_ids[:, None] == image_ids[None, :]
     target_BB = same_BB / same_BB.sum(axis=1, keepdims=True)
-    by_text = -(target_BB * jax.nn.log_softmax(scores_BB, axis=1)).sum()
-    by_image = -(target_BB * jax.nn.log_softmax(scores_BB, axis=0).T).sum()
-    hit_B = jnp.take_along_axis(same_BB, scores_BB.argmax(axis=1)[:, None], axis=1)
-    return _loss(by_text, by_image, hit_B)
+    text_loss = -(target_BB * jax.nn.log_softmax(logits_BB, axis=1)).sum()
+    image_loss = -(target_BB * jax.nn.log_softmax(logits_BB, axis=0).T).sum()
+    correct_B = jnp.take_along_axis(same_BB, logits_BB.argmax(axis=1)[:, None], axis=1)
+    return _mean_loss(text_loss, image_loss, correct_B)
 
 
-def _loss(by_text: Array, by_image: Array, hit_B: Array) -> Loss:
-    count = jnp.asarray(hit_B.shape[0], jnp.float32)
-    return Loss(sum=(by_text + by_image) / 2, count=count, metrics={"accuracy": hit_B.mean()})
+def _mean_loss(text_loss: Array, image_loss: Array, correct_B: Array) -> Loss:
+    count = jnp.asarray(correct_B.shape[0], jnp.float32)
+    return Loss(sum=(text_loss + image_loss) / 2, count=count, metrics={"accuracy": correct_B.mean()})
 
 
-def _by_chunks(
+def _chunked_losses(
     queries_BE: Float[Array, "B E"], candidates_BE: Float[Array, "B E"], ids_B: Int[Array, "B"], columns: int
 ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
-    """Return each query's loss, log sum exp of its scores minus their mean over its positives, and whether it hit.
+    """Return each query's loss, log-sum-exp of its logits minus the mean of its positives' logits, and its accuracy.
 
-    The sum of exponentials is carried over the chunks beside the greatest score so far. Every chunk is computed again
-    in the backward pass, so what is kept of it is one number a query.
+    A scan over chunks carries the running maximum of the logits and the sum of exponentials relative to it. The
+    backward pass recomputes each chunk, so only the carry, a few numbers per query, is stored.
     """
 
-    def add(carry: tuple, x: tuple) -> tuple[tuple, None]:
-        top, total, positive, count, hit = carry
-        candidates_CE, ids_C, valid_C = x
-        scores_BC = jnp.where(valid_C, queries_BE @ candidates_CE.T, -jnp.inf)
+    def add_chunk(carry: tuple, chunk: tuple) -> tuple[tuple, None]:
+        max_B, exp_sum_B, positive_sum_B, positives_B, correct_B = carry
+        candidates_CE, ids_C, valid_C = chunk
+        logits_BC = jnp.where(valid_C, queries_BE @ candidates_CE.T, -jnp.inf)
         same_BC = (ids_B[:, None] == ids_C) & valid_C
-        best_B = jax.lax.stop_gradient(scores_BC.max(axis=1))
-        best_is_same_B = jnp.take_along_axis(same_BC, scores_BC.argmax(axis=1)[:, None], axis=1)[:, 0]
-        higher_B = jnp.maximum(top, best_B)
-        total = total * jnp.exp(top - higher_B) + jnp.exp(scores_BC - higher_B[:, None]).sum(axis=1)
-        positive += jnp.where(same_BC, scores_BC, 0.0).sum(axis=1)
-        return (
-            higher_B,
-            total,
-            positive,
-            count + same_BC.sum(axis=1),
-            jnp.where(best_B > top, best_is_same_B, hit),
-        ), None
+        chunk_max_B = jax.lax.stop_gradient(logits_BC.max(axis=1))
+        chunk_correct_B = jnp.take_along_axis(same_BC, logits_BC.argmax(axis=1)[:, None], axis=1)[:, 0]
+        new_max_B = jnp.maximum(max_B, chunk_max_B)
+        exp_sum_B = exp_sum_B * jnp.exp(max_B - new_max_B) + jnp.exp(logits_BC - new_max_B[:, None]).sum(axis=1)
+        positive_sum_B += jnp.where(same_BC, logits_BC, 0.0).sum(axis=1)
+        positives_B = positives_B + same_BC.sum(axis=1)
+        correct_B = jnp.where(chunk_max_B > max_B, chunk_correct_B, correct_B)
+        return (new_max_B, exp_sum_B, positive_sum_B, positives_B, correct_B), None
 
     zeros = jnp.zeros(len(ids_B))
-    start = (zeros - jnp.inf, zeros, zeros, zeros, zeros > 0)
-    (top, total, positive, count, hit), _ = jax.lax.scan(
-        jax.checkpoint(add), start, chunks(candidates_BE, ids_B, columns)
+    start, steps = (zeros - jnp.inf, zeros, zeros, zeros, zeros > 0), chunks(candidates_BE, ids_B, columns)
+    (max_B, exp_sum_B, positive_sum_B, positives_B, correct_B), _ = jax.lax.scan(
+        jax.checkpoint(add_chunk), start, steps
     )
-    return top + jnp.log(total) - positive / count, hit
+    return max_B + jnp.log(exp_sum_B) - positive_sum_B / positives_B, correct_B
 
 
 def chunks(
     candidates_BE: Float[Array, "B E"], ids_B: Int[Array, "B"], columns: int
 ) -> tuple[Float[Array, "n C E"], Int[Array, "n C"], Bool[Array, "n C"]]:
-    """Return the candidates and their ids in chunks of C = `columns`, and which are no filling of the last one."""
+    """Split candidates and their ids into n chunks of C = `columns`; the mask is False on the last chunk's padding."""
     B, E = candidates_BE.shape
-    count = -(-B // columns)
-    rest = count * columns - B
+    n = -(-B // columns)
+    padding = n * columns - B
     return (
-        jnp.pad(candidates_BE, ((0, rest), (0, 0))).reshape(count, columns, E),
-        jnp.pad(ids_B, (0, rest)).reshape(count, columns),
-        (jnp.arange(count * columns) < B).reshape(count, columns),
+        jnp.pad(candidates_BE, ((0, padding), (0, 0))).reshape(n, columns, E),
+        jnp.pad(ids_B, (0, padding)).reshape(n, columns),
+        (jnp.arange(n * columns) < B).reshape(n, columns),
     )

@@ -10,10 +10,11 @@ NEEDS = Needs(passes=("fused", "mismatched"), reads="captions")
 
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:
-    """Binary cross entropy of the match logit; true pairs and mined pairs weigh the same in all.
+    """Return the binary cross entropy of the match logit; all true pairs together weigh as much as all mined pairs.
 
-    The paper's negatives swap vectors that were already fused with their own partner; such a head rejects no wrong
-    image that is really fused (docs/method.md 5.2). Ours are fused with the query itself.
+    The paper's negatives swap vectors that were already fused with their own partner; a head trained on them rejects
+    no wrong image that is really fused (docs/method.md 5.2). Ours are fused with the query itself. Metrics:
+    `two_way_accuracy`, the share of mined pairs whose logit is below that of the query's true pair.
     """
     del batch
     total, count, correct, wrong = 0.0, 0.0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Masked image modelling: predict the masked patches from the picture's rest and the whole caption."""
+"""Masked image modelling: predict the masked patches from the other patches and the whole caption."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ TARGETS = ("pixels", "features")
 
 
 class Predicted(NamedTuple):
-    """What is predicted of every patch, and what it should be."""
+    """The prediction of every patch, and its target."""
 
     prediction: Array  # [B,P-1,X]
     target: Array  # [B,P-1,X]
 
 
 def loss(outputs: Outputs, batch: Batch, *, target: str, mask_fraction: float) -> Loss:
-    """Mean squared error at the masked patches.
+    """Return the mean squared error at the masked patches.
 
     `mask_fraction`: share of a picture's patches that are masked, 0 to 1; the data path masks them (`maker`).
     `target` is one of
@@ -39,16 +39,17 @@ def loss(outputs: Outputs, batch: Batch, *, target: str, mask_fraction: float) -
     del mask_fraction
     if target not in TARGETS:
         raise ConfigError(f"config.losses.mim.target: {target!r} is unknown; known: {', '.join(TARGETS)}")
-    found: Predicted = outputs.own["mim"]
+    predicted: Predicted = outputs.own["mim"]
     masked_BP = batch.extras["masked_patches"]
-    wanted = found.target.astype(jnp.float32)
-    wanted = (wanted - wanted.mean(axis=-1, keepdims=True)) / (wanted.std(axis=-1, keepdims=True) + 1e-3)
-    errors_BP = jnp.square(found.prediction - wanted).mean(axis=-1)
+    target_BPX = predicted.target.astype(jnp.float32)
+    centred_BPX = target_BPX - target_BPX.mean(axis=-1, keepdims=True)
+    target_BPX = centred_BPX / (target_BPX.std(axis=-1, keepdims=True) + 1e-3)
+    errors_BP = jnp.square(predicted.prediction - target_BPX).mean(axis=-1)
     return Loss(sum=(errors_BP * masked_BP).sum(), count=masked_BP.sum().astype(jnp.float32))
 
 
 def width(cfg: Config) -> int:
-    """Return the width of what is predicted: a patch's pixels, or the tower's finished state."""
+    """Return the width X of a target: a patch's pixels, or the tower's finished state."""
     return cfg.vision.width if cfg.losses["mim"]["target"] == "features" else 3 * cfg.vision.patch_px**2
 
 
@@ -58,7 +59,7 @@ def predict(model: BridgeModel, fused: Fused) -> Float[Array, "B P-1 X"]:
 
 
 def masked_image(model: BridgeModel, inputs: Inputs) -> Predicted:
-    """Fuse the picture with patches masked with its whole caption."""
+    """Fuse the masked picture with its whole caption; return the predictions and their targets."""
     batch = inputs.batch
     masked = model.lower_image(batch.images, batch.extras["masked_patches"], deterministic=inputs.lower_frozen)
     lower = dataclasses.replace(inputs.lower, image=masked)
@@ -81,7 +82,7 @@ def _patch_count(cfg: Config) -> int:
 
 
 def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """`masked_patches`, the patches to predict, without the class token."""
+    """Return the shape of `masked_patches`: True for the patches to predict, class token left out."""
     return {"masked_patches": jax.ShapeDtypeStruct((_patch_count(cfg),), np.bool_)}
 
 
@@ -96,7 +97,7 @@ def maker(cfg: Config, tokenizer: Any) -> MakeFields:
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError where a stage uses it and the tower has nothing to put in the place of a patch."""
+    """Raise ConfigError if a stage uses the loss and the image tower has no mask token."""
     require(
         cfg.vision.mask_token or not any("mim" in stage.losses for stage in cfg.run_stages),
         "config.vision.mask_token is False but the mim loss is in use: set config.vision.mask_token=True",

@@ -1,4 +1,4 @@
-"""Masked language modelling: predict the masked words from the caption's rest and the whole picture."""
+"""Masked language modelling: predict the masked words from the other words and the whole picture."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,29 +19,30 @@ from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, mask_fraction: float) -> Loss:
-    """Cross entropy over the vocabulary at the masked positions.
+    """Return the cross entropy over the vocabulary at the masked positions.
 
-    `mask_fraction`: share of a caption's tokens that are masked, 0 to 1; the data path masks them (`maker`).
+    `mask_fraction`: share of a caption's tokens that are masked, 0 to 1; the data path masks them (`maker`). Metrics:
+    `accuracy`, the share of masked tokens that get the highest logit.
     """
     del mask_fraction
     logits_BTV, masked_BT = outputs.own["mlm"], batch.extras["masked_text"]
     losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.ids)
-    hit_BT = logits_BTV.argmax(axis=-1) == batch.ids
+    correct_BT = logits_BTV.argmax(axis=-1) == batch.ids
     count = masked_BT.sum().astype(jnp.float32)
     return Loss(
         sum=(losses_BT * masked_BT).sum(),
         count=count,
-        metrics={"accuracy": (hit_BT * masked_BT).sum() / jnp.maximum(count, 1)},
+        metrics={"accuracy": (correct_BT * masked_BT).sum() / jnp.maximum(count, 1)},
     )
 
 
 def words(model: BridgeModel, fused: Fused) -> Float[Array, "B T V"]:
-    """Return the logits of the word in every place."""
+    """Return the logits of the word at every position."""
     return model.heads.by_loss["mlm"](fused.text_states)
 
 
 def masked_text(model: BridgeModel, inputs: Inputs) -> Float[Array, "B T V"]:
-    """Fuse the caption with words masked with its whole picture."""
+    """Fuse the masked caption with its whole picture; return the logits of the word at every position."""
     batch = inputs.batch
     masked = model.lower_text(batch.extras["masked_ids"], batch.text_mask, deterministic=inputs.lower_frozen)
     lower = dataclasses.replace(inputs.lower, text=masked)
@@ -49,7 +50,7 @@ def masked_text(model: BridgeModel, inputs: Inputs) -> Float[Array, "B T V"]:
 
 
 def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """`masked_ids`, the ids with tokens masked, and `masked_text`, the positions to predict."""
+    """Return the shapes of `masked_ids`, the ids after masking, and `masked_text`, True at the positions to predict."""
     T = cfg.text.length
     return {
         "masked_ids": jax.ShapeDtypeStruct((T,), np.int32),

@@ -1,4 +1,4 @@
-"""Statements about pictures (NLVR2, NLVR): true or false."""
+"""Judge statements about pictures as true or false (NLVR2, NLVR)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +18,10 @@ from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, pictures: int) -> Loss:
-    """Binary cross entropy of the logit that a statement is true of its pictures.
+    """Return the binary cross entropy of the logit that a statement is true of its pictures.
 
-    `pictures` is k, of how many pictures a statement speaks: 2 in NLVR2, 1 in NLVR. The head is k times as wide at its
-    entrance. Metrics: `accuracy`, the share of statements that are judged right at a logit of zero.
+    `pictures` is k, the number of pictures per statement: 2 in NLVR2, 1 in NLVR. The head's input is k times as wide
+    as for one picture. Metrics: `accuracy`, the share of statements judged correctly at a logit of zero.
     """
     assert batch.images.shape[1:-3] == ((pictures,) if pictures > 1 else ())
     logit_B, true_B = outputs.own["nlvr2"], batch.extras["statement_true"]
@@ -38,21 +38,21 @@ def judge(
 ) -> Float[Array, "B"]:
     """Return the logit that each statement is true of its k pictures.
 
-    `fused` holds every statement with each of its pictures, one pair after the other: pair i k + j is statement i with
-    picture j. The features of a statement's pairs are put side by side, so the order of the pictures counts.
+    `fused` holds every statement with each of its pictures: pair i k + j is statement i with picture j. The features of
+    a statement's pairs are concatenated, so the order of its pictures counts.
     """
-    of_pairs = features(fused, mask)
-    side_by_side = of_pairs.reshape(-1, pictures(model.cfg) * of_pairs.shape[-1])
-    return model.heads.by_loss["nlvr2"](side_by_side, deterministic)[:, 0]
+    pair_features = features(fused, mask)
+    statement_features = pair_features.reshape(-1, pictures(model.cfg) * pair_features.shape[-1])
+    return model.heads.by_loss["nlvr2"](statement_features, deterministic)[:, 0]
 
 
 def pictures(cfg: Config) -> int:
-    """Return of how many pictures a statement speaks."""
+    """Return the number of pictures per statement."""
     return cfg.losses["nlvr2"]["pictures"]
 
 
 def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """`statement_true`, whether the statement holds of the row's pictures."""
+    """Return the shape of `statement_true`: whether the statement is true of the row's pictures."""
     del cfg
     return {"statement_true": jax.ShapeDtypeStruct((), np.bool_)}
 
@@ -63,13 +63,13 @@ def _make(row: Row, generator: np.random.Generator) -> Mapping[str, Any]:
 
 
 def output(model: BridgeModel, inputs: Inputs) -> Float[Array, "B"]:
-    """Judge every row's statement, from the pairs of it with each of the row's pictures."""
+    """Return the logit of every row's statement, from its pairs with each of the row's pictures."""
     assert inputs.fused is not None
     return judge(model, inputs.fused, inputs.fused_mask, inputs.deterministic)
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError for another number of pictures than 1 or 2."""
+    """Raise ConfigError unless the number of pictures is 1 or 2."""
     require(pictures(cfg) in (1, 2), f"config.losses.nlvr2.pictures is {pictures(cfg)}; a statement is about 1 or 2")
 
 

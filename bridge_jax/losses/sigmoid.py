@@ -1,6 +1,6 @@
 """Unimodal image-text contrast by a binary decision on every pair of the global batch (Zhai et al. 2023, "SigLIP").
 
-In place of `itc`. No pair competes with another, so there is no softmax over the batch, and small batches lose less.
+Use it in place of `itc`. Pairs do not compete, so there is no softmax over the batch, and small batches lose less.
 """
 
 import jax
@@ -20,25 +20,27 @@ NEEDS = Needs(
 
 
 def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:
-    """Sum over images, mean over texts, of log(1 + exp(-z (scale x cosine + bias))), z = 1 for a pair, else -1.
+    """Return log(1 + exp(-z (scale x cosine + bias))), summed over images, averaged over texts.
 
-    Captions of one photo are pairs of each other's photo. `chunk_columns` > 0 never holds more than so many columns of
-    the B x B scores at once; 0: all. Metrics: `accuracy`, how often a text's best image is its own.
+    z is 1 for a pair, else -1; every caption of a photo pairs with that photo. `chunk_columns` > 0 limits how many
+    columns of the B x B logits are held at once; 0: all columns. Metrics: `accuracy`, the share of texts whose best
+    image is their own photo.
     """
     text_BE, ids_B, B = outputs.logit_scale * outputs.unimodal_text, batch.image_ids, len(batch.image_ids)
 
-    def add(carry: tuple[Array, ...], x: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
-        total, top_B, hit_B = carry
-        image_CE, ids_C, valid_C = x
+    def add_chunk(carry: tuple[Array, ...], chunk: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+        total, max_B, correct_B = carry
+        image_CE, ids_C, valid_C = chunk
         same_BC = ids_B[:, None] == ids_C
         logits_BC = text_BE @ image_CE.T + outputs.own["sigmoid"]
         total += jnp.where(valid_C, jax.nn.softplus(jnp.where(same_BC, -logits_BC, logits_BC)), 0.0).sum()
-        ranked_BC = jax.lax.stop_gradient(jnp.where(valid_C, logits_BC, -jnp.inf))
-        best_is_same_B = jnp.take_along_axis(same_BC, ranked_BC.argmax(axis=1)[:, None], axis=1)[:, 0]
-        best_B = ranked_BC.max(axis=1)
-        return (total, jnp.maximum(top_B, best_B), jnp.where(best_B > top_B, best_is_same_B, hit_B)), None
+        valid_logits_BC = jax.lax.stop_gradient(jnp.where(valid_C, logits_BC, -jnp.inf))
+        chunk_correct_B = jnp.take_along_axis(same_BC, valid_logits_BC.argmax(axis=1)[:, None], axis=1)[:, 0]
+        chunk_max_B = valid_logits_BC.max(axis=1)
+        new_max_B = jnp.maximum(max_B, chunk_max_B)
+        return (total, new_max_B, jnp.where(chunk_max_B > max_B, chunk_correct_B, correct_B)), None
 
     start = jnp.zeros(()), jnp.full(B, -jnp.inf), jnp.zeros(B, bool)
-    xs = chunks(outputs.unimodal_image, ids_B, chunk_columns or B)
-    (total, _, hit_B), _ = jax.lax.scan(jax.checkpoint(add), start, xs)
-    return Loss(sum=total, count=jnp.float32(B), metrics={"accuracy": hit_B.mean()})
+    steps = chunks(outputs.unimodal_image, ids_B, chunk_columns or B)
+    (total, _, correct_B), _ = jax.lax.scan(jax.checkpoint(add_chunk), start, steps)
+    return Loss(sum=total, count=jnp.float32(B), metrics={"accuracy": correct_B.mean()})

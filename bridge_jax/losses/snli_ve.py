@@ -18,7 +18,7 @@ from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:
-    """Cross entropy of the three labels, one of which is right. Metrics: `accuracy`."""
+    """Return the cross entropy of the three labels, one of which is correct. Metrics: `accuracy`."""
     logits_BX, label_B = outputs.own["snli_ve"], batch.extras["entailment_label"]
     return Loss(
         sum=optax.softmax_cross_entropy_with_integer_labels(logits_BX, label_B).sum(),
@@ -30,12 +30,12 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
 def judge(
     model: BridgeModel, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True
 ) -> Float[Array, "B X"]:
-    """Return the logits of the labels, from what nlvr2 reads of a pair."""
+    """Return the logits of the labels, from the same features of a pair as nlvr2 (`heads.features`)."""
     return model.heads.by_loss["snli_ve"](features(fused, mask), deterministic)
 
 
 def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """`entailment_label`, the place of the right one in LABELS."""
+    """Return the shape of `entailment_label`, the index of the correct label in LABELS."""
     del cfg
     return {"entailment_label": jax.ShapeDtypeStruct((), np.int32)}
 
@@ -46,7 +46,7 @@ def _make(row: Row, generator: np.random.Generator) -> Mapping[str, Any]:
 
 
 def output(model: BridgeModel, inputs: Inputs) -> Float[Array, "B X"]:
-    """Label the true pairs."""
+    """Return the logits of the labels for the true pairs."""
     assert inputs.fused is not None
     return judge(model, inputs.fused, inputs.fused_mask, inputs.deterministic)
 

@@ -1,10 +1,10 @@
-"""Image-text contrast by tokens: do the words find their patches, and the patches their words? Not in the paper.
+"""Image-text contrast by tokens: do words match their patches, and patches their words? Not in the paper.
 
-`itc` compares means. Late interaction compares token by token, a word with what it finds in the picture (FILIP, Yao et
-al. 2022; ColBERT). The bridge's first attention is made for that, so its queries and keys are what is trained, on
-states that have not met yet: all pairs of a group of rows are compared without fusing one, and no pair can put a mark
-on itself (docs/method.md 5.1). `heads/token_itc` adds the similarity to the match logit of every fused pair,
-and `itm` learns the rest.
+`itc` compares mean states. Late interaction compares tokens: each word with its nearest patch, each patch with its
+nearest word (FILIP, Yao et al. 2022; ColBERT). The loss trains the queries and keys of the bridge's first attention, on
+states before any interaction: all pairs of a group of rows are compared without being fused, so no pair can mark its
+own sides (docs/method.md 5.1). `heads/token_itc` adds the similarity to the match logit of every fused pair, and
+`itm` learns the rest.
 """
 
 import jax
@@ -21,20 +21,20 @@ from bridge_jax.types import Batch, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, group: int) -> Loss:
-    """Symmetric InfoNCE over the texts and images of every `group` neighbouring rows; 0: of the whole batch.
+    """Return symmetric InfoNCE over the texts and images of every `group` neighbouring rows; 0: of the whole batch.
 
-    The logits are those of `models.token_similarity.token_similarities`. Captions of one photo are positives of each
-    other's photo. Metrics: `accuracy`, how often a text's best image is its own.
+    The logits are scaled `models.token_similarity.token_similarities`. Every caption of a photo is a positive of that
+    photo. Metrics: `accuracy`, the share of texts whose best image is their own photo.
     """
     logits_Ggg = outputs.own["token_itc"]
     assert not group or logits_Ggg.shape[-1] == group
-    of_groups = jax.vmap(symmetric_info_nce)(logits_Ggg, batch.image_ids.reshape(logits_Ggg.shape[:2]))
-    accuracy = of_groups.metrics["accuracy"].mean()
-    return Loss(sum=of_groups.sum.sum(), count=of_groups.count.sum(), metrics={"accuracy": accuracy})
+    losses = jax.vmap(symmetric_info_nce)(logits_Ggg, batch.image_ids.reshape(logits_Ggg.shape[:2]))
+    accuracy = losses.metrics["accuracy"].mean()
+    return Loss(sum=losses.sum.sum(), count=losses.count.sum(), metrics={"accuracy": accuracy})
 
 
 def compare(model: BridgeModel, inputs: Inputs) -> Float[Array, "G g g"]:
-    """Return the logit of text i with image j of every group; a batch smaller than a group is one."""
+    """Return the logit of text i with image j in every group; a batch smaller than a group forms one group."""
     B = inputs.batch.image_ids.shape[0]
     g = min(model.cfg.losses["token_itc"]["group"] or B, B)
     tokens = jax.tree.map(lambda rows: grouped(rows, g), (*model.compared(inputs.lower), inputs.lower.text_mask))
@@ -42,7 +42,7 @@ def compare(model: BridgeModel, inputs: Inputs) -> Float[Array, "G g g"]:
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError where the bridge has no attention, or a batch does not fall into groups."""
+    """Raise ConfigError if the bridge has no attention, or if groups do not divide a batch or its microbatches."""
     group = cfg.losses["token_itc"]["group"]
     require(
         cfg.bridge.layers > 0 and cfg.bridge.design in ("cross", "self_cross"),

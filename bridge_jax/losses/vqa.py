@@ -1,4 +1,4 @@
-"""Visual question answering: which of A answers is worth how much."""
+"""Visual question answering by classification: score each of A answers."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,32 +20,32 @@ from bridge_jax.types import Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, answers: int) -> Loss:
-    """Binary cross entropy of every answer's logit against its score, summed over the A answers (Teney et al. 2018).
+    """Return the binary cross entropy of every logit against its answer's score, summed over A (Teney et al. 2018).
 
-    The target of an answer is what it would score, 0 to 1: ten people were asked, several answers are right, and for
-    some questions none is sure. A softmax would make them share one. `answers` is A, the width of the head. Metrics:
-    `accuracy`, what the best answer scores.
+    The target of an answer is its score, 0 to 1: ten people answered each question, so several answers may be right and
+    none certain. A softmax would make the answers share a total of one. `answers` is A, the width of the head. Metrics:
+    `accuracy`, the mean score of the answers with the highest logit.
     """
     logits_BA, scores_BA = outputs.own["vqa"], batch.extras["answer_scores"]
     assert logits_BA.shape[-1] == answers
     losses_BA = optax.sigmoid_binary_cross_entropy(logits_BA, scores_BA)
-    given_B1 = logits_BA.argmax(axis=-1)[:, None]
+    predicted_B1 = logits_BA.argmax(axis=-1)[:, None]
     return Loss(
         sum=losses_BA.sum(),
         count=jnp.float32(len(logits_BA)),
-        metrics={"accuracy": jnp.take_along_axis(scores_BA, given_B1, axis=-1).mean()},
+        metrics={"accuracy": jnp.take_along_axis(scores_BA, predicted_B1, axis=-1).mean()},
     )
 
 
 def score(
     model: BridgeModel, fused: Fused, mask: Bool[Array, "B T"], deterministic: bool = True
 ) -> Float[Array, "B A"]:
-    """Score every answer to questions about pictures, from both sides' finished states, each averaged."""
+    """Return the logit of every answer to each pair's question, from the mean states of both sides (`heads.pooled`)."""
     return model.heads.by_loss["vqa"](pooled(fused, mask), deterministic)
 
 
 def shapes(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """`answer_scores`, what each answer to the question is worth, 0 to 1."""
+    """Return the shape of `answer_scores`: the score of each answer to the question, 0 to 1."""
     return {"answer_scores": jax.ShapeDtypeStruct((cfg.losses["vqa"]["answers"],), np.float32)}
 
 
@@ -60,7 +60,7 @@ def maker(cfg: Config, tokenizer: Any) -> MakeFields:
 
 
 def output(model: BridgeModel, inputs: Inputs) -> Float[Array, "B A"]:
-    """Score every answer to the questions of the true pairs."""
+    """Return the logits of all answers to the questions of the true pairs."""
     assert inputs.fused is not None
     return score(model, inputs.fused, inputs.fused_mask, inputs.deterministic)
 

@@ -1,4 +1,4 @@
-"""Cycle consistency against Eq. 5 as it is printed: with both matrix products, and only their diagonals read."""
+"""Cycle consistency against Eq. 5 as printed: both matrix products, of which it reads the diagonals."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ MASK = np.arange(T) < LENGTHS[:, None]
 
 
 def attention(seed, sharp=1.0):
-    """Return P_tv [B,T,P] and P_vt [B,P,T]; keys that are padding get no weight, as in the model."""
+    """Return P_tv [B,T,P] and P_vt [B,P,T]; padding keys get no weight, as in the model."""
     draw = np.random.default_rng(seed)
     tv, vt = sharp * draw.normal(size=(B, T, P)), sharp * draw.normal(size=(B, P, T))
     vt = np.where(MASK[:, None], vt, -np.inf)
@@ -35,7 +35,7 @@ BATCH = Batch(image_ids=np.arange(B), text_mask=MASK)
 
 
 def by_products(tv, vt, length):
-    """One pair: minus half of (mean log diag(P_vt P_tv) + mean log diag(P_tv P_vt)) over its real tokens."""
+    """Return -(mean log diag(P_vt P_tv) + mean log diag(P_tv P_vt)) / 2 of one pair over its real tokens."""
     tv, vt = np.float64(tv[:length]), np.float64(vt[:, :length])
     image_PP, text_TT = vt @ tv, tv @ vt
     return -(np.log(np.diag(image_PP)).mean() + np.log(np.diag(text_TT)).mean()) / 2
@@ -43,26 +43,26 @@ def by_products(tv, vt, length):
 
 def test_equals_the_product_form():
     layers = [attention(seed) for seed in range(Q)]
-    found = cycle.loss(outputs(layers), BATCH)
+    result = cycle.loss(outputs(layers), BATCH)
     expected = [[by_products(tv[i], vt[i], LENGTHS[i]) for i in range(B)] for tv, vt in layers]
-    assert found.count == B
-    assert found.sum == pytest.approx(np.mean(expected, axis=0).sum(), rel=1e-5)
+    assert result.count == B
+    assert result.sum == pytest.approx(np.mean(expected, axis=0).sum(), rel=1e-5)
     for (tv, vt), row in zip(layers, expected, strict=True):
         np.testing.assert_allclose(cycle.pair_losses(tv, vt, MASK), row, rtol=1e-5)
 
 
-def test_padding_takes_no_part():
-    """What a padding token attends to, or is attended by, changes neither value nor gradient."""
+def test_padding_changes_neither_value_nor_gradient():
+    """This holds for the attention from padding tokens and for the attention to them."""
     tv, vt = attention(0)
-    spoilt = np.where(MASK[..., None], tv, 0.5).astype(np.float32), np.where(MASK[:, None], vt, 0.5).astype(np.float32)
-    np.testing.assert_array_equal(cycle.pair_losses(tv, vt, MASK), cycle.pair_losses(*spoilt, MASK))
+    noisy = np.where(MASK[..., None], tv, 0.5).astype(np.float32), np.where(MASK[:, None], vt, 0.5).astype(np.float32)
+    np.testing.assert_array_equal(cycle.pair_losses(tv, vt, MASK), cycle.pair_losses(*noisy, MASK))
     gradients = jax.grad(lambda pair: cycle.pair_losses(*pair, MASK).sum())((jnp.asarray(tv), jnp.asarray(vt)))
     assert (np.asarray(gradients[0])[~MASK] == 0).all()
     assert (np.asarray(gradients[1]).swapaxes(1, 2)[~MASK] == 0).all()
 
 
 @pytest.mark.parametrize("sharp", [0.0, 1.0, 5.0, 30.0])
-def test_the_floor_is_never_undercut(sharp):
+def test_the_loss_is_never_below_its_floor(sharp):
     floor = np.asarray(cycle.floor(jnp.asarray(LENGTHS), P))
     np.testing.assert_allclose(floor, np.log(P / LENGTHS) / 2, rtol=1e-6)
     for seed in range(5):
@@ -71,10 +71,10 @@ def test_the_floor_is_never_undercut(sharp):
 
 @pytest.mark.parametrize(("text", "image"), [(2, 6), (6, 2), (4, 4)])
 def test_the_floor_is_reached(text, image):
-    """The longer side divided among the shorter: each token goes to its own group's tokens and back, evenly.
+    """The longer side is divided among the shorter: each token attends evenly to the tokens of its own group.
 
-    With 2 words and 6 patches a word looks at its 3 patches alike, each patch at its word: image half log(3), text
-    half 0.
+    With 2 words and 6 patches, each word attends evenly to its 3 patches and each patch to its word. The mean over
+    patches is then log(3) and the mean over words 0; the loss is half their sum.
     """
     group = np.zeros((text, image), np.float32)
     for long in range(max(text, image)):
@@ -87,12 +87,14 @@ def test_the_floor_is_reached(text, image):
 
 def test_the_papers_floor_and_the_logged_excess():
     assert float(cycle.floor(jnp.array([30]), 197)[0]) == pytest.approx(0.94, abs=0.005)
-    found = cycle.loss(outputs([attention(0)]), BATCH)
-    assert found.metrics["over_floor"] == pytest.approx(float(found.mean) - (np.log(P / LENGTHS) / 2).mean(), rel=1e-5)
+    result = cycle.loss(outputs([attention(0)]), BATCH)
+    assert result.metrics["over_floor"] == pytest.approx(
+        float(result.mean) - (np.log(P / LENGTHS) / 2).mean(), rel=1e-5
+    )
 
 
-def test_no_way_back_is_costly_and_finite():
-    """Word 0 looks at patch 0, which looks at word 1, which looks at patch 1, which looks at word 0: nobody returns."""
+def test_a_cycle_without_return_has_a_high_finite_loss():
+    """Word 0 attends to patch 0, patch 0 to word 1, word 1 to patch 1, patch 1 to word 0: no token returns."""
     tv, vt = np.zeros((1, 2, 3), np.float32), np.zeros((1, 3, 2), np.float32)
     tv[:, 0, 0] = tv[:, 1, 1] = 1
     vt[:, :2, :] = [[0, 1], [1, 0]]

@@ -18,7 +18,7 @@ def embeddings(seed):
 
 
 def by_loop(scores, ids):
-    """Cross entropy to a target spread evenly over the positives, each direction averaged over its queries."""
+    """Return the cross entropy to a target even over the positives, averaged over queries and directions."""
     total = 0.0
     for direction in (scores, scores.T):
         for i, row in enumerate(direction):
@@ -37,25 +37,25 @@ def outputs_and_batch(scale=5.0, ids=IDS):
 @pytest.mark.parametrize("ids", [IDS, np.arange(B), np.zeros(B, int)], ids=["some alike", "all differ", "all alike"])
 def test_equals_the_loop(ids):
     outputs, batch = outputs_and_batch(ids=ids)
-    found = itc.loss(outputs, batch, chunk_columns=0)
+    result = itc.loss(outputs, batch, chunk_columns=0)
     scores = 5.0 * outputs.unimodal_text @ outputs.unimodal_image.T
-    assert found.count == B
-    assert found.mean == pytest.approx(by_loop(np.float64(scores), ids), rel=1e-5)
+    assert result.count == B
+    assert result.mean == pytest.approx(by_loop(np.float64(scores), ids), rel=1e-5)
 
 
 def test_rows_are_texts_and_columns_images():
-    """Accuracy: text 0 finds its image; text 1 finds another one of the same photo; text 2 a wrong one."""
+    """By accuracy: text 0 retrieves its image, text 1 another row of its photo, text 2 a wrong image."""
     scores = np.array([[3.0, 0, 0, 0], [0, 0, 3, 0], [3, 0, 0, 0], [0, 0, 0, 1]])
     assert itc.symmetric_info_nce(scores, np.array([0, 1, 1, 2])).metrics["accuracy"] == pytest.approx(3 / 4)
 
 
 def test_captions_of_one_photo_do_not_push_each_other_away():
-    """With all of the batch of one photo there is nothing to contrast: even scores are the optimum."""
+    """If all rows show one photo, there is nothing to contrast: equal scores are the optimum."""
     gradient = jax.grad(lambda s: itc.symmetric_info_nce(s, np.zeros(3, int)).sum)(jnp.ones((3, 3)))
     np.testing.assert_allclose(gradient, 0, atol=1e-7)
 
 
-def test_a_perfect_batch_costs_nothing_and_a_blind_one_log_b():
+def test_perfect_scores_have_no_loss_and_equal_scores_log_b():
     ids = np.arange(B)
     assert itc.symmetric_info_nce(100.0 * np.eye(B), ids).mean == pytest.approx(0, abs=1e-6)
     assert itc.symmetric_info_nce(np.ones((B, B)), ids).mean == pytest.approx(np.log(B), rel=1e-6)
@@ -68,20 +68,20 @@ def test_the_scale_multiplies_the_cosines():
 
 @pytest.mark.parametrize("ids", [IDS, np.arange(B), np.zeros(B, int)], ids=["some alike", "all differ", "all alike"])
 @pytest.mark.parametrize("chunk_columns", [1, 4, 6, 100])
-def test_chunks_are_the_whole_in_value_and_gradient(ids, chunk_columns):
-    """Uneven last chunks, one chunk for all, and a chunk larger than the batch."""
+def test_chunks_equal_the_whole_in_value_and_gradient(ids, chunk_columns):
+    """The sizes give an uneven last chunk, one chunk for all columns, and a chunk larger than the batch."""
     outputs, batch = outputs_and_batch(scale=20.0, ids=ids)
 
     def value(embeddings, columns):
         text, image, scale = embeddings
-        given = outputs.replace(unimodal_text=text, unimodal_image=image, logit_scale=scale)
-        found = itc.loss(given, batch, columns)
-        return found.mean, found.metrics["accuracy"]
+        replaced = outputs.replace(unimodal_text=text, unimodal_image=image, logit_scale=scale)
+        result = itc.loss(replaced, batch, columns)
+        return result.mean, result.metrics["accuracy"]
 
-    given = (outputs.unimodal_text, outputs.unimodal_image, outputs.logit_scale)
-    (whole, accuracy), expected = jax.value_and_grad(value, has_aux=True)(given, 0)
-    (found, hits), gradient = jax.value_and_grad(value, has_aux=True)(given, chunk_columns)
-    assert float(found) == pytest.approx(float(whole), rel=1e-6)
-    assert float(hits) == float(accuracy)
-    for one, other in zip(gradient, expected, strict=True):
-        assert np.linalg.norm(one - other) <= 1e-6 * max(float(np.linalg.norm(other)), 1e-2)
+    inputs = (outputs.unimodal_text, outputs.unimodal_image, outputs.logit_scale)
+    (whole, accuracy), whole_gradients = jax.value_and_grad(value, has_aux=True)(inputs, 0)
+    (chunked, chunked_accuracy), gradients = jax.value_and_grad(value, has_aux=True)(inputs, chunk_columns)
+    assert float(chunked) == pytest.approx(float(whole), rel=1e-6)
+    assert float(chunked_accuracy) == float(accuracy)
+    for gradient, expected in zip(gradients, whole_gradients, strict=True):
+        assert np.linalg.norm(gradient - expected) <= 1e-6 * max(float(np.linalg.norm(expected)), 1e-2)

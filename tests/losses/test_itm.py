@@ -1,4 +1,4 @@
-"""Image-text matching on hand-made logits: who counts, and how much."""
+"""Image-text matching on hand-made logits: the pairs that count, and their weights."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def outputs(by_text=BY_TEXT, by_image=BY_IMAGE, valid=VALID):
 
 
 def by_loop():
-    """A true pair weighs as much as all valid wrong pairs of its query together."""
+    """Return the summed loss and weight; a true pair weighs as much as all valid wrong pairs of its query."""
     total = weight = 0.0
     for logits in (BY_TEXT, BY_IMAGE):
         for row, valid in zip(logits, VALID, strict=True):
@@ -32,19 +32,19 @@ def by_loop():
 
 
 def test_equals_the_loop():
-    found, (total, weight) = itm.loss(outputs(), BATCH), by_loop()
+    result, (total, weight) = itm.loss(outputs(), BATCH), by_loop()
     assert weight == 12
-    assert found.count == weight
-    assert found.sum == pytest.approx(total, rel=1e-6)
+    assert result.count == weight
+    assert result.sum == pytest.approx(total, rel=1e-6)
 
 
-def test_two_way_accuracy_counts_ties_as_lost():
+def test_two_way_accuracy_counts_ties_as_wrong():
     """Valid wrong pairs: text 0 beats two, text 1 loses one; image 0 ties one and beats one, image 1 beats one."""
     assert itm.loss(outputs(), BATCH).metrics["two_way_accuracy"] == pytest.approx(4 / 6)
 
 
 def test_both_classes_weigh_the_same():
-    """A head that says one number for every pair does best with "I do not know"."""
+    """Among equal logits for all pairs, zero (a probability of one half) has the lowest loss."""
     gradient = jax.grad(lambda logit: itm.loss(outputs(logit + 0 * BY_TEXT, logit + 0 * BY_IMAGE), BATCH).sum)
     assert gradient(0.0) == pytest.approx(0, abs=1e-6)
     assert gradient(0.5) > 0 > gradient(-0.5)
@@ -59,10 +59,10 @@ def test_invalid_pairs_get_no_gradient():
 
 
 def test_a_batch_of_one_photo_counts_nothing():
-    found = itm.loss(outputs(valid=np.array([[1, 0, 0]] * 3, bool)), BATCH)
-    assert (found.sum, found.count, found.mean, found.metrics["two_way_accuracy"]) == (0, 0, 0, 0)
+    result = itm.loss(outputs(valid=np.array([[1, 0, 0]] * 3, bool)), BATCH)
+    assert (result.sum, result.count, result.mean, result.metrics["two_way_accuracy"]) == (0, 0, 0, 0)
 
 
 def test_huge_logits_stay_finite():
-    found = itm.loss(outputs(by_text=np.float32([[-1e4, 1e4, 1e4]] * 3)), BATCH)
-    assert jnp.isfinite(found.sum)
+    result = itm.loss(outputs(by_text=np.float32([[-1e4, 1e4, 1e4]] * 3)), BATCH)
+    assert jnp.isfinite(result.sum)

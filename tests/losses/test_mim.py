@@ -1,4 +1,4 @@
-"""Masked image modelling: squared error at the masked patches, of targets normalised one by one."""
+"""Masked image modelling: squared error at the masked patches, with each target patch normalised."""
 
 from functools import partial
 
@@ -25,12 +25,12 @@ def outputs(prediction=PREDICTION, target=TARGET):
 
 @pytest.mark.parametrize("target", mim.TARGETS)
 def test_equals_the_loop(target):
-    found, expected = loss(outputs(), BATCH, target=target), 0.0
+    result, expected = loss(outputs(), BATCH, target=target), 0.0
     for i, p in zip(*np.nonzero(MASKED), strict=True):
-        wanted = (TARGET[i, p] - TARGET[i, p].mean()) / (TARGET[i, p].std() + 1e-3)
-        expected += ((PREDICTION[i, p] - wanted) ** 2).mean()
-    assert found.count == 3
-    assert found.sum == pytest.approx(expected, rel=1e-5)
+        normalised = (TARGET[i, p] - TARGET[i, p].mean()) / (TARGET[i, p].std() + 1e-3)
+        expected += ((PREDICTION[i, p] - normalised) ** 2).mean()
+    assert result.count == 3
+    assert result.sum == pytest.approx(expected, rel=1e-5)
 
 
 def test_brightness_and_contrast_of_a_patch_do_not_matter():
@@ -44,6 +44,6 @@ def test_other_patches_get_no_gradient():
     assert ((np.abs(gradient).max(axis=-1) > 0) == MASKED).all()
 
 
-def test_an_unknown_target_is_named():
+def test_an_unknown_target_raises_config_error():
     with pytest.raises(ConfigError, match=r"config\.losses\.mim\.target: 'tokens' is unknown; known: pixels, features"):
         loss(outputs(), BATCH, target="tokens")

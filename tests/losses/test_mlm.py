@@ -1,4 +1,4 @@
-"""Masked language modelling: cross entropy at the masked positions, and nothing else."""
+"""Masked language modelling: cross entropy at the masked positions only."""
 
 import dataclasses
 from functools import partial
@@ -19,15 +19,15 @@ loss = partial(mlm.loss, mask_fraction=0.15)
 
 
 def test_equals_the_loop():
-    found = loss(Outputs(logit_scale=1.0, own={"mlm": LOGITS}), BATCH)
+    result = loss(Outputs(logit_scale=1.0, own={"mlm": LOGITS}), BATCH)
     cells = [(i, t) for i in range(B) for t in range(T) if MASKED[i, t]]
     expected = sum(np.log(np.exp(np.float64(LOGITS[c])).sum()) - LOGITS[c][IDS[c]] for c in cells)
-    assert found.count == 3
-    assert found.sum == pytest.approx(expected, rel=1e-5)
-    assert found.metrics["accuracy"] == pytest.approx(np.mean([LOGITS[c].argmax() == IDS[c] for c in cells]))
+    assert result.count == 3
+    assert result.sum == pytest.approx(expected, rel=1e-5)
+    assert result.metrics["accuracy"] == pytest.approx(np.mean([LOGITS[c].argmax() == IDS[c] for c in cells]))
 
 
-def test_accuracy_is_of_the_masked_positions():
+def test_accuracy_counts_only_masked_positions():
     right = np.where(np.arange(V) == IDS[..., None], 9.0, 0.0)
     assert loss(Outputs(logit_scale=1.0, own={"mlm": right}), BATCH).metrics["accuracy"] == 1
     wrong_where_masked = np.where(MASKED[..., None], -right, right)
@@ -41,5 +41,5 @@ def test_other_positions_get_no_gradient():
 
 def test_nothing_masked_counts_nothing():
     unmasked = dataclasses.replace(BATCH, extras={"masked_text": np.zeros((B, T), bool)})
-    found = loss(Outputs(logit_scale=1.0, own={"mlm": LOGITS}), unmasked)
-    assert (found.sum, found.count, found.mean, found.metrics["accuracy"]) == (0, 0, 0, 0)
+    result = loss(Outputs(logit_scale=1.0, own={"mlm": LOGITS}), unmasked)
+    assert (result.sum, result.count, result.mean, result.metrics["accuracy"]) == (0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""How the losses of a stage are weighed: combine, fixed, bounded and learnable."""
+"""The weighting of a stage's losses: `combine` with fixed, bounded and learnable weights."""
 
 import dataclasses
 
@@ -83,7 +83,7 @@ def test_bounded_keeps_the_sum_and_a_ratio_within_e_squared(values):
     np.testing.assert_allclose(list(weights.values()), 3.5 * expected / expected.sum(), rtol=1e-5)
 
 
-def test_learnable_weights_go_where_kendall_says():
+def test_learnable_weights_follow_kendalls_gradient():
     """d/da (w exp(-a) l + a) = 1 - w exp(-a) l: a grows where the weighted loss exceeds one; at rest it equals one."""
     values, cfg = (0.3, -0.2, 1.0), config("learnable")
 
@@ -91,33 +91,33 @@ def test_learnable_weights_go_where_kendall_says():
         return combine(cfg, NAMES, params, outputs(), BATCH)[0]
 
     expected = {n: 1 - WEIGHTS[n] * np.exp(-a) * means()[n] for n, a in zip(NAMES, values, strict=True)}
-    found = jax.grad(total)(raw(*values))["loss_weights"]
+    gradients = jax.grad(total)(raw(*values))["loss_weights"]
     for name in NAMES:
-        assert found[name] == pytest.approx(expected[name], rel=1e-4)
+        assert gradients[name] == pytest.approx(expected[name], rel=1e-4)
     at_rest = jax.grad(total)(raw(*(np.log(WEIGHTS[n] * means()[n]) for n in NAMES)))["loss_weights"]
     assert all(abs(value) < 1e-5 for value in at_rest.values())
 
 
-def test_learned_weights_are_parameters_only_where_they_are_learned():
-    def made(weighting):
+def test_weights_are_parameters_only_if_they_are_learned():
+    def shapes(weighting):
         return param_shapes(config(weighting))
 
-    assert "loss_weights" not in made("fixed")
-    assert set(made("bounded")["loss_weights"]) == set(made("learnable")["loss_weights"]) == set(NAMES)
+    assert "loss_weights" not in shapes("fixed")
+    assert set(shapes("bounded")["loss_weights"]) == set(shapes("learnable")["loss_weights"]) == set(NAMES)
 
 
-def computed(cfg, params, batch):
+def compute_outputs(cfg, params, batch):
     return jax.jit(lambda params, batch: tiny.outputs(cfg, params, batch))(params, batch)
 
 
 def test_losses_are_float32_under_bfloat16():
     cfg = dataclasses.replace(tiny.config(), compute_dtype="bfloat16")
     params, batch = tiny.params(cfg), tiny.batch(cfg)
-    found = computed(cfg, params, batch)
-    total, metrics = combine(cfg, cfg.stages["train"].losses, params, found, batch)
+    half_outputs = compute_outputs(cfg, params, batch)
+    total, metrics = combine(cfg, cfg.stages["train"].losses, params, half_outputs, batch)
     assert total.dtype == jnp.float32
     assert {value.dtype for value in metrics.values()} == {jnp.dtype("float32")}
     exact = tiny.config()
-    near = tiny.loss_values(exact, computed(exact, params, batch), batch)
-    for name in near:  # Partners are mined by bfloat16 cosines too, which for four pairs rarely changes one.
+    near = tiny.loss_values(exact, compute_outputs(exact, params, batch), batch)
+    for name in near:  # Mining uses bfloat16 cosines too, which rarely changes a partner among four pairs.
         assert metrics[f"{name}/loss"] == pytest.approx(float(near[name]), rel=0.05), name
