@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from bridge_jax import paths
 from bridge_jax.config import Config, ConfigError
@@ -24,7 +24,7 @@ from bridge_jax.interop import hf_import, names_authors, torch_export
 from bridge_jax.interop.names import Entry
 from bridge_jax.models import heads, interaction, layers, towers, vit
 from bridge_jax.step.params import init_params
-from bridge_jax.types import Params
+from bridge_jax.types import Array, Params
 from bridge_jax.workdir.checkpoint import Checkpoints
 
 WEIGHTS, BIASES = "model.safetensors", "position_biases.safetensors"

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from bridge_jax.config.objectives import Inputs, Needs
 from bridge_jax.models.bridge import BridgeModel
-from bridge_jax.types import Batch, Loss, Lower, Outputs
+from bridge_jax.types import Array, Batch, Loss, Lower, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> Loss:

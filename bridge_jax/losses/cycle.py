@@ -1,11 +1,11 @@
 """Cycle consistency of the two attention directions (Eq. 5): from a token to the other side and back."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Config, require
 from bridge_jax.config.objectives import Needs, stages_with
-from bridge_jax.types import Batch, Loss, Outputs
+from bridge_jax.types import Array, Batch, Loss, Outputs
 
 EPS = 1e-9
 
@@ -43,7 +43,7 @@ def pair_losses(
     return -(mean_text_B + log_image_BP.mean(axis=1)) / 2
 
 
-def floor(text_tokens: Float[Array, "B"], image_tokens: int) -> Float[Array, "B"]:
+def floor(text_tokens: Int[Array, "B"], image_tokens: int) -> Float[Array, "B"]:
     """Return the smallest possible loss, by Jensen's inequality: half of |log(P/T)|."""
     return jnp.abs(jnp.log(image_tokens / jnp.maximum(text_tokens, 1))) / 2
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from bridge_jax.config import Config, require, require_one_of
 from bridge_jax.config.objectives import Needs, stages_with
 from bridge_jax.losses.itc import symmetric_info_nce
-from bridge_jax.types import Batch, Candidates, Loss, Outputs
+from bridge_jax.types import Array, Batch, Candidates, Loss, Outputs
 
 FORMS = ("joint", "paper")
 
@@ -28,7 +28,7 @@ def loss(outputs: Outputs, batch: Batch, form: str) -> Loss:
     )
 
 
-def _info_nce(candidates: Candidates, scale: jax.Array) -> Loss:
+def _info_nce(candidates: Candidates, scale: Array) -> Loss:
     """Return the InfoNCE loss of column 0 against the valid other columns; a query without any does not count."""
     logits_BC = jnp.where(candidates.valid, scale * candidates.similarity, -jnp.inf)
     counts_B = candidates.valid[:, 1:].any(axis=1)

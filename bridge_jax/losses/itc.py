@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config.objectives import Needs
-from bridge_jax.types import Batch, Loss, Outputs
+from bridge_jax.types import Array, Batch, Loss, Outputs
 
 NEEDS = Needs(passes=("unimodal",), reads="captions")
 
@@ -46,7 +46,7 @@ def _mean_loss(text_loss: Array, image_loss: Array, correct_B: Array) -> Loss:
 
 def _chunked_losses(
     queries_BE: Float[Array, "B E"], candidates_BE: Float[Array, "B E"], ids_B: Int[Array, "B"], columns: int
-) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+) -> tuple[Float[Array, "B"], Bool[Array, "B"]]:
     """Return each query's loss, log-sum-exp of its logits minus the mean of its positives' logits, and its accuracy.
 
     A scan over chunks carries the running maximum of the logits and the sum of exponentials relative to it. The
@@ -56,8 +56,8 @@ def _chunked_losses(
     def add_chunk(carry: tuple, chunk: tuple) -> tuple[tuple, None]:
         max_B, exp_sum_B, positive_sum_B, positives_B, correct_B = carry
         candidates_CE, ids_C, valid_C = chunk
-        logits_BC = jnp.where(valid_C, queries_BE @ candidates_CE.T, -jnp.inf)
-        same_BC = (ids_B[:, None] == ids_C) & valid_C
+        logits_BC = jnp.where(valid_C[None], queries_BE @ candidates_CE.T, -jnp.inf)
+        same_BC = (ids_B[:, None] == ids_C[None]) & valid_C[None]
         chunk_max_B = jax.lax.stop_gradient(logits_BC.max(axis=1))
         chunk_correct_B = jnp.take_along_axis(same_BC, logits_BC.argmax(axis=1)[:, None], axis=1)[:, 0]
         new_max_B = jnp.maximum(max_B, chunk_max_B)

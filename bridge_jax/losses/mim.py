@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float
 
 from bridge_jax.config import Config, ConfigError, require
 from bridge_jax.config.objectives import Fields, Inputs, MakeFields, Needs, Row
@@ -16,7 +16,7 @@ from bridge_jax.data import masking
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import MaskedHead
 from bridge_jax.models.towers import normalise
-from bridge_jax.types import Batch, Fused, Loss, Outputs
+from bridge_jax.types import Array, Batch, Fused, Loss, Outputs
 
 TARGETS = ("pixels", "features")
 
@@ -53,7 +53,7 @@ def width(cfg: Config) -> int:
     return cfg.vision.width if cfg.losses["mim"]["target"] == "features" else 3 * cfg.vision.patch_px**2
 
 
-def predict(model: BridgeModel, fused: Fused) -> Float[Array, "B P-1 X"]:
+def predict(model: BridgeModel, fused: Fused) -> Float[Array, "B n X"]:
     """Return the head's prediction of every patch."""
     return model.heads.by_loss["mim"](fused.image_states[:, model.vision.prefix :])
 
@@ -70,7 +70,7 @@ def masked_image(model: BridgeModel, inputs: Inputs) -> Predicted:
     return Predicted(prediction, patches(normalise(batch.images, model.cfg), model.cfg.vision.patch_px))
 
 
-def patches(pixels: Float[Array, "B H W 3"] | UInt8[Array, "B H W 3"], side: int) -> Float[Array, "B P-1 X"]:
+def patches(pixels: Float[Array, "B H W 3"], side: int) -> Float[Array, "B n X"]:
     """Cut pictures into square patches, row by row, each flattened as (row, column, channel)."""
     B, H, W, channels = pixels.shape
     grid = pixels.reshape(B, H // side, side, W // side, side, channels)

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from bridge_jax.config import Config, require
 from bridge_jax.config.objectives import Fields, Inputs, Needs, Row
 from bridge_jax.data.questions import JUDGEMENTS
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import Classifier, features
-from bridge_jax.types import Batch, Fused, Loss, Outputs
+from bridge_jax.types import Array, Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, pictures: int) -> Loss:

@@ -31,10 +31,10 @@ def loss(outputs: Outputs, batch: Batch, chunk_columns: int) -> Loss:
     def add_chunk(carry: tuple[Array, ...], chunk: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
         total, max_B, correct_B = carry
         image_CE, ids_C, valid_C = chunk
-        same_BC = ids_B[:, None] == ids_C
+        same_BC = ids_B[:, None] == ids_C[None]
         logits_BC = text_BE @ image_CE.T + outputs.own["sigmoid"]
-        total += jnp.where(valid_C, jax.nn.softplus(jnp.where(same_BC, -logits_BC, logits_BC)), 0.0).sum()
-        valid_logits_BC = jax.lax.stop_gradient(jnp.where(valid_C, logits_BC, -jnp.inf))
+        total += jnp.where(valid_C[None], jax.nn.softplus(jnp.where(same_BC, -logits_BC, logits_BC)), 0.0).sum()
+        valid_logits_BC = jax.lax.stop_gradient(jnp.where(valid_C[None], logits_BC, -jnp.inf))
         chunk_correct_B = jnp.take_along_axis(same_BC, valid_logits_BC.argmax(axis=1)[:, None], axis=1)[:, 0]
         chunk_max_B = valid_logits_BC.max(axis=1)
         new_max_B = jnp.maximum(max_B, chunk_max_B)

@@ -8,7 +8,7 @@ own sides (docs/method.md 5.1). `heads/token_itc` adds the similarity to the mat
 """
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from bridge_jax.config import Config, require
 from bridge_jax.config.objectives import Inputs, Needs, stages_with
@@ -17,7 +17,7 @@ from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import TokenMatch
 from bridge_jax.models.layers import grouped
 from bridge_jax.models.token_similarity import token_similarities
-from bridge_jax.types import Batch, Loss, Outputs
+from bridge_jax.types import Array, Batch, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, group: int) -> Loss:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from bridge_jax.config import Config
 from bridge_jax.config.objectives import Fields, Inputs, MakeFields, Needs, Row
@@ -16,7 +16,7 @@ from bridge_jax.data import questions
 from bridge_jax.data.answers import scores
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.heads import Classifier, pooled
-from bridge_jax.types import Batch, Fused, Loss, Outputs
+from bridge_jax.types import Array, Batch, Fused, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch, *, answers: int) -> Loss:

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from bridge_jax.config import Config
 from bridge_jax.config.objectives import Fields, Inputs, MakeFields, Needs, Row
 from bridge_jax.data import answers, questions
 from bridge_jax.models.bridge import BridgeModel
-from bridge_jax.types import Batch, Loss, Outputs
+from bridge_jax.types import Array, Batch, Loss, Outputs
 
 
 def loss(outputs: Outputs, batch: Batch) -> Loss:

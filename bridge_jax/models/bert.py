@@ -4,10 +4,11 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks, Text
 from bridge_jax.models import layers
+from bridge_jax.types import Array
 
 
 class Block(nn.Module):
@@ -52,7 +53,7 @@ class Tower(nn.Module):
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
         """Add word, position and first-segment embeddings; normalise the sum."""
         positions_T = self.first_position + jnp.arange(ids_BT.shape[1])
-        x_BTD = self.word(ids_BT) + self.position(positions_T) + self.token_type(jnp.zeros(1, int))
+        x_BTD = self.word(ids_BT) + self.position(positions_T)[None] + self.token_type(jnp.zeros((1, 1), int))
         return self.embed_dropout(self.norm(x_BTD), deterministic=deterministic)
 
     def blocks(

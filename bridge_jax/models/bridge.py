@@ -10,7 +10,7 @@ The passes, in the order of the data:
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from bridge_jax.config import Config, objectives
 from bridge_jax.models import layers, segments
@@ -20,7 +20,7 @@ from bridge_jax.models.interaction import Interaction
 from bridge_jax.models.placement import meeting_blocks
 from bridge_jax.models.token_similarity import QueryKey, token_similarity
 from bridge_jax.models.towers import normalise, tower_class
-from bridge_jax.types import Batch, Fused, Lower
+from bridge_jax.types import Array, Batch, Fused, Lower
 
 
 class BridgeModel(nn.Module):
@@ -143,7 +143,7 @@ class BridgeModel(nn.Module):
         fused = self.fused(lower, deterministic)
         return self.decoder.read(fused.image_states, (fused.text_states, lower.text_mask))
 
-    def touch(self, images: jax.Array, ids: jax.Array, mask: jax.Array) -> None:
+    def touch(self, images: Array, ids: Array, mask: Array) -> None:
         """Run every part once, so that `init` makes every parameter that an experiment uses."""
         lower = Lower(image=self.lower_image(images), text=self.lower_text(ids, mask), text_mask=mask)
         if self.cfg.vision.mask_token:

@@ -9,10 +9,11 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks, Text
 from bridge_jax.models import layers, vit
+from bridge_jax.types import Array
 
 
 class VisionTower(vit.Tower):
@@ -57,7 +58,7 @@ class TextTower(nn.Module):
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
         """Add word and position embeddings."""
         del deterministic  # there is no dropout here
-        return self.word(ids_BT) + self.position(jnp.arange(ids_BT.shape[1]))
+        return self.word(ids_BT) + self.position(jnp.arange(ids_BT.shape[1]))[None]
 
     def blocks(
         self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], start: int, stop: int, deterministic: bool
@@ -65,7 +66,7 @@ class TextTower(nn.Module):
         """Run blocks `start` to `stop - 1`; padding is never attended to, nor, if `causal`, later tokens."""
         mask = jnp.asarray(mask_BT)
         if self.causal:
-            mask = mask[:, None, :] & jnp.tri(mask.shape[1], dtype=bool)
+            mask = mask[:, None, :] & jnp.tri(mask.shape[1], dtype=bool)[None]
         return layers.run_blocks(self.execution, self.layers[start:stop], x_BTD, mask, None, deterministic)
 
     def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks
 from bridge_jax.config import Decoder as DecoderConfig
 from bridge_jax.models import layers
+from bridge_jax.types import Array
 
 NORM_EPS = 1e-6
 Cache = tuple["KeysValues", ...]  # one per block
@@ -87,7 +88,7 @@ class Block(nn.Module):
         memory: KeysValues,
         mask: Bool[Array, "B L"],
         cache: KeysValues,
-        position: jax.Array,
+        position: Array,
     ) -> tuple[Float[Array, "R 1 W"], KeysValues]:
         """Run over the word at `position`; return its states and the cache [R,N,T,K] with its keys and values added."""
         y = self.self_norm(x_R1W)
@@ -99,7 +100,7 @@ class Block(nn.Module):
         y = self.self_attention(y, cache, causal, deterministic=True)
         return self._read(x_R1W + y, memory, mask, deterministic=True), cache
 
-    def _read(self, x: jax.Array, memory: KeysValues, mask: jax.Array, deterministic: bool) -> jax.Array:
+    def _read(self, x: Array, memory: KeysValues, mask: Array, deterministic: bool) -> jax.Array:
         # All beams or answers of a picture become queries to its one row.
         queries = self.cross_norm(x).reshape(len(mask), -1, x.shape[-1])
         y = self.cross_attention(queries, memory, mask[:, None], deterministic).reshape(x.shape)
@@ -131,8 +132,8 @@ class Decoder(nn.Module):
 
     def read(
         self,
-        image_BPD: Float[Array, "B P D"],
-        text: tuple[Float[Array, "B T D"], Bool[Array, "B T"]] | None = None,
+        image_BPD: Float[Array, "B P D_v"],
+        text: tuple[Float[Array, "B T D_t"], Bool[Array, "B T"]] | None = None,
     ) -> Memory:
         """Return the keys and values of a picture's finished states, followed by those of a `text` (states, mask)."""
         states, mask = self.image(image_BPD), jnp.ones(image_BPD.shape[:2], bool)
@@ -143,16 +144,16 @@ class Decoder(nn.Module):
 
     def __call__(self, ids_RT: Int[Array, "R T"], memory: Memory, deterministic: bool = True) -> Float[Array, "R T V"]:
         """Return the logits of every next word, float32: those at t depend on words 0 to t. R is a multiple of B."""
-        x = self.word(ids_RT) + self.position(jnp.arange(ids_RT.shape[1]))
+        x = self.word(ids_RT) + self.position(jnp.arange(ids_RT.shape[1]))[None]
         x = self.drop(x, deterministic)
         x = layers.run_blocks(self.execution, self.blocks, x, memory.mask, deterministic, each=memory.blocks)
         return self._logits(x)
 
     def step(
-        self, ids_R: Int[Array, "R"], position: jax.Array, cache: Cache, memory: Memory
+        self, ids_R: Int[Array, "R"], position: Array, cache: Cache, memory: Memory
     ) -> tuple[Float[Array, "R V"], Cache]:
         """Return the logits of the word after `position`, and the cache with the word there. R is a multiple of B."""
-        x = (self.word(ids_R) + self.position(position))[:, None]
+        x = (self.word(ids_R) + self.position(position)[None])[:, None]
         updated = []
         for block, block_memory, block_cache in zip(self.blocks, memory.blocks, cache, strict=True):
             x, block_cache = block.step(x, block_memory, memory.mask, block_cache, position)
@@ -165,5 +166,5 @@ class Decoder(nn.Module):
         empty = jnp.zeros((rows, cfg.heads, self.length, cfg.width // cfg.heads), self.dtype)
         return tuple(KeysValues(empty, empty) for _ in range(cfg.layers))
 
-    def _logits(self, x: jax.Array) -> Any:
-        return self.word.attend(self.norm(x)).astype(jnp.float32) + self.bias
+    def _logits(self, x: Array) -> Any:
+        return self.word.attend(self.norm(x)).astype(jnp.float32) + self.bias[None, None]

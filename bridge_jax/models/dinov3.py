@@ -7,9 +7,10 @@ only states the resolution of training. All tokens are averaged, the four regist
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from bridge_jax.models import layers, rotary, vit
+from bridge_jax.types import Array
 
 REGISTERS, THETA = 4, 100.0
 
@@ -43,6 +44,6 @@ def rotation_of(side: int, features: int, prefix: int) -> rotary.Rotation:
     frequency = THETA ** -(jnp.arange(features // 4) * 4 / features)
     centre = 2 * (jnp.arange(side) + 0.5) / side - 1
     row, column = jnp.repeat(centre, side), jnp.tile(centre, side)
-    angles = 2 * jnp.pi * jnp.concatenate([axis[:, None] * frequency for axis in (row, column)], axis=1)
+    angles = 2 * jnp.pi * jnp.concatenate([axis[:, None] * frequency[None] for axis in (row, column)], axis=1)
     angles = jnp.pad(jnp.tile(angles, 2), ((prefix, 0), (0, 0)))
     return jnp.cos(angles), jnp.sin(angles)

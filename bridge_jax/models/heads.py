@@ -4,11 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from bridge_jax.config import Bridge, Config, objectives
 from bridge_jax.models import layers
-from bridge_jax.types import Fused
+from bridge_jax.types import Array, Fused
 
 
 class Projection(nn.Module):
@@ -128,7 +128,7 @@ class Heads(nn.Module):
         return clamped_scale(self.log_scale, self.cfg.bridge)
 
 
-def clamped_scale(log_scale: jax.Array, cfg: Bridge) -> jax.Array:
+def clamped_scale(log_scale: Array, cfg: Bridge) -> jax.Array:
     """Return exp(log_scale), clamped at the maximum; above it the gradient is zero."""
     return jnp.exp(jnp.minimum(log_scale, np.log(cfg.logit_scale_max)))
 

@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from bridge_jax.config import Bridge
 from bridge_jax.models import layers
 from bridge_jax.models.token_similarity import QueryKey
+from bridge_jax.types import Array
 
 NORM_EPS = 1e-5
 
@@ -53,7 +54,7 @@ class CosineAttention(nn.Module):
         tau = nn.softplus(self.param("tau", nn.initializers.constant(tau_raw), ()))
         bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L // query_pictures, M // other_pictures))
         bias_LM = bias_LM if self.pictures == (1, 1) else jnp.tile(bias_LM, self.pictures)
-        logits_BNLM = jnp.einsum("BNLK,BNMK->BNLM", q_BNLK, k_BNMK).astype(jnp.float32) / tau + bias_LM
+        logits_BNLM = jnp.einsum("BNLK,BNMK->BNLM", q_BNLK, k_BNMK).astype(jnp.float32) / tau + bias_LM[None, None]
         mask = None if other_mask is None else other_mask[:, None, None, :]
         weights_BNLM = layers.masked_softmax(logits_BNLM, mask)
         kept_BNLM = layers.Dropout(self.dropout)(weights_BNLM, deterministic=deterministic).astype(self.dtype)
@@ -131,14 +132,14 @@ class Interaction(nn.Module):
             image_over_text,
         )
 
-    def _self_attend(self, side: str, z: jax.Array, mask: jax.Array | None, deterministic: bool) -> jax.Array:
+    def _self_attend(self, side: str, z: Array, mask: Array | None, deterministic: bool) -> jax.Array:
         y = layers.layer_norm(NORM_EPS, self.dtype, f"{side}_self_norm")(z)
         attention = layers.SelfAttention(
             self.cfg.heads, self.dtype, self.cfg.attention_dropout, name=f"{side}_self_attention"
         )
         return z + attention(y, mask, deterministic)
 
-    def _residual(self, side: str, states: jax.Array, update: jax.Array, deterministic: bool) -> jax.Array:
+    def _residual(self, side: str, states: Array, update: Array, deterministic: bool) -> jax.Array:
         start = float(np.log(self.cfg.gate_start / (1 - self.cfg.gate_start)))
         gate = nn.sigmoid(self.param(f"{side}_gate", nn.initializers.constant(start), ())).astype(self.dtype)
         # The map starts at zero, so the first update is zero at any gate: the gate may start wide enough to learn.

@@ -7,10 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt32
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, UInt32
 
 from bridge_jax.config import Blocks, Text, Vision
 from bridge_jax.models import rotary
+from bridge_jax.types import Array
 
 small_init = nn.initializers.truncated_normal(0.02)  # for embeddings, as in BERT and ViT, and for projection heads
 # Scaled by the number of inputs. BERT's 0.02 for every kernel suits a width of 2,500. At S = 128 it would start the
@@ -19,35 +21,35 @@ kernel_init = nn.initializers.lecun_normal()
 
 
 def dense(
-    width: int, dtype: jnp.dtype, name: str | None = None, init: Callable = kernel_init, bias: bool = True
+    width: int, dtype: DTypeLike, name: str | None = None, init: Callable = kernel_init, bias: bool = True
 ) -> nn.Dense:
     """Return an affine map with float32 parameters and products in `dtype`."""
     return nn.Dense(width, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, use_bias=bias, name=name)
 
 
-def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None, bias: bool = True) -> nn.LayerNorm:
+def layer_norm(eps: float, dtype: DTypeLike, name: str | None = None, bias: bool = True) -> nn.LayerNorm:
     """Return a LayerNorm. Linen computes its mean and variance in float32 at any `dtype`."""
     return nn.LayerNorm(
         epsilon=eps, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, use_bias=bias, name=name
     )
 
 
-def gelu(x: jax.Array) -> jax.Array:
+def gelu(x: Array) -> jax.Array:
     """Apply the exact GELU of ViT, DINOv2 and BERT, by erf as in torch; erfc costs more."""
     return x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype))) / 2
 
 
-def gelu_tanh(x: jax.Array) -> jax.Array:
+def gelu_tanh(x: Array) -> jax.Array:
     """Apply SigLIP's GELU, approximated by tanh."""
     return nn.gelu(x, approximate=True)
 
 
-def quick_gelu(x: jax.Array) -> jax.Array:
+def quick_gelu(x: Array) -> jax.Array:
     """Apply the GELU of OpenAI's CLIP, approximated by a sigmoid: x sigmoid(1.702 x)."""
     return x * nn.sigmoid(1.702 * x)
 
 
-def masked_softmax(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
+def masked_softmax(logits: Array, mask: Array | None) -> jax.Array:
     """Apply softmax over the last axis in float32; keys where `mask` is False get exactly zero weight."""
     logits = logits.astype(jnp.float32)
     if mask is not None:
@@ -64,12 +66,12 @@ def masked_mean(states: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) 
     return (states * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)
 
 
-def grouped(rows_B: jax.Array, g: int) -> jax.Array:
+def grouped(rows_B: Array, g: int) -> Array:
     """Return [B,...] as [G,g,...]: groups of g neighbouring rows."""
     return rows_B.reshape(-1, g, *rows_B.shape[1:])
 
 
-def l2_normalise(x: jax.Array, eps: float = 1e-6) -> jax.Array:
+def l2_normalise(x: Array, eps: float = 1e-6) -> jax.Array:
     """Scale the last axis to length one in float32; a zero vector stays zero, with a finite gradient."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), eps**2))
@@ -84,7 +86,7 @@ class Dropout(nn.Module):
 
     rate: float
 
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: Array, deterministic: bool) -> jax.Array:
         dropped = round(self.rate * 2**32)
         if deterministic or not dropped:
             return x
@@ -94,7 +96,7 @@ class Dropout(nn.Module):
         return jnp.where(kept, x / (1 - dropped / 2**32), jnp.zeros_like(x))
 
 
-def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+def hashed_bits(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     """Return 32 random bits per element: its position, mixed with the key by lowbias32 (Wellons 2018).
 
     The bits depend only on key and position, so a sharded array gets the bits of the whole one. They are good enough
@@ -132,7 +134,7 @@ def join_heads(x_BNLK: Float[Array, "B N L K"]) -> Float[Array, "B L D"]:
 
 
 def run_blocks(
-    execution: Blocks, blocks: Sequence[nn.Module], states: jax.Array, *args: Any, each: Sequence[Any] | None = None
+    execution: Blocks, blocks: Sequence[nn.Module], states: Array, *args: Any, each: Sequence[Any] | None = None
 ) -> jax.Array:
     """Run blocks of equal structure in turn: states = block(states, *args); the last of `args` is `deterministic`.
 
@@ -203,7 +205,7 @@ def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple
     """
     kernels, biases = zip(*(affine_map() for affine_map in maps), strict=True)
     kernel_DJS, bias_JS = (jnp.stack(x, axis=-2).astype(x_BLD.dtype) for x in (kernels, biases))
-    y_BLJS = jnp.einsum("BLD,DJS->BLJS", x_BLD, kernel_DJS) + bias_JS
+    y_BLJS = jnp.einsum("BLD,DJS->BLJS", x_BLD, kernel_DJS) + bias_JS[None, None]
     return tuple(split_heads(y_BLJS[:, :, j], heads) for j in range(len(maps)))
 
 
@@ -259,7 +261,7 @@ class Mlp(nn.Module):
     activation: Callable = gelu
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         y = self.activation(dense(self.hidden, self.dtype, "up")(x))
         return dense(x.shape[-1], self.dtype, "down")(y)
 
@@ -268,8 +270,9 @@ class LayerScale(nn.Module):
     """Multiply by a learned vector (DINOv2)."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x * self.param("scale", nn.initializers.ones_init(), (x.shape[-1],)).astype(x.dtype)
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        scale_D = self.param("scale", nn.initializers.ones_init(), (x_BLD.shape[-1],)).astype(x_BLD.dtype)
+        return x_BLD * scale_D[None, None]
 
 
 class PreNormBlock(nn.Module):

@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks, Text
 from bridge_jax.models import layers, rotary
+from bridge_jax.types import Array
 
 GLOBAL_EVERY = 3  # blocks
 REACH = 64  # words to either side: half of Hugging Face's `local_attention`
@@ -52,7 +53,7 @@ class GatedMlp(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: Array, deterministic: bool) -> jax.Array:
         a, b = jnp.split(layers.dense(2 * self.cfg.mlp_width, self.dtype, "up", bias=False)(x), 2, axis=-1)
         y = layers.Dropout(self.cfg.dropout)(layers.gelu(a) * b, deterministic=deterministic)
         return layers.dense(x.shape[-1], self.dtype, "down", bias=False)(y)
@@ -72,13 +73,13 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BTD: Float[Array, "B T D"],
-        is_global: Bool[Array, ""],
+        is_global: bool | Bool[Array, ""],
         mask_BT: Bool[Array, "B T"],
         deterministic: bool,
     ) -> Float[Array, "B T D"]:
         cfg, dtype, T = self.cfg, self.dtype, x_BTD.shape[1]
-        distance_TT = np.abs(np.arange(T)[:, None] - np.arange(T))
-        mask_BTT = mask_BT[:, None, :] & (is_global | (distance_TT <= REACH))
+        distance_TT = np.abs(np.arange(T)[:, None] - np.arange(T)[None])
+        mask_BTT = mask_BT[:, None, :] & (is_global | (distance_TT <= REACH))[None]
         rotation = rotation_of(T, cfg.width // cfg.heads, jnp.where(is_global, THETA_GLOBAL, THETA_LOCAL))
         y = x_BTD if self.is_first else layers.layer_norm(cfg.norm_eps, dtype, "attention_norm", bias=False)(x_BTD)
         x_BTD = x_BTD + Attention(cfg, dtype, name="attention")(y, mask_BTT, rotation, deterministic)
@@ -129,5 +130,5 @@ class Tower(nn.Module):
 def rotation_of(length: int, features: int, theta: Float[Array, ""]) -> rotary.Rotation:
     """Return cosines and sines, [T,K] each, of the angles position / theta ** (2 k / K), for both halves of K."""
     frequency = theta ** -(jnp.arange(0, features, 2) / features)
-    angles = jnp.tile(jnp.arange(length)[:, None] * frequency, 2)
+    angles = jnp.tile(jnp.arange(length)[:, None] * frequency[None], 2)
     return jnp.cos(angles), jnp.sin(angles)

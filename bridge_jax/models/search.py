@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from bridge_jax import rng
 from bridge_jax.models.bridge import BridgeModel
-from bridge_jax.types import Lower
+from bridge_jax.types import Array, Lower
 
 NextLogits = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 Choose = Callable[[Float[Array, "B V"], jax.Array], Int[Array, "B"]]  # logits and position -> words
@@ -57,7 +57,7 @@ def captions(
     # A compiled loop may call only an unbound module, which takes its parameters as an argument.
     params, unbound = decoder.variables, decoder.clone(parent=None, name=None)
 
-    def next_logits(ids_R: jax.Array, position: jax.Array, cache: Any) -> Any:
+    def next_logits(ids_R: Array, position: Array, cache: Any) -> Any:
         return unbound.apply(params, ids_R, position, cache, memory, method="step")
 
     B = len(rows)
@@ -84,7 +84,7 @@ def likelihoods(model: BridgeModel, lower: Lower, answers: Sequence[Sequence[int
     params, unbound = decoder.variables, decoder.clone(parent=None, name=None)  # as in `captions`
     B, lengths_A = len(memory.mask), np.array([len(ids) for ids in answers])
 
-    def chunk_likelihoods(ids_CL: jax.Array) -> Float[Array, "B C"]:
+    def chunk_likelihoods(ids_CL: Array) -> Float[Array, "B C"]:
         ids_RL = jnp.tile(ids_CL, (B, 1))  # R = B x C rows, all answers to a question side by side
         logits_RLV: Any = unbound.apply(params, ids_RL[:, :-1], memory)
         word_logits_RL = jnp.take_along_axis(logits_RLV, ids_RL[:, 1:, None], axis=-1)[..., 0]
@@ -103,19 +103,19 @@ def likelihoods(model: BridgeModel, lower: Lower, answers: Sequence[Sequence[int
     return likelihoods_BA
 
 
-def greedy(logits_BV: Float[Array, "B V"], position: jax.Array) -> Int[Array, "B"]:
+def greedy(logits_BV: Float[Array, "B V"], position: Array) -> Int[Array, "B"]:
     """Choose the likeliest word."""
     del position
     return logits_BV.argmax(axis=-1)
 
 
-def nucleus(keys: jax.Array, mass: float, temperature: float) -> Choose:
+def nucleus(keys: Array, mass: float, temperature: float) -> Choose:
     """Return a sampler from the likeliest words that together have the probability `mass` (Holtzman et al. 2020).
 
     `keys` [B] holds one key per row, so a picture's words do not depend on its neighbours in the batch.
     """
 
-    def choose(logits_BV: Float[Array, "B V"], position: jax.Array) -> Int[Array, "B"]:
+    def choose(logits_BV: Float[Array, "B V"], position: Array) -> Int[Array, "B"]:
         ordered_BV = jnp.sort(logits_BV / temperature, axis=-1, descending=True)
         before_BV = jnp.cumsum(jax.nn.softmax(ordered_BV), axis=-1) - jax.nn.softmax(ordered_BV)
         threshold_B1 = jnp.where(before_BV < mass, ordered_BV, jnp.inf).min(axis=-1, keepdims=True)
@@ -146,7 +146,7 @@ def one_by_one(
 
 
 class _Beams(NamedTuple):
-    position: jax.Array
+    position: Array
     live_ids: jax.Array  # [B,K,T], the best unfinished captions
     live: jax.Array  # [B,K], their log-likelihoods
     done_ids: jax.Array  # [B,K,T], the best finished captions
@@ -163,7 +163,7 @@ def beam(
     unfinished caption can beat the worst of K finished ones.
     """
 
-    def score(log_likelihood: jax.Array, words: jax.Array | int) -> jax.Array:
+    def score(log_likelihood: Array, words: jax.Array | int) -> jax.Array:
         return log_likelihood / jnp.asarray(words, jnp.float32) ** length_penalty
 
     def unfinished(state: _Beams) -> jax.Array:
@@ -198,12 +198,12 @@ def beam(
     return final.done_ids, final.done
 
 
-def _select_beams(x: jax.Array, index_BK: jax.Array) -> jax.Array:
+def _select_beams(x: Array, index_BK: Array) -> jax.Array:
     """Select the beams `index_BK` of every row of x, [B,J,...] -> [B,K,...]."""
     return jax.vmap(lambda row, index: row[index])(x, index_BK)
 
 
-def _force_end(logits: jax.Array, position: jax.Array, tokens: SpecialTokens) -> jax.Array:
+def _force_end(logits: Array, position: Array, tokens: SpecialTokens) -> jax.Array:
     """Return the logits; at the last position, those of all words but `end` are minus infinity."""
     other = jnp.arange(logits.shape[-1]) != tokens.end
     return jnp.where(other & (position == tokens.length - 2), -jnp.inf, logits)

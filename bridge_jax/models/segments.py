@@ -12,6 +12,7 @@ import jax
 
 from bridge_jax.config import Blocks
 from bridge_jax.models import layers
+from bridge_jax.types import Array
 
 States = tuple[jax.Array, jax.Array]  # of the image tower, of the text tower
 
@@ -37,7 +38,7 @@ def equal_groups(model: Any) -> list[tuple[int, ...]]:
 
 
 def run_group(
-    model: Any, group: tuple[int, ...], states: States, mask: jax.Array, deterministic: bool
+    model: Any, group: tuple[int, ...], states: States, mask: Array, deterministic: bool
 ) -> tuple[States, list[Any]]:
     """Run a group of `equal_groups`: the code of its first segment, with each segment's own parameters.
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from bridge_jax.models import layers
+from bridge_jax.types import Array
 
 
 class QueryKey(NamedTuple):
@@ -20,7 +21,7 @@ class QueryKey(NamedTuple):
 
 
 @jax.custom_jvp
-def greatest(x: jax.Array) -> jax.Array:
+def greatest(x: Array) -> jax.Array:
     """Return the maximum over the last axis; equal maxima share its gradient. For finite x, `jnp.max` bit for bit.
 
     Equal maxima are counted as integers. JAX counts them as floats, whose sum XLA does not vectorise on CPUs.

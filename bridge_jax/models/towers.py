@@ -4,9 +4,10 @@ import importlib
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from bridge_jax.config import Config, ConfigError
+from bridge_jax.types import Array
 
 
 def tower_class(side: Literal["vision", "text"], module: str) -> Any:
@@ -29,5 +30,5 @@ def tower_class(side: Literal["vision", "text"], module: str) -> Any:
 
 def normalise(images: UInt8[Array, "B H W 3"], cfg: Config) -> Float[Array, "B H W 3"]:
     """Scale bytes to 0..1, then normalise with the image tower's own mean and standard deviation."""
-    mean, std = jnp.asarray(cfg.vision.mean), jnp.asarray(cfg.vision.std)
+    mean, std = (jnp.asarray(value).reshape(1, 1, 1, 3) for value in (cfg.vision.mean, cfg.vision.std))
     return (images.astype(jnp.float32) / 255.0 - mean) / std

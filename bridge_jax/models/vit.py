@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from bridge_jax.config import Blocks, Vision
 from bridge_jax.models import layers
+from bridge_jax.types import Array
 
 
 class Tower(nn.Module):
@@ -88,7 +88,7 @@ class Tower(nn.Module):
         return self.norm(x_BPD)
 
 
-def _sincos(key: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "1 L D"]:
+def _sincos(key: Array, shape: tuple[int, int, int]) -> Float[Array, "1 L D"]:
     """Initialise the learned positions as sines and cosines of row and column (Beyer et al. 2022, arXiv 2205.01580).
 
     With the usual noise of 0.02, a tower trained from random weights hardly sees positions: its patches start twenty
@@ -98,7 +98,7 @@ def _sincos(key: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "1 L D"
     side, width = math.isqrt(shape[1]), shape[2]
     frequency = 10_000.0 ** -(jnp.arange(width // 4) / max(1, width // 4 - 1))
     row, column = jnp.divmod(jnp.arange(side * side), side)
-    angles = [axis[:, None] * frequency for axis in (row, column)]
+    angles = [axis[:, None] * frequency[None] for axis in (row, column)]
     table = jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)], axis=1)
     table = jnp.pad(table, ((shape[1] - side * side, 0), (0, width - table.shape[1])))
     return table[None]

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from bridge_jax.config import Config
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.layers import grouped
 from bridge_jax.step import mining
-from bridge_jax.types import Candidates, Fused, Lower
+from bridge_jax.types import Array, Candidates, Fused, Lower
 
 
 class Mined(NamedTuple):
@@ -27,7 +27,7 @@ def mine(
     image_ids: Int[Array, "B"],
     text_BE: Float[Array, "B E"],
     image_BE: Float[Array, "B E"],
-    key: jax.Array,
+    key: Array,
 ) -> Mined:
     """Mine by the unimodal cosines without gradient (docs/method.md 5.1 and 5.13).
 
@@ -58,7 +58,7 @@ def fuse(model: BridgeModel, lower: Lower, mined: Mined, spread: Callable[[Any],
     image_GgC = jnp.concatenate([own_Gg1, images_Ggk, own_Ggk], axis=2)
     text_GgC = jnp.concatenate([own_Gg1, own_Ggk, texts_Ggk], axis=2)
 
-    def take(rows: jax.Array, index_GgC: jax.Array) -> jax.Array:
+    def take(rows: Array, index_GgC: Array) -> jax.Array:
         pairs = jax.vmap(lambda rows, index: rows[index])(grouped(rows, g), index_GgC)
         return pairs.reshape(-1, *rows.shape[1:])
 
@@ -70,8 +70,8 @@ def fuse(model: BridgeModel, lower: Lower, mined: Mined, spread: Callable[[Any],
     match_BC = fused.itm_logit.reshape(B, -1)
     unimodal_BC = jax.vmap(lambda cosines, t, i: cosines[t, i])(cosines_Ggg, text_GgC, image_GgC).reshape(B, -1)
 
-    def candidates(first: int, valid_Ggk: jax.Array) -> Candidates:
-        def columns(values_BC: jax.Array) -> jax.Array:
+    def candidates(first: int, valid_Ggk: Array) -> Candidates:
+        def columns(values_BC: Array) -> jax.Array:
             return jnp.concatenate([values_BC[:, :1], values_BC[:, first : first + k]], axis=1)
 
         valid_BC = jnp.concatenate([jnp.ones((B, 1), bool), valid_Ggk.reshape(B, k)], axis=1)

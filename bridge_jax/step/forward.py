@@ -8,15 +8,14 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from bridge_jax.config import objectives
 from bridge_jax.models import layers
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step import candidates
-from bridge_jax.types import Batch, Lower, Outputs, Params
+from bridge_jax.types import Array, Batch, Lower, Outputs, Params
 
 
 def passes_of(names: Collection[str]) -> tuple[str, ...]:
@@ -43,8 +42,8 @@ class Forward(NamedTuple):
 class Keys(NamedTuple):
     """The random keys of a step's forward pass."""
 
-    dropout: jax.Array
-    mining: jax.Array
+    dropout: Array
+    mining: Array
 
 
 def outputs(model: BridgeModel, params: Params, batch: Batch, how: Forward, keys: Keys) -> Outputs:

@@ -2,13 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
+
+from bridge_jax.types import Array
 
 
 def semi_hard(
     scores: Float[Array, "... B B"],
     same_image: Bool[Array, "... B B"],
-    key: jax.Array,
+    key: Array,
     partners: int,
     margin_min: float,
     margin_max: float,

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bridge_jax import paths, rules
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config import Mesh as MeshConfig
-from bridge_jax.types import Params
+from bridge_jax.types import Array, Params
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes that the rows of a batch are spread over
@@ -149,7 +149,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, batch)
 
 
-def gather_hosts(rows: np.ndarray, flag: int, after: jax.Array, mesh: Mesh) -> tuple[Any, Any]:
+def gather_hosts(rows: np.ndarray, flag: int, after: Array, mesh: Mesh) -> tuple[Any, Any]:
     """Return all hosts' rows and the greatest of their flags, on every host, once `after` is computed.
 
     `rows` are this host's own. The call does not wait; reading the results with jax.device_get does.
@@ -163,7 +163,7 @@ def gather_hosts(rows: np.ndarray, flag: int, after: jax.Array, mesh: Mesh) -> t
 
 @functools.cache
 def _gathering(mesh: Mesh) -> Any:
-    def gather(rows: jax.Array, flags: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def gather(rows: Array, flags: Array, after: Array) -> tuple[jax.Array, jax.Array]:
         del after  # two collectives at the same time would mix their data
         return rows, flags.max()
 

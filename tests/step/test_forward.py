@@ -276,7 +276,7 @@ def test_is_lower_is_what_the_lower_pass_reads(sections):
 
 
 def test_patches_are_cut_row_by_row():
-    picture = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    picture = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
     cut = mim.patches(picture, 2)
     assert cut.shape == (2, 6, 12)
     np.testing.assert_array_equal(cut[1, 4], picture[1, 2:4, 2:4].ravel())
