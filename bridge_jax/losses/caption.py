@@ -32,8 +32,8 @@ def loss(outputs: Outputs, batch: Batch, *, label_smoothing: float) -> Loss:
     )
 
 
-def caption_words(model: BridgeModel, inputs: Inputs) -> Float[Array, "B T-1 V"]:
-    """Return the decoder's logits of words 1 to T-1, each from the picture and the words before it."""
+def caption_words(model: BridgeModel, inputs: Inputs) -> Float[Array, "B t V"]:
+    """Return the logits of the t = T - 1 words after the first, each from the picture and the words before it."""
     memory = model.memory(_without_text(model, inputs), deterministic=inputs.deterministic)
     return model.decoder(inputs.batch.ids[:, :-1], memory, deterministic=inputs.deterministic)
 

@@ -42,8 +42,8 @@ def loss(outputs: Outputs, batch: Batch) -> Loss:
     )
 
 
-def answer_words(model: BridgeModel, inputs: Inputs) -> Float[Array, "B T-1 V"]:
-    """Return the decoder's logits of words 1 to T-1 of the answer, from the fused states and the words before each."""
+def answer_words(model: BridgeModel, inputs: Inputs) -> Float[Array, "B t V"]:
+    """Return the logits of the answer's t = T - 1 words after the first, from the fused states and the words before."""
     assert inputs.fused is not None
     memory = model.decoder.read(inputs.fused.image_states, (inputs.fused.text_states, inputs.lower.text_mask))
     return model.decoder(inputs.batch.extras["answer_ids"][:, :-1], memory, deterministic=inputs.deterministic)

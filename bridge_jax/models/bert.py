@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks, Text
-from bridge_jax.models import layers
+from bridge_jax.models import layers, stack
 from bridge_jax.types import Array
 
 
@@ -60,7 +60,7 @@ class Tower(nn.Module):
         self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], start: int, stop: int, deterministic: bool
     ) -> Float[Array, "B T D"]:
         """Run blocks `start` to `stop - 1`; padding (`mask_BT` False) is never attended to."""
-        return layers.run_blocks(self.execution, self.layers[start:stop], x_BTD, mask_BT, deterministic)
+        return stack.run_blocks(self.execution, self.layers[start:stop], x_BTD, mask_BT, deterministic)
 
     def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Return the states unchanged: a post-norm tower ends normalised."""

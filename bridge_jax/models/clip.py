@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks, Text
-from bridge_jax.models import layers, vit
+from bridge_jax.models import layers, stack, vit
 from bridge_jax.types import Array
 
 
@@ -67,7 +67,7 @@ class TextTower(nn.Module):
         mask = jnp.asarray(mask_BT)
         if self.causal:
             mask = mask[:, None, :] & jnp.tri(mask.shape[1], dtype=bool)[None]
-        return layers.run_blocks(self.execution, self.layers[start:stop], x_BTD, mask, None, deterministic)
+        return stack.run_blocks(self.execution, self.layers[start:stop], x_BTD, mask, None, deterministic)
 
     def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Apply the final LayerNorm."""

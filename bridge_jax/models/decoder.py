@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks
 from bridge_jax.config import Decoder as DecoderConfig
-from bridge_jax.models import layers
+from bridge_jax.models import layers, stack
 from bridge_jax.types import Array
 
 NORM_EPS = 1e-6
@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         """Return the logits of every next word, float32: those at t depend on words 0 to t. R is a multiple of B."""
         x = self.word(ids_RT) + self.position(jnp.arange(ids_RT.shape[1]))[None]
         x = self.drop(x, deterministic)
-        x = layers.run_blocks(self.execution, self.blocks, x, memory.mask, deterministic, each=memory.blocks)
+        x = stack.run_blocks(self.execution, self.blocks, x, memory.mask, deterministic, each=memory.blocks)
         return self._logits(x)
 
     def step(

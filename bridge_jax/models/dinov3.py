@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from bridge_jax.models import layers, rotary, vit
+from bridge_jax.models import layers, rotary, stack, vit
 from bridge_jax.types import Array
 
 REGISTERS, THETA = 4, 100.0
@@ -33,7 +33,7 @@ class Tower(vit.Tower):
         """Run blocks `start` to `stop - 1`."""
         side = round((x_BPD.shape[1] - self.prefix) ** 0.5)
         rotation = rotation_of(side, self.cfg.width // self.cfg.heads, self.prefix)
-        return layers.run_blocks(self.execution, self.layers[start:stop], x_BPD, None, rotation, deterministic)
+        return stack.run_blocks(self.execution, self.layers[start:stop], x_BPD, None, rotation, deterministic)
 
 
 def rotation_of(side: int, features: int, prefix: int) -> rotary.Rotation:

@@ -1,7 +1,6 @@
 """Layers that the towers and the bridge share: float32 parameters, softmax and norms; matrix products in `dtype`."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, UInt32
 
-from bridge_jax.config import Blocks, Text, Vision
+from bridge_jax.config import Text, Vision
 from bridge_jax.models import rotary
 from bridge_jax.types import Array
 
@@ -133,59 +132,6 @@ def join_heads(x_BNLK: Float[Array, "B N L K"]) -> Float[Array, "B L D"]:
     return x_BNLK.swapaxes(1, 2).reshape(B, L, N * K)
 
 
-def run_blocks(
-    execution: Blocks, blocks: Sequence[nn.Module], states: Array, *args: Any, each: Sequence[Any] | None = None
-) -> jax.Array:
-    """Run blocks of equal structure in turn: states = block(states, *args); the last of `args` is `deterministic`.
-
-    `each`: one extra argument per block, passed between the states and `args`.
-    """
-    extras = [()] * len(blocks) if each is None else [(value,) for value in each]
-    if not blocks or blocks[0].is_initializing():
-        for block, extra in zip(blocks, extras, strict=True):
-            states = block(states, *extra, *args)
-        return states
-    unbound = blocks[0].clone(parent=None, name=None)
-
-    def run(states: Any, inputs: tuple[Any, dict[str, jax.Array], tuple[Any, ...]]) -> tuple[Any, None]:
-        params, rngs, extra = inputs
-        return unbound.apply({"params": params}, states, *extra, *args, rngs=rngs), None
-
-    keys = [dropout_key(block, args[-1]) for block in blocks]
-    inputs = [(block.variables["params"], key, extra) for block, key, extra in zip(blocks, keys, extras, strict=True)]
-    return run_equal(execution, run, states, inputs)[0]
-
-
-def dropout_key(module: nn.Module, deterministic: bool) -> dict[str, jax.Array]:
-    """Return the `rngs` of a module: its dropout key, or nothing if `deterministic`."""
-    return {} if deterministic else {"dropout": module.make_rng("dropout")}
-
-
-REMAT = {  # config.blocks.remat -> values kept for the backward pass, besides the states between the parts
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters, none of attention
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-def run_equal(execution: Blocks, run: Callable[..., Any], states: Any, inputs: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """Fold `states, output = run(states, inputs[i])` over equal parts of the model; return the states and all outputs.
-
-    Neither setting of `execution` changes the numbers, or the parameters in `inputs`, which are stored part by part.
-    `scan` stacks them when the program is traced and compiles one part instead of all: for a TPU v5e 4x4, 12 + 12
-    blocks of width 768 compiled in 58 s instead of 598 s. `remat` recomputes in the backward pass all it did not keep.
-    """
-    if execution.remat != "none":
-        run = jax.checkpoint(run, prevent_cse=not execution.scan, policy=REMAT[execution.remat])
-    if execution.scan and len(inputs) > 1:
-        states, stacked = jax.lax.scan(run, states, jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs))
-        return states, [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(inputs))]
-    outputs = []
-    for part_inputs in inputs:
-        states, output = run(states, part_inputs)
-        outputs.append(output)
-    return states, outputs
-
-
 class AffineMap(nn.Module):
     """The parameters of an affine map, which `project` applies."""
 
@@ -213,7 +159,7 @@ def attend(
     q_BNQK: Float[Array, "B N Q K"],
     k_BNLK: Float[Array, "B N L K"],
     v_BNLK: Float[Array, "B N L K"],
-    mask: Bool[Array, "B #N #Q L"] | None,
+    mask: Bool[Array, "#B #N #Q L"] | None,
     drop: Callable[[jax.Array], jax.Array],
 ) -> Float[Array, "B N Q K"]:
     """Average the values by softmax(q k / sqrt(K)); keys where `mask` is False get no weight; `drop` is dropout."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks, Text
-from bridge_jax.models import layers, rotary
+from bridge_jax.models import layers, rotary, stack
 from bridge_jax.types import Array
 
 GLOBAL_EVERY = 3  # blocks
@@ -62,7 +62,7 @@ class GatedMlp(nn.Module):
 class Block(nn.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`; the first block's attention has no norm.
 
-    `is_global` is an input, not a field, so that `layers.run_blocks` can scan over both kinds of blocks.
+    `is_global` is an input, not a field, so that `stack.run_blocks` can scan over both kinds of blocks.
     """
 
     cfg: Text
@@ -119,7 +119,7 @@ class Tower(nn.Module):
         for part in (range(start, after_first), range(after_first, stop)):
             is_global = [i % GLOBAL_EVERY == 0 for i in part]
             blocks = [self.layers[i] for i in part]
-            x_BTD = layers.run_blocks(self.execution, blocks, x_BTD, mask_BT, deterministic, each=is_global)
+            x_BTD = stack.run_blocks(self.execution, blocks, x_BTD, mask_BT, deterministic, each=is_global)
         return x_BTD
 
     def finish(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from bridge_jax.config import Blocks
-from bridge_jax.models import layers
+from bridge_jax.models import stack
 from bridge_jax.types import Array
 
 States = tuple[jax.Array, jax.Array]  # of the image tower, of the text tower
@@ -42,7 +42,7 @@ def run_group(
 ) -> tuple[States, list[Any]]:
     """Run a group of `equal_groups`: the code of its first segment, with each segment's own parameters.
 
-    Returns the states and the attention of every segment. `layers.run_equal` scans them or loops over them.
+    Returns the states and the attention of every segment. `stack.run_equal` scans them or loops over them.
     """
     if model.is_initializing():
         attention = []
@@ -71,5 +71,5 @@ def run_group(
                 f"block_{after[first] + 1 + i:02d}": params[tower][f"block_{after[q] + 1 + i:02d}"]
                 for i in range(count)
             }
-        inputs.append((own, layers.dropout_key(model.bridge.layers[q], deterministic)))
-    return layers.run_equal(execution, run_segment, states, inputs)
+        inputs.append((own, stack.dropout_key(model.bridge.layers[q], deterministic)))
+    return stack.run_equal(execution, run_segment, states, inputs)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from bridge_jax.config import Blocks, Vision
-from bridge_jax.models import layers
+from bridge_jax.models import layers, stack
 from bridge_jax.types import Array
 
 
@@ -81,10 +81,10 @@ class Tower(nn.Module):
 
     def blocks(self, x_BPD: Float[Array, "B P D"], start: int, stop: int, deterministic: bool) -> Float[Array, "B P D"]:
         """Run blocks `start` to `stop - 1`."""
-        return layers.run_blocks(self.execution, self.layers[start:stop], x_BPD, None, None, deterministic)
+        return stack.run_blocks(self.execution, self.layers[start:stop], x_BPD, None, None, deterministic)
 
-    def finish(self, x_BPD: Float[Array, "B P D"]) -> Float[Array, "B P D"]:
-        """Apply the final LayerNorm."""
+    def finish(self, x_BPD: Float[Array, "B *k P D"]) -> Float[Array, "B *k P D"]:
+        """Apply the final LayerNorm; with k pictures a row, to each."""
         return self.norm(x_BPD)
 
 

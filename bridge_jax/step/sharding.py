@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bridge_jax import paths, rules
 from bridge_jax.config import Config, ConfigError
@@ -41,11 +41,11 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_rows(mesh: Mesh) -> NamedSharding:
+def over_rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding of a global batch: its rows over the `data` and `fsdp` axes."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
@@ -64,7 +64,7 @@ def spread_rows(rows: Any, mesh: Mesh) -> Any:
     return jax.tree.map(pin, rows)
 
 
-def layout(cfg: Config, params: Params, mesh: Mesh) -> Callable[[Any], Any]:
+def layout(cfg: Config, params: Params, mesh: Mesh | AbstractMesh) -> Callable[[Any], Any]:
     """Return the function that places a tree on the mesh: tree of shapes -> tree of shardings.
 
     A leaf whose path ends with a parameter's path and that has its shape is placed like that parameter, by
@@ -87,7 +87,7 @@ def layout(cfg: Config, params: Params, mesh: Mesh) -> Callable[[Any], Any]:
     return lambda tree: jax.tree_util.tree_map_with_path(place, tree)
 
 
-def _spec(path: str, shape: tuple[int, ...], axes: Any, mesh: Mesh) -> PartitionSpec:
+def _spec(path: str, shape: tuple[int, ...], axes: Any, mesh: Mesh | AbstractMesh) -> PartitionSpec:
     where = f"config.sharding of {path!r}"
     if not isinstance(axes, (tuple, list)) or any(axis not in ("", *AXES) for axis in axes):
         raise ConfigError(f"{where}: expected a tuple of mesh axes ({', '.join(AXES)}, or '' for none), got {axes!r}")
@@ -105,12 +105,12 @@ def _spec(path: str, shape: tuple[int, ...], axes: Any, mesh: Mesh) -> Partition
     return PartitionSpec(*(axis or None for axis in axes))
 
 
-def row_parts(mesh: Mesh) -> int:
+def row_parts(mesh: Mesh | AbstractMesh) -> int:
     """Return the number of groups of devices that the rows of a batch are spread over."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
-def check_batch(rows: int, mesh: Mesh, key: str) -> None:
+def check_batch(rows: int, mesh: Mesh | AbstractMesh, key: str) -> None:
     """Raise ConfigError unless the global batch divides over the devices that rows are spread over."""
     parts = row_parts(mesh)
     if rows % parts:

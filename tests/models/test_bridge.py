@@ -112,7 +112,7 @@ def test_the_lower_pass_and_the_rest_equal_the_whole_tower(placement):
     np.testing.assert_array_equal(states(cfg, params, lower)[1], text)
     linear = params["heads"]["unimodal_text"]["linear"]
     mean = (np.asarray(text) * batch.text_mask[..., None]).sum(1) / batch.text_mask.sum(1)[:, None]
-    expected = mean @ linear["kernel"] + linear["bias"]
+    expected = mean @ linear["kernel"] + linear["bias"][None]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     computed = tiny.apply(cfg, params, lambda m: m.unimodal_text(lower.text, lower.text_mask))
     np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-6)
