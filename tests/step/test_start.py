@@ -47,11 +47,12 @@ def test_started_attention_is_the_cosine_of_projected_words_and_patches():
     low = tiny.lower(cfg, started, batch)
     attention = tiny.apply(cfg, started, lambda model: model.fused(low)).text_over_image[0]
 
+    params = jax.device_get(params)
+
     def project(states, side, norm):
-        states = np.asarray(states)
         centred = states - states.mean(-1, keepdims=True)
         y = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * norm["scale"] + norm["bias"]
-        head = jax.device_get(params["heads"][f"unimodal_{side}"]["linear"])
+        head = params["heads"][f"unimodal_{side}"]["linear"]
         z = y @ head["kernel"] + head["bias"]
         return z / np.linalg.norm(z, axis=-1, keepdims=True)
 
