@@ -90,6 +90,9 @@ FILE_LINES, FUNCTION_LINES = 300, 60
 LONGER = {  # file or file::function -> the reason why it is longer
     "configs/common.py::base": "a table: one setting a line",
 }
+READING = ("types", "models/bridge", "models/interaction", "step/forward", "losses/itc", "step/objective",
+           "step/train_step", "run/train")  # the whole idea, in the order of docs/architecture.md  # fmt: skip
+READING_LINES, READING_PARAMETERS = 1250, 5
 SHIPPED = (
     "bridge_jax/interop/torch_model/"  # copied into every export: must stand alone, and import each other as `.name`
 )

@@ -21,6 +21,9 @@ from tests.architecture import (
     MODULE_OF,
     NOT_DECLARED,
     NOT_IMPORTED,
+    READING,
+    READING_LINES,
+    READING_PARAMETERS,
     ROOMS,
     SHIPPED,
     SHIPPED_IMPORTS,
@@ -197,6 +200,20 @@ def test_idioms():
 
 def test_lengths():
     report([line for path, source in SOURCES.items() for line in length_violations(path, source)])
+
+
+def test_the_reading_list_is_short():
+    """A newcomer reads it in an evening, and no function of it takes more than five parameters."""
+    files = [f"bridge_jax/{name}.py" for name in READING]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert re.findall(r"^\d\. `(bridge_jax/[a-z_/]+\.py)`", page, re.M) == files
+    assert sum(len(SOURCES[file].splitlines()) for file in files) <= READING_LINES
+    functions = [(file, node) for file in files for node in ast.walk(ast.parse(SOURCES[file]))]
+    for file, node in functions:
+        if isinstance(node, ast.FunctionDef):
+            every = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            names = [each.arg for each in every if each.arg not in ("self", "cls")]
+            assert len(names) <= READING_PARAMETERS, f"{file}: {node.name} takes {names}"
 
 
 def test_no_loose_ends():

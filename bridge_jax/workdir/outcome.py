@@ -42,11 +42,11 @@ class StoppedError(BaseException):
     """
 
     def __init__(self, signum: int, step: int = 0, lost: str = ""):
-        goes_on = f"{lost}, so the same command goes on from the last checkpoint"
+        advice = f"{lost}, so the same command resumes from the last checkpoint"
         if not lost:
-            goes_on = "nothing is lost, the same command goes on"
+            advice = "nothing is lost, the same command resumes"
         after = f" after step {step}" if step else ""
-        super().__init__(f"stopped by {signal.Signals(signum).name}{after}; {goes_on}")
+        super().__init__(f"stopped by {signal.Signals(signum).name}{after}; {advice}")
         self.signum = signum
 
 
@@ -55,7 +55,7 @@ class AbandonedError(BaseException):
 
     def __init__(self, signum: int):
         name = signal.Signals(signum).name
-        super().__init__(f"ended at once by a second signal, {name}; the same command goes on from the last checkpoint")
+        super().__init__(f"ended at once by a second signal, {name}; the same command resumes from the last checkpoint")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -142,7 +142,7 @@ def test_a_program_that_waits_is_stopped_at_once(start, tmp_path, signum, code):
     process.send_signal(signum)
     exit_code, errors = ends(process, 10)
     assert exit_code == code
-    assert errors.endswith(f"\nstopped by {signum.name}; nothing is lost, the same command goes on\n")
+    assert errors.endswith(f"\nstopped by {signum.name}; nothing is lost, the same command resumes\n")
     assert outcome(tmp_path) == ("stopped", code)
 
 
@@ -195,7 +195,7 @@ def test_several_hosts_stop_where_all_are(start, tmp_path):
 def test_a_host_that_got_no_signal_stops_with_the_others(start, tmp_path):
     code, errors = ends(start("told_by_another"), 10)
     assert code == 143
-    assert errors == "stopped by SIGTERM; nothing is lost, the same command goes on\n"
+    assert errors == "stopped by SIGTERM; nothing is lost, the same command resumes\n"
     assert outcome(tmp_path) == ("stopped", 143)
 
 
@@ -204,7 +204,7 @@ def test_where_no_step_comes_a_host_stops_alone_and_says_what_it_costs(start, tm
     process.send_signal(signal.SIGTERM)
     code, errors = ends(process, 10)
     assert code == 143
-    assert "no step ended within 1 s, so the same command goes on from the last checkpoint" in errors
+    assert "no step ended within 1 s, so the same command resumes from the last checkpoint" in errors
     assert outcome(tmp_path) == ("stopped", 143)
 
 
