@@ -108,9 +108,9 @@ def test_costs_are_the_planners(screen, cfg, mesh):
 def test_a_program_that_was_read_says_so(cfg, mesh):
     cost = dry_run.cost_of(cfg, cfg.stages["align"], mesh)
     fresh = dataclasses.replace(cost, kept=False, compile_secs=61.24)
-    assert dry_run._lines(cfg, "align", fresh, 100)[-1].endswith("; compiled in 61.2 s")
+    assert dry_run._lines(cfg.stages["align"], fresh, 100)[-1].endswith("; compiled in 61.2 s")
     again = dataclasses.replace(cost, kept=True, compile_secs=0.5)
-    assert dry_run._lines(cfg, "align", again, 100)[-1].endswith("; compiled before, read in 0.5 s")
+    assert dry_run._lines(cfg.stages["align"], again, 100)[-1].endswith("; compiled before, read in 0.5 s")
 
 
 @pytest.mark.parametrize(
