@@ -37,6 +37,8 @@ class Batch:
     ids: Array = None  # int32 [B,T]
     lower_image: Array = None  # [B,P,D], the cached states that replace `images`
     lower_text: Array = None  # [B,T,D], the cached states that replace `ids`
+    wrong_ids: Array = None  # int32 [B,w,T], captions that are false of the row's picture
+    wrong_mask: Array = None  # bool [B,w,T]; all False where the record has fewer
     extras: dict[str, Array] = struct.field(default_factory=dict)  # fields that single losses add (objectives.Needs)
     broken: Array = None  # int32 [B,2], the broken record and caption that the row replaces (broken.py)
 

@@ -145,7 +145,7 @@ def base() -> ml_collections.ConfigDict:
         prefetch_batches=4,
         broken_limit=0.01,
     )
-    config.mining = dict(group=0, partners=2, margin_min=0.2, margin_max=0.5)
+    config.mining = dict(wrong_captions=0, group=0, partners=2, margin_min=0.2, margin_max=0.5)
     config.losses = dict(
         itc=dict(weight=1.0, chunk_columns=0),
         fused_itc=dict(weight=1.0, form="joint"),

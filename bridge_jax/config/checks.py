@@ -84,6 +84,8 @@ def _check_values(cfg: Config) -> None:
         ("log_every_steps", cfg.log_every_steps),
     ):
         require(value > 0, f"config.{key} is {value}; it must be positive")
+    wrong = cfg.mining.wrong_captions
+    require(wrong >= 0, f"config.mining.wrong_captions is {wrong}; it must be 0 or more")
     require(
         vision.image_px % vision.patch_px == 0,
         f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",

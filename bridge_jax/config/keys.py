@@ -114,6 +114,7 @@ class Mining:
     partners: int  # k for each query
     margin_min: float  # the band of cosines begins this far below the true pair's cosine
     margin_max: float  # and ends this far below it
+    wrong_captions: int  # number of a record's own wrong captions that are fused with its picture, beside the mined
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,8 @@ def _from_5(config: dict[str, Any]) -> None:
 
 
 def _from_6(config: dict[str, Any]) -> None:
-    """Move the shares of masked words and patches to the losses that read them."""
+    """Move the shares of masked words and patches to the losses that read them. No loss read wrong captions."""
+    _fill(config, {"mining.wrong_captions": 0})
     sections = {name: section for name, section in config.items() if isinstance(section, dict)}
     for name, key in (("mlm", "mask_text_fraction"), ("mim", "mask_patch_fraction")):
         if key in (data := sections.get("data", {})):

@@ -139,6 +139,12 @@ def trains_fused(stage: Stage) -> bool:
     return any(FUSING & set(needs(loss).passes) for loss in stage.losses)
 
 
+def wrong_captions(cfg: Config, stage: Stage) -> int:
+    """Return how many wrong captions of a record a row of a stage's batch has."""
+    mines = any("mismatched" in needs(loss).passes for loss in stage.losses)
+    return cfg.mining.wrong_captions if mines else 0
+
+
 def stages_with(cfg: Config, loss: str) -> list[Stage]:
     """Return the stages of a run that train on a loss, for its `check`."""
     return [stage for stage in cfg.run_stages if loss in stage.losses]

@@ -20,7 +20,7 @@ from absl import flags
 
 from bridge_jax import config, rng, types
 from bridge_jax.config import objectives
-from bridge_jax.data import image, text
+from bridge_jax.data import image, text, wrong_captions
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
 from bridge_jax.data.padding import padded_batches
 from bridge_jax.data.records import (
@@ -53,6 +53,8 @@ class Examples:
         self._reads, self._pictures = objectives.reads(stage), objectives.pictures(cfg, stage)
         fields = [objectives.needs(name).fields for name in objectives.in_order(stage.losses)]
         self._makers = [each.maker(cfg, self._tokenizer) for each in fields if each]
+        count = objectives.wrong_captions(cfg, stage)
+        self._draw_wrong = wrong_captions.draw_of(records, cfg.data.dataset, self._tokenizer, count)
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the arrays of `types.Batch.from_arrays` for one row. Raises BrokenError."""
@@ -79,6 +81,8 @@ class Examples:
         row = objectives.Row(ids, mask, None if self._reads == "captions" else questions(record)[chosen - captions])
         for make in self._makers:
             example |= make(row, generator)
+        if self._draw_wrong:
+            example |= self._draw_wrong(record["wrong_captions"], generator)
         return example
 
 

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 
 from bridge_jax import paths, rng
 from bridge_jax.config import Config, ConfigError, Stage, evaluators, objectives
-from bridge_jax.data import image, pipeline, text
+from bridge_jax.data import image, pipeline, text, wrong_captions
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
 from bridge_jax.data.records import drawn_captions, fingerprint, readable
 from bridge_jax.models.placement import is_lower
@@ -75,6 +75,8 @@ class LowerCache:
     image_ids: np.ndarray  # int32 [photos]
     broken: np.ndarray  # bool [photos], True if the photo has no states
     faults: Mapping[int, str]  # row of an unusable caption -> the reason
+    wrong: Sequence[Sequence[str]]  # for each photo, its wrong captions
+    draw_wrong: wrong_captions.DrawWrong | None  # where the stage fuses them
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
         """Return arrays for `Batch.from_arrays`: a random crop and a random caption of the photo at `index`.
@@ -88,6 +90,7 @@ class LowerCache:
         chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator)
         caption = first + chosen
         crop = int(generator.integers(self.image.shape[1]))
+        wrong = self.draw_wrong(self.wrong[index], generator) if self.draw_wrong else {}
         return {
             REFUSED: refused,
             "image_ids": self.image_ids[index],
@@ -95,6 +98,7 @@ class LowerCache:
             "lower_image": self.image.read(index, crop),
             "lower_text": self.text.read(caption),
             **({} if self.ids is None else {"ids": self.ids[caption]}),
+            **wrong,
         }
 
 
@@ -141,7 +145,7 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
             if not folder.is_dir():  # else another host, on the same disk, was first
                 raise
             shutil.rmtree(temporary)
-    image_ids, captions, firsts, faults, all_texts, first = [], [], [], {}, [], 0
+    image_ids, captions, firsts, faults, all_texts, wrong, first = [], [], [], {}, [], [], 0
     for record in readable(records):  # captions lie in the order of the records
         texts = record["captions"] if record else ()
         image_ids.append(record["image_id"] if record else -1)
@@ -149,19 +153,23 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
         firsts.append(first)
         faults |= {first + i: fault for i, caption in enumerate(texts) if (fault := text.fault(caption))}
         all_texts += texts
+        wrong.append(record["wrong_captions"] if record else ())
         first += len(texts)
     reads_words = any(objectives.needs(name).output for name in stage.losses)  # an `output` may read the token ids
+    tokenizer, count = text.load(cfg.data, cfg.text), objectives.wrong_captions(cfg, stage)
     broken = folder / BROKEN  # caches of older code have no such file
     return LowerCache(
         image=States.open(folder / IMAGE),
         text=States.open(folder / TEXT),
         text_mask=np.load(folder / MASK, allow_pickle=False),
-        ids=text.load(cfg.data, cfg.text).encode(all_texts)[0] if reads_words else None,
+        ids=tokenizer.encode(all_texts)[0] if reads_words else None,
         captions=captions,
         first=np.array(firsts),
         image_ids=np.array(image_ids, np.int32),
         broken=np.load(broken, allow_pickle=False) if broken.exists() else np.zeros(len(records), bool),
         faults=faults,
+        wrong=wrong if count else (),
+        draw_wrong=wrong_captions.draw_of(records, cfg.data.dataset, tokenizer, count),
     )
 
 

@@ -30,6 +30,8 @@ def abstract_batch(cfg: Config, stage: Stage) -> Batch:
         arrays["images"] = leaf(*([k] if k > 1 else []), side, side, 3, dtype=np.uint8)
     if not stage.cached_crops or any(each.output for each in needs):
         arrays["ids"] = leaf(T)
+    if count := objectives.wrong_captions(cfg, stage):
+        arrays |= {"wrong_ids": leaf(count, T), "wrong_mask": leaf(count, T, dtype=np.bool_)}
     for fields in (each.fields for each in needs if each.fields):
         arrays |= {name: leaf(*row.shape, dtype=row.dtype) for name, row in fields.shapes(cfg).items()}
     return Batch.from_arrays(arrays)

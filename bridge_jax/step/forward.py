@@ -60,7 +60,8 @@ def outputs(model: BridgeModel, params: Params, batch: Batch, how: Forward, keys
         if "mismatched" in passes:
             unimodal = (computed["unimodal_text"], computed["unimodal_image"])
             mined = candidates.mine(model.cfg, batch.image_ids, *unimodal, keys.mining)
-            computed |= candidates.fuse(model, lower, mined, how.spread)
+            wrong = candidates.wrong_texts(model, batch, computed["unimodal_image"], how.lower_frozen)
+            computed |= candidates.fuse(model, lower, mined._replace(wrong=wrong), how.spread)
         elif "fused" in passes:
             computed["fused"] = model.fused(lower, deterministic=False)
         elif "each_picture" in passes:

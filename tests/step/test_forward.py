@@ -80,6 +80,38 @@ def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group):
                 assert not candidates.valid[query, column] or column == 0 or not same[text, image]
 
 
+@pytest.mark.parametrize("group", [0, 2])
+def test_wrong_captions_are_fused_with_their_own_picture_beside_the_mined_texts(group):
+    """Each against the fusion of that one pair alone; the mined candidates stay as they are without them."""
+    cfg, params, batch = setup(group=group)
+    cfg = dataclasses.replace(cfg, mining=dataclasses.replace(cfg.mining, wrong_captions=2))
+    batch = dataclasses.replace(tiny.batch(cfg), image_ids=batch.image_ids)
+    passes = ("unimodal", "fused", "mismatched")
+    outputs = tiny.outputs(cfg, params, batch, passes=passes)
+    without = dataclasses.replace(batch, wrong_ids=None, wrong_mask=None)
+    mined, k = tiny.outputs(cfg, params, without, passes=passes), cfg.mining.partners
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **close), outputs.by_text, mined.by_text)
+    first = jax.tree.map(lambda x: x[:, : 1 + k], outputs.by_image)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **close), first, mined.by_image)
+    np.testing.assert_array_equal(outputs.by_image.valid[:, 1 + k :], batch.wrong_mask.any(axis=2))
+    low = tiny.lower(cfg, params, batch)
+
+    def fuse(model, row, number):
+        ids, mask = batch.wrong_ids[row, number][None], batch.wrong_mask[row, number][None]
+        text = model.lower_text(ids, mask)
+        pair = model.fused(Lower(image=low.image[row][None], text=text, text_mask=mask))
+        return (pair.text * pair.image).sum(), pair.itm_logit[0], model.unimodal_text(text, mask)[0]
+
+    for row, number in np.argwhere(batch.wrong_mask.any(axis=2)):
+        similarity, logit, embedding = tiny.apply(cfg, params, fuse, row, number)
+        column = 1 + k + number
+        np.testing.assert_allclose(outputs.by_image.similarity[row, column], similarity, **close)
+        np.testing.assert_allclose(outputs.by_image.itm_logit[row, column], logit, **close)
+        cosine = embedding @ outputs.unimodal_image[row]
+        np.testing.assert_allclose(outputs.by_image.unimodal[row, column], cosine, **close)
+
+
 def test_the_true_pairs_are_the_same_with_and_without_the_mismatched_pass():
     cfg, params, batch = setup()
     alone = tiny.outputs(cfg, params, batch, passes=("fused",)).fused
