@@ -1,0 +1,94 @@
+"""Candidates of the fused losses: every pair against the fusion of that one pair alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bridge_jax.step import mining
+from bridge_jax.types import Lower
+from tests import tiny
+
+
+def setup(group: int):
+    cfg = tiny.config(mining=dict(partners=2, group=group))
+    return cfg, tiny.params(cfg), tiny.batch(cfg)
+
+
+def mine_by_hand(cosines, same, key, g: int, band) -> tuple[np.ndarray, np.ndarray]:
+    """Return the partners, as rows of the batch, that mining in groups of `g` neighbouring rows finds."""
+    starts = range(0, len(cosines), g)
+    blocks = [np.stack([matrix[s : s + g, s : s + g] for s in starts]) for matrix in (cosines, same)]
+    index, valid = map(np.asarray, mining.semi_hard(*blocks, key, *band))
+    rows = index + np.array(starts)[:, None, None]
+    return rows.reshape(len(cosines), -1), valid.reshape(len(cosines), -1)
+
+
+@pytest.mark.parametrize("group", [0, 2])
+def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group):
+    """Every candidate against the fusion of that one pair alone; the partners against mining called by hand."""
+    cfg, params, batch = setup(group=group)
+    batch = dataclasses.replace(batch, image_ids=np.array([5, 6, 5, 7], np.int32))
+    outputs = tiny.outputs(cfg, params, batch, passes=("unimodal", "fused", "mismatched"))
+    low = tiny.lower(cfg, params, batch)
+
+    def fuse(text: int, image: int):
+        pair = Lower(image=low.image[image][None], text=low.text[text][None], text_mask=low.text_mask[text][None])
+        return tiny.apply(cfg, params, lambda m: m.fused(pair))
+
+    cosines = np.asarray(outputs.unimodal_text @ outputs.unimodal_image.T)
+    same = batch.image_ids[:, None] == batch.image_ids
+    text_key, image_key = jax.random.split(jax.random.key(cfg.seed))
+    band = (cfg.mining.partners, cfg.mining.margin_min, cfg.mining.margin_max)
+    images, by_text_valid = mine_by_hand(cosines, same, text_key, group or 4, band)
+    texts, by_image_valid = mine_by_hand(cosines.T, same, image_key, group or 4, band)
+    for candidates, partners, valid, is_text in (
+        (outputs.by_text, images, by_text_valid, True), (outputs.by_image, texts, by_image_valid, False),
+    ):  # fmt: skip
+        assert candidates.similarity.shape == (4, 3)
+        np.testing.assert_array_equal(candidates.valid[:, 0], True)
+        np.testing.assert_array_equal(candidates.valid[:, 1:], valid)
+        for query in range(4):
+            for column, partner in enumerate([query, *map(int, partners[query])]):
+                text, image = (query, partner) if is_text else (partner, query)
+                alone = fuse(text, image)
+                close = {"rtol": 1e-4, "atol": 1e-5}
+                np.testing.assert_allclose(
+                    candidates.similarity[query, column], alone.text[0] @ alone.image[0], **close
+                )
+                np.testing.assert_allclose(candidates.itm_logit[query, column], alone.itm_logit[0], **close)
+                np.testing.assert_allclose(candidates.unimodal[query, column], cosines[text, image], **close)
+                assert not candidates.valid[query, column] or column == 0 or not same[text, image]
+
+
+@pytest.mark.parametrize("group", [0, 2])
+def test_wrong_captions_are_fused_with_their_own_picture_beside_the_mined_texts(group):
+    """Each against the fusion of that one pair alone; the mined candidates stay as they are without them."""
+    cfg, params, batch = setup(group=group)
+    cfg = dataclasses.replace(cfg, mining=dataclasses.replace(cfg.mining, wrong_captions=2))
+    batch = dataclasses.replace(tiny.batch(cfg), image_ids=batch.image_ids)
+    passes = ("unimodal", "fused", "mismatched")
+    outputs = tiny.outputs(cfg, params, batch, passes=passes)
+    without = dataclasses.replace(batch, wrong_ids=None, wrong_mask=None)
+    mined, k = tiny.outputs(cfg, params, without, passes=passes), cfg.mining.partners
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **close), outputs.by_text, mined.by_text)
+    first = jax.tree.map(lambda x: x[:, : 1 + k], outputs.by_image)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **close), first, mined.by_image)
+    np.testing.assert_array_equal(outputs.by_image.valid[:, 1 + k :], batch.wrong_mask.any(axis=2))
+    low = tiny.lower(cfg, params, batch)
+
+    def fuse(model, row, number):
+        ids, mask = batch.wrong_ids[row, number][None], batch.wrong_mask[row, number][None]
+        text = model.lower_text(ids, mask)
+        pair = model.fused(Lower(image=low.image[row][None], text=text, text_mask=mask))
+        return (pair.text * pair.image).sum(), pair.itm_logit[0], model.unimodal_text(text, mask)[0]
+
+    for row, number in np.argwhere(batch.wrong_mask.any(axis=2)):
+        similarity, logit, embedding = tiny.apply(cfg, params, fuse, row, number)
+        column = 1 + k + number
+        np.testing.assert_allclose(outputs.by_image.similarity[row, column], similarity, **close)
+        np.testing.assert_allclose(outputs.by_image.itm_logit[row, column], logit, **close)
+        cosine = embedding @ outputs.unimodal_image[row]
+        np.testing.assert_allclose(outputs.by_image.unimodal[row, column], cosine, **close)
