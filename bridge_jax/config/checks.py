@@ -91,7 +91,7 @@ def _check_values(cfg: Config) -> None:
         f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
     )
     for name, arguments in cfg.losses.items():
-        require("weight" in arguments, f"config.losses.{name}.weight is missing")
+        require("weight" in arguments, f"config.losses.{name}.weight is missing; add it to the config file")
     _check_stages(cfg)
 
 
@@ -151,6 +151,10 @@ def _check_stage(cfg: Config, name: str) -> None:
     require(stage.steps > 0, f"{key}.steps is {stage.steps}; to leave a stage out, drop it from stage_order")
     require(bool(stage.losses), f"{key}.losses is empty: name at least one of {', '.join(sorted(cfg.losses))}")
     for loss in stage.losses:
+        require(
+            loss in cfg.losses or loss not in known(),
+            f"{key}.losses names {loss!r}, but config.losses.{loss} is missing: add its weight and its other settings",
+        )
         require_one_of(f"{key}.losses", loss, cfg.losses)
     require(
         stage.group_examples > 0 and stage.batch_size % stage.group_examples == 0,

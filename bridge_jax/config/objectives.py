@@ -88,8 +88,14 @@ class Needs:
 
 
 def needs(name: str) -> Needs:
-    """Return what the loss `name` needs. Raises ConfigError where there is none of that name."""
-    return _module(name).NEEDS
+    """Return what the loss `name` needs. Raises ConfigError where there is none of that name, or an unknown pass."""
+    found = _module(name).NEEDS
+    for each in found.passes:
+        if each not in PASSES:
+            raise ConfigError(
+                f"bridge_jax/losses/{name}.py: NEEDS.passes has {each!r}, which is no pass; {nearest(each, PASSES)}"
+            )
+    return found
 
 
 def bind(name: str, arguments: Mapping[str, Any]) -> Callable[..., "Loss"]:
@@ -102,7 +108,10 @@ def bind(name: str, arguments: Mapping[str, Any]) -> Callable[..., "Loss"]:
             raise ConfigError(f"config.losses.{name}.{keyword} is not a key; {nearest(keyword, accepted | {'weight'})}")
     for keyword in accepted:
         if keyword not in keywords:
-            raise ConfigError(f"config.losses.{name}.{keyword} is missing")
+            raise ConfigError(
+                f"config.losses.{name}.{keyword} is missing; add it to the config file "
+                f"(bridge_jax/losses/{name}.py says what it means)"
+            )
     return partial(module.loss, **keywords)
 
 
@@ -154,4 +163,11 @@ def stages_with(cfg: Config, loss: str) -> list[Stage]:
 def _module(name: str) -> Any:
     if name not in known():
         raise ConfigError(f"config.losses.{name} is unknown; {nearest(name, known())}")
-    return importlib.import_module(f"bridge_jax.losses.{name}")
+    module = importlib.import_module(f"bridge_jax.losses.{name}")
+    lacks = [part for part in ("loss", "NEEDS") if not hasattr(module, part)]
+    if lacks:
+        raise ConfigError(
+            f"bridge_jax/losses/{name}.py lacks {' and '.join(lacks)}; bridge_jax/config/objectives.py says what "
+            "each is"
+        )
+    return module

@@ -62,10 +62,17 @@ def names() -> list[str]:
 
 
 def builder_class(name: str, key: str) -> type[tfds.core.ShardBasedBuilder]:
-    """Return the builder of data set `name`. Raises ConfigError, naming `key`, where there is none."""
+    """Return the builder of data set `name`. Raises ConfigError where there is none (naming `key`) or it has another
+    name.
+    """
     if name not in names():
         raise config.ConfigError(f"{key}: {name!r} is not a data set; {config.nearest(name, names())}")
-    return importlib.import_module(f"bridge_jax.data.datasets.{name}").Builder
+    builder = importlib.import_module(f"bridge_jax.data.datasets.{name}").Builder
+    if builder.name != name:
+        raise config.ConfigError(
+            f"bridge_jax/data/datasets/{name}.py: Builder.name is {builder.name!r}; set it to {name!r}, the file's name"
+        )
+    return builder
 
 
 def folder(data_dir: str | Path, builder: type[tfds.core.ShardBasedBuilder]) -> Path:

@@ -142,7 +142,8 @@ def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
     if split not in builder.info.splits:
         raise config.ConfigError(
             f"config.data: data set {data.dataset!r} has no split {split!r}; "
-            f"{config.nearest(split, builder.info.splits)}"
+            f"{config.nearest(split, builder.info.splits)} (--split, config.data.train_split, config.data.eval_split "
+            "or config.evals.NAME.splits asks for it)"
         )
     return builder
 

@@ -108,7 +108,7 @@ def test_half_a_tar_is_refused(tmp_path):
         ('{"image": "../x.png", "caption": "a"}', r"row 1: '\.\./x\.png' leaves the folder"),
         ('{"image": "x.png"}', r"row 1: expected `image` and `caption`, got image"),
         ("{oops", r"line 1: expected JSON"),
-        ("", r"`images` is empty"),
+        ("", r"captions\.jsonl lists no photo"),
     ],
 )
 def test_a_bad_list_is_one_clear_line(tmp_path, text, says):

@@ -13,7 +13,7 @@ from PIL import Image
 from bridge_jax import config
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline, prepared, shapes
-from bridge_jax.data.datasets import karpathy
+from bridge_jax.data.datasets import flickr8k, karpathy
 from configs import shapes as shapes_config
 from tools import prepare_data
 
@@ -137,7 +137,7 @@ def test_a_prepared_set_is_never_overwritten(tmp_path):
         ([entry(0), entry(1, captions=())], r"image 1.jpg \(images\[1\]\) has no caption"),
         ([entry(0, split="dev")], "image 0.jpg is in split 'dev'; expected one of train"),
         ([entry(3), entry(3)], "image id 3 is used 2 times"),
-        ([], "`images` is empty"),
+        ([], "lists no photo"),
         ([{"filename": "0.jpg", "imgid": 0, "split": "train"}], r"images\[0\] has no usable 'sentences'"),
     ],
 )
@@ -221,3 +221,14 @@ def test_real_folders_are_prepared(tmp_path, shared, name, sizes):
     assert line.endswith(sizes)
     records = pipeline.open_split(data_of(name, tmp_path), "train")
     assert all(len(record["captions"]) == 5 for record in records)
+
+
+def test_a_builder_whose_name_is_not_that_of_its_file_is_refused(monkeypatch):
+    monkeypatch.setattr(flickr8k.Builder, "name", "album")
+    with pytest.raises(ConfigError, match=r"flickr8k\.py: Builder\.name is 'album'; set it to 'flickr8k', the file's"):
+        prepared.builder_class("flickr8k", "--dataset")
+
+
+@pytest.mark.parametrize("name", prepared.names())
+def test_the_name_of_a_builder_is_that_of_its_file(name):
+    assert prepared.builder_class(name, "").name == name

@@ -69,7 +69,7 @@ def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refu
     """Call `refuse` where there is no photo or a folder of photos is missing."""
     everything = [photo for split in photos.values() for photo in split]
     if not everything:
-        refuse(f"{annotations}: `images` is empty")
+        refuse(f"{annotations} lists no photo; list at least one")
     for folder in sorted({p.path.parent for p in everything}):
         if not folder.is_dir():
             refuse(f"--raw_dir: no image folder {folder}, which {annotations.name} names")
