@@ -88,6 +88,8 @@ def cached(folder: Path, crops: int, length: int) -> lower_cache.LowerCache:
         image_ids=np.arange(PHOTOS, dtype=np.int32),
         broken=np.arange(PHOTOS) == 9,
         faults={7: "an empty caption"},
+        wrong=(),
+        draw_wrong=None,
     )
 
 

@@ -110,7 +110,7 @@ SAID = '{"id": 1, "regions": [{"phrase": "a"}]}'
         (f"[{IMAGE}]", '[{"id": 1, "regions": [{"phrase": 4}]}]', "entry 0: expected an `id` and `regions`"),
         (f"[{IMAGE}]", '[{"id": 1, "regions": {"phrase": "a"}}]', "entry 0: expected an `id` and `regions`"),
         (f"[{IMAGE}]", '[{"id": "../x", "regions": []}]', "entry 0: expected an `id` and `regions`"),
-        (f"[{IMAGE}]", '[{"id": 1, "regions": []}]', "is empty"),
+        (f"[{IMAGE}]", '[{"id": 1, "regions": []}]', "lists no photo"),
     ],
 )
 def test_files_that_do_not_fit_are_one_clear_line(tmp_path, images, regions, says):
