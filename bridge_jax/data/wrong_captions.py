@@ -1,5 +1,6 @@
 """Wrong captions of a record: captions known to be false of its picture, beside which the bridge learns to judge it."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import text
+from bridge_jax.data.records import readable
 
 
 class DrawWrong:
@@ -32,11 +34,12 @@ def draw_of(
 ) -> DrawWrong | None:
     """Return the function that draws `count` wrong captions, None for none.
 
-    Raises ConfigError where the first 64 records have none to draw from.
+    Raises ConfigError where the first 64 records that can be read have none to draw from.
     """
     if not count:
         return None
-    if not any(records[index]["wrong_captions"] for index in range(min(64, len(records)))):
+    first = itertools.islice(readable(records), 64)
+    if not any(record["wrong_captions"] for record in first if record):
         raise ConfigError(
             f"config.mining.wrong_captions is {count}, but the records of {dataset!r} have no wrong captions: "
             "set it to 0"

@@ -9,6 +9,7 @@ import pytest
 from bridge_jax import config
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline, text, wrong_captions
+from bridge_jax.data.broken import BrokenError
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,17 @@ def test_a_data_set_without_wrong_captions_is_refused(cfg):
         ConfigError, match=r"mining\.wrong_captions is 2, but the records of 'shapes' have no wrong cap"
     ):
         pipeline.train(drawing(cfg, 2), stage, seed_stream="test", records=records)
+
+
+class Damaged(list):
+    """Records of which the first cannot be read."""
+
+    def __getitem__(self, index):
+        if index == 0:
+            raise BrokenError("a damaged record")
+        return super().__getitem__(index)
+
+
+def test_a_damaged_first_record_does_not_stop_the_run(cfg):
+    records = Damaged(pipeline.open_split(cfg.data, cfg.data.train_split))
+    assert wrong_captions.draw_of(records, "shapes", text.load(cfg.data, cfg.text), 2) is not None
