@@ -1,7 +1,7 @@
 """The cache of lower states, compared with the towers that it replaces."""
 
 import dataclasses
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import jax
 import numpy as np
@@ -96,7 +96,7 @@ def test_a_cached_example_is_what_the_towers_make_of_its_view(cfg, params, predi
 
 
 def test_worker_processes_are_sent_no_states(cache):
-    assert len(pickle.dumps(cache.image)) < 1000 < stored(cache.image).nbytes
+    assert len(ForkingPickler.dumps(cache.image)) < 1000 < stored(cache.image).nbytes
 
 
 def test_every_crop_and_caption_is_drawn(cache):
