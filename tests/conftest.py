@@ -1,6 +1,5 @@
 """Settings and fixtures of all tests: the compiler, the program cache, small experiments, the data folder."""
 
-import atexit
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -35,6 +34,8 @@ CACHE = {
     # Caches inside XLA (for GPUs) would put the folder's path into the key of every program, and a run's folder is new
     # in every session.
     "jax_persistent_cache_enable_xla_caches": "none",
+    # Nobody reads in which line an operation of a compiled program began.
+    "jax_traceback_in_locations_limit": 0,
     # No test may pass because an array of fewer axes was broadcast by accident.
     "jax_numpy_rank_promotion": "raise",
 }
@@ -43,10 +44,14 @@ for _name, _value in CACHE.items():
     os.environ[_name.upper()] = str(_value)  # for the programs that tests start
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# Tracing makes millions of objects and hardly a cycle, and a garbage collection visits all that live: collect seldom,
-# and not at the end.
+# Tracing makes millions of objects and hardly a cycle, and a garbage collection visits all that live: collect seldom.
 gc.set_threshold(100_000, 50, 100)
-atexit.register(gc.freeze)
+
+
+def pytest_sessionfinish() -> None:
+    """Collect garbage once, for what it may raise; pytest would do it five times and Python once more."""
+    gc.collect()
+    gc.freeze()
 
 
 # The files that take minutes run first, so that no process waits long for another at the end (with

@@ -166,7 +166,7 @@ def to_ours(cfg: Config, theirs: Params) -> tuple[Params, list[str]]:
     states and theirs the shared width, so ours become copies of the unimodal ones, and the match head starts as the
     scaled cosine (docs/method.md 3.5).
     """
-    ours, stored = paths.flatten(jax.jit(lambda: init_params(cfg))()), paths.flatten(theirs)
+    ours, stored = paths.flatten(init_params(cfg)), paths.flatten(theirs)
     fresh = [p for p in ours if p not in stored or stored[p].shape != ours[p].shape or _means_another(cfg, p)]
     params = {path: jnp.asarray(value if path in fresh else stored[path]) for path, value in ours.items()}
     for path in fresh:

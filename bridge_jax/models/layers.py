@@ -13,10 +13,16 @@ from bridge_jax.config import Text, Vision
 from bridge_jax.models import rotary
 from bridge_jax.types import Array
 
-small_init = nn.initializers.truncated_normal(0.02)  # for embeddings, as in BERT and ViT, and for projection heads
+
+def _traced_once(init: Callable) -> Callable:
+    """Return the initializer, traced once a shape: flax traces that of every parameter at every `apply`."""
+    return jax.jit(init, static_argnums=(1, 2))
+
+
+small_init = _traced_once(nn.initializers.truncated_normal(0.02))  # embeddings, as in BERT and ViT; projection heads
 # Scaled by the number of inputs. BERT's 0.02 for every kernel suits a width of 2,500. At S = 128 it would start the
 # bridge's four consecutive products at 1/300 of their input, and the bridge would hardly learn.
-kernel_init = nn.initializers.lecun_normal()
+kernel_init = _traced_once(nn.initializers.lecun_normal())
 
 
 def dense(

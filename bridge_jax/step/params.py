@@ -1,6 +1,6 @@
 """The parameters of an experiment: random initial values, shapes, and their placement on a mesh."""
 
-from functools import lru_cache
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -14,8 +14,12 @@ from bridge_jax.step import sharding
 from bridge_jax.types import Params
 
 
+@partial(jax.jit, static_argnums=0)
 def init_params(cfg: Config) -> Params:
-    """Return random parameters for the whole experiment, loss weights included."""
+    """Return random parameters for the whole experiment, loss weights included.
+
+    JAX keeps the trace of the whole model, so shapes and first values share it.
+    """
     model, image_px = BridgeModel(cfg), cfg.vision.image_px
     images = jnp.zeros((1, image_px, image_px, 3), jnp.uint8)
     ids, mask = jnp.zeros((1, cfg.text.length), jnp.int32), jnp.ones((1, cfg.text.length), bool)
@@ -25,10 +29,9 @@ def init_params(cfg: Config) -> Params:
     return params
 
 
-@lru_cache(maxsize=16)
 def param_shapes(cfg: Config) -> Params:
-    """Return the shapes of all parameters. This traces the whole model, once a run."""
-    return jax.eval_shape(lambda: init_params(cfg))
+    """Return the shapes of all parameters."""
+    return jax.eval_shape(init_params, cfg)
 
 
 def abstract_params(cfg: Config, mesh: Mesh) -> Params:
