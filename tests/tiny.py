@@ -30,6 +30,7 @@ LOSSES = {
 OTHERS = {
     "sigmoid": {"chunk_columns": 0},
     "token_itc": {"group": 0},
+    "distil": {},
     "vqa": {"answers": 5},
     "vqa_generative": {},
     "caption": {"label_smoothing": 0.1},

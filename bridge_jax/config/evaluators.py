@@ -6,7 +6,8 @@ A file bridge_jax/evals/NAME.py defines a class `Evaluator`, which is one of
     StageEvaluator    also scores a stage while it trains, and so chooses the best checkpoint; tools.evaluate runs it;
                       the `Needs` of a loss names it (`objectives.evaluator_of`)
 
-and, if there is an official format for its results, also `WritesResults`. No other file names it.
+and, if there is an official format for its results, also `WritesResults`; if settings of its own are fitted to a
+checkpoint, also `Fits`. No other file names it.
 """
 
 import abc
@@ -79,6 +80,14 @@ class WritesResults(abc.ABC):
     @abc.abstractmethod
     def results(self, params: "Params", split: str, progress: "Progress") -> tuple[str, int]:
         """Return the text of the official results file of `split`, and how many results it has."""
+
+
+class Fits(abc.ABC):
+    """Fit some of the evaluator's settings to a checkpoint, on config.data.eval_split, which nothing is reported on."""
+
+    @abc.abstractmethod
+    def fit(self, params: "Params", progress: "Progress") -> dict[str, float]:
+        """Return settings, name -> value, and use them from now on. They are stored with the checkpoint."""
 
 
 def settings(cfg: Config, name: str) -> Any:

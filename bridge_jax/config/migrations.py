@@ -65,9 +65,14 @@ def _from_6(config: dict[str, Any]) -> None:
             _fill(config, {f"losses.{name}.mask_fraction": data.pop(key)})
 
 
+def _from_7(config: dict[str, Any]) -> None:
+    """State that the weight of reranking was given, not fitted."""
+    _fill(config, {"evals.retrieval.fit_rerank_weight": False})
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4, _from_5, _from_6)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4, _from_5, _from_6, _from_7)
 SCHEMA = _FIRST + len(MIGRATIONS)
 
 

@@ -2,7 +2,9 @@
 
 A scene holds two groups of equal objects, one in each half of a plain square: left and right, or above and below. Its
 *mirror* has the same groups with their places swapped. So every description is true of both, and every relation caption
-of one is false of the other. A pooled pair of towers confuses the two; a bridge should not.
+of one is false of the other. A pooled pair of towers confuses the two; a bridge should not. Its *twin* has the
+same groups in the same places with their colours or sizes exchanged. Both hold the same words, and only who owns which
+differs.
 
 >>> scene = place((Group(2, "small", "red", "circle"), Group(1, "large", "blue", "square")), "horizontal", generator)
 >>> [c.text for c in captions(scene)][-1]
@@ -42,7 +44,9 @@ PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "c
 COUNTS = {1: "one", 2: "two", 3: "three"}
 RELATIONS = {"horizontal": ("left of", "right of"), "vertical": ("above", "below")}  # first to second, and back
 HELD_OUT_SCENES = 256  # in each of val and test
-HELD_OUT_PAIRS = 128  # mirrored pairs in each of val_relations and test_relations
+HELD_OUT_PAIRS = 128  # pairs of mirrors in each of val_relations and test_relations, of twins in each of BINDING_SPLITS
+BINDING_SPLITS = ("val_bindings", "test_bindings")
+EXCHANGED = ("colour", "size")  # what twins exchange
 _DESCRIPTIONS = ("{} and {}", "{} with {}", "a picture of {} and {}")
 _DESCRIPTIONS_EACH = 4  # chosen from the phrasings x 2 orders
 _STATEMENTS = ("{} {} {}", "a picture of {} {} {}")
@@ -80,6 +84,10 @@ class Scene:
         centres = tuple(tuple(flip(c) for c in group) for group in reversed(self.centres))
         return Scene(self.axis, (self.groups[1], self.groups[0]), centres)
 
+    def twin(self, attribute: str) -> "Scene":
+        """Return the scene with one attribute of the two groups exchanged."""
+        return dataclasses.replace(self, groups=exchange(self.groups, attribute))
+
     def to_json(self) -> str:
         groups = [{**dataclasses.asdict(g), "centres": c} for g, c in zip(self.groups, self.centres, strict=True)]
         return json.dumps({"axis": self.axis, "groups": groups})
@@ -90,6 +98,12 @@ class Scene:
         groups = [Group(g["count"], g["size"], g["colour"], g["shape"]) for g in scene["groups"]]
         centres = tuple(tuple((x, y) for x, y in g["centres"]) for g in scene["groups"])
         return cls(scene["axis"], (groups[0], groups[1]), centres)
+
+
+def exchange(groups: tuple[Group, Group], attribute: str) -> tuple[Group, Group]:
+    """Return the groups with their values of `attribute` exchanged."""
+    first, second = ({attribute: getattr(group, attribute)} for group in groups)
+    return dataclasses.replace(groups[0], **second), dataclasses.replace(groups[1], **first)
 
 
 class Caption(NamedTuple):
@@ -203,15 +217,16 @@ def attribute_sets() -> list[tuple[Group, Group]]:
 def splits(num_train: int, seed: int) -> dict[str, list[Scene]]:
     """Return split -> scenes. The held-out splits depend on `seed` alone.
 
-    `train`, `val_relations` and `test_relations` hold mirrored pairs: record 2i and its mirror 2i+1. `val` and `test`
-    hold no mirrors, and no two of their scenes share an attribute set (the pair of groups), so no two share a
-    description. Attribute sets of a held-out split occur nowhere else. Raises ConfigError where `num_train` is odd or
-    exceeds the scenes that the remaining attribute sets allow.
+    `train` and the `_relations` hold mirrored pairs: record 2i and its mirror 2i+1. The `_bindings` hold twins in the
+    same way. `val` and `test` hold neither, and no two of their scenes share an attribute set (the pair of groups), so
+    no two share a description. Attribute sets of a held-out split occur nowhere else. Raises ConfigError where
+    `num_train` is odd or exceeds the scenes that the remaining attribute sets allow.
     """
     sets = attribute_sets()
     order = np.random.default_rng(rng.stream_seed(seed, "shapes/sets")).permutation(len(sets))
     held_out = 2 * (HELD_OUT_SCENES + HELD_OUT_PAIRS)
-    most = 4 * (len(sets) - held_out)  # two axes, two mirrors
+    twins = 2 * HELD_OUT_PAIRS * len(BINDING_SPLITS)
+    most = 4 * (len(sets) - held_out - twins)  # two axes, two mirrors
     if num_train % 2 or not 2 <= num_train <= most:
         raise ConfigError(f"--num_train is {num_train}; expected an even number from 2 to {most}")
     ranks = iter(order[:held_out])
@@ -225,10 +240,28 @@ def splits(num_train: int, seed: int) -> dict[str, list[Scene]]:
         generator = np.random.default_rng(rng.stream_seed(seed, f"shapes/{name}"))
         axes = generator.choice(list(RELATIONS), count)
         made[name] = _scenes([(sets[next(ranks)], str(axis)) for axis in axes], mirrored, generator)
+    free = {frozenset(sets[i]): sets[i] for i in order[held_out:]}
+    for name in BINDING_SPLITS:
+        made[name] = _twins(free, np.random.default_rng(rng.stream_seed(seed, f"shapes/{name}")))
     generator = np.random.default_rng(rng.stream_seed(seed, "shapes/train"))
-    every = [(sets[i], axis) for i in order[held_out:] for axis in RELATIONS]
+    every = [(groups, axis) for groups in free.values() for axis in RELATIONS]
     chosen = generator.choice(len(every), num_train // 2, replace=False)
     return {"train": _scenes([every[i] for i in chosen], True, generator), **made}
+
+
+def _twins(free: dict[frozenset[Group], tuple[Group, Group]], generator: np.random.Generator) -> list[Scene]:
+    """Return pairs of twins, scenes 2i and 2i+1, and take their attribute sets out of `free`."""
+    scenes = []
+    for groups in list(free.values()):
+        attribute, axis = str(generator.choice(EXCHANGED)), str(generator.choice(list(RELATIONS)))
+        these, exchanged = frozenset(groups), frozenset(exchange(groups, attribute))
+        if these != exchanged and these in free and exchanged in free:
+            del free[these], free[exchanged]
+            (scene,) = _scenes([(groups, axis)], False, generator)
+            scenes += [scene, scene.twin(attribute)]
+        if len(scenes) == 2 * HELD_OUT_PAIRS:
+            break
+    return scenes
 
 
 def _scenes(

@@ -1,9 +1,7 @@
 """Score retrieval in both directions: by the unimodal embeddings, and reranked by the bridge.
 
 Every picture and caption is embedded once. The unimodal order picks each query's best k candidates. Those pairs and the
-true pairs are then fused by the bridge, from the cached lower states, and scored
-
-    fused + rerank_weight x unimodal,   fused = ITM logit,   unimodal = logit scale x cosine.
+true pairs are then fused by the bridge, from the cached lower states, and scored by `scores/reranking.py`.
 
 A video is its k frames. Its embedding is the mean of their embeddings, scaled to length one. The bridge sees the tokens
 of all frames, while the image tower's own blocks see one frame at a time (`BridgeModel.fused`). A batch of pairs holds
@@ -12,17 +10,16 @@ k times the states, and so do the lower states of a split, which are all in memo
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
-from bridge_jax.config.evaluators import StageEvaluator
+from bridge_jax.config.evaluators import Fits, StageEvaluator
 from bridge_jax.data import pipeline
 from bridge_jax.data.padding import padded_batches
-from bridge_jax.evals.scores import recall
+from bridge_jax.evals.scores import recall, reranking
 from bridge_jax.models import heads
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Progress, Table
@@ -40,6 +37,7 @@ class Settings:
     select_images: int  # number of photos of data.eval_split to score during training; 0: all
     rerank_top_k: int
     rerank_weight: float  # score = fused + weight x unimodal, both as logits
+    fit_rerank_weight: bool  # fit it to the best checkpoint (docs/method.md 4.2); tools and exports then use that
     folds: int  # also report the mean over this many equal folds (COCO: five of 1K); 1: off
     bootstrap_samples: int
 
@@ -55,7 +53,7 @@ class Side:
     embeddings: np.ndarray  # float32 [n,E]
 
 
-class Evaluator(StageEvaluator):
+class Evaluator(StageEvaluator, Fits):
     """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank.
 
     `lower_frozen`: nothing below the first bridged layer changes between calls, so a split's lower states stay in
@@ -107,21 +105,29 @@ class Evaluator(StageEvaluator):
         `limit_images`: score only the first so many pictures (0: all). Raises FloatingPointError on NaN.
         """
         report = progress or (lambda *_: None)
-        if (split, limit_images) in self._kept:
-            images, texts = (self._embed(params, side, report) for side in self._kept[split, limit_images])
-        else:
-            images, texts = self._run_towers(params, split, limit_images, rerank or self._lower_frozen, report)
-        if self._lower_frozen:
-            self._kept[split, limit_images] = images, texts
+        images, texts = self._sides(params, split, limit_images, rerank, report)
         cosines = texts.embeddings @ images.embeddings.T
         metrics = self._recalls("unimodal", cosines, cosines.T, texts, images)
         if self._settings.folds > 1 and not limit_images:
             metrics |= self._folds("unimodal", cosines, cosines.T, texts, images)
         if rerank:
-            with jax.enable_x64(True):  # float32 would round the scale, and every reranked score with it
-                scale = float(heads.clamped_scale(jnp.float64(params["heads"]["log_scale"]), self._cfg.bridge))
-            metrics |= self._rerank(params, cosines, scale, texts, images, report)
+            candidates = self._candidates(params, cosines, texts, images, report)
+            metrics |= self._rerank(candidates, cosines, self._scale(params), texts, images)
         return metrics
+
+    def _sides(self, params: Params, split: str, limit: int, keep_lower: bool, report: Progress) -> tuple[Side, Side]:
+        """Return pictures and texts of a split, with their lower states if they are needed now or later."""
+        if (split, limit) in self._kept:
+            images, texts = (self._embed(params, side, report) for side in self._kept[split, limit])
+        else:
+            images, texts = self._run_towers(params, split, limit, keep_lower or self._lower_frozen, report)
+        if self._lower_frozen:
+            self._kept[split, limit] = images, texts
+        return images, texts
+
+    def _scale(self, params: Params) -> float:
+        with jax.enable_x64(True):  # float32 would round the scale, and every reranked score with it
+            return float(heads.clamped_scale(jnp.float64(params["heads"]["log_scale"]), self._cfg.bridge))
 
     def _run_towers(
         self, params: Params, split: str, limit: int, keep_lower: bool, report: Progress
@@ -197,26 +203,39 @@ class Evaluator(StageEvaluator):
         folds = recall.folds(by_text, texts.image_ids, images.image_ids, count, image_scores=by_image)
         return {f"{name}/{count}_folds/{key}": value for key, value in folds.items()}
 
-    def _rerank(
-        self, params: Params, cosines: np.ndarray, scale: float, texts: Side, images: Side, report: Progress
-    ) -> dict[str, float]:
-        k = min(self._settings.rerank_top_k, cosines.shape[1])
-        by_text, by_image = recall.top(cosines, k), recall.top(cosines.T, min(k, cosines.shape[0]))
-        n_texts, n_images = cosines.shape
-        candidate = np.zeros((n_texts, n_images), bool)
-        candidate[np.arange(n_texts)[:, None], by_text] = True
-        candidate[by_image, np.arange(n_images)[:, None]] = True
-        candidate |= texts.image_ids[:, None] == images.image_ids[None]
-        rows, columns = np.nonzero(candidate)
-        fused = np.zeros((n_texts, n_images), np.float32)
+    def fit(self, params: Params, progress: Progress) -> dict[str, float]:
+        settings, cfg = self._settings, self._cfg
+        if not settings.fit_rerank_weight or cfg.bridge.design == "none":
+            return {}
+        images, texts = self._sides(params, cfg.data.eval_split, settings.select_images, True, progress)
+        cosines = texts.embeddings @ images.embeddings.T
+        candidates = self._candidates(params, cosines, texts, images, progress)
+        weight = reranking.fit(candidates, cosines, self._scale(params), texts.image_ids, images.image_ids)
+        self._settings = dataclasses.replace(settings, rerank_weight=weight)
+        return {"rerank_weight": weight}
+
+    def _candidates(
+        self, params: Params, cosines: np.ndarray, texts: Side, images: Side, report: Progress
+    ) -> reranking.Candidates:
+        """Fuse each query's best candidates and the true pairs."""
+        by_text, by_image = reranking.best(cosines, self._settings.rerank_top_k)
+        rows, columns = reranking.pairs(by_text, by_image, texts.image_ids[:, None] == images.image_ids[None])
+        fused = np.zeros(cosines.shape, np.float32)
         fused[rows, columns] = self._fuse(params, texts, images, rows, columns, report)
-        score = fused + self._settings.rerank_weight * scale * cosines
-        reranked_t, reranked_i = recall.reorder(cosines, score, by_text), recall.reorder(cosines.T, score.T, by_image)
-        metrics = self._recalls("rerank", reranked_t, reranked_i, texts, images)
+        return reranking.Candidates(by_text, by_image, fused)
+
+    def _rerank(
+        self, candidates: reranking.Candidates, cosines: np.ndarray, scale: float, texts: Side, images: Side
+    ) -> dict[str, float]:
+        weight = self._settings.rerank_weight * scale
+        by_text, by_image = reranking.reorder(candidates, cosines, weight)
+        metrics = self._recalls("rerank", by_text, by_image, texts, images)
+        if self._settings.fit_rerank_weight:
+            metrics["rerank/weight"] = self._settings.rerank_weight
         if self._settings.folds > 1:
-            metrics |= self._folds("rerank", reranked_t, reranked_i, texts, images)
-        metrics |= self._gains(cosines, reranked_t, reranked_i, texts, images)
-        return metrics | _two_way(cosines, fused, score, by_text, texts, images)
+            metrics |= self._folds("rerank", by_text, by_image, texts, images)
+        metrics |= self._gains(cosines, by_text, by_image, texts, images)
+        return metrics | reranking.two_way(candidates, cosines, weight, texts.image_ids, images.image_ids)
 
     def _fuse(
         self, params: Params, texts: Side, images: Side, rows: np.ndarray, columns: np.ndarray, report: Progress
@@ -262,6 +281,8 @@ class Evaluator(StageEvaluator):
                 kind = direction.rpartition("/")  # a kind of caption stands under its direction
                 label = f"  {kind[2]}" if kind[0] else direction
                 rows.append((label, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}"))
+        if "rerank/weight" in metrics:
+            lines.append(f"rerank by match logit + {metrics['rerank/weight']:.3g} x logit scale x cosine")
         for direction in ("text_to_image", "image_to_text"):
             gain = f"rerank_gain/{direction}/r@1"
             if gain in metrics:
@@ -276,21 +297,3 @@ class Evaluator(StageEvaluator):
                 f"both {metrics['two_way/rerank']:.1f} %"
             )
         return Table(("direction", "score", "R@1 [95 %]", "R@5", "R@10", "median rank"), 2, rows, lines)
-
-
-def _two_way(
-    cosines: np.ndarray, fused: np.ndarray, score: np.ndarray, top: np.ndarray, texts: Side, images: Side
-) -> dict[str, float]:
-    """Return how often each score puts a text's true picture above the wrong ones in its unimodal top k, in percent.
-
-    These negatives are the unimodal order's own errors, so the choice works against it. A coin would get 50.
-    """
-    true = np.argmax(texts.image_ids[:, None] == images.image_ids[None], axis=1)
-    wrong = images.image_ids[top] != texts.image_ids[:, None]
-    rows, columns = np.nonzero(wrong)
-    negatives = top[rows, columns]
-    names: dict[str, Any] = {"unimodal": cosines, "fused": fused, "rerank": score}
-    return {
-        f"two_way/{name}": 100.0 * recall.two_way(matrix[rows, true[rows]], matrix[rows, negatives])
-        for name, matrix in names.items()
-    }

@@ -269,6 +269,11 @@ def _finish(run: Run, final: Mapping[str, Evaluator], params: Params, step: int)
         params = saves.restore_params(best, params)
     results: dict[str, float] = {}
     stop.outcome.step = step
+    for name, evaluator in final.items():
+        if best is not None and isinstance(evaluator, evaluators.Fits) and saves.scores(best):
+            with terminal.progress() as bar, terminal.task(bar, "fitting") as progress:
+                fitted = evaluator.fit(params, stop.watched(progress))
+            saves.fit(best, name, fitted)
     splits = [(name, split) for name in final for split in evaluators.settings(cfg, name).splits]
     for name, split in splits:
         started = time.monotonic()

@@ -31,7 +31,7 @@ from bridge_jax.config.as_json import as_dict
 from bridge_jax.config.migrations import SCHEMA
 from bridge_jax.types import Params
 from bridge_jax.workdir import atomic, manifest
-from bridge_jax.workdir.meta import STAGE, Meta, read_config, read_meta, score_of
+from bridge_jax.workdir.meta import FITTED, Meta, quality, read_config, read_meta, with_fitted
 from bridge_jax.workdir.outcome import StorageError
 
 FROZEN = "frozen"
@@ -130,8 +130,8 @@ class Checkpoints:
     def best(self) -> int | None:
         """Return the undamaged step with the best score of the last stage scored; without scores, the newest."""
         self.wait()
-        quality = {step: _quality(self.folder / str(step)) for step in self.steps()}
-        scored = sorted((step for step in quality if quality[step] > -math.inf), key=lambda s: (quality[s], s))
+        known = {step: _quality(self.folder / str(step)) for step in self.steps()}
+        scored = sorted((step for step in known if known[step] > -math.inf), key=lambda s: (known[s], s))
         return self._first_whole(scored[::-1]) if scored else self.latest()
 
     def choose(self, name: str) -> int:
@@ -168,8 +168,12 @@ class Checkpoints:
         return self._read_meta(step)
 
     def config(self, step: int) -> Config:
-        """Return the config that the checkpoint was made with. Raises ConfigError if this code cannot read it."""
-        return read_config(self.meta(step), f"{self.folder}/{step}")
+        """Return the config that the checkpoint was made with, with what was fitted to it since. Raises ConfigError."""
+        return with_fitted(read_config(self.meta(step), f"{self.folder}/{step}"), self.scores(step))
+
+    def fit(self, step: int, evaluator: str, fitted: Mapping[str, float]) -> None:
+        """Write the settings of an evaluator that were fitted to a scored step. Raises StorageError."""
+        self.score(step, self.scores(step) | {f"{FITTED}{evaluator}/{name}": value for name, value in fitted.items()})
 
     def restore_params(self, step: int, like: Params, *, parts: Collection[str] = ()) -> Params:
         """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError if they do not fit.
@@ -276,11 +280,9 @@ class Checkpoints:
 
 def _quality(folder: Path) -> float:
     try:
-        scores = manifest.read(folder)["scores"]
+        return quality(manifest.read(folder)["scores"])
     except ValueError:
         return -math.inf
-    # A later stage is always preferred: rsum is at most 600, an accuracy 100.
-    return 1000.0 * scores[STAGE] + score_of(scores) if scores else -math.inf
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

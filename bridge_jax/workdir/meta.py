@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from bridge_jax.config import Config, ConfigError, parse
 from bridge_jax.config.migrations import migrate
 
 STAGE = "stage_index"  # a key among the scores of a checkpoint, beside the one from its evaluator
+FITTED = "fitted/"  # the keys of evaluators' settings that were fitted to it begin so: fitted/retrieval/rerank_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +42,26 @@ def read_meta(raw: Mapping[str, Any], where: str) -> Meta:
 
 def score_of(scores: Mapping[str, float]) -> float:
     """Return the score of a checkpoint from the evaluator of its stage; more is better."""
-    (score,) = (value for name, value in scores.items() if name != STAGE)
+    (score,) = (value for name, value in scores.items() if name != STAGE and not name.startswith(FITTED))
     return score
+
+
+def quality(scores: Mapping[str, float]) -> float:
+    """Return a number that is larger for a better checkpoint, -inf for one without a score.
+
+    A later stage is always better: rsum is at most 600, an accuracy 100.
+    """
+    return 1000.0 * scores[STAGE] + score_of(scores) if scores else -math.inf
+
+
+def with_fitted(cfg: Config, scores: Mapping[str, float]) -> Config:
+    """Return the config with the settings that were fitted to a checkpoint."""
+    evals = dict(cfg.evals)
+    for name, value in scores.items():
+        if name.startswith(FITTED):
+            evaluator, setting = name.removeprefix(FITTED).split("/")
+            evals[evaluator] = dataclasses.replace(evals[evaluator], **{setting: value})
+    return dataclasses.replace(cfg, evals=evals)
 
 
 def check_answers(meta: Meta, answers: Sequence[str], where: str) -> None:

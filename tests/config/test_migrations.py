@@ -190,7 +190,8 @@ def test_a_loss_that_a_run_did_not_use_is_not_made_up():
     ],
 )
 def test_another_schema_is_refused_with_the_reason(schema, reason):
-    with pytest.raises(ConfigError, match=f"^runs/a: checkpoint schema {schema}, this code reads 2 to 7: {reason}"):
+    says = f"^runs/a: checkpoint schema {schema}, this code reads 2 to {SCHEMA}: {reason}"
+    with pytest.raises(ConfigError, match=says):
         read_meta({"schema": schema}, "runs/a")
 
 

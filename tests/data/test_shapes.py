@@ -89,6 +89,22 @@ def test_a_mirror_shares_descriptions_and_swaps_truths(splits):
             assert shapes.wrong_captions(scene) == [caption.text for caption in shapes.relations(mirror)]
 
 
+def test_twins_share_words_and_places_and_no_caption(splits):
+    """The same colours and sizes, counted over both groups; each caption of one is false of the other."""
+    exchanged = []
+    for name in ("val_bindings", "test_bindings"):
+        for scene, twin in zip(splits[name][::2], splits[name][1::2], strict=True):
+            assert (scene.axis, scene.centres) == (twin.axis, twin.centres)
+            for said, other in ((scene, twin), (twin, scene)):
+                assert not any(holds(caption.text, other) for caption in shapes.captions(said))
+            for attribute in ("count", "size", "colour", "shape"):
+                one, two = ([getattr(group, attribute) for group in s.groups] for s in (scene, twin))
+                assert sorted(one) == sorted(two)
+                exchanged += [attribute] * (one != two)
+    assert min(exchanged.count(attribute) for attribute in ("colour", "size")) > 64
+    assert exchanged.count("colour") + exchanged.count("size") == len(exchanged) == 256
+
+
 def test_all_relations_and_both_directions_occur(splits):
     for scenes in splits.values():
         relations = [parse(c.text)[1] for scene in scenes for c in shapes.relations(scene)]
@@ -101,6 +117,7 @@ def test_all_relations_and_both_directions_occur(splits):
 def test_held_out_splits_are_distinct_and_never_trained_on(splits):
     assert {name: len(scenes) for name, scenes in splits.items()} == {
         "train": 400, "val": 256, "test": 256, "val_relations": 256, "test_relations": 256,
+        "val_bindings": 256, "test_bindings": 256,
     }  # fmt: skip
     sets = {name: [attributes(scene) for scene in scenes] for name, scenes in splits.items()}
     for name in ("val", "test"):
@@ -109,6 +126,8 @@ def test_held_out_splits_are_distinct_and_never_trained_on(splits):
         assert len(set(said)) == len(said)
     for name in ("val_relations", "test_relations"):
         assert len(set(sets[name])) == 128
+    for name in ("val_bindings", "test_bindings"):
+        assert len(set(sets[name])) == 256
     for one, other in itertools.combinations(sets, 2):
         assert not set(sets[one]) & set(sets[other])
 

@@ -9,6 +9,7 @@ import pytest
 
 from bridge_jax import config, paths
 from bridge_jax.config import ConfigError
+from bridge_jax.evals.scores import reranking
 from bridge_jax.run import bad_step, lower_cache, origin, train
 from bridge_jax.step import sharding, train_step
 from bridge_jax.workdir.checkpoint import Checkpoints
@@ -41,6 +42,9 @@ def test_all_stages_run_and_are_scored(whole, cfg):
     for name, value in result.items():
         assert values[LAST, f"final/{name}"] == value
     assert {f"val/{score}/text_to_image/r@1_low" for score in ("unimodal", "rerank")} <= result.keys()
+    fitted = saves.config(saves.best()).evals["retrieval"].rerank_weight
+    assert fitted == result["val/rerank/weight"]
+    assert fitted in reranking.WEIGHTS
 
 
 def test_a_run_stopped_anywhere_ends_as_if_it_never_was(whole, cfg, tmp_path, monkeypatch):

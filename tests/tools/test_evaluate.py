@@ -1,5 +1,6 @@
 """tools/evaluate.py on a checkpoint: the evaluator's own numbers, on paper and in JSON. A process each, as users do."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def workdir(cfg, params, tmp_path_factory):
     for step, rsum in ((2, 90.0), (4, 80.0)):
         saves.save(step, "stabilise", params, opt_state, cfg)
         saves.score(step, {"stage_index": 0.0, "unimodal_rsum": rsum})
+    saves.fit(2, "retrieval", {"rerank_weight": 8.0})
     saves.close()
     return folder
 
@@ -57,8 +59,11 @@ def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_p
     assert "\nshapes/test, step 2\n" in done.stdout
     record = json.loads((tmp_path / "out.json").read_text())
     assert (record["dataset"], record["split"], record["step"], record["stage"]) == ("shapes", "test", 2, "stabilise")
+    fitted = dataclasses.replace(cfg.evals["retrieval"], rerank_weight=8.0)
+    cfg = dataclasses.replace(cfg, evals={**cfg.evals, "retrieval": fitted})
     assert record["config"] == json.loads(json.dumps(as_dict(cfg)))
     expected = Evaluator(cfg, build_predict(cfg, sharding.make_mesh(cfg.mesh))).run(params, "test", rerank=True)
+    assert "rerank by match logit + 8 x logit scale x cosine" in done.stdout
     assert record["metrics"] == pytest.approx(expected)
     assert f"{expected['rerank/image_to_text/r@5']:.1f}" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
@@ -121,7 +126,7 @@ def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):
         (["--split=vall"], "data set 'shapes' has no split 'vall'; nearest: 'val'"),
         (["--split=val", "--checkpoint=3"], "no checkpoint '3' in "),
         (["--split=val", "--checkpoint=newest"], "there is best, latest, 2, 4"),
-        (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/2.1.0; run python -m"),
+        (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/2.2.0; run python -m"),
         (["--split=val", "--vocabulary=/no/vocab.txt"], "no file /no/vocab.txt"),
     ],
 )

@@ -21,9 +21,11 @@ import pytest
 from bridge_jax import paths
 from bridge_jax.config import Config
 from bridge_jax.config.as_json import as_dict
+from bridge_jax.data import shapes
 from bridge_jax.interop import torch_import
 from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
+from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = ROOT / "tests" / "golden" / "before_the_moves" / "runs.tar.xz"
@@ -37,6 +39,18 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_shapes(tmp_path_factory) -> Path:
+    """The small shapes set as it was then: version 2.1.0, which held no twins out of `train`."""
+    folder = tmp_path_factory.mktemp("small_shapes_2_1_0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "HELD_OUT_SCENES", 16)
+        patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
+        patch.setattr(shapes, "BINDING_SPLITS", ())
+        prepare_data.prepare("shapes", str(folder), num_train=32, seed=0)
     return folder
 
 

@@ -1,5 +1,7 @@
 """Checkpoints against what was saved; the config's way to JSON and back."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,18 @@ def test_without_scores_the_newest_is_the_best_and_without_checkpoints_there_is_
     save(saves, cfg, 2)
     assert saves.best() == 2
     saves.close()
+
+
+def test_what_was_fitted_to_a_checkpoint_is_in_its_config_and_not_in_its_score(cfg, tmp_path):
+    saves = Checkpoints(tmp_path)
+    save(saves, cfg, 1, 50.0)
+    save(saves, cfg, 2, 60.0)
+    saves.fit(2, "retrieval", {"rerank_weight": 11.5})
+    saves.close()
+    again = Checkpoints(tmp_path, read_only=True)
+    assert (again.best(), again.config(1)) == (2, cfg)
+    fitted = dataclasses.replace(cfg.evals["retrieval"], rerank_weight=11.5)
+    assert again.config(2) == dataclasses.replace(cfg, evals={**cfg.evals, "retrieval": fitted})
 
 
 @pytest.mark.parametrize(
