@@ -43,9 +43,9 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small_shapes(tmp_path_factory) -> Path:
+def shapes_2_1(tmp_path_factory) -> Path:
     """The small shapes set as it was then: version 2.1.0, which held no twins out of `train`."""
-    folder = tmp_path_factory.mktemp("small_shapes_2_1_0")
+    folder = tmp_path_factory.mktemp("shapes_2_1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "HELD_OUT_SCENES", 16)
         patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
@@ -94,19 +94,19 @@ def test_an_exported_folder_becomes_a_checkpoint_bit_for_bit(made, expected, end
     assert hashes(restored) == expected["parameters"]["finished"]
 
 
-def test_an_evaluation_gives_the_same_metrics(made, expected, small_shapes, tmp_path):
-    where = (f"--workdir={made / 'stopped'}", f"--data_dir={small_shapes}", f"--json={tmp_path / 'evaluated.json'}")
+def test_an_evaluation_gives_the_same_metrics(made, expected, shapes_2_1, tmp_path):
+    where = (f"--workdir={made / 'stopped'}", f"--data_dir={shapes_2_1}", f"--json={tmp_path / 'evaluated.json'}")
     command("tools.evaluate", *where, "--split=test", "--rerank")
     evaluated = json.loads((tmp_path / "evaluated.json").read_text())
     assert evaluated["step"] == expected["step"]
     assert evaluated["metrics"] == pytest.approx(expected["metrics"], rel=TOLERANCE, abs=TOLERANCE)
 
 
-def test_a_stopped_run_goes_on_and_ends_the_same(made, expected, small_shapes, tiny, end, tmp_path):
+def test_a_stopped_run_goes_on_and_ends_the_same(made, expected, shapes_2_1, tiny, end, tmp_path):
     """The command is given the config that the checkpoint holds, with the data and the cache of this machine."""
     workdir = shutil.copytree(made / "stopped", tmp_path / "run")
     settings = as_dict(config_of(workdir, expected["step"]))
-    settings["data"]["data_dir"], settings["cache_dir"] = str(small_shapes), tiny().cache_dir
+    settings["data"]["data_dir"], settings["cache_dir"] = str(shapes_2_1), tiny().cache_dir
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     (tmp_path / "experiment.py").write_text(
         "import json, ml_collections, pathlib\n"
