@@ -167,7 +167,7 @@ def base() -> ml_collections.ConfigDict:
             select_images=1000,
             rerank_top_k=16,
             rerank_weight=1.0,
-            fit_rerank_weight=True,
+            fit_rerank_weight=False,
             folds=1,
             bootstrap_samples=1000,
         )

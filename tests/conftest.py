@@ -118,6 +118,7 @@ def tiny(small_shapes, tmp_path_factory) -> Callable[..., ml_collections.ConfigD
             select_images=0,
             splits=("val",),
             rerank_top_k=4,
+            fit_rerank_weight=True,
             bootstrap_samples=20,
             folds=1,
         )
