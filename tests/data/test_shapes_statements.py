@@ -15,7 +15,7 @@ from configs import shapes as shapes_config
 
 @pytest.fixture(scope="module")
 def splits():
-    return {name: shapes_statements.pairs(scenes, 7) for name, scenes in shapes.splits(4000, 0).items()}
+    return {name: shapes_statements.pairs(scenes, 7) for name, scenes in shapes.splits(8000, 0).items()}
 
 
 def shows(scene, colour):

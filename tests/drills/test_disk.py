@@ -39,8 +39,9 @@ def on_a_disk():
 
 
 def test_a_full_disk_costs_nothing_that_was_saved(start, whole, on_a_disk, tmp_path):
+    """Two checkpoints of 0.7 MB fit, the third does not."""
     workdir = tmp_path / "run"
-    run = start(workdir, before=on_a_disk(workdir, "3m", "size=3m"))
+    run = start(workdir, before=on_a_disk(workdir, "1800k", "size=1800k"))
     assert run.end() == 5, run.stderr.read_text()
     (line,) = (line for line in run.stderr.read_text().splitlines() if line.startswith("error:"))
     assert line.startswith("error: /mnt/checkpoints/")

@@ -177,7 +177,8 @@ def evaluate(workdir, *arguments):
 
 def test_a_checkpoint_of_photos_is_scored_on_videos(workdir, cfg, metrics, tmp_path):
     of = cfg.evals["retrieval"]
-    flags = [f"--config.evals.retrieval.{k}={getattr(of, k)}" for k in ("rerank_top_k", "rerank_weight")]
+    keys = ("rerank_top_k", "rerank_weight", "fit_rerank_weight")
+    flags = [f"--config.evals.retrieval.{key}={getattr(of, key)}" for key in keys]
     flags += [f"--config.evals.retrieval.bootstrap_samples={of.bootstrap_samples}", "--checkpoint=latest"]
     flags += [f"--config.data.data_dir={cfg.data.data_dir}", f"--vocabulary={cfg.data.vocabulary}"]
     done = evaluate(workdir, "--split=test", "--rerank", f"--json={tmp_path / 'out.json'}", *flags)

@@ -166,7 +166,7 @@ BAD = [
     (no_record, "key 'bridge_jax' is missing: expected a folder that tools.export_pytorch wrote"),
     (
         another_schema,
-        "config.json: checkpoint schema 99, this code reads 2 to 7: newer code wrote it: update",
+        "config.json: checkpoint schema 99, this code reads 2 to 8: newer code wrote it: update",
     ),
     (unknown_key, "config.bridge.layerz is not a config key; nearest: 'layers'; another version of the code wrote"),
     (another_model, "key 'bridge_heads' is 1, but the config under 'bridge_jax' makes it 2: change both or neither"),
