@@ -15,7 +15,7 @@ from configs import shapes as shapes_config
 
 @pytest.fixture(scope="module")
 def splits():
-    return {name: shapes_statements.pairs(scenes, 7) for name, scenes in shapes.splits(8000, 0).items()}
+    return {name: shapes_statements.pairs(scenes, 7) for name, scenes in shapes.splits(4000, 0).items()}
 
 
 def shows(scene, colour):
@@ -53,18 +53,19 @@ def test_the_words_do_not_tell(splits):
         assert abs(np.mean(values) - 0.5) < 3.5 * 0.5 / np.sqrt(len(values)), (key, len(values), np.mean(values))
 
 
-def test_one_picture_tells_nothing_of_one_and_as_little_as_can_be_of_the_rest(splits):
+def test_one_picture_tells_nothing_of_one_and_as_little_as_can_be_of_the_rest():
     """What the best guess from the words and whether one picture alone shows the colour gets right."""
+    pairs = shapes_statements.pairs(shapes.splits(8000, 0)["train"], 7)  # 4,000 scatter by 0.015
     for shown in (0, 1):
         seen = collections.defaultdict(list)
-        for pair in splits["train"]:
+        for pair in pairs:
             scene = (pair.left, pair.right)[shown]
             for one in pair.statements:
                 colour = one.text.split()[-2]
                 seen[one.kind, one.text.split()[1], shows(scene, colour)].append(one.is_true)
         best = collections.Counter()
         for (kind, *_), values in seen.items():
-            best[kind] += max(sum(values), len(values) - sum(values)) / len(splits["train"])
+            best[kind] += max(sum(values), len(values) - sum(values)) / len(pairs)
         assert best["one"] < 0.53
         for kind in ("both", "neither", "side"):  # of side all of one picture, nothing of the other
             assert best[kind] == pytest.approx(0.75, abs=0.03)
