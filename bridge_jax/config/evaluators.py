@@ -83,11 +83,14 @@ class WritesResults(abc.ABC):
 
 
 class Fits(abc.ABC):
-    """Fit some of the evaluator's settings to a checkpoint, on config.data.eval_split, which nothing is reported on."""
+    """Fit some of the evaluator's settings to a checkpoint, on config.data.eval_split, by which it was chosen too."""
 
     @abc.abstractmethod
     def fit(self, params: "Params", progress: "Progress") -> dict[str, float]:
-        """Return settings, name -> value, and use them from now on. They are stored with the checkpoint."""
+        """Return settings, name -> value, and use them from now on; none, where the config asks for none.
+
+        They are stored with the checkpoint, in place of what was fitted to it before.
+        """
 
 
 def settings(cfg: Config, name: str) -> Any:

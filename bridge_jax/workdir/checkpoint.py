@@ -31,7 +31,7 @@ from bridge_jax.config.as_json import as_dict
 from bridge_jax.config.migrations import SCHEMA
 from bridge_jax.types import Params
 from bridge_jax.workdir import atomic, manifest
-from bridge_jax.workdir.meta import FITTED, Meta, quality, read_config, read_meta, with_fitted
+from bridge_jax.workdir.meta import Meta, join_fitted, quality, read_config, read_meta, with_fitted
 from bridge_jax.workdir.outcome import StorageError
 
 FROZEN = "frozen"
@@ -173,7 +173,8 @@ class Checkpoints:
 
     def fit(self, step: int, evaluator: str, fitted: Mapping[str, float]) -> None:
         """Write the settings of an evaluator that were fitted to a scored step. Raises StorageError."""
-        self.score(step, self.scores(step) | {f"{FITTED}{evaluator}/{name}": value for name, value in fitted.items()})
+        if (joined := join_fitted(scores := self.scores(step), evaluator, fitted)) != scores:
+            self.score(step, joined)
 
     def restore_params(self, step: int, like: Params, *, parts: Collection[str] = ()) -> Params:
         """Return the parameters, placed as `like` (abstract or real) is. Raises ConfigError if they do not fit.
@@ -279,10 +280,9 @@ class Checkpoints:
 
 
 def _quality(folder: Path) -> float:
-    try:
+    with contextlib.suppress(ValueError):
         return quality(manifest.read(folder)["scores"])
-    except ValueError:
-        return -math.inf
+    return -math.inf
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -54,6 +54,12 @@ def quality(scores: Mapping[str, float]) -> float:
     return 1000.0 * scores[STAGE] + score_of(scores) if scores else -math.inf
 
 
+def join_fitted(scores: Mapping[str, float], evaluator: str, fitted: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores with an evaluator's fitted settings, in place of those fitted before."""
+    kept = {name: value for name, value in scores.items() if not name.startswith(f"{FITTED}{evaluator}/")}
+    return kept | {f"{FITTED}{evaluator}/{name}": value for name, value in fitted.items()}
+
+
 def with_fitted(cfg: Config, scores: Mapping[str, float]) -> Config:
     """Return the config with the settings that were fitted to a checkpoint."""
     evals = dict(cfg.evals)

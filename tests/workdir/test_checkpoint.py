@@ -108,6 +108,10 @@ def test_what_was_fitted_to_a_checkpoint_is_in_its_config_and_not_in_its_score(c
     assert (again.best(), again.config(1)) == (2, cfg)
     fitted = dataclasses.replace(cfg.evals["retrieval"], rerank_weight=11.5)
     assert again.config(2) == dataclasses.replace(cfg, evals={**cfg.evals, "retrieval": fitted})
+    saves = Checkpoints(tmp_path)
+    saves.fit(2, "retrieval", {})  # a later run of the command that asks for no fit
+    assert saves.config(2) == cfg
+    saves.close()
 
 
 @pytest.mark.parametrize(
