@@ -9,11 +9,9 @@ import jax
 import ml_collections
 import pytest
 
-from bridge_jax.data import shapes
 from configs import common
 from configs import shapes as shapes_config
 from tests import runs
-from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,12 +75,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def small_shapes(tmp_path_factory) -> Path:
     """Return a data_dir with a small shapes set: 32 training scenes, 16 in each held-out split."""
-    folder = tmp_path_factory.mktemp("small_shapes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "HELD_OUT_SCENES", 16)
-        patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
-        prepare_data.prepare("shapes", str(folder), num_train=32, seed=0)
-    return folder
+    return runs.prepare_small_shapes(tmp_path_factory.mktemp("small_shapes"))
 
 
 @pytest.fixture(scope="session")

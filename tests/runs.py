@@ -9,19 +9,29 @@ import numpy as np
 import pytest
 
 from bridge_jax import paths
-from bridge_jax.data import pipeline
+from bridge_jax.data import pipeline, shapes
 from bridge_jax.run import train
 from bridge_jax.step import train_step
 from bridge_jax.step.params import init_params, param_shapes
 from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir import log
 from bridge_jax.workdir.checkpoint import Checkpoints
+from tools import prepare_data
 
 CLOCK_METRICS = ("time", "train/train/pairs_per_second", "train/train/waiting_for_data", "train/pairs_per_second",
                 "train/waiting_for_data")  # fmt: skip
 
 
 _build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (train_step.build, build_predict))
+
+
+def prepare_small_shapes(folder: Path) -> Path:
+    """Write a small shapes set: 32 training scenes, 16 in each held-out split."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "HELD_OUT_SCENES", 16)
+        patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
+        prepare_data.prepare("shapes", str(folder), num_train=32, seed=0)
+    return folder
 
 
 def run(cfg, workdir: Path) -> dict:

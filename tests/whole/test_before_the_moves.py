@@ -25,7 +25,6 @@ from bridge_jax.data import shapes
 from bridge_jax.interop import torch_import
 from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import runs
-from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = ROOT / "tests" / "golden" / "before_the_moves" / "runs.tar.xz"
@@ -45,13 +44,9 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def shapes_2_1(tmp_path_factory) -> Path:
     """The small shapes set as it was then: version 2.1.0, which held no twins out of `train`."""
-    folder = tmp_path_factory.mktemp("shapes_2_1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "HELD_OUT_SCENES", 16)
-        patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
         patch.setattr(shapes, "BINDING_SPLITS", ())
-        prepare_data.prepare("shapes", str(folder), num_train=32, seed=0)
-    return folder
+        return runs.prepare_small_shapes(tmp_path_factory.mktemp("shapes_2_1"))
 
 
 @pytest.fixture(scope="module")
