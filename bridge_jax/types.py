@@ -39,6 +39,12 @@ class Batch:
     lower_text: Array = None  # [B,T,D], the cached states that replace `ids`
     wrong_ids: Array = None  # int32 [B,w,T], captions that are false of the row's picture
     wrong_mask: Array = None  # bool [B,w,T]; all False where the record has fewer
+    partner_images: Array = None  # uint8 [B,k,H,W,3], for each text, pictures mined from the whole split
+    partner_ids: Array = None  # int32 [B,k,T], for each picture, captions mined from the whole split
+    partner_lower_image: Array = None  # [B,k,P,D], the cached states that replace `partner_images`
+    partner_lower_text: Array = None  # [B,k,T,D], the cached states that replace `partner_ids`
+    partner_image_valid: Array = None  # bool [B,k]; False where the split has fewer
+    partner_text_mask: Array = None  # bool [B,k,T]; all False where the split has fewer
     extras: dict[str, Array] = struct.field(default_factory=dict)  # fields that single losses add (objectives.Needs)
     broken: Array = None  # int32 [B,2], the broken record and caption that the row replaces (broken.py)
 
@@ -84,7 +90,7 @@ class Candidates:
     similarity: Array  # [B,C], <p_t, p_v> of the fused pair
     itm_logit: Array  # [B,C]
     unimodal: Array  # [B,C], <u_t, u_v> of the same pairs, before fusion
-    valid: Array  # bool [B,C]; False if the batch held no partner of another image
+    valid: Array  # bool [B,C]; False where there was no partner of another image
 
 
 @struct.dataclass
@@ -97,6 +103,7 @@ class Outputs:
     fused: Any = None  # Fused, the true pairs
     by_text: Any = None  # Candidates: images for each text
     by_image: Any = None  # Candidates: texts for each image
+    left_out: Array = None  # scalar, share of the wrong pairs of the batch that were too good to be wrong
     own: dict[str, Any] = struct.field(default_factory=dict)  # loss -> result of its own pass or head
 
 

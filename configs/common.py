@@ -145,7 +145,17 @@ def base() -> ml_collections.ConfigDict:
         prefetch_batches=4,
         broken_limit=0.01,
     )
-    config.mining = dict(wrong_captions=0, group=0, partners=2, margin_min=0.2, margin_max=0.5)
+    config.mining = dict(
+        source="batch",
+        refresh_steps=0,
+        group=0,
+        partners=2,
+        ranks=(0, 0),
+        margin_min=0.2,
+        margin_max=0.5,
+        false_margin=2.0,
+        wrong_captions=0,
+    )
     config.losses = dict(
         itc=dict(weight=1.0, chunk_columns=0),
         fused_itc=dict(weight=1.0, form="joint"),
@@ -165,7 +175,9 @@ def base() -> ml_collections.ConfigDict:
             batch_size=128,
             splits=("val",),
             select_images=1000,
+            select_by="unimodal",
             rerank_top_k=16,
+            more_top_k=(),
             rerank_weight=1.0,
             fit_rerank_weight=False,
             folds=1,

@@ -22,7 +22,7 @@ CLOCK_METRICS = ("time", "train/train/pairs_per_second", "train/train/waiting_fo
                 "train/waiting_for_data")  # fmt: skip
 
 
-_build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (train_step.build, build_predict))
+build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (train_step.build, build_predict))
 
 
 def prepare_small_shapes(folder: Path) -> Path:
@@ -37,7 +37,7 @@ def prepare_small_shapes(folder: Path) -> Path:
 def run(cfg, workdir: Path) -> dict:
     """Train. Runs of this process with an equal config share the traced functions, which are pure."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_step, "build", _build)
+        patch.setattr(train_step, "build", build)
         patch.setattr(train, "build_predict", _build_predict)
         return train.run(cfg, str(workdir))
 
@@ -48,6 +48,16 @@ def whole(cfg, workdir: Path) -> tuple[Path, dict]:
     result = run(cfg, workdir)
     jax.config.update("jax_compilation_cache_dir", folder)
     return workdir, result
+
+
+def saved(cfg, workdir: Path) -> dict[str, np.ndarray]:
+    """Write the checkpoint that a run of `cfg` could have left as its best, and return its parameters."""
+    flat = {path: np.asarray(x) + np.float32(0.01) for path, x in paths.flatten(init_params(cfg)).items()}
+    stage = cfg.run_stages[-1]
+    with contextlib.closing(Checkpoints(workdir)) as saves:
+        saves.save(1, stage.name, paths.unflatten(flat), None, cfg)
+        saves.score(1, {"stage_index": float(len(cfg.stage_order) - 1), "unimodal_rsum": 1.0})
+    return flat
 
 
 def opened(cfg, head: str):

@@ -8,6 +8,7 @@ from jaxtyping import TypeCheckError
 from bridge_jax.losses import itc
 from bridge_jax.models import layers
 from bridge_jax.step import mining
+from tests import tiny
 
 
 @pytest.mark.parametrize(
@@ -15,7 +16,7 @@ from bridge_jax.step import mining
     [
         lambda: itc.symmetric_info_nce(np.zeros((3, 4), np.float32), np.arange(3)),
         lambda: layers.masked_mean(np.zeros((2, 5, 8), np.float32), np.ones((2, 4), bool)),
-        lambda: mining.semi_hard(np.zeros((3, 3), np.float32), np.eye(3), None, 1, 0.0, 0.0),
+        lambda: mining.semi_hard(np.zeros((3, 3), np.float32), np.eye(3), None, tiny.config().mining),
     ],
     ids=["losses", "models", "step"],
 )

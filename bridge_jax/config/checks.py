@@ -17,6 +17,7 @@ from bridge_jax.config.keys import Config
 from bridge_jax.config.objectives import bind, evaluator_of, known, needs, reads
 
 DESIGNS = ("none", "pooled", "self_cross", "cross")
+MINED_FROM = ("batch", "split")
 PLACEMENTS = ("top", "middle", "early", "staggered", "after")
 
 
@@ -84,8 +85,7 @@ def _check_values(cfg: Config) -> None:
         ("log_every_steps", cfg.log_every_steps),
     ):
         require(value > 0, f"config.{key} is {value}; it must be positive")
-    wrong = cfg.mining.wrong_captions
-    require(wrong >= 0, f"config.mining.wrong_captions is {wrong}; it must be 0 or more")
+    _check_mining(cfg)
     require(
         vision.image_px % vision.patch_px == 0,
         f"config.vision.image_px {vision.image_px} is not a multiple of patch_px {vision.patch_px}",
@@ -93,6 +93,41 @@ def _check_values(cfg: Config) -> None:
     for name, arguments in cfg.losses.items():
         require("weight" in arguments, f"config.losses.{name}.weight is missing; add it to the config file")
     _check_stages(cfg)
+
+
+def _check_mining(cfg: Config) -> None:
+    mining = cfg.mining
+    require_one_of("config.mining.source", mining.source, MINED_FROM)
+    for key, value in (("wrong_captions", mining.wrong_captions), ("refresh_steps", mining.refresh_steps)):
+        require(value >= 0, f"config.mining.{key} is {value}; it must be 0 or more")
+    first, last = mining.ranks
+    require(
+        (first, last) == (0, 0) or 1 <= first <= last,
+        f"config.mining.ranks is {(first, last)}; expected (first, last) with 1 <= first <= last, or (0, 0) for a band "
+        "of margins",
+    )
+    if mining.source == "batch":
+        require(
+            mining.refresh_steps == 0,
+            f"config.mining.refresh_steps is {mining.refresh_steps}, but partners come from the batch, which is ranked "
+            "at every step: set it to 0, or config.mining.source to 'split'",
+        )
+        return
+    require(
+        last > 0,
+        "config.mining.ranks is (0, 0), but partners come from the whole split, whose band is one of ranks: set it, "
+        "such as (1, 32)",
+    )
+    require(
+        mining.partners <= last - first + 1,
+        f"config.mining.partners is {mining.partners}, but the ranks {first} to {last} hold {last - first + 1}: widen "
+        "config.mining.ranks",
+    )
+    require(
+        not cfg.data.mixture,
+        "config.mining.source is 'split', but config.data.mixture joins several data sets, which are not ranked as "
+        "one: set it to 'batch'",
+    )
 
 
 def _check_losses(cfg: Config) -> None:

@@ -110,10 +110,14 @@ class Data:
 class Mining:
     """How wrong partners for each text and each image are chosen (docs/method.md 3.1)."""
 
-    group: int  # number of neighbouring rows among which partners are mined, best those of one device; 0: all rows
+    source: str  # "batch": from the rows of the batch; "split": from the whole training split, as it was last ranked
+    refresh_steps: int  # with "split", rank it again after so many steps of a stage; 0: only where the stage begins
+    group: int  # with "batch", number of neighbouring rows that are mined among, best those of one device; 0: all rows
     partners: int  # k for each query
+    ranks: tuple[int, int]  # the band as ranks by cosine, (first, last), 1 being the hardest; (0, 0): by the margins
     margin_min: float  # the band of cosines begins this far below the true pair's cosine
     margin_max: float  # and ends this far below it
+    false_margin: float  # a cosine above the true pair's by more is no partner, but a match without a label; 2: none
     wrong_captions: int  # number of a record's own wrong captions that are fused with its picture, beside the mined
 
 

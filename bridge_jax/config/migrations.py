@@ -70,9 +70,24 @@ def _from_7(config: dict[str, Any]) -> None:
     _fill(config, {"evals.retrieval.fit_rerank_weight": False})
 
 
+def _from_8(config: dict[str, Any]) -> None:
+    """State that partners came from the batch, by margins, whatever their cosine, and that the towers chose."""
+    keys = {"source": "batch", "refresh_steps": 0, "ranks": [0, 0], "false_margin": 2.0}
+    _fill(config, {f"mining.{key}": value for key, value in keys.items()})
+    _fill(config, {"evals.retrieval.select_by": "unimodal", "evals.retrieval.more_top_k": []})
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_2, _from_3, _from_4, _from_5, _from_6, _from_7)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
+    _from_2,
+    _from_3,
+    _from_4,
+    _from_5,
+    _from_6,
+    _from_7,
+    _from_8,
+)
 SCHEMA = _FIRST + len(MIGRATIONS)
 
 

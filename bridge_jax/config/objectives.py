@@ -150,8 +150,17 @@ def trains_fused(stage: Stage) -> bool:
 
 def wrong_captions(cfg: Config, stage: Stage) -> int:
     """Return how many wrong captions of a record a row of a stage's batch has."""
-    mines = any("mismatched" in needs(loss).passes for loss in stage.losses)
-    return cfg.mining.wrong_captions if mines else 0
+    return cfg.mining.wrong_captions if mines(stage) else 0
+
+
+def partners_brought(cfg: Config, stage: Stage) -> int:
+    """Return how many pictures, and how many captions, from the whole split a row of a stage's batch has."""
+    return cfg.mining.partners if mines(stage) and cfg.mining.source == "split" else 0
+
+
+def mines(stage: Stage) -> bool:
+    """Return whether a stage fuses wrong pairs."""
+    return any("mismatched" in needs(loss).passes for loss in stage.losses)
 
 
 def stages_with(cfg: Config, loss: str) -> list[Stage]:

@@ -23,6 +23,7 @@ from bridge_jax.config import objectives
 from bridge_jax.data import image, text, wrong_captions
 from bridge_jax.data.broken import REFUSED, BrokenError, Replacing, draw_caption
 from bridge_jax.data.padding import padded_batches
+from bridge_jax.data.partners import Drawn, Ranked
 from bridge_jax.data.records import (
     Joined,
     Record,
@@ -46,7 +47,9 @@ class Examples:
     is seen.
     """
 
-    def __init__(self, cfg: config.Config, stage: config.Stage, records: Sequence[Record]):
+    def __init__(
+        self, cfg: config.Config, stage: config.Stage, records: Sequence[Record], ranked: Ranked | None = None
+    ):
         self._kinds = stage.caption_kinds
         self._records, self._data, self._image_px = records, cfg.data, cfg.vision.image_px
         self._tokenizer = text.load(cfg.data, cfg.text)
@@ -55,6 +58,7 @@ class Examples:
         self._makers = [each.maker(cfg, self._tokenizer) for each in fields if each]
         count = objectives.wrong_captions(cfg, stage)
         self._draw_wrong = wrong_captions.draw_of(records, cfg.data.dataset, self._tokenizer, count)
+        self._ranked = ranked
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the arrays of `types.Batch.from_arrays` for one row. Raises BrokenError."""
@@ -83,7 +87,25 @@ class Examples:
             example |= make(row, generator)
         if self._draw_wrong:
             example |= self._draw_wrong(record["wrong_captions"], generator)
+        if self._ranked:
+            drawn = self._ranked.draw(index, int(self._ranked.first[index]) + chosen, generator)
+            example |= self._partners(self._ranked, drawn, generator)
         return example
+
+    def _partners(self, ranked: Ranked, drawn: Drawn, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        views, captions = [], []
+        for record in (self._records[int(index)] for index in drawn.records):
+            flip = image.may_flip(record["captions"])
+            views.append(image.train_view(record["image"], self._image_px, self._data, flip, generator))
+        for record, place in map(ranked.place, drawn.captions):
+            captions.append(self._records[record]["captions"][place])
+        ids, mask = self._tokenizer.encode(captions)
+        return {
+            "partner_images": np.stack(views),
+            "partner_ids": ids,
+            "partner_image_valid": drawn.records_valid,
+            "partner_text_mask": mask & drawn.captions_valid[:, None],
+        }
 
 
 class _GroupShuffle:
@@ -135,6 +157,7 @@ def train(
     rows: Sequence[int] | None = None,
     records: Sequence[Record] | None = None,
     make_example: MakeExample | None = None,
+    ranked: Ranked | None = None,
 ) -> grain.MapDataset:
     """Return the endless training data: `ds[step]` is a `types.Batch` of numpy arrays.
 
@@ -146,7 +169,7 @@ def train(
 
     `records` replaces the split that the config names. `make_example(record index, generator)` replaces `Examples`; it
     returns the arrays of `types.Batch.from_arrays` for one row or raises BrokenError. It may draw from the generator,
-    but must not keep it.
+    but must not keep it. `ranked` holds the candidates from which `Examples` draws partners, if the stage brings them.
     Raises ConfigError where the groups do not divide the split.
     """
     rows = range(stage.batch_size) if rows is None else rows
@@ -156,7 +179,7 @@ def train(
         raise config.ConfigError(
             f"stage group_examples {group} does not divide the {count} records of {cfg.data.train_split!r}"
         )
-    make = Examples(cfg, stage, records) if make_example is None else make_example
+    make = Examples(cfg, stage, records, ranked) if make_example is None else make_example
     shuffle_seed = rng.stream_seed(cfg.seed, f"{seed_stream}/shuffle")
     if isinstance(records, Joined):
         ds = _mixed(records, [share for _, share in cfg.data.mixture], shuffle_seed)

@@ -16,15 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
+from bridge_jax.config.convert import require_one_of
 from bridge_jax.config.evaluators import Fits, StageEvaluator
 from bridge_jax.data import pipeline
 from bridge_jax.data.padding import padded_batches
-from bridge_jax.evals.scores import recall, reranking
+from bridge_jax.evals.scores import recall, recall_table, reranking
 from bridge_jax.models import heads
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Progress, Table
-
-PAIRED_SAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,9 @@ class Settings:
     batch_size: int
     splits: tuple[str, ...]  # splits of the table at the end; data.eval_split chooses the best checkpoint
     select_images: int  # number of photos of data.eval_split to score during training; 0: all
+    select_by: str  # whose rsum chooses the best checkpoint: "unimodal", or "rerank", which takes longer
     rerank_top_k: int
+    more_top_k: tuple[int, ...]  # also report the reranking of the best so many candidates, for the table at the end
     rerank_weight: float  # score = fused + weight x unimodal, both as logits
     fit_rerank_weight: bool  # fit it to the best checkpoint (docs/method.md 4.2); tools and exports then use that
     folds: int  # also report the mean over this many equal folds (COCO: five of 1K); 1: off
@@ -66,6 +67,12 @@ class Evaluator(StageEvaluator, Fits):
     def check(cls, cfg: Config) -> None:
         """Raise ConfigError where a split does not exist or does not fall into equal folds."""
         settings = evaluators.settings(cfg, "retrieval")
+        require_one_of("config.evals.retrieval.select_by", settings.select_by, ("unimodal", "rerank"))
+        if settings.select_by == "rerank" and cfg.bridge.design == "none":
+            raise ConfigError(
+                "config.evals.retrieval.select_by is 'rerank', but config.bridge.design 'none' has no bridge to rerank "
+                "with: set it to 'unimodal'"
+            )
         for split in (cfg.data.eval_split, *settings.splits):
             photos, folds = len(pipeline.open_split(cfg.data, split)), settings.folds
             if split in settings.splits and photos % folds:
@@ -80,17 +87,22 @@ class Evaluator(StageEvaluator, Fits):
         self._kept: dict[tuple[str, int], tuple[Side, Side]] = {}
 
     def watch(self, params: Params, progress: Progress) -> dict[str, float]:
-        """Score held-out unimodal recall, which chooses the best checkpoint. The bridge is scored at the end."""
-        limit = self._settings.select_images
-        return self.run(params, self._cfg.data.eval_split, rerank=False, limit_images=limit, progress=progress)
+        """Score held-out recall, which chooses the best checkpoint: unimodal, or reranked by a weight fitted to it."""
+        settings, split = self._settings, self._cfg.data.eval_split
+        if settings.select_by == "unimodal":
+            return self.run(params, split, rerank=False, limit_images=settings.select_images, progress=progress)
+        return self._reranked(params, split, settings.select_images, settings.fit_rerank_weight, (), progress)
 
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        return {"unimodal_rsum": metrics["unimodal/rsum"]}
+        name = self._settings.select_by
+        return {f"{name}_rsum": metrics[f"{name}/rsum"]}
 
     def summary(self, metrics: Mapping[str, float]) -> str:
-        return (
-            f"unimodal text_to_image r@1 {metrics['unimodal/text_to_image/r@1']:.1f}, "
-            f"image_to_text r@1 {metrics['unimodal/image_to_text/r@1']:.1f}, rsum {metrics['unimodal/rsum']:.1f}"
+        return "; ".join(
+            f"{score} text_to_image r@1 {metrics[f'{score}/text_to_image/r@1']:.1f}, "
+            f"image_to_text r@1 {metrics[f'{score}/image_to_text/r@1']:.1f}, rsum {metrics[f'{score}/rsum']:.1f}"
+            for score in ("unimodal", "rerank")
+            if f"{score}/rsum" in metrics
         )
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
@@ -105,15 +117,43 @@ class Evaluator(StageEvaluator, Fits):
         `limit_images`: score only the first so many pictures (0: all). Raises FloatingPointError on NaN.
         """
         report = progress or (lambda *_: None)
-        images, texts = self._sides(params, split, limit_images, rerank, report)
-        cosines = texts.embeddings @ images.embeddings.T
-        metrics = self._recalls("unimodal", cosines, cosines.T, texts, images)
-        if self._settings.folds > 1 and not limit_images:
-            metrics |= self._folds("unimodal", cosines, cosines.T, texts, images)
         if rerank:
-            candidates = self._candidates(params, cosines, texts, images, report)
-            metrics |= self._rerank(candidates, cosines, self._scale(params), texts, images)
+            return self._reranked(params, split, limit_images, False, self._settings.more_top_k, report)
+        images, texts = self._sides(params, split, limit_images, False, report)
+        return self._unimodal(texts.embeddings @ images.embeddings.T, texts, images, limit_images)
+
+    def _unimodal(self, cosines: np.ndarray, texts: Side, images: Side, limit: int) -> dict[str, float]:
+        metrics = self._recalls("unimodal", cosines, cosines.T, texts, images)
+        if self._settings.folds > 1 and not limit:
+            metrics |= self._folds("unimodal", cosines, cosines.T, texts, images)
         return metrics
+
+    def _reranked(
+        self, params: Params, split: str, limit: int, fit: bool, more_top_k: tuple[int, ...], report: Progress
+    ) -> dict[str, float]:
+        """Return the metrics of both orders, the weight fitted to this split if `fit`; and of `more_top_k`."""
+        images, texts = self._sides(params, split, limit, True, report)
+        cosines, scale = texts.embeddings @ images.embeddings.T, self._scale(params)
+        metrics = self._unimodal(cosines, texts, images, limit)
+        deepest = self._candidates(params, cosines, texts, images, more_top_k, report)
+        candidates = reranking.first(deepest, self._settings.rerank_top_k)
+        if fit:
+            self._fit(candidates, cosines, scale, texts, images)
+        metrics |= self._rerank(candidates, cosines, scale, texts, images)
+        for depth in more_top_k:
+            weight = self._settings.rerank_weight * scale
+            by_text, by_image = reranking.reorder(reranking.first(deepest, depth), cosines, weight)
+            found = recall.retrieval(by_text, texts.image_ids, images.image_ids, image_scores=by_image)
+            metrics |= {f"rerank@{depth}/{name}": value for name, value in found.items()}
+        return metrics
+
+    def _fit(
+        self, candidates: reranking.Candidates, cosines: np.ndarray, scale: float, texts: Side, images: Side
+    ) -> float:
+        """Fit the weight of the cosines, use it from here on, and return it."""
+        weight = reranking.fit(candidates, cosines, scale, texts.image_ids, images.image_ids)
+        self._settings = dataclasses.replace(self._settings, rerank_weight=weight)
+        return weight
 
     def _sides(self, params: Params, split: str, limit: int, keep_lower: bool, report: Progress) -> tuple[Side, Side]:
         """Return pictures and texts of a split, with their lower states if they are needed now or later."""
@@ -209,16 +249,14 @@ class Evaluator(StageEvaluator, Fits):
             return {}
         images, texts = self._sides(params, cfg.data.eval_split, settings.select_images, True, progress)
         cosines = texts.embeddings @ images.embeddings.T
-        candidates = self._candidates(params, cosines, texts, images, progress)
-        weight = reranking.fit(candidates, cosines, self._scale(params), texts.image_ids, images.image_ids)
-        self._settings = dataclasses.replace(settings, rerank_weight=weight)
-        return {"rerank_weight": weight}
+        candidates = self._candidates(params, cosines, texts, images, (), progress)
+        return {"rerank_weight": self._fit(candidates, cosines, self._scale(params), texts, images)}
 
     def _candidates(
-        self, params: Params, cosines: np.ndarray, texts: Side, images: Side, report: Progress
+        self, params: Params, cosines: np.ndarray, texts: Side, images: Side, more: tuple[int, ...], report: Progress
     ) -> reranking.Candidates:
-        """Fuse each query's best candidates and the true pairs."""
-        by_text, by_image = reranking.best(cosines, self._settings.rerank_top_k)
+        """Fuse each query's best candidates, as many as the deepest order asks for, and the true pairs."""
+        by_text, by_image = reranking.best(cosines, max(self._settings.rerank_top_k, *more, 0))
         rows, columns = reranking.pairs(by_text, by_image, texts.image_ids[:, None] == images.image_ids[None])
         fused = np.zeros(cosines.shape, np.float32)
         fused[rows, columns] = self._fuse(params, texts, images, rows, columns, report)
@@ -234,8 +272,9 @@ class Evaluator(StageEvaluator, Fits):
             metrics["rerank/weight"] = self._settings.rerank_weight
         if self._settings.folds > 1:
             metrics |= self._folds("rerank", by_text, by_image, texts, images)
-        metrics |= self._gains(cosines, by_text, by_image, texts, images)
-        return metrics | reranking.two_way(candidates, cosines, weight, texts.image_ids, images.image_ids)
+        ids = texts.image_ids, images.image_ids
+        metrics |= reranking.gains(cosines, (by_text, by_image), *ids, self._cfg.seed)
+        return metrics | reranking.two_way(candidates, cosines, weight, *ids)
 
     def _fuse(
         self, params: Params, texts: Side, images: Side, rows: np.ndarray, columns: np.ndarray, report: Progress
@@ -249,51 +288,6 @@ class Evaluator(StageEvaluator, Fits):
             report("pairs", picked[-1] + 1, len(rows))
         return np.concatenate(logits)[: len(rows)]
 
-    def _gains(
-        self, cosines: np.ndarray, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
-    ) -> dict[str, float]:
-        """Return the gain of reranking in R@1, with the paired bootstrap's interval and p."""
-        sides = {
-            "text_to_image": (by_text, cosines, texts.image_ids, images.image_ids),
-            "image_to_text": (by_image, cosines.T, images.image_ids, texts.image_ids),
-        }
-        metrics = {}
-        for direction, (reranked, unimodal, queries, candidates) in sides.items():
-            after, before = (recall.ranks(s, queries, candidates, direction) for s in (reranked, unimodal))
-            gain = recall.paired_bootstrap(after, before, queries, PAIRED_SAMPLES, self._cfg.seed)["r@1"]
-            for part, value in gain._asdict().items():
-                metrics[f"rerank_gain/{direction}/r@1{'' if part == 'value' else '_' + part}"] = value
-        return metrics
-
     @staticmethod
     def table(metrics: Mapping[str, float]) -> Table:
-        """Return recall in both directions, unimodal and reranked, with 95 % intervals."""
-        rows, lines = [], []
-        scores = [score for score in ("unimodal", "rerank") if f"{score}/rsum" in metrics]
-        unimodal = [name.removeprefix("unimodal/") for name in metrics if name.startswith("unimodal/")]
-        directions = {name.rsplit("/", 1)[0] for name in unimodal}
-        for direction in sorted(d for d in directions if d.startswith(("text_to_image", "image_to_text"))):
-            for score in scores:
-                prefix = f"{score}/{direction}"
-                recalls = [f"{metrics[f'{prefix}/r@{k}']:.1f}" for k in (1, 5, 10)]
-                if f"{prefix}/r@1_low" in metrics:
-                    recalls[0] += f" [{metrics[f'{prefix}/r@1_low']:.1f}, {metrics[f'{prefix}/r@1_high']:.1f}]"
-                kind = direction.rpartition("/")  # a kind of caption stands under its direction
-                label = f"  {kind[2]}" if kind[0] else direction
-                rows.append((label, score, *recalls, f"{metrics[f'{prefix}/median_rank']:g}"))
-        if "rerank/weight" in metrics:
-            lines.append(f"rerank by match logit + {metrics['rerank/weight']:.3g} x logit scale x cosine")
-        for direction in ("text_to_image", "image_to_text"):
-            gain = f"rerank_gain/{direction}/r@1"
-            if gain in metrics:
-                lines.append(
-                    f"rerank gains {metrics[gain]:+.1f} points of {direction} R@1 "
-                    f"[{metrics[gain + '_low']:+.1f}, {metrics[gain + '_high']:+.1f}], p = {metrics[gain + '_p']:.3f}"
-                )
-        if "two_way/fused" in metrics:
-            lines.append(
-                f"true picture above the unimodal order's own hardest negatives: unimodal "
-                f"{metrics['two_way/unimodal']:.1f} %, fused {metrics['two_way/fused']:.1f} %, "
-                f"both {metrics['two_way/rerank']:.1f} %"
-            )
-        return Table(("direction", "score", "R@1 [95 %]", "R@5", "R@10", "median rank"), 2, rows, lines)
+        return recall_table.table(metrics)

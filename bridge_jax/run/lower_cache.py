@@ -13,7 +13,6 @@ error of at most 2^-11. Every host reads the whole cache, from its own disk or a
 import dataclasses
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,7 +27,9 @@ from bridge_jax import paths, rng
 from bridge_jax.config import Config, ConfigError, Stage, evaluators, objectives
 from bridge_jax.data import image, pipeline, text, wrong_captions
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
+from bridge_jax.data.partners import Drawn, Ranked
 from bridge_jax.data.records import drawn_captions, fingerprint, readable
+from bridge_jax.data.stored_rows import StoredRows
 from bridge_jax.models.placement import is_lower
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Params, Progress
@@ -37,37 +38,11 @@ IMAGE, TEXT, MASK, BROKEN = "image.npy", "text.npy", "text_mask.npy", "broken.np
 
 
 @dataclasses.dataclass(frozen=True)
-class States:
-    """States in a .npy file, from which single rows are read.
-
-    This is no memory map, because its pages count as memory of the process, after an epoch all of them (1.7 GB with
-    configs/flickr8k.py), and worker processes would receive a copy.
-    """
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    offset: int  # bytes before the first row
-
-    @classmethod
-    def open(cls, path: Path) -> "States":
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        return cls(path, mapped.shape, mapped.dtype, mapped.offset)
-
-    def read(self, *index: int) -> np.ndarray:
-        """Return the states at `index` of the leading axes."""
-        row, inner = np.ravel_multi_index(index, self.shape[: len(index)]), self.shape[len(index) :]
-        count = math.prod(inner)
-        offset = self.offset + int(row) * count * self.dtype.itemsize
-        return np.fromfile(self.path, self.dtype, count, offset=offset).reshape(inner)
-
-
-@dataclasses.dataclass(frozen=True)
 class LowerCache:
     """An opened cache. Calling it draws the training example of a photo."""
 
-    image: States  # float16 [photos, crops, P, D]
-    text: States  # float16 [captions, T, D]
+    image: StoredRows  # float16 [photos, crops, P, D]
+    text: StoredRows  # float16 [captions, T, D]
     text_mask: np.ndarray  # bool [captions, T]
     ids: np.ndarray | None  # int32 [captions, T], if the stage predicts words
     captions: Sequence[np.ndarray]  # for each photo, the rows of the captions that the stage draws from
@@ -77,6 +52,7 @@ class LowerCache:
     faults: Mapping[int, str]  # row of an unusable caption -> the reason
     wrong: Sequence[Sequence[str]]  # for each photo, its wrong captions
     draw_wrong: wrong_captions.DrawWrong | None  # where the stage fuses them
+    ranked: Ranked | None = None  # where partners come from the whole split
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
         """Return arrays for `Batch.from_arrays`: a random crop and a random caption of the photo at `index`.
@@ -99,6 +75,18 @@ class LowerCache:
             "lower_text": self.text.read(caption),
             **({} if self.ids is None else {"ids": self.ids[caption]}),
             **wrong,
+            **(self._partners(self.ranked.draw(index, int(caption), generator), generator) if self.ranked else {}),
+        }
+
+    def _partners(self, drawn: Drawn, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        crops = generator.integers(self.image.shape[1], size=len(drawn.records))
+        return {
+            "partner_lower_image": np.stack(
+                [self.image.read(*place) for place in zip(drawn.records, crops, strict=True)]
+            ),
+            "partner_lower_text": np.stack([self.text.read(caption) for caption in drawn.captions]),
+            "partner_image_valid": drawn.records_valid,
+            "partner_text_mask": self.text_mask[drawn.captions] & drawn.captions_valid[:, None],
         }
 
 
@@ -159,8 +147,8 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
     tokenizer, count = text.load(cfg.data, cfg.text), objectives.wrong_captions(cfg, stage)
     broken = folder / BROKEN  # caches of older code have no such file
     return LowerCache(
-        image=States.open(folder / IMAGE),
-        text=States.open(folder / TEXT),
+        image=StoredRows.open(folder / IMAGE),
+        text=StoredRows.open(folder / TEXT),
         text_mask=np.load(folder / MASK, allow_pickle=False),
         ids=tokenizer.encode(all_texts)[0] if reads_words else None,
         captions=captions,

@@ -23,7 +23,8 @@ from jax.sharding import Mesh
 from bridge_jax.config import Config, Stage, evaluators, objectives
 from bridge_jax.config.evaluators import Evaluator
 from bridge_jax.data import pipeline, text
-from bridge_jax.run import bad_step, lower_cache, origin, terminal
+from bridge_jax.run import bad_step, origin, terminal
+from bridge_jax.run.stage_data import StageData
 from bridge_jax.run.stop import Stop
 from bridge_jax.step import sharding, train_step
 from bridge_jax.step.predict import Predict, build_predict
@@ -116,6 +117,7 @@ class StageLoop:
         name, frozen = objectives.evaluator_of(stage), stage.cached_crops > 0
         self.evaluator = evaluators.build(name, self.cfg, predict, lower_frozen=frozen)
         self.every_steps = evaluators.settings(self.cfg, name).every_steps
+        self.data = StageData(self.cfg, stage, self.mesh, predict, self.saves, self.stop)
 
     def run(self, params: Params, first: int, start: int) -> Params:
         """Train from step `first` to the end of the stage, which begins at step `start`. Return the parameters."""
@@ -125,12 +127,12 @@ class StageLoop:
         saved = self.saves.latest()
         with (
             terminal.progress() as bar,
-            contextlib.closing(self._data(params, first - start, bar)) as batches,
+            contextlib.ExitStack() as reading,
             stop.keeping(),
             self.spending("train"),
         ):
             meter = terminal.Meter(bar, self.stage.name, first, start, end, self.stage.batch_size)
-            pending = compiled = None
+            pending = compiled = batches = None
             for now in range(first, end + 1):
                 due = self._due(now, start, end)
                 if now not in (start, saved) and (due or now % self.cfg.checkpoint.every_steps == 0):
@@ -146,6 +148,12 @@ class StageLoop:
                         self._evaluate(state.params, now, bar)
                 if now == end:
                     break
+                if batches is None or self.data.stale(now - start):
+                    state, pending = self._settle(now, state, pending, meter), None
+                    reading.close()
+                    with meter.paused():
+                        batches = self.data.batches(state.params, start, now - start, bar)
+                    reading.enter_context(contextlib.closing(batches))
                 with meter.waiting(), self.spending("data"):
                     drawn = next(batches)
                     batch = sharding.put_batch(dataclasses.replace(drawn, broken=None), self.mesh)
@@ -178,16 +186,15 @@ class StageLoop:
             params = start_fused(self.cfg, params)
         return self.stage_step.init(jnp.int32(step), params)
 
-    def _data(self, params: Params, skip: int, bar: terminal.Progress) -> Any:
-        """Return the stage's batches, without the first `skip`."""
-        make = None
-        if self.stage.cached_crops:
-            with terminal.task(bar, "caching lower states") as progress, self.spending("data"):
-                watched = self.stop.watched(progress)
-                make = lower_cache.open_or_fill(self.cfg, self.stage, params, self.predict, watched)
-        rows = sharding.host_rows(self.stage.batch_size, self.mesh)
-        ds = pipeline.train(self.cfg, self.stage, seed_stream=self.stage.name, rows=rows, make_example=make)
-        return pipeline.batches(ds, skip, self.cfg.data)
+    def _settle(self, step: int, state: TrainState, pending: _Pending | None, meter: terminal.Meter) -> TrainState:
+        """Read the previous step, if that is still to be done, and keep the state that it left."""
+        if pending is None:
+            return state
+        with self.stop.busy():
+            state = self._read(pending, state, meter)
+            if jax.process_count() == 1:
+                self.stop.keep(partial(self._save_and_wait, step, state, None, meter))
+        return state
 
     def _evaluate(self, params: Params, step: int, bar: terminal.Progress) -> None:
         """Score held-out data with the stage's evaluator. The score chooses the best checkpoint."""
@@ -208,7 +215,7 @@ class StageLoop:
             self.log.write(step, self.stop.outcome.shares())
             self.stop.outcome.write()
 
-    def _save_and_wait(self, step: int, state: TrainState, pending: _Pending, meter: terminal.Meter) -> None:
+    def _save_and_wait(self, step: int, state: TrainState, pending: _Pending | None, meter: terminal.Meter) -> None:
         self._save(step, self._read(pending, state, meter))
         self.saves.wait()
 

@@ -32,6 +32,12 @@ def abstract_batch(cfg: Config, stage: Stage) -> Batch:
         arrays["ids"] = leaf(T)
     if count := objectives.wrong_captions(cfg, stage):
         arrays |= {"wrong_ids": leaf(count, T), "wrong_mask": leaf(count, T, dtype=np.bool_)}
+    if k := objectives.partners_brought(cfg, stage):
+        images, texts = ("lower_image", "lower_text") if stage.cached_crops else ("images", "ids")
+        arrays |= {
+            f"partner_{name}": leaf(k, *arrays[name].shape[1:], dtype=arrays[name].dtype) for name in (images, texts)
+        }
+        arrays |= {"partner_image_valid": leaf(k, dtype=np.bool_), "partner_text_mask": leaf(k, T, dtype=np.bool_)}
     for fields in (each.fields for each in needs if each.fields):
         arrays |= {name: leaf(*row.shape, dtype=row.dtype) for name, row in fields.shapes(cfg).items()}
     return Batch.from_arrays(arrays)

@@ -1,4 +1,4 @@
-"""Metrics of the bridge that every step logs: scale, gates, temperatures, entropies."""
+"""Metrics of the bridge that every step logs: scale, gates, temperatures, entropies, partners left out."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from bridge_jax.types import Array, Batch, Outputs, Params
 def bridge_metrics(params: Params, outputs: Outputs, batch: Batch) -> dict[str, Array]:
     """Return the scale, and every layer's gates, temperatures and attention entropy (1: uniform over the keys)."""
     metrics: dict[str, Array] = {"logit_scale": outputs.logit_scale}
+    if outputs.left_out is not None:
+        metrics["mining/left_out"] = outputs.left_out
     for layer, values in params["bridge"].items() if "bridge" in params else ():
         for side in ("image", "text"):
             metrics[f"gate/{layer}/{side}"] = jax.nn.sigmoid(values[f"{side}_gate"])

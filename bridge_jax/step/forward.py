@@ -60,8 +60,9 @@ def outputs(model: BridgeModel, params: Params, batch: Batch, how: Forward, keys
         if "mismatched" in passes:
             unimodal = (computed["unimodal_text"], computed["unimodal_image"])
             mined = candidates.mine(model.cfg, batch.image_ids, *unimodal, keys.mining)
-            wrong = candidates.wrong_texts(model, batch, computed["unimodal_image"], how.lower_frozen)
-            computed |= candidates.fuse(model, lower, mined._replace(wrong=wrong), how.spread)
+            brought = candidates.brought(model, batch, *unimodal, how.lower_frozen)
+            computed |= candidates.fuse(model, lower, mined._replace(brought=brought), how.spread)
+            computed["left_out"] = mined.left_out
         elif "fused" in passes:
             computed["fused"] = model.fused(lower, deterministic=False)
         elif "each_picture" in passes:

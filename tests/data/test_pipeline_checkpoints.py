@@ -11,6 +11,7 @@ from grain.experimental import LimitIterDataset, assert_equal_output_after_check
 
 from bridge_jax import config
 from bridge_jax.data import pipeline, prepared
+from bridge_jax.data.stored_rows import StoredRows
 from bridge_jax.run import lower_cache
 from tests.data import bad_inputs, test_nlvr2, test_vqav2
 from tools import prepare_data
@@ -79,8 +80,8 @@ def cached(folder: Path, crops: int, length: int) -> lower_cache.LowerCache:
     for file, shape in (("image.npy", (PHOTOS, crops, 3, 4)), ("text.npy", (2 * PHOTOS, length, 4))):
         np.save(folder / file, draw.normal(size=shape).astype(np.float16))
     return lower_cache.LowerCache(
-        image=lower_cache.States.open(folder / "image.npy"),
-        text=lower_cache.States.open(folder / "text.npy"),
+        image=StoredRows.open(folder / "image.npy"),
+        text=StoredRows.open(folder / "text.npy"),
         text_mask=np.ones((2 * PHOTOS, length), bool),
         ids=None,
         captions=np.arange(2 * PHOTOS).reshape(PHOTOS, 2),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bridge_jax import config, paths
+from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline, text
 from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.evals.scores import recall
@@ -14,13 +15,14 @@ from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
 from tests import runs
 
-SPLIT, TOP_K, WEIGHT = "val", 4, 0.5
+SPLIT, TOP_K, WEIGHT, MORE = "val", 4, 0.5, (2, 9)
 
 
 @pytest.fixture(scope="module")
 def cfg(tiny):
     settings = tiny(depth=2)
     settings.evals.retrieval.update(rerank_top_k=TOP_K, rerank_weight=WEIGHT, batch_size=24, folds=2)
+    settings.evals.retrieval.more_top_k = MORE
     return config.parse(settings)
 
 
@@ -80,10 +82,10 @@ def unimodal_rank(row, own):
     return 1 + next(place for place, c in enumerate(order) if own[c])
 
 
-def reranked_rank(row, score, own):
+def reranked_rank(row, score, own, k=TOP_K):
     """The best k of `row` in the order of `score`, then the rest in their old order."""
     order = sorted(range(len(row)), key=lambda c: -row[c])
-    order = sorted(order[:TOP_K], key=lambda c: -score[c]) + order[TOP_K:]
+    order = sorted(order[:k], key=lambda c: -score[c]) + order[k:]
     return 1 + next(place for place, c in enumerate(order) if own[c])
 
 
@@ -103,6 +105,47 @@ def test_recalls_are_the_slow_twins(metrics, twin, direction):
             assert metrics[f"{name}/{direction}/{key}"] == pytest.approx(value), (name, key)
     gain = 100 * (np.mean(np.array(reranked) == 1) - np.mean(np.array(unimodal) == 1))
     assert metrics[f"rerank_gain/{direction}/r@1"] == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("depth", MORE)
+def test_other_numbers_of_candidates_are_reranked_too(metrics, twin, depth):
+    for direction, (cosines, score, own) in sides(twin).items():
+        ranks = [reranked_rank(*row, k=depth) for row in zip(cosines, score, own, strict=True)]
+        for key, value in recall.summary(np.array(ranks)).items():
+            assert metrics[f"rerank@{depth}/{direction}/{key}"] == pytest.approx(value), key
+    rows = Evaluator.table(metrics).rows
+    assert [row[:2] for row in rows][-4:] == [
+        (direction, f"best {k}") for direction in ("image_to_text", "text_to_image") for k in MORE
+    ]
+
+
+def test_the_checkpoint_may_be_chosen_by_the_reranked_recall(cfg, params, predict):
+    """With a weight fitted to the photos that choose, as the final one is."""
+    settings = dataclasses.replace(cfg.evals["retrieval"], select_by="rerank", fit_rerank_weight=True)
+    cfg = dataclasses.replace(cfg, evals=dict(cfg.evals) | {"retrieval": settings})
+    evaluator = Evaluator(cfg, predict)
+    watched = evaluator.watch(params, lambda *_: None)
+    assert evaluator.score(watched) == {"rerank_rsum": watched["rerank/rsum"]}
+    assert not any(name.startswith("rerank@") for name in watched)
+    fresh = Evaluator(cfg, predict)
+    fitted = fresh.fit(params, lambda *_: None)
+    assert fitted["rerank_weight"] == watched["rerank/weight"]
+    assert fresh.run(params, SPLIT, rerank=True)["rerank/rsum"] == watched["rerank/rsum"]
+    assert evaluator.summary(watched).count("rsum") == 2
+
+
+def test_the_reranked_recall_needs_a_bridge(cfg):
+    settings = dataclasses.replace(cfg.evals["retrieval"], select_by="rerank")
+    for bridge, message in (
+        (cfg.bridge, ""),
+        (dataclasses.replace(cfg.bridge, design="none", layers=0), "no bridge to"),
+    ):
+        changed = dataclasses.replace(cfg, bridge=bridge, evals={"retrieval": settings})
+        if message:
+            with pytest.raises(ConfigError, match=message):
+                Evaluator.check(changed)
+        else:
+            Evaluator.check(changed)
 
 
 def test_reranking_changes_ranks(twin):

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 
 @pytest.fixture(scope="module")
 def cfg(tiny):
-    return config.parse(tiny(depth=2))
+    settings = tiny(depth=2)
+    settings.data.update(threads=1, prefetch_batches=1)  # so that a test can count what is read
+    return config.parse(settings)
 
 
 def test_all_stages_run_and_are_scored(whole, cfg):
@@ -62,7 +64,7 @@ def test_a_finished_run_only_prints_its_table_again(whole, cfg, monkeypatch):
 
 def test_the_fused_heads_start_as_the_unimodal_ones_in_the_first_stage_that_trains_them(cfg, tmp_path, monkeypatch):
     begun = {}
-    real = train_step.build
+    real = runs.build
 
     def build(cfg, stage, first_step, mesh):
         stage_step = real(cfg, stage, first_step, mesh)
@@ -115,10 +117,9 @@ def test_a_bad_number_stops_the_run_and_is_never_saved(cfg, tmp_path, monkeypatc
             example["lower_text"] = np.full_like(example["lower_text"], np.nan)
         return example
 
-    one_reader = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, threads=1, prefetch_batches=1))
     monkeypatch.setattr(lower_cache.LowerCache, "__call__", spoiled)
     with pytest.raises(FloatingPointError, match=r"step 7 of stage 'align'.* is in output unimodal_text .*not applied"):
-        train.run(one_reader, str(tmp_path))
+        runs.run(cfg, tmp_path)
     saves = Checkpoints(tmp_path, read_only=True)
     assert saves.latest() == 6
     assert all(np.isfinite(value).all() for value in parameters(tmp_path, cfg, 6).values())

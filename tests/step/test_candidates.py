@@ -16,11 +16,11 @@ def setup(group: int):
     return cfg, tiny.params(cfg), tiny.batch(cfg)
 
 
-def mine_by_hand(cosines, same, key, g: int, band) -> tuple[np.ndarray, np.ndarray]:
+def mine_by_hand(cosines, same, key, g: int, settings) -> tuple[np.ndarray, np.ndarray]:
     """Return the partners, as rows of the batch, that mining in groups of `g` neighbouring rows finds."""
     starts = range(0, len(cosines), g)
     blocks = [np.stack([matrix[s : s + g, s : s + g] for s in starts]) for matrix in (cosines, same)]
-    index, valid = map(np.asarray, mining.semi_hard(*blocks, key, *band))
+    index, valid = map(np.asarray, mining.semi_hard(*blocks, key, settings))
     rows = index + np.array(starts)[:, None, None]
     return rows.reshape(len(cosines), -1), valid.reshape(len(cosines), -1)
 
@@ -40,9 +40,8 @@ def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group):
     cosines = np.asarray(outputs.unimodal_text @ outputs.unimodal_image.T)
     same = batch.image_ids[:, None] == batch.image_ids
     text_key, image_key = jax.random.split(jax.random.key(cfg.seed))
-    band = (cfg.mining.partners, cfg.mining.margin_min, cfg.mining.margin_max)
-    images, by_text_valid = mine_by_hand(cosines, same, text_key, group or 4, band)
-    texts, by_image_valid = mine_by_hand(cosines.T, same, image_key, group or 4, band)
+    images, by_text_valid = mine_by_hand(cosines, same, text_key, group or 4, cfg.mining)
+    texts, by_image_valid = mine_by_hand(cosines.T, same, image_key, group or 4, cfg.mining)
     for candidates, partners, valid, is_text in (
         (outputs.by_text, images, by_text_valid, True), (outputs.by_image, texts, by_image_valid, False),
     ):  # fmt: skip
@@ -92,3 +91,60 @@ def test_wrong_captions_are_fused_with_their_own_picture_beside_the_mined_texts(
         np.testing.assert_allclose(outputs.by_image.itm_logit[row, column], logit, **close)
         cosine = embedding @ outputs.unimodal_image[row]
         np.testing.assert_allclose(outputs.by_image.unimodal[row, column], cosine, **close)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["pixels and words", "cached states"])
+def test_partners_from_the_split_are_fused_with_the_row_that_brings_them(cached):
+    """Each against the fusion of that one pair alone, wrong captions behind them; none is mined in the batch."""
+    cfg = tiny.config(mining=dict(source="split", partners=2, ranks=(1, 2), wrong_captions=1))
+    params, batch = tiny.params(cfg), tiny.batch(cfg)
+    others = [tiny.batch(cfg, seed=seed) for seed in (1, 2)]  # the partners of each row
+    low, lows = tiny.lower(cfg, params, batch), [tiny.lower(cfg, params, other) for other in others]
+
+    def stacked(arrays):
+        return np.stack(list(map(np.asarray, arrays)), axis=1)
+
+    if cached:
+        images, texts = stacked(low.image for low in lows), stacked(low.text for low in lows)
+        brought = dict(partner_images=None, partner_ids=None, partner_lower_image=images, partner_lower_text=texts)
+    else:
+        images, texts = stacked(other.images for other in others), stacked(other.ids for other in others)
+        brought = dict(partner_images=images, partner_ids=texts)
+    valid, mask = np.array([[True, True], [True, False]] * 2), stacked(other.text_mask for other in others)
+    mask[2, 1] = False
+    brought |= dict(partner_image_valid=valid, partner_text_mask=mask)
+    batch = dataclasses.replace(batch, **brought)
+    outputs = tiny.outputs(cfg, params, batch, passes=("unimodal", "fused", "mismatched"))
+    assert (outputs.by_text.valid.shape, outputs.by_image.valid.shape) == ((4, 3), (4, 4))
+    np.testing.assert_array_equal(outputs.by_text.valid[:, 1:], valid)
+    np.testing.assert_array_equal(outputs.by_image.valid[:, 1:3], mask.any(axis=2))
+    np.testing.assert_array_equal(outputs.by_image.valid[:, 3:], batch.wrong_mask.any(axis=2))
+
+    def fuse(model, image, text, mask):
+        pair = model.fused(Lower(image=image[None], text=text[None], text_mask=mask[None]))
+        cosine = model.unimodal_text(text[None], mask[None])[0] @ model.unimodal_image(image[None])[0]
+        return (pair.text * pair.image).sum(), pair.itm_logit[0], cosine
+
+    def agree(candidates, row, column, alone):
+        found = (candidates.similarity, candidates.itm_logit, candidates.unimodal)
+        for values, expected in zip(found, alone, strict=True):
+            np.testing.assert_allclose(values[row, column], expected, rtol=1e-4, atol=1e-5)
+
+    for row in range(4):
+        for column, (other, its) in enumerate(zip(others, lows, strict=True), start=1):
+            own = tiny.apply(cfg, params, fuse, its.image[row], low.text[row], low.text_mask[row])
+            agree(outputs.by_text, row, column, own)
+            if mask[row, column - 1].any():
+                own = tiny.apply(cfg, params, fuse, low.image[row], its.text[row], other.text_mask[row])
+                agree(outputs.by_image, row, column, own)
+
+
+def test_false_negatives_are_no_partners_and_are_counted():
+    cfg, params, batch = setup(group=0)
+    cfg = dataclasses.replace(cfg, mining=dataclasses.replace(cfg.mining, false_margin=0.0, partners=3))
+    outputs = tiny.outputs(cfg, params, batch, passes=("unimodal", "fused", "mismatched"))
+    cosines = np.asarray(outputs.unimodal_text @ outputs.unimodal_image.T)
+    above = [(scores > np.diag(scores)[:, None]) for scores in (cosines, cosines.T)]
+    assert float(outputs.left_out) == pytest.approx(sum(each.sum() for each in above) / 24)
+    for candidates, each in zip((outputs.by_text, outputs.by_image), above, strict=True):
+        np.testing.assert_array_equal(candidates.valid[:, 1:].sum(axis=1), 3 - each.sum(axis=1))

@@ -201,7 +201,8 @@ TOWERS = [
 @pytest.mark.parametrize("towers", TOWERS, ids=str)
 def test_every_loss_runs_on_every_tower(towers):
     """MIM's targets read the patches alone, after zero, one or five other tokens."""
-    cfg = tiny.config(**towers)
+    shallow = {side: dict(depth=2) | towers.get(side, {}) for side in ("vision", "text")}
+    cfg = tiny.config(**shallow, bridge=dict(layers=1))
     batch = tiny.batch(cfg)
     outputs = tiny.outputs(cfg, tiny.params(cfg), batch)
     assert outputs.own["mim"].prediction.shape == outputs.own["mim"].target.shape == (4, 4, 48)

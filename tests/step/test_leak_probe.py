@@ -6,6 +6,8 @@ learns to put that mark, and its score of fresh pairs is almost perfect. Trained
 stays at chance. Lower states are fed directly, so nothing but the bridge and the heads can be the reason.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,14 +25,14 @@ P, T, WIDTH = 10, 6, 32
 BELOW = r"vision/(block_00/.*|patch/.*|class_token|position)|text/.*"
 
 
-def config(form: str, *more: str):
+def config(form: str, *more: str, **mining):
     """Return one block with one interaction layer above it. The layers below are frozen and never run."""
     return tiny.config(
         vision=dict(depth=1, width=WIDTH, image_px=12, position_grid=3, mask_token=False),
         text=dict(depth=1, width=WIDTH),
         bridge=dict(layers=1, shared_width=WIDTH, embed_width=WIDTH, gate_start=0.5),
         losses=dict(fused_itc=dict(weight=1.0, form=form)),
-        mining=dict(partners=1),
+        mining=dict(partners=1) | mining,
         stage=dict(
             steps=STEPS,
             batch_size=WAYS,
@@ -58,12 +60,27 @@ def unrelated(draw: np.random.Generator) -> Batch:
     )
 
 
+def bringing(batch: Batch, draw: np.random.Generator) -> Batch:
+    """Return the batch with one picture and one caption for each row that have nothing to do with it either."""
+    other = unrelated(draw)
+    return dataclasses.replace(
+        batch,
+        partner_lower_image=other.lower_image[:, None],
+        partner_lower_text=other.lower_text[:, None],
+        partner_text_mask=other.text_mask[:, None],
+        partner_image_valid=np.ones((WAYS, 1), bool),
+    )
+
+
 def train(cfg):
     """Return the parameters, and the fused contrast's mean over the last steps, as one batch varies by chance."""
     stage_step = train_step.build(cfg, cfg.stages["train"], 0, sharding.make_mesh(cfg.mesh))
     state, draw, lost = stage_step.init(jnp.int32(0), init_params(cfg)), np.random.default_rng(0), []
     for _ in range(STEPS):
-        state, metrics = stage_step.train_step(state, unrelated(draw))
+        batch = unrelated(draw)
+        if cfg.mining.source == "split":
+            batch = bringing(batch, draw)
+        state, metrics = stage_step.train_step(state, batch)
         lost.append(metrics["fused_itc/loss"])
     assert metrics["healthy"]
     return state.params, float(np.mean(lost[-LAST:]))
@@ -84,10 +101,14 @@ def chance():
     return stats.binom.interval(0.99, 2 * WAYS * SETS, 1 / WAYS)
 
 
-@pytest.mark.parametrize("more", [(), ("token_itc",)], ids=["alone", "with token_itc"])
-def test_joint_fusion_stays_at_chance(more):
+@pytest.mark.parametrize(
+    ("more", "mining"),
+    [((), {}), (("token_itc",), {}), (("distil",), dict(source="split", ranks=(1, 1)))],
+    ids=["alone", "with token_itc", "partners of the split, and distil"],
+)
+def test_joint_fusion_stays_at_chance(more, mining):
     """Unimodal cosine, fused similarity and match logit, with each of the 64 x 64 pairs of a set fused."""
-    cfg = config("joint", *more)
+    cfg = config("joint", *more, **mining)
     params, loss = train(cfg)
     predict, correct = build_predict(cfg, sharding.make_mesh(cfg.mesh)), {"unimodal": 0, "similarity": 0, "itm": 0}
     texts, images = np.repeat(np.arange(WAYS), WAYS), np.tile(np.arange(WAYS), WAYS)

@@ -9,6 +9,7 @@ import numpy as np
 
 from bridge_jax.evals.scores import recall
 
+PAIRED_SAMPLES = 1000
 WEIGHTS = 2.0 ** np.arange(-4, 8.5, 0.5)  # from the fused order almost to the unimodal one
 
 
@@ -24,6 +25,11 @@ def best(cosines: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k best pictures of each text and the k best texts of each picture, by the unimodal order."""
     n_texts, n_images = cosines.shape
     return recall.top(cosines, min(k, n_images)), recall.top(cosines.T, min(k, n_images, n_texts))
+
+
+def first(candidates: Candidates, k: int) -> Candidates:
+    """Return the first k candidates of every query."""
+    return candidates._replace(by_text=candidates.by_text[:, :k], by_image=candidates.by_image[:, :k])
 
 
 def pairs(by_text: np.ndarray, by_image: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +58,27 @@ def fit(
         return float(sum(np.mean(1 / each) for each in ranks))
 
     return float(max(WEIGHTS[::-1], key=quality))
+
+
+def gains(
+    cosines: np.ndarray,
+    reranked: tuple[np.ndarray, np.ndarray],
+    text_ids: np.ndarray,
+    image_ids: np.ndarray,
+    seed: int,
+) -> dict[str, float]:
+    """Return the gain of reranking in R@1 in both directions, with the paired bootstrap's interval and p."""
+    sides = {
+        "text_to_image": (reranked[0], cosines, text_ids, image_ids),
+        "image_to_text": (reranked[1], cosines.T, image_ids, text_ids),
+    }
+    metrics = {}
+    for direction, (scores, unimodal, queries, candidates) in sides.items():
+        after, before = (recall.ranks(s, queries, candidates, direction) for s in (scores, unimodal))
+        gain = recall.paired_bootstrap(after, before, queries, PAIRED_SAMPLES, seed)["r@1"]
+        for part, value in gain._asdict().items():
+            metrics[f"rerank_gain/{direction}/r@1{'' if part == 'value' else '_' + part}"] = value
+    return metrics
 
 
 def two_way(
