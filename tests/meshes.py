@@ -1,10 +1,12 @@
 """Run programs on many CPU devices: python -m tests.meshes OUT DATAxFSDPxTENSOR... (started by test_sharding).
 
 Writes OUT/<mesh>.npz: the losses, the first step's gradients as Adam saw them, and the parameters after three steps;
-OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks; and OUT/gathered.npz: the hidden
-states that each mesh's step sends between devices, and those of a step that mines in groups.
+OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks; OUT/ranked.npz: the ranking of a
+split on each mesh; and OUT/gathered.npz: the hidden states that each mesh's step sends between devices, and those of a
+step that mines in groups.
 """
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -17,8 +19,10 @@ from bridge_jax import paths
 from bridge_jax.config import Config, Mesh
 from bridge_jax.losses import itc
 from bridge_jax.models.layers import l2_normalise
+from bridge_jax.run import ranking
 from bridge_jax.step import sharding, train_step
 from bridge_jax.step.params import abstract_params
+from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Batch, Outputs
 from tests import tiny
 
@@ -82,6 +86,20 @@ def contrast(columns: int, B: int, run: bool) -> dict[str, np.ndarray]:
     return {f"{columns}|{name}": value for name, value in arrays.items()}
 
 
+def ranked(sizes: tuple[int, ...]) -> np.ndarray:
+    """Return the ranking of 40 pairs, embedded and searched on a mesh of the first devices."""
+    cfg = dataclasses.replace(config(sizes), mining=dataclasses.replace(config().mining, source="split", ranks=(1, 4)))
+    mesh, batch = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)]), tiny.batch(cfg, 40)
+    predict, params = build_predict(cfg, mesh), tiny.params(cfg)
+    lower = predict.lower_text(params, batch.ids, batch.text_mask)
+    texts = np.asarray(predict.unimodal_text(params, lower, batch.text_mask))
+    images = np.asarray(predict.unimodal_image(params, predict.lower_image(params, batch.images)))
+    numbers = np.arange(40)
+    split = ranking.Split(numbers, numbers, numbers, np.ones(40, bool))
+    found = ranking.rank(cfg, split, ranking.Embedded(images, np.ones(40, bool), texts), mesh, lambda *_: None)
+    return np.stack([found.images, found.texts])
+
+
 def in_groups() -> str:
     """Return the text of a compiled step over eight devices that mines in groups of two rows."""
     stage = dict(batch_size=16, losses=LOSSES, train=TRAIN)
@@ -108,5 +126,7 @@ if __name__ == "__main__":
     for mesh in meshes:
         arrays, programs[mesh] = run(tuple(int(size) for size in mesh.split("x")))
         np.savez(Path(folder) / f"{mesh}.npz", **{name.replace("/", "|"): v for name, v in arrays.items()})
+    sizes = {mesh: tuple(int(size) for size in mesh.split("x")) for mesh in ("1x1x1", "2x1x1", "8x1x1", "2x2x2")}
+    np.savez(Path(folder) / "ranked.npz", **{mesh: ranked(each) for mesh, each in sizes.items()})
     sent = {name: np.array(gathered(program), str) for name, program in programs.items()}
     np.savez(Path(folder) / "gathered.npz", **sent)

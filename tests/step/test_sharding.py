@@ -27,7 +27,7 @@ def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-m", "tests.meshes", str(folder), *MESHES]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"XLA_FLAGS": flags})
-    return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast", "gathered")}
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast", "ranked", "gathered")}
 
 
 @pytest.mark.parametrize("mesh", MESHES[1:])
@@ -64,6 +64,14 @@ def test_mining_in_groups_sends_no_hidden_states(runs):
     """Read from the compiled program; mining among all rows has to send them."""
     assert len(runs["gathered"]["8x1x1"])
     assert not list(runs["gathered"]["groups"])
+
+
+def test_every_mesh_ranks_a_split_alike(runs):
+    one, *others = (runs["ranked"][mesh] for mesh in sorted(runs["ranked"]))
+    assert len(others) == 3
+    assert (one >= 0).all()
+    for other in others:
+        np.testing.assert_array_equal(other, one)
 
 
 DEVICES = jax.devices("cpu") * 8  # refusing a mesh needs no devices to run on
