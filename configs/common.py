@@ -201,6 +201,7 @@ def stage(**changes) -> ml_collections.ConfigDict:
         microbatches=1,
         group_examples=1,
         caption_kinds=(),
+        kind_shares=(),
         losses=("itc", "fused_itc", "itm", "cycle"),
         train=BRIDGE_AND_HEADS,
         top_blocks=0,

@@ -195,6 +195,12 @@ def _check_stage(cfg: Config, name: str) -> None:
         stage.group_examples > 0 and stage.batch_size % stage.group_examples == 0,
         f"{key}.batch_size {stage.batch_size} is not a multiple of group_examples {stage.group_examples}",
     )
+    kinds, shares = stage.caption_kinds, stage.kind_shares
+    require(
+        not shares or (len(shares) == len(kinds) and min(shares) > 0),
+        f"{key}.kind_shares is {shares}; expected a positive share for each of caption_kinds {kinds}, or () to draw "
+        "all captions alike",
+    )
     require(
         cfg.mining.group >= 0 and stage.batch_size % (cfg.mining.group or 1) == 0,
         f"{key}.batch_size {stage.batch_size} is not a multiple of config.mining.group {cfg.mining.group}: "

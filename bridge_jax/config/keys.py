@@ -131,6 +131,7 @@ class Stage:
     microbatches: int  # parts in which the batch goes through the model: less memory, the gradient of the whole
     group_examples: int  # neighbouring examples that the shuffle keeps together (shapes: a scene and its mirror)
     caption_kinds: tuple[str, ...]  # kinds of captions (or questions) to draw, such as description; empty: all
+    kind_shares: tuple[float, ...]  # how often each of `caption_kinds` is drawn; empty: as many as a record has of it
     losses: tuple[str, ...]  # names under `losses`
     train: Rules  # pattern -> True (train) or False (frozen), over every parameter
     top_blocks: int  # K: besides `train`, the last K blocks of each tower train (and the final norm)

@@ -71,10 +71,11 @@ def _from_7(config: dict[str, Any]) -> None:
 
 
 def _from_8(config: dict[str, Any]) -> None:
-    """State that partners came from the batch, by margins, whatever their cosine, and that the towers chose."""
+    """State what was so: partners from the batch, by margins; the towers choose; captions drawn alike."""
     keys = {"source": "batch", "refresh_steps": 0, "ranks": [0, 0], "false_margin": 2.0}
     _fill(config, {f"mining.{key}": value for key, value in keys.items()})
     _fill(config, {"evals.retrieval.select_by": "unimodal", "evals.retrieval.more_top_k": []})
+    _fill(config, {"stages.*.kind_shares": []})
 
 
 _FIRST = 2

@@ -55,13 +55,16 @@ class Replacing:
 
 
 def draw_caption(
-    captions: Sequence[int], fault: Callable[[int], str], generator: np.random.Generator
+    captions: Sequence[int],
+    fault: Callable[[int], str],
+    generator: np.random.Generator,
+    weights: np.ndarray | None = None,
 ) -> tuple[int, int]:
     """Return a random one of `captions` without a fault, and the faulty one that was drawn before it (-1: none).
 
-    Raises BrokenError where all have a fault.
+    `weights`: how likely each is drawn; None: all alike. Raises BrokenError where all have a fault.
     """
-    first = int(generator.choice(captions))
+    first = int(generator.choice(captions, p=weights))
     if not (reason := fault(first)):
         return first, -1
     good = [caption for caption in captions if not fault(caption)]

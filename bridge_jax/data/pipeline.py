@@ -27,6 +27,7 @@ from bridge_jax.data.partners import Drawn, Ranked
 from bridge_jax.data.records import (
     Joined,
     Record,
+    caption_weights,
     drawn_captions,
     open_split,
     open_training,
@@ -50,7 +51,7 @@ class Examples:
     def __init__(
         self, cfg: config.Config, stage: config.Stage, records: Sequence[Record], ranked: Ranked | None = None
     ):
-        self._kinds = stage.caption_kinds
+        self._kinds = stage.caption_kinds, stage.kind_shares
         self._records, self._data, self._image_px = records, cfg.data, cfg.vision.image_px
         self._tokenizer = text.load(cfg.data, cfg.text)
         self._reads, self._pictures = objectives.reads(stage), objectives.pictures(cfg, stage)
@@ -64,9 +65,9 @@ class Examples:
         """Return the arrays of `types.Batch.from_arrays` for one row. Raises BrokenError."""
         record = self._records[index]
         lines = texts(record)
-        chosen, refused = draw_caption(
-            drawn_captions(record, self._kinds, source=self._reads), lambda i: text.fault(lines[i]), generator
-        )
+        drawn = drawn_captions(record, self._kinds[0], source=self._reads)
+        weights = caption_weights(record, drawn, *self._kinds)
+        chosen, refused = draw_caption(drawn, lambda i: text.fault(lines[i]), generator, weights)
         (ids,), (mask,) = self._tokenizer.encode([lines[chosen]])
         # a photo may flip only if all of its captions allow it, so that one rule serves live and cached crops
         flip = image.may_flip(record["captions"] if self._reads == "captions" else lines)
@@ -87,17 +88,17 @@ class Examples:
             example |= make(row, generator)
         if self._draw_wrong:
             example |= self._draw_wrong(record["wrong_captions"], generator)
-        if self._ranked:
-            drawn = self._ranked.draw(index, int(self._ranked.first[index]) + chosen, generator)
-            example |= self._partners(self._ranked, drawn, generator)
+        if ranked := self._ranked:
+            example |= self._partners(ranked.draw(index, int(ranked.first[index]) + chosen, generator), generator)
         return example
 
-    def _partners(self, ranked: Ranked, drawn: Drawn, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    def _partners(self, drawn: Drawn, generator: np.random.Generator) -> dict[str, np.ndarray]:
         views, captions = [], []
         for record in (self._records[int(index)] for index in drawn.records):
             flip = image.may_flip(record["captions"])
             views.append(image.train_view(record["image"], self._image_px, self._data, flip, generator))
-        for record, place in map(ranked.place, drawn.captions):
+        for caption in drawn.captions:
+            record, place = self._ranked.place(caption)
             captions.append(self._records[record]["captions"][place])
         ids, mask = self._tokenizer.encode(captions)
         return {

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from bridge_jax import config
@@ -181,6 +182,21 @@ def drawn_captions(record: Record, kinds: Sequence[str], *, source: str = "capti
             f"{f' among its {source}' if source != 'captions' else ''}"
         )
     return positions
+
+
+def caption_weights(
+    record: Record, positions: Sequence[int], kinds: Sequence[str], shares: Sequence[float]
+) -> np.ndarray | None:
+    """Return how likely each of `positions` (`drawn_captions`) is drawn; None: all alike.
+
+    Each of `kinds` has its share, spread over its texts. The kinds that a record lacks leave theirs to the others.
+    """
+    if not shares:
+        return None
+    of_texts = [*record["caption_kinds"], *(question.kind for question in questions(record))]
+    found = [of_texts[position] for position in positions]
+    weights = np.array([shares[list(kinds).index(kind)] / found.count(kind) for kind in found])
+    return weights / weights.sum()
 
 
 def broken_part(records: Sequence[Record], index: int, caption: int) -> tuple[str, str, float]:

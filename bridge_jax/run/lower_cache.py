@@ -28,7 +28,7 @@ from bridge_jax.config import Config, ConfigError, Stage, evaluators, objectives
 from bridge_jax.data import image, pipeline, text, wrong_captions
 from bridge_jax.data.broken import REFUSED, BrokenError, draw_caption
 from bridge_jax.data.partners import Drawn, Ranked
-from bridge_jax.data.records import drawn_captions, fingerprint, readable
+from bridge_jax.data.records import caption_weights, drawn_captions, fingerprint, readable
 from bridge_jax.data.stored_rows import StoredRows
 from bridge_jax.models.placement import is_lower
 from bridge_jax.step.predict import Predict
@@ -46,6 +46,7 @@ class LowerCache:
     text_mask: np.ndarray  # bool [captions, T]
     ids: np.ndarray | None  # int32 [captions, T], if the stage predicts words
     captions: Sequence[np.ndarray]  # for each photo, the rows of the captions that the stage draws from
+    weights: Sequence[np.ndarray | None]  # how likely each of them is drawn
     first: np.ndarray  # int64 [photos], the row of the photo's first caption
     image_ids: np.ndarray  # int32 [photos]
     broken: np.ndarray  # bool [photos], True if the photo has no states
@@ -63,7 +64,8 @@ class LowerCache:
             raise BrokenError("its picture cannot be read")
         first = self.first[index]
         drawn = self.captions[index] - first
-        chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator)
+        weights = self.weights[index]
+        chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator, weights)
         caption = first + chosen
         crop = int(generator.integers(self.image.shape[1]))
         wrong = self.draw_wrong(self.wrong[index], generator) if self.draw_wrong else {}
@@ -133,11 +135,13 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
             if not folder.is_dir():  # else another host, on the same disk, was first
                 raise
             shutil.rmtree(temporary)
-    image_ids, captions, firsts, faults, all_texts, wrong, first = [], [], [], {}, [], [], 0
+    image_ids, captions, weights, firsts, faults, all_texts, wrong, first = [], [], [], [], {}, [], [], 0
     for record in readable(records):  # captions lie in the order of the records
         texts = record["captions"] if record else ()
         image_ids.append(record["image_id"] if record else -1)
-        captions.append(first + np.array(drawn_captions(record, stage.caption_kinds) if record else (), np.int64))
+        drawn = drawn_captions(record, stage.caption_kinds) if record else []
+        captions.append(first + np.array(drawn, np.int64))
+        weights.append(caption_weights(record, drawn, stage.caption_kinds, stage.kind_shares) if record else None)
         firsts.append(first)
         faults |= {first + i: fault for i, caption in enumerate(texts) if (fault := text.fault(caption))}
         all_texts += texts
@@ -152,6 +156,7 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
         text_mask=np.load(folder / MASK, allow_pickle=False),
         ids=tokenizer.encode(all_texts)[0] if reads_words else None,
         captions=captions,
+        weights=weights,
         first=np.array(firsts),
         image_ids=np.array(image_ids, np.int32),
         broken=np.load(broken, allow_pickle=False) if broken.exists() else np.zeros(len(records), bool),

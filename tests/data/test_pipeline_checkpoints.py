@@ -85,6 +85,7 @@ def cached(folder: Path, crops: int, length: int) -> lower_cache.LowerCache:
         text_mask=np.ones((2 * PHOTOS, length), bool),
         ids=None,
         captions=np.arange(2 * PHOTOS).reshape(PHOTOS, 2),
+        weights=[None] * PHOTOS,
         first=2 * np.arange(PHOTOS),
         image_ids=np.arange(PHOTOS, dtype=np.int32),
         broken=np.arange(PHOTOS) == 9,

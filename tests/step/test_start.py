@@ -64,7 +64,7 @@ def test_started_attention_is_the_cosine_of_projected_words_and_patches():
 
 def test_a_shared_space_wider_than_the_embedding_stays_random_beyond_it():
     cfg = tiny.config(bridge=dict(shared_width=24, embed_width=16))
-    params = init_params(cfg)
+    params = tiny.params(cfg)
     layers = [tree["bridge"]["layer_0"]["image_to_shared"] for tree in (params, start_fused(cfg, params))]
     kernels = [np.asarray(layer["kernel"]) for layer in layers]
     np.testing.assert_array_equal(kernels[0][:, 16:], kernels[1][:, 16:])
@@ -77,6 +77,6 @@ def test_a_shared_space_wider_than_the_embedding_stays_random_beyond_it():
 )
 def test_every_design_starts(changes):
     cfg = tiny.config(bridge=changes, stage=dict(losses=("itc",)))
-    params = init_params(cfg)
+    params = tiny.params(cfg)
     before, after = (jax.tree.map(np.shape, tree) for tree in (params, start_fused(cfg, params)))
     assert before == after
