@@ -1,4 +1,4 @@
-"""Settings of mining that cannot work are one line that names the key."""
+"""Settings of mining, and of what a stage draws, that cannot work are one line that names the key."""
 
 import pytest
 
@@ -26,6 +26,11 @@ from tests.config.test_checks import put, refused
             {"mining.source": "split", "mining.ranks": (1, 8), "data.mixture": (("shapes", 1.0),)},
             r"config\.mining\.source is 'split', but config\.data\.mixture joins several data sets",
         ),
+        (
+            {"stages.align.kind_shares": (0.5, 0.5)},
+            r"config\.stages\.align\.kind_shares is \(0\.5, 0\.5\); expected a positive share for each",
+        ),
+        ({"stages.align.kind_shares": (0.0,)}, r"config\.stages\.align\.kind_shares is \(0\.0,\); expected a positive"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, text):

@@ -10,7 +10,7 @@ import pytest
 from bridge_jax import config
 from bridge_jax.config import ConfigError, objectives
 from bridge_jax.data import image, pipeline, questions, shapes, text
-from bridge_jax.data.records import fingerprint
+from bridge_jax.data.records import caption_weights, fingerprint
 from configs import shapes as shapes_config
 from tools import prepare_data
 
@@ -145,6 +145,30 @@ def test_a_stage_draws_the_kinds_of_captions_that_it_names(cfg):
     assert all(any(f" {words} " in caption for words in forth) for caption in said)
     with pytest.raises(config.ConfigError, match=r"caption_kinds \('relations',\): .* has only \['converse', 'descr"):
         pipeline.train(cfg, stage_of(cfg, caption_kinds=("relations",)), seed_stream=STREAM)[0]
+
+
+def test_kinds_are_drawn_by_their_shares(cfg):
+    """Of 640 captions 10 %, 30 % and 60 %, within three deviations; the captions of a kind alike."""
+    tokenizer, kinds = text.load(cfg.data, cfg.text), ("description", "relation", "converse")
+    ds = pipeline.train(cfg, stage_of(cfg, caption_kinds=kinds, kind_shares=(1.0, 3.0, 6.0)), seed_stream=STREAM)
+    said = [tokenizer.decode(row) for step in range(40) for row in ds[step].ids]
+    words = {
+        kind: [pair[side] for pair in shapes.RELATIONS.values()] for kind, side in zip(kinds[1:], (0, 1), strict=True)
+    }
+    found = {kind: sum(any(f" {word} " in caption for word in words[kind]) for caption in said) for kind in words}
+    for kind, share in (("relation", 0.3), ("converse", 0.6)):
+        assert abs(found[kind] / len(said) - share) < 3 * (share * (1 - share) / len(said)) ** 0.5
+    placed = sum(
+        caption.startswith("a picture of ") for caption in said if any(f" {w} " in caption for w in words["converse"])
+    )
+    assert abs(placed / found["converse"] - 0.5) < 3 * (0.25 / found["converse"]) ** 0.5
+
+
+def test_a_kind_that_a_record_lacks_leaves_its_share_to_the_others():
+    record = dict(caption_kinds=["x", "y", "y"], questions=[], statements=[])
+    weights = caption_weights(record, [0, 1, 2], ("z", "y", "x"), (8.0, 1.0, 3.0))
+    np.testing.assert_allclose(weights, [0.75, 0.125, 0.125])
+    assert caption_weights(record, [0, 1, 2], (), ()) is None
 
 
 @pytest.mark.parametrize("rows", [range(8), range(8, 16), [0, 1, 6, 7, 12, 13]])

@@ -41,8 +41,8 @@ def stored(states):
     return np.load(states.path)
 
 
-def fill(cfg, params, predict, kinds=(), **changes):
-    stage = dataclasses.replace(cfg.stages["align"], cached_crops=CROPS, caption_kinds=kinds)
+def fill(cfg, params, predict, kinds=(), shares=(), **changes):
+    stage = dataclasses.replace(cfg.stages["align"], cached_crops=CROPS, caption_kinds=kinds, kind_shares=shares)
     return lower_cache.open_or_fill(cfg, stage, params, dataclasses.replace(predict, **changes), quiet)
 
 
@@ -111,6 +111,17 @@ def test_a_stage_draws_the_kinds_of_captions_that_it_names(cfg, params, predict,
         pipeline.open_split(cfg.data, "train"), relations.captions, cache.captions, strict=True
     ):
         assert [record["caption_kinds"][i] for i in drawn - all_of_it[0]] == ["relation"] * 2
+
+
+def test_kinds_are_drawn_by_their_shares(cfg, params, predict):
+    """As often as the pipeline draws them: tests/data/test_pipeline.py."""
+    cache = fill(cfg, params, predict, kinds=("relation", "converse"), shares=(1.0, 4.0))
+    kinds = [kind for record in pipeline.open_split(cfg.data, "train") for kind in record["caption_kinds"]]
+    generator, drawn = np.random.default_rng(0), []
+    for index in np.tile(np.arange(len(cache.captions)), 10):
+        states = cache(int(index), generator)["lower_text"]
+        drawn += [kinds[row] for row in cache.captions[index] if np.array_equal(cache.text.read(row), states)]
+    assert abs(drawn.count("converse") / len(drawn) - 0.8) < 3 * (0.16 / len(drawn)) ** 0.5
 
 
 def test_the_outputs_are_those_of_the_towers(cfg, params, predict, cache):
