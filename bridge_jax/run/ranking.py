@@ -55,7 +55,7 @@ class Embedded(NamedTuple):
 
     images: np.ndarray  # float32 [records, E]
     readable: np.ndarray  # bool [records]
-    texts: np.ndarray  # float32 [captions, E]
+    texts: np.ndarray  # float32 [captions, E]; any for a caption that is not drawn
 
 
 class Found(NamedTuple):

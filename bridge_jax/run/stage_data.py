@@ -74,7 +74,7 @@ class StageData:
         step = start + (done - done % cfg.mining.refresh_steps if cfg.mining.refresh_steps else 0)
         folder = Path(self._stop.outcome.folder) / FOLDER / str(step)
         if step == start + done:
-            embedded = self._cached(params, progress) if self._cache else self._embedded(params, progress)
+            embedded = self._cached(params, split, progress) if self._cache else self._embedded(params, progress)
             found = ranking.rank(cfg, split, embedded, self._mesh, progress)
             self._keep(folder, found)
             if found.left_out:
@@ -105,24 +105,25 @@ class StageData:
                     shutil.rmtree(folder.parent / str(step))
         multihost_utils.sync_global_devices(f"ranking {folder.name}")
 
-    def _cached(self, params: Params, progress: Progress) -> ranking.Embedded:
-        """Embed the split from its cached states: each picture's first crop, and every caption."""
-        cache, embed = self._cache, self._predict
+    def _cached(self, params: Params, split: ranking.Split, progress: Progress) -> ranking.Embedded:
+        """Embed the split from its cached states: each picture's first crop, and the captions that the stage draws."""
+        cache, embed, drawn = self._cache, self._predict, np.flatnonzero(split.drawn)
         assert cache is not None
 
         def images(rows: np.ndarray) -> Any:
             return embed.unimodal_image(params, np.stack([cache.image.read(row, 0) for row in rows]))
 
-        def texts(rows: np.ndarray) -> Any:
+        def texts(places: np.ndarray) -> Any:
+            rows = drawn[places]
             return embed.unimodal_text(params, np.stack([cache.text.read(row) for row in rows]), cache.text_mask[rows])
 
-        return ranking.Embedded(
-            np.concatenate(list(self._batched(images, len(cache.image_ids), "pictures", progress))),
-            ~cache.broken,
-            np.concatenate(list(self._batched(texts, len(cache.text_mask), "captions", progress))),
-        )
+        of_images = np.concatenate(list(self._batched(images, len(cache.image_ids), "pictures", progress)))
+        of_texts = np.zeros((len(split.drawn), of_images.shape[1]), np.float32)
+        of_texts[drawn] = np.concatenate(list(self._batched(texts, len(drawn), "captions", progress)))
+        return ranking.Embedded(of_images, ~cache.broken, of_texts)
 
     def _batched(self, embed: Any, count: int, what: str, progress: Progress) -> Iterator[np.ndarray]:
+        """Yield `embed(rows)` for batches of `count` rows."""
         for rows, valid in padded_batches(count, self._size):
             yield np.asarray(embed(rows))[valid]
             progress(what, int(rows[-1]) + 1, count)
