@@ -106,8 +106,8 @@ def mine(
     none is mined here.
     """
     settings = cfg.mining
-    if settings.source == "split":
-        settings = dataclasses.replace(settings, partners=0, ranks=(0, 0), false_margin=2.0, group=1)
+    if settings.source == "split":  # only the cosines of the true pairs are needed
+        settings = dataclasses.replace(settings, group=1, partners=0, ranks=(0, 0), false_margin=2.0)
     g = settings.group or len(image_ids)
     cosines_Ggg = jnp.einsum("GtE,GiE->Gti", grouped(text_BE, g), grouped(image_BE, g))
     ids_Gg = grouped(image_ids, g)

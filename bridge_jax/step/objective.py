@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from bridge_jax import paths, rng
-from bridge_jax.config import Config, ConfigError, Stage
+from bridge_jax.config import Config, ConfigError, Stage, objectives
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.models.placement import is_lower
 from bridge_jax.step import forward, sharding, weighting
@@ -32,14 +32,14 @@ def gradients(cfg: Config, stage: Stage, trainable: tuple[str, ...], mesh: Mesh)
 
 
 def _check(cfg: Config, stage: Stage, trainable: tuple[str, ...]) -> None:
-    key, passes = f"config.stages.{stage.name}", forward.passes_of(stage.losses)
+    key = f"config.stages.{stage.name}"
     lower = [path for path in trainable if is_lower(path, cfg)]
     if stage.cached_crops and lower:
         raise ConfigError(
             f"{key}.cached_crops is {stage.cached_crops}, but the stage trains {lower[0]!r}, below the "
             "first bridged layer: freeze it or set cached_crops=0"
         )
-    if stage.microbatches > 1 and "mismatched" in passes and not cfg.mining.group:
+    if stage.microbatches > 1 and objectives.mines(stage) and cfg.mining.source == "batch" and not cfg.mining.group:
         raise ConfigError(
             f"{key}.microbatches is {stage.microbatches}, but partners are mined among all rows: set "
             "config.mining.group to a divisor of the rows of a microbatch"
