@@ -43,5 +43,6 @@ if [[ "$name" == shapes ]]; then
   "$python" -m tools.prepare_data --dataset=shapes --data_dir="$data_dir"
 fi
 argument="${config#"${config%%:*}"}" # :task=vqa, or nothing
-workdir="${workdir:-runs/$name${argument:+_${argument#*=}}}"
+argument="${argument#*=}"
+workdir="${workdir:-runs/$name${argument:+_${argument//,time=/_}}}"
 exec "$python" -m bridge_jax.main --config="$config" --workdir="$workdir" ${flags[@]+"${flags[@]}"}

@@ -27,6 +27,7 @@ CONFIGS = sorted(
 
 # golden table -> its config
 WITH_ARGUMENT = {f"shapes_{task}": f"shapes.py:task={task}" for task in ("vqa", "nlvr2", "caption")}
+WITH_ARGUMENT["shapes_retrieval_long"] = "shapes.py:task=retrieval,time=long"
 WITH_ARGUMENT["vqav2_generative"] = "vqav2.py:form=generative"
 
 
