@@ -89,18 +89,17 @@ class Examples:
         if self._draw_wrong:
             example |= self._draw_wrong(record["wrong_captions"], generator)
         if ranked := self._ranked:
-            example |= self._partners(ranked.draw(index, int(ranked.first[index]) + chosen, generator), generator)
+            caption = int(ranked.first[index]) + chosen
+            example |= self._partners(ranked, ranked.draw(index, caption, generator), generator)
         return example
 
-    def _partners(self, drawn: Drawn, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        views, captions = [], []
+    def _partners(self, ranked: Ranked, drawn: Drawn, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        views = []
         for record in (self._records[int(index)] for index in drawn.records):
             flip = image.may_flip(record["captions"])
             views.append(image.train_view(record["image"], self._image_px, self._data, flip, generator))
-        for caption in drawn.captions:
-            record, place = self._ranked.place(caption)
-            captions.append(self._records[record]["captions"][place])
-        ids, mask = self._tokenizer.encode(captions)
+        places = map(ranked.place, drawn.captions)
+        ids, mask = self._tokenizer.encode([self._records[record]["captions"][place] for record, place in places])
         return {
             "partner_images": np.stack(views),
             "partner_ids": ids,

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from bridge_jax import paths
 from bridge_jax.config import ConfigError
 from bridge_jax.config.as_json import as_dict
+from bridge_jax.config.migrations import SCHEMA
 from bridge_jax.interop import torch_export, torch_import
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.run import origin
@@ -166,7 +167,7 @@ BAD = [
     (no_record, "key 'bridge_jax' is missing: expected a folder that tools.export_pytorch wrote"),
     (
         another_schema,
-        "config.json: checkpoint schema 99, this code reads 2 to 8: newer code wrote it: update",
+        f"config.json: checkpoint schema 99, this code reads 2 to {SCHEMA}: newer code wrote it: update",
     ),
     (unknown_key, "config.bridge.layerz is not a config key; nearest: 'layers'; another version of the code wrote"),
     (another_model, "key 'bridge_heads' is 1, but the config under 'bridge_jax' makes it 2: change both or neither"),
