@@ -63,7 +63,7 @@ def retrieval() -> ml_collections.ConfigDict:
 
 
 def long(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Learn the converse too, with the towers open, in three times the time.
+    """Learn the converse too, with the towers open, in twice the time.
 
     Masked words teach the image tower what stands where. Relations come next, against the mirror image, until they are
     learned; only then the converse, and in a small share: on equal shares, relations are unlearned before the word
