@@ -27,6 +27,7 @@ from bridge_jax.step import sharding
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Params, Progress
 from bridge_jax.workdir.checkpoint import Checkpoints
+from bridge_jax.workdir.outcome import StorageError
 
 FOLDER = "rankings"
 IMAGES, TEXTS = "images.npy", "texts.npy"
@@ -88,21 +89,20 @@ class StageData:
         return Ranked(images, texts, split.first, cfg.mining.partners)
 
     def _keep(self, folder: Path, found: ranking.Found) -> None:
-        """Write a ranking, and remove those that no kept checkpoint draws from."""
+        """Write a ranking, and remove those that no kept checkpoint draws from. Raises StorageError."""
         if jax.process_index() == 0:
-            temporary = folder.with_name(f"{folder.name}.writing")
-            for old in (temporary, folder):
-                shutil.rmtree(old, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            np.save(temporary / IMAGES, found.images)
-            np.save(temporary / TEXTS, found.texts)
-            temporary.rename(folder)
-            steps = sorted(int(path.name) for path in folder.parent.iterdir() if path.name.isdigit())
-            oldest = min([*self._saves.steps(), int(folder.name)])
-            needed = max((step for step in steps if step <= oldest), default=0)
-            for step in steps:
-                if step < needed:
-                    shutil.rmtree(folder.parent / str(step))
+            try:
+                _write(folder, found)
+                steps = sorted(int(path.name) for path in folder.parent.iterdir() if path.name.isdigit())
+                oldest = min([*self._saves.steps(), int(folder.name)])
+                needed = max((step for step in steps if step <= oldest), default=0)
+                for step in steps:
+                    if step < needed:
+                        shutil.rmtree(folder.parent / str(step))
+            except OSError as error:
+                raise StorageError(
+                    f"the ranking {folder} could not be saved: {error}; checkpoints are whole"
+                ) from error
         multihost_utils.sync_global_devices(f"ranking {folder.name}")
 
     def _cached(self, params: Params, split: ranking.Split, progress: Progress) -> ranking.Embedded:
@@ -152,3 +152,13 @@ class StageData:
             -1, len(records)
         )  # each has seen its rows
         return ranking.Embedded(np.concatenate(images)[: len(records)], on_hosts.min(axis=0), np.concatenate(texts))
+
+
+def _write(folder: Path, found: ranking.Found) -> None:
+    temporary = folder.with_name(f"{folder.name}.writing")
+    for old in (temporary, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    np.save(temporary / IMAGES, found.images)
+    np.save(temporary / TEXTS, found.texts)
+    temporary.rename(folder)

@@ -14,6 +14,7 @@ from bridge_jax.data.partners import Ranked
 from bridge_jax.data.stored_rows import StoredRows
 from bridge_jax.run import ranking, stage_data, train
 from bridge_jax.step.batch import abstract_batch
+from bridge_jax.workdir.outcome import StorageError
 from tests import runs
 from tests.runs import Stopped, assert_same, stop_at
 
@@ -50,6 +51,13 @@ def test_a_ranking_that_was_drawn_from_and_is_gone_is_one_line(cfg, tmp_path, mo
     shutil.rmtree(tmp_path / stage_data.FOLDER)
     with pytest.raises(ConfigError, match=r"rankings/2 is not there: .* Bring it back, or start again in a new"):
         train.run(cfg, str(tmp_path))
+
+
+def test_a_ranking_that_cannot_be_written_is_one_line(cfg, tmp_path):
+    (tmp_path / stage_data.FOLDER).write_text("a file where the folder is to be")
+    with pytest.raises(StorageError, match=r"^the ranking .*rankings/0 could not be saved: .*ot a directory") as caught:
+        train.run(cfg, str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def ranked_at_random(cfg, folder) -> Ranked:
