@@ -256,7 +256,7 @@ class Evaluator(StageEvaluator, Fits):
         self, params: Params, cosines: np.ndarray, texts: Side, images: Side, more: tuple[int, ...], report: Progress
     ) -> reranking.Candidates:
         """Fuse each query's best candidates, as many as the deepest order asks for, and the true pairs."""
-        by_text, by_image = reranking.best(cosines, max(self._settings.rerank_top_k, *more, 0))
+        by_text, by_image = reranking.best(cosines, max((self._settings.rerank_top_k, *more)))
         rows, columns = reranking.pairs(by_text, by_image, texts.image_ids[:, None] == images.image_ids[None])
         fused = np.zeros(cosines.shape, np.float32)
         fused[rows, columns] = self._fuse(params, texts, images, rows, columns, report)

@@ -102,12 +102,8 @@ class _Search:
     """Exact search for the candidates at `config.mining.ranks`, in tiles over the devices of a mesh."""
 
     def __init__(self, cfg: Config, mesh: Mesh, progress: Progress):
-        self._ranks, self._margin, self._mesh, self._progress = (
-            cfg.mining.ranks,
-            cfg.mining.false_margin,
-            mesh,
-            progress,
-        )
+        self._ranks, self._margin = cfg.mining.ranks, cfg.mining.false_margin
+        self._mesh, self._progress = mesh, progress
 
     def nearest(
         self, queries: np.ndarray, gallery: np.ndarray, true: np.ndarray, matches: Any, what: str
