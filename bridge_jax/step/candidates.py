@@ -144,13 +144,13 @@ def fuse(model: BridgeModel, lower: Lower, mined: Mined, spread: Callable[[Any],
     image_BC, text_BC = take(lower.image, image_GgC), take(lower.text, text_GgC)
     mask_BC = take(lower.text_mask, text_GgC)
     unimodal_BC = jax.vmap(lambda cosines, t, i: cosines[t, i])(cosines_Ggg, text_GgC, image_GgC).reshape(B, -1)
-    by_text, by_text_valid = [0, *range(1, 1 + k)], by_text_valid.reshape(B, k)
-    by_image, by_image_valid = [0, *range(1 + k, 1 + 2 * k)], by_image_valid.reshape(B, k)
+    by_text, by_text_valid = [slice(1), slice(1, 1 + k)], by_text_valid.reshape(B, k)
+    by_image, by_image_valid = [slice(1), slice(1 + k, 1 + 2 * k)], by_image_valid.reshape(B, k)
     if brought is not None:
         image_BC, text_BC, mask_BC = _with_brought((image_BC, text_BC, mask_BC), lower, brought)
         unimodal_BC = jnp.concatenate([unimodal_BC, brought.by_text, brought.by_image], axis=1)
         first, second = 1 + 2 * k, 1 + 2 * k + brought.by_text.shape[1]
-        by_text, by_image = [*by_text, *range(first, second)], [*by_image, *range(second, unimodal_BC.shape[1])]
+        by_text, by_image = [*by_text, slice(first, second)], [*by_image, slice(second, None)]
         by_text_valid = jnp.concatenate([by_text_valid, brought.images_valid], axis=1)
         by_image_valid = jnp.concatenate([by_image_valid, brought.texts_mask.any(axis=2)], axis=1)
 
@@ -161,11 +161,14 @@ def fuse(model: BridgeModel, lower: Lower, mined: Mined, spread: Callable[[Any],
     similarity_BC = (fused.text * fused.image).sum(axis=-1).reshape(B, -1)
     match_BC = fused.itm_logit.reshape(B, -1)
 
-    def candidates(columns: list[int], valid_BC: Array) -> Candidates:
+    def candidates(columns: list[slice], valid_BC: Array) -> Candidates:
+        def picked(values_BC: Array) -> jax.Array:
+            return jnp.concatenate([values_BC[:, part] for part in columns], axis=1)
+
         return Candidates(
-            similarity=similarity_BC[:, columns],
-            itm_logit=match_BC[:, columns],
-            unimodal=unimodal_BC[:, columns],
+            similarity=picked(similarity_BC),
+            itm_logit=picked(match_BC),
+            unimodal=picked(unimodal_BC),
             valid=jnp.concatenate([jnp.ones((B, 1), bool), valid_BC], axis=1),
         )
 
