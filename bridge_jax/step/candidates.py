@@ -126,16 +126,13 @@ def mine(
 def fuse(model: BridgeModel, lower: Lower, mined: Mined, spread: Callable[[Any], Any]) -> dict[str, Any]:
     """Fuse the B true pairs, each text with k mined and v brought images, each image with k mined and w brought texts.
 
-    The C = 1 + 2k + v + w pairs of a row stay adjacent: if a group lies on one device, so do the states of all its
-    pairs. Returns the fields `fused`, `by_text` and `by_image` of Outputs.
+    The pairs of a row stay adjacent: if a group lies on one device, so do the states of all its pairs. Returns the
+    fields `fused`, `by_text` and `by_image` of Outputs.
     """
-    (images_Ggk, by_text_valid), (texts_Ggk, by_image_valid), cosines_Ggg, _, brought = mined
-    G, g, k = images_Ggk.shape
-    B = G * g
-    own_Gg1 = jnp.broadcast_to(jnp.arange(g)[:, None], (G, g, 1))
-    own_Ggk = jnp.broadcast_to(own_Gg1, images_Ggk.shape)
-    image_GgC = jnp.concatenate([own_Gg1, images_Ggk, own_Ggk], axis=2)
-    text_GgC = jnp.concatenate([own_Gg1, own_Ggk, texts_Ggk], axis=2)
+    brought = mined.brought
+    text_GgC, image_GgC = _pairs(mined)
+    G, g, C = text_GgC.shape
+    B, k = G * g, mined.images[0].shape[2]
 
     def take(rows: Array, index_GgC: Array) -> jax.Array:
         pairs = jax.vmap(lambda rows, index: rows[index])(grouped(rows, g), index_GgC)
@@ -143,41 +140,75 @@ def fuse(model: BridgeModel, lower: Lower, mined: Mined, spread: Callable[[Any],
 
     image_BC, text_BC = take(lower.image, image_GgC), take(lower.text, text_GgC)
     mask_BC = take(lower.text_mask, text_GgC)
-    unimodal_BC = jax.vmap(lambda cosines, t, i: cosines[t, i])(cosines_Ggg, text_GgC, image_GgC).reshape(B, -1)
-    by_text, by_text_valid = [slice(1), slice(1, 1 + k)], by_text_valid.reshape(B, k)
-    by_image, by_image_valid = [slice(1), slice(1 + k, 1 + 2 * k)], by_image_valid.reshape(B, k)
+    unimodal_BC = jax.vmap(lambda cosines, t, i: cosines[t, i])(mined.cosines, text_GgC, image_GgC).reshape(B, -1)
+    by_text_valid, by_image_valid = (valid.reshape(B, k) for _, valid in (mined.images, mined.texts))
+    last = C
     if brought is not None:
         image_BC, text_BC, mask_BC = _with_brought((image_BC, text_BC, mask_BC), lower, brought)
         unimodal_BC = jnp.concatenate([unimodal_BC, brought.by_text, brought.by_image], axis=1)
-        first, second = 1 + 2 * k, 1 + 2 * k + brought.by_text.shape[1]
-        by_text, by_image = [*by_text, slice(first, second)], [*by_image, slice(second, None)]
         by_text_valid = jnp.concatenate([by_text_valid, brought.images_valid], axis=1)
         by_image_valid = jnp.concatenate([by_image_valid, brought.texts_mask.any(axis=2)], axis=1)
+        last += brought.by_text.shape[1]
 
     def flat(pairs: Array) -> Array:
         return pairs.reshape(-1, *pairs.shape[2:])
 
     fused = model.fused(spread(Lower(flat(image_BC), flat(text_BC), flat(mask_BC))), deterministic=False)
     similarity_BC = (fused.text * fused.image).sum(axis=-1).reshape(B, -1)
-    match_BC = fused.itm_logit.reshape(B, -1)
-
-    def candidates(columns: list[slice], valid_BC: Array) -> Candidates:
-        def picked(values_BC: Array) -> jax.Array:
-            return jnp.concatenate([values_BC[:, part] for part in columns], axis=1)
-
-        return Candidates(
-            similarity=picked(similarity_BC),
-            itm_logit=picked(match_BC),
-            unimodal=picked(unimodal_BC),
-            valid=jnp.concatenate([jnp.ones((B, 1), bool), valid_BC], axis=1),
-        )
-
+    scores = similarity_BC, fused.itm_logit.reshape(B, -1), unimodal_BC
+    exists_B1 = jnp.ones((B, 1), bool)
+    by_text, by_image = [], []
+    for score_BC in scores:
+        of_text_Bk, of_image_Bk = _mined(score_BC[:, :C], mined)
+        by_text.append([score_BC[:, :1], of_text_Bk, score_BC[:, C:last]])
+        by_image.append([score_BC[:, :1], of_image_Bk, score_BC[:, last:]])
     true_pairs: Fused = jax.tree.map(lambda x: x.reshape(B, -1, *x.shape[1:])[:, 0], fused)
     return {
         "fused": true_pairs,
-        "by_text": candidates(by_text, by_text_valid),
-        "by_image": candidates(by_image, by_image_valid),
+        "by_text": _candidates([*by_text, [exists_B1, by_text_valid]]),
+        "by_image": _candidates([*by_image, [exists_B1, by_image_valid]]),
     }
+
+
+def _candidates(parts: list[list[Array]]) -> Candidates:
+    return Candidates(*(jnp.concatenate(columns, axis=1) for columns in parts))
+
+
+def _whole(mined: Mined) -> bool:
+    """Return whether every pair of a group is a candidate, of its text and of its image."""
+    _, g, k = mined.images[0].shape
+    return g == k + 1 > 1
+
+
+def _pairs(mined: Mined) -> tuple[Int[Array, "G g C"], Int[Array, "G g C"]]:
+    """Return the texts and the images of each row's pairs: its true pair, k of its text, k of its image, C = 1 + 2k.
+
+    Where every pair of a group is a candidate, a row has those of its text, and none is fused twice: C = g = 1 + k.
+    """
+    images_Ggk, texts_Ggk = mined.images[0], mined.texts[0]
+    G, g, _ = images_Ggk.shape
+    row_g = jnp.arange(g)
+    own_Gg1 = jnp.broadcast_to(row_g[:, None], (G, g, 1))
+    if _whole(mined):
+        text_GgC = jnp.broadcast_to(own_Gg1, (G, g, g))
+        return text_GgC, (text_GgC + row_g[None, None]) % g
+    own_Ggk = jnp.broadcast_to(own_Gg1, images_Ggk.shape)
+    text_GgC = jnp.concatenate([own_Gg1, own_Ggk, texts_Ggk], axis=2)
+    return text_GgC, jnp.concatenate([own_Gg1, images_Ggk, own_Ggk], axis=2)
+
+
+def _mined(score_BC: Float[Array, "B C"], mined: Mined) -> tuple[Float[Array, "B k"], Float[Array, "B k"]]:
+    """Return the scores of each text with its mined images, and of each image with its mined texts, from `_pairs`."""
+    images_Ggk, texts_Ggk = mined.images[0], mined.texts[0]
+    _, g, k = images_Ggk.shape
+    if not _whole(mined):
+        return score_BC[:, 1 : 1 + k], score_BC[:, 1 + k :]
+    row_g = jnp.arange(g)
+    column_ti = (row_g[None] - row_g[:, None]) % g  # of the pair of text t and image i
+    score_Gti = jnp.take_along_axis(grouped(score_BC, g), column_ti[None], axis=2)
+    of_text_Ggk = jnp.take_along_axis(score_Gti, images_Ggk, axis=2)
+    of_image_Ggk = jnp.take_along_axis(score_Gti.mT, texts_Ggk, axis=2)
+    return of_text_Ggk.reshape(-1, k), of_image_Ggk.reshape(-1, k)
 
 
 def _with_brought(pairs: tuple[Array, Array, Array], lower: Lower, brought: Brought) -> list[Array]:

@@ -11,8 +11,8 @@ from bridge_jax.types import Lower
 from tests import tiny
 
 
-def setup(group: int):
-    cfg = tiny.config(mining=dict(partners=2, group=group))
+def setup(group: int, partners: int = 2):
+    cfg = tiny.config(mining=dict(partners=partners, group=group))
     return cfg, tiny.params(cfg), tiny.batch(cfg)
 
 
@@ -25,10 +25,10 @@ def mine_by_hand(cosines, same, key, g: int, settings) -> tuple[np.ndarray, np.n
     return rows.reshape(len(cosines), -1), valid.reshape(len(cosines), -1)
 
 
-@pytest.mark.parametrize("group", [0, 2])
-def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group):
+@pytest.mark.parametrize(("group", "partners"), [(0, 2), (2, 2), (0, 3), (2, 1)])
+def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group, partners):
     """Every candidate against the fusion of that one pair alone; the partners against mining called by hand."""
-    cfg, params, batch = setup(group=group)
+    cfg, params, batch = setup(group, partners)
     batch = dataclasses.replace(batch, image_ids=np.array([5, 6, 5, 7], np.int32))
     outputs = tiny.outputs(cfg, params, batch, passes=("unimodal", "fused", "mismatched"))
     low = tiny.lower(cfg, params, batch)
@@ -45,7 +45,7 @@ def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group):
     for candidates, partners, valid, is_text in (
         (outputs.by_text, images, by_text_valid, True), (outputs.by_image, texts, by_image_valid, False),
     ):  # fmt: skip
-        assert candidates.similarity.shape == (4, 3)
+        assert candidates.similarity.shape == (4, 1 + cfg.mining.partners)
         np.testing.assert_array_equal(candidates.valid[:, 0], True)
         np.testing.assert_array_equal(candidates.valid[:, 1:], valid)
         for query in range(4):
