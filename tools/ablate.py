@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -30,10 +31,10 @@ from ml_collections import config_flags
 from bridge_jax.config import ConfigError, nearest
 from bridge_jax.run import command_line, distributed, terminal
 from bridge_jax.workdir import atomic
-from tools.ablation import cell, judge, page
+from tools.ablation import cell, cost, judge, page
 from tools.ablation.cell import Cell
 from tools.ablation.grids import GRIDS
-from tools.ablation.rows import rows
+from tools.ablation.rows import guarded, rows
 
 _CONFIG = command_line.define_config()
 _GRID = flags.DEFINE_string("grid", None, f"The grid: {', '.join(GRIDS)}.")
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
         _list(every, out)
         return
     if not _JUDGE.value:
-        _refuse_others(every, out)
+        _refuse_others(every, out, grid)
     if _CELL.value is not None:
         if _CELL.value >= len(every):
             raise ConfigError(f"--cell is {_CELL.value}; this grid has the cells 0 to {len(every) - 1}")
@@ -139,11 +140,11 @@ def _stem(experiment: str) -> str:
     return "_".join([Path(file).stem, *re.findall(r"=(\w+)", variant)])
 
 
-def _refuse_others(every: Sequence[Cell], out: Path) -> None:
+def _refuse_others(every: Sequence[Cell], out: Path, grid: str) -> None:
     """Raise ConfigError where a row cannot run, or a cell that is there was made by other code or from other data."""
     for each in every:
         if each.seed == every[0].seed:
-            cell.check(each.cfg)
+            guarded(grid, each.row.name, partial(cell.check, each.cfg))
     records = judge.gather(every, out)
     mine = {"code": distributed.code(), "data": cell.fingerprint(every[0].cfg)}
     for seeds in records.values():
@@ -174,7 +175,8 @@ def _list(every: Sequence[Cell], out: Path) -> None:
         missing = max(0, len(first) + others - len(there))
         terminal.say(f"{missing} are missing: about {missing * mean / 3600:.1f} hours, as long as the others took")
     else:
-        terminal.say("none is there, so how long they take is not known; --cell=0 runs one")
+        least = (len(first) + others) * cost.least_secs(first[-1].cfg)
+        terminal.say(f"none is there; the products of their training alone take {least / 3600:.2g} hours here")
 
 
 def _child(index: int) -> int:

@@ -1,7 +1,7 @@
 """One cell of a grid: a row with one seed, trained and scored, and the JSON that is left of it.
 
     OUT/cells/NAME.json    the result, written once and as a whole
-    OUT/work/NAME          its workdir while it trains
+    OUT/work/NAME-...      its workdir while it trains, named by the code and the data too
 
 NAME is a hash of the experiment with its seed, without the keys that say where and how fast it runs. So two grids that
 share a cell run it once. The last checkpoint is scored: the number of pairs is the budget, and nothing is chosen.
@@ -24,7 +24,7 @@ import jax
 
 from bridge_jax.config import Config, ConfigError, evaluators, objectives
 from bridge_jax.config.as_json import as_dict
-from bridge_jax.data import pipeline, records
+from bridge_jax.data import pipeline, records, text
 from bridge_jax.evals import retrieval
 from bridge_jax.evals.scores import recall
 from bridge_jax.run import distributed, terminal, train
@@ -40,6 +40,8 @@ from tools.ablation.rows import Row, beyond_towers
 # Where and how fast a cell runs, not what it computes.
 PLACES = ("cache_dir", "data.data_dir", "data.workers", "data.threads", "data.prefetch_batches", "log_every_steps",
           "watchdog_secs", "checkpoint")  # fmt: skip
+
+KEYS = ("name", "code", "commit", "data", "device", "pairs", "seconds", "leak_probe", "splits")  # that a page reads
 
 
 class Cell(NamedTuple):
@@ -85,6 +87,7 @@ def check(cfg: Config) -> None:
                 "on retrieval"
             )
     evaluators.check(cfg)
+    text.load(cfg.data, cfg.text)
     if not evaluators.settings(cfg, "retrieval").splits:
         raise ConfigError("config.evals.retrieval.splits is empty: name the splits that the cells are scored on")
 
@@ -108,11 +111,12 @@ def read(path: Path) -> dict[str, Any]:
     """Return the record of a cell. Raises ConfigError where the file is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["name"] == path.stem:
+        lacks = [key for key in KEYS if key not in record]
+        fault = f"it lacks {', '.join(lacks)}" if lacks else f"it is the cell {record['name']}"
+        if not lacks and record["name"] == path.stem:
             return record
-        fault = f"it is the cell {record['name']}"
-    except (ValueError, KeyError, TypeError) as error:
-        fault = repr(error)
+    except (ValueError, TypeError) as error:
+        fault = str(error)
     raise ConfigError(f"{path}: expected a cell of tools.ablate ({fault}); move the file away")
 
 
@@ -122,7 +126,8 @@ def run(cell: Cell, out: Path, grid: str, *, keep_workdir: bool) -> Path:
     The leak probe comes first, as an experiment that cannot be probed should not train for hours. Raises the errors of
     `train.run`, and ConfigError where the code changed meanwhile.
     """
-    code, workdir = distributed.code(), out / "work" / cell.name
+    code, data = distributed.code(), fingerprint(cell.cfg)
+    workdir = out / "work" / f"{cell.name}-{code[:6]}-{data[:6]}"  # so no cell goes on with what other code trained
     started = time.monotonic()
     probed = leak_probe.probe(cell.cfg)
     probe_secs = time.monotonic() - started
@@ -132,8 +137,8 @@ def run(cell: Cell, out: Path, grid: str, *, keep_workdir: bool) -> Path:
     splits = _score(cell.cfg, workdir)
     spent = json.loads((workdir / FILE).read_text(encoding="utf-8"))["secs"]
     seconds = {**spent, "probe": round(probe_secs, 3), "score": round(time.monotonic() - started, 3)}
-    if distributed.code() != code:
-        raise ConfigError(f"bridge_jax changed while cell {cell.name} ran: give the command again, and change nothing")
+    if (distributed.code(), fingerprint(cell.cfg)) != (code, data):
+        raise ConfigError(f"code or data changed while cell {cell.name} ran, which begins again: change nothing then")
     record = {
         "name": cell.name,
         "row": cell.row.name,
@@ -145,7 +150,7 @@ def run(cell: Cell, out: Path, grid: str, *, keep_workdir: bool) -> Path:
         **_commit(),
         "jax": jax.__version__,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "data": fingerprint(cell.cfg),
+        "data": data,
         "pairs": sum(stage.steps * stage.batch_size for stage in cell.cfg.run_stages),
         "parameters_beyond_towers": beyond_towers(cell.cfg),
         "seconds": seconds,

@@ -39,10 +39,10 @@ def rows(settings: ml_collections.ConfigDict, grid: str) -> list[Row]:
     states from the cache: cached states are those of a few fixed crops, and the row would be the only one to see more.
     Raises ConfigError, naming the row, where the experiment cannot have it.
     """
-    base = _guarded(grid, "", lambda: parse(settings))
-    changes = dict(_guarded(grid, "", lambda: GRIDS[grid].rows(base)))
+    base = guarded(grid, "", lambda: parse(settings))
+    changes = dict(guarded(grid, "", lambda: GRIDS[grid].rows(base)))
     method = list(changes)[-1]
-    parsed = {name: _guarded(grid, name, lambda c=c: parse(changed(settings, c))) for name, c in changes.items()}
+    parsed = {name: guarded(grid, name, lambda c=c: parse(changed(settings, c))) for name, c in changes.items()}
     if GRIDS[grid].matched:
         goal = beyond_towers(parsed[method])
         widths = {name: _width(cfg, goal) for name, cfg in parsed.items() if name != method and cfg.bridge.layers}
@@ -50,12 +50,20 @@ def rows(settings: ml_collections.ConfigDict, grid: str) -> list[Row]:
     uncached = sorted({stage for cfg in parsed.values() for stage in opens_lower(cfg)})
     common = {f"stages.{stage}.cached_crops": 0 for stage in uncached}
     made = {name: changed(settings, {**c, **common}) for name, c in changes.items()}
-    parsed = {name: _guarded(grid, name, lambda s=s: parse(s)) for name, s in made.items()}
+    parsed = {name: guarded(grid, name, lambda s=s: parse(s)) for name, s in made.items()}
     counts = {name: beyond_towers(cfg) for name, cfg in parsed.items()}
     return [
         Row(name, made[name], cfg, counts[name], tuple(_notes(changes[name], parsed[method], cfg, uncached)))
         for name, cfg in parsed.items()
     ]
+
+
+def guarded(grid: str, name: str, make: Any) -> Any:
+    """Return what `make` makes. A ConfigError of it names the grid and the row."""
+    try:
+        return make()
+    except ConfigError as error:
+        raise ConfigError(f"--grid={grid}{f', row {name!r}' if name else ''}: {error}") from error
 
 
 def changed(settings: ml_collections.ConfigDict, changes: Changes) -> ml_collections.ConfigDict:
@@ -124,11 +132,3 @@ def _notes(changes: Changes, method: Config, cfg: Config, uncached: list[str]) -
         notes.append(f"another budget: {100 * share:+.0f} % parameters beyond the towers")
     notes += [f"{stage} reads pixels, not the cache" for stage in uncached]
     return notes
-
-
-def _guarded(grid: str, name: str, make: Any) -> Any:
-    """Return what `make` makes. A ConfigError of it names the grid and the row."""
-    try:
-        return make()
-    except ConfigError as error:
-        raise ConfigError(f"--grid={grid}{f', row {name!r}' if name else ''}: {error}") from error
