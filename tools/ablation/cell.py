@@ -32,7 +32,7 @@ from bridge_jax.run.stop import Stop
 from bridge_jax.step import leak_probe, sharding
 from bridge_jax.step.params import abstract_params
 from bridge_jax.step.predict import build_predict
-from bridge_jax.workdir import atomic
+from bridge_jax.workdir import atomic, lock
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.outcome import FILE, Outcome
 from tools.ablation.rows import Row, beyond_towers
@@ -107,6 +107,11 @@ def path_of(out: Path, cell: Cell) -> Path:
     return out / "cells" / f"{cell.name}.json"
 
 
+def workdir_of(out: Path, cell: Cell) -> Path:
+    """Return the folder that a cell trains in. No cell goes on with what other code, or other data, trained."""
+    return out / "work" / f"{cell.name}-{distributed.code()[:6]}-{fingerprint(cell.cfg)[:6]}"
+
+
 def read(path: Path) -> dict[str, Any]:
     """Return the record of a cell. Raises ConfigError where the file is none."""
     try:
@@ -126,8 +131,8 @@ def run(cell: Cell, out: Path, grid: str, *, keep_workdir: bool) -> Path:
     The leak probe comes first, as an experiment that cannot be probed should not train for hours. Raises the errors of
     `train.run`, and ConfigError where the code changed meanwhile.
     """
-    code, data = distributed.code(), fingerprint(cell.cfg)
-    workdir = out / "work" / f"{cell.name}-{code[:6]}-{data[:6]}"  # so no cell goes on with what other code trained
+    code, data, workdir = distributed.code(), fingerprint(cell.cfg), workdir_of(out, cell)
+    lock.refuse_if_taken(workdir)
     started = time.monotonic()
     probed = leak_probe.probe(cell.cfg)
     probe_secs = time.monotonic() - started
