@@ -1,5 +1,6 @@
 """Run a grid of experiments that differ in one thing, and judge whether the method's form of it is the best.
 
+    pip install 'bridge_jax[ablate]'
     python -m tools.ablate --config=configs/shapes.py --grid=design --dry_run
     python -m tools.ablate --config=configs/shapes.py --grid=design
     python -m tools.ablate --config=configs/shapes.py --grid=design --cell=3
@@ -27,9 +28,7 @@ from ml_collections import config_flags
 
 from bridge_jax.config import ConfigError, require_one_of
 from bridge_jax.run import command_line, terminal
-from tools.ablation import cell, run
 from tools.ablation.grids import GRIDS
-from tools.ablation.rows import rows
 
 _CONFIG = command_line.define_config()
 _GRID = flags.DEFINE_string("grid", None, f"The grid: {', '.join(GRIDS)}.")
@@ -50,7 +49,11 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--config is missing: name an experiment, such as --config=configs/shapes.py")
     experiment = config_flags.get_config_filename(flags.FLAGS["config"])
     out = Path(_OUT.value or f"runs/ablate_{_stem(experiment)}")
-    every = cell.cells(rows(_CONFIG.value, grid), seeds)
+    try:
+        from tools.ablation import run
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'bridge_jax[ablate]'") from error
+    every = run.cells(_CONFIG.value, grid, seeds)
     if _DRY_RUN.value:
         for line in run.listed(every, out):
             terminal.say(line)

@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import ml_collections
+
 from bridge_jax.config import ConfigError
 from bridge_jax.run import distributed, terminal
 from bridge_jax.workdir import atomic
 from tools.ablation import cell, cost, judge, page
 from tools.ablation.cell import Cell
-from tools.ablation.rows import guarded
+from tools.ablation.rows import guarded, rows
 
 STOPPED = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes after which no other cell is begun
+
+
+def cells(settings: ml_collections.ConfigDict, grid: str, seeds: list[int]) -> list[Cell]:
+    """Return all rows of a grid with all seeds, in the order that `--cell` counts. Raises ConfigError."""
+    return cell.cells(rows(settings, grid), seeds)
 
 
 def check(every: Sequence[Cell], out: Path, grid: str) -> None:
@@ -106,15 +113,15 @@ def listed(every: Sequence[Cell], out: Path) -> Iterator[str]:
     for each in _first(every):
         parameters = f"{each.row.parameters:,} parameters beyond the towers"
         yield "; ".join([f"{each.row.name}: {parameters}", *each.row.notes])
-    rows = len(_first(every))
-    others = 2 * (len(every) // rows - 1)
-    yield f"{rows + others} cells: {rows} rows, and {others} more of the method and its rival"
+    first = len(_first(every))
+    others = 2 * (len(every) // first - 1)
+    yield f"{first + others} cells: {first} rows, and {others} more of the method and its rival"
     if there:
         hours = sum(map(cell.total_secs, there.values())) / len(there) / 3600
-        missing = max(0, rows + others - len(there))
+        missing = max(0, first + others - len(there))
         yield f"{missing} are missing: about {missing * hours:.1f} hours, as long as the others took"
     else:
-        hours = (rows + others) * cost.least_secs(every[-1].cfg) / 3600
+        hours = (first + others) * cost.least_secs(every[-1].cfg) / 3600
         yield f"none is there; the products of their training alone take {hours:.2g} hours here"
 
 
