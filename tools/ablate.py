@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -53,6 +54,8 @@ def main(argv: list[str]) -> None:
         from tools.ablation import run
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'bridge_jax[ablate]'") from error
+    if _CELL.value is None and not _DRY_RUN.value:
+        jax.config.update("jax_platforms", "cpu")  # an accelerator is for the processes of the cells
     every = run.cells(_CONFIG.value, grid, seeds)
     if _DRY_RUN.value:
         for line in run.listed(every, out):

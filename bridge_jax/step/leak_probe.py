@@ -54,6 +54,7 @@ def shrink(cfg: Config) -> Config:
     or pixels are left out. The block below the layer is frozen and never runs.
     """
     fusing = [stage for stage in cfg.run_stages if objectives.trains_fused(stage)]
+    below = BELOW if cfg.bridge.layers else f"{BELOW}|vision/norm/.*"  # without a bridge nothing of a tower lies above
     losses = [name for name in (fusing or cfg.run_stages)[-1].losses if _reads_states(name)] or ["itc"]
     stage = dataclasses.replace(
         cfg.run_stages[-1],
@@ -63,7 +64,7 @@ def shrink(cfg: Config) -> Config:
         microbatches=1,
         group_examples=1,
         losses=tuple(losses),
-        train=((BELOW, False), (".*", True)),
+        train=((below, False), (".*", True)),
         top_blocks=0,
         learning_rate=1e-2,
         lr_factors=((".*", 1.0),),

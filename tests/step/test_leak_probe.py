@@ -39,6 +39,15 @@ def test_joint_fusion_stays_at_chance(more, mining):
     assert losses["fused_itc/loss"] == pytest.approx(np.log(2), abs=0.05)
 
 
+def test_a_model_without_a_bridge_has_one_score(monkeypatch):
+    """Trained for two steps, as no pair is fused and nothing could leak."""
+    monkeypatch.setattr(leak_probe, "STEPS", 2)
+    cfg = tiny.config(bridge=dict(design="none", layers=0), stage=dict(losses=("itc",)))
+    found = leak_probe.probe(cfg)
+    assert list(found) == ["unimodal"]
+    assert found["unimodal"].at_chance
+
+
 def test_the_papers_form_leaks():
     """p_t of the true pair i against p_v of the true pair j: over 90 % on pairs that have nothing in common."""
     found = leak_probe.probe(config("paper"))

@@ -158,6 +158,12 @@ def test_a_grid_does_not_go_on_with_cells_of_other_code_or_data(grid, every, tmp
     run.write(every, tmp_path, "leak", "configs/tiny.py")  # they are of one kind, so they can still be judged
 
 
+def test_a_split_with_too_few_photos_for_a_row_is_refused_before_any_cell_runs(settings, tmp_path):
+    every = cell.cells(rows(settings, "mining"), [0])
+    with pytest.raises(ConfigError, match=r"--grid=mining, row 'the whole split': config.mining.ranks ends at 32, but"):
+        run.check(every, tmp_path, "mining")
+
+
 def test_a_row_without_a_bridge_that_is_to_rerank_is_one_line_and_exit_code_2(file, tmp_path):
     done = program(file, "--grid=design", f"--out={tmp_path}", "--config.evals.retrieval.select_by=rerank")
     assert done.returncode == 2

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bridge_jax import paths
 from bridge_jax.config import Config, ConfigError, evaluators, objectives
 from bridge_jax.config.as_json import as_dict
 from bridge_jax.data import pipeline, records, text
@@ -29,8 +30,8 @@ from bridge_jax.evals import retrieval
 from bridge_jax.evals.scores import recall
 from bridge_jax.run import distributed, terminal, train
 from bridge_jax.run.stop import Stop
-from bridge_jax.step import leak_probe, sharding
-from bridge_jax.step.params import abstract_params
+from bridge_jax.step import leak_probe, optim, sharding
+from bridge_jax.step.params import abstract_params, param_shapes
 from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir import atomic, lock
 from bridge_jax.workdir.checkpoint import Checkpoints
@@ -79,15 +80,21 @@ def name_of(cfg: Config) -> str:
 
 
 def check(cfg: Config) -> None:
-    """Raise ConfigError where an experiment is not scored by retrieval, or has no such data."""
+    """Raise ConfigError where an experiment is not scored by retrieval, or its rules or its data do not fit."""
+    known = paths.every(param_shapes(cfg))
     for stage in cfg.run_stages:
         if (name := objectives.evaluator_of(stage)) != "retrieval":
             raise ConfigError(
                 f"config.stages.{stage.name} is scored by {name}; tools.ablate compares retrieval: give an experiment "
                 "on retrieval"
             )
+        optim.trainable_paths(cfg, stage, known)
+        optim.optimizer(cfg, stage, known)
     evaluators.check(cfg)
     text.load(cfg.data, cfg.text)
+    last, photos = cfg.mining.ranks[1], len(pipeline.open_training(cfg.data))
+    if cfg.mining.source == "split" and last >= photos:  # a run would say so only where it first ranks the split
+        raise ConfigError(f"config.mining.ranks ends at {last}, but the {photos} training photos have fewer partners")
     if not evaluators.settings(cfg, "retrieval").splits:
         raise ConfigError("config.evals.retrieval.splits is empty: name the splits that the cells are scored on")
 
