@@ -36,7 +36,7 @@ ROOMS = {
     "plan": Room(4, "the cost of a step on a machine that is not here", ("bridge_jax/plan/*.py",)),
     "run": Room(5, "the training loop: its start, its output, its stop", ("bridge_jax/run/*.py",)),
     "main": Room(6, "the command that trains", ("bridge_jax/main.py",)),
-    "tools": Room(6, "every other command", ("tools/*.py",)),
+    "tools": Room(6, "every other command", ("tools/*.py", "tools/ablation/*.py")),
 }
 
 # Dependency -> the only files that may import it. A dependency that is not named here may be imported anywhere.
@@ -65,6 +65,8 @@ HOMES = {
     ],
     "rich": ["bridge_jax/run/terminal.py", "bridge_jax/plan/dry_run.py", "tools/*.py"],
     "psutil": ["bridge_jax/step/train_step.py"],
+    "scipy": ["tools/ablation/verdict.py"],
+    "statsmodels": ["tools/ablation/verdict.py"],
 }
 
 NOT_IMPORTED = {
@@ -84,6 +86,7 @@ MODULE_OF = {
 }
 EXTRAS = {  # file -> the extra of pyproject.toml that it needs
     "bridge_jax/interop/torch_onnx.py": "onnx",
+    "tools/ablation/verdict.py": "ablate",
     "tools/export_onnx.py": "onnx",
 }
 FILE_LINES, FUNCTION_LINES = 300, 60

@@ -34,17 +34,6 @@ _STEPS = flags.DEFINE_integer("steps", 10, "Steps to time; the median is printed
 _console = Console(soft_wrap=True, highlight=False)
 
 
-def matmul_rate(seconds: float = 0.5, side: int = 2048) -> float:
-    """Return the float32 FLOP/s of square matrix products, one after another for at least `seconds`."""
-    a, product = jnp.ones((side, side), jnp.float32), jax.jit(jnp.matmul)
-    jax.block_until_ready(product(a, a))
-    count, started, spent = 0, time.perf_counter(), 0.0
-    while spent < seconds:
-        jax.block_until_ready(product(a, a))
-        count, spent = count + 1, time.perf_counter() - started
-    return count * 2 * side**3 / spent
-
-
 def bench_stage(cfg: Config, stage: Stage, mesh: Mesh, params) -> None:
     """Print the figures of one stage."""
     stage_step, make = train_step.build(cfg, stage, 0, mesh), None
@@ -64,7 +53,7 @@ def bench_stage(cfg: Config, stage: Stage, mesh: Mesh, params) -> None:
         started = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(state, batch))
         times.append(time.perf_counter() - started)
-        products.append(matmul_rate())
+        products.append(flops.matmul_rate())
     seconds = statistics.median(times)
     shares = sorted(step_flops / spent / rate for spent, rate in zip(times, products, strict=True))
     count = 4 * _STEPS.value

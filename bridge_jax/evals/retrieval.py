@@ -122,6 +122,22 @@ class Evaluator(StageEvaluator, Fits):
         images, texts = self._sides(params, split, limit_images, False, report)
         return self._unimodal(texts.embeddings @ images.embeddings.T, texts, images, limit_images)
 
+    def ranks(self, params: Params, split: str, progress: Progress) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return `<score>/<direction>` -> the rank of every query (best is 1) and the photo that it belongs to.
+
+        The scores are unimodal and, where there is a bridge, rerank. Raises FloatingPointError on NaN.
+        """
+        bridged = self._cfg.bridge.design != "none"
+        images, texts = self._sides(params, split, 0, bridged, progress)
+        cosines = texts.embeddings @ images.embeddings.T
+        orders = {"unimodal": (cosines, cosines.T)}
+        if bridged:
+            weight = self._settings.rerank_weight * self._scale(params)
+            candidates = self._candidates(params, cosines, texts, images, (), progress)
+            orders["rerank"] = reranking.reorder(candidates, cosines, weight)
+        found = {score: recall.both_ranks(*order, texts.image_ids, images.image_ids) for score, order in orders.items()}
+        return {f"{score}/{direction}": ranks for score, both in found.items() for direction, ranks in both.items()}
+
     def _unimodal(self, cosines: np.ndarray, texts: Side, images: Side, limit: int) -> dict[str, float]:
         metrics = self._recalls("unimodal", cosines, cosines.T, texts, images)
         if self._settings.folds > 1 and not limit:
@@ -219,20 +235,9 @@ class Evaluator(StageEvaluator, Fits):
         self, name: str, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
     ) -> dict[str, float]:
         """Return the recalls of both directions: `by_text` [texts, images] and `by_image` [images, texts]."""
-        settings, seed = self._settings, self._cfg.seed
-        metrics = recall.retrieval(
-            by_text,
-            texts.image_ids,
-            images.image_ids,
-            image_scores=by_image,
-            bootstrap_samples=settings.bootstrap_samples,
-            seed=seed,
-        )
-        kinds = np.unique(texts.kinds)
-        for kind in kinds if len(kinds) > 1 else ():
-            rows = texts.kinds == kind
-            ranks = recall.ranks(by_text[rows], texts.image_ids[rows], images.image_ids, f"text_to_image/{kind}")
-            metrics |= {f"text_to_image/{kind}/{key}": value for key, value in recall.summary(ranks).items()}
+        ids, samples = (texts.image_ids, images.image_ids), self._settings.bootstrap_samples
+        metrics = recall.retrieval(by_text, *ids, image_scores=by_image, bootstrap_samples=samples, seed=self._cfg.seed)
+        metrics |= recall.by_kind(by_text, texts.kinds, *ids)
         return {f"{name}/{key}": value for key, value in metrics.items()}
 
     def _folds(

@@ -1,9 +1,11 @@
-"""Count a program's FLOPs in its jaxpr, before any compiler has changed it."""
+"""Count a program's FLOPs in its jaxpr, before any compiler has changed it; and time those of a plain product."""
 
 import math
+import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def flops_of(function: Any, *arguments: Any) -> float:
@@ -33,3 +35,14 @@ def flops_in(program: Any) -> float:
             out_features = equation.params["dimension_numbers"].rhs_spec[0]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out_features]
     return total
+
+
+def matmul_rate(seconds: float = 0.5, side: int = 2048) -> float:
+    """Return the float32 FLOP/s of square matrix products, one after another for at least `seconds`, on one device."""
+    a, product = jnp.ones((side, side), jnp.float32), jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    count, started, spent = 0, time.perf_counter(), 0.0
+    while spent < seconds:
+        jax.block_until_ready(product(a, a))
+        count, spent = count + 1, time.perf_counter() - started
+    return count * 2 * side**3 / spent

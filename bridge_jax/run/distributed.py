@@ -56,11 +56,16 @@ def start(cfg: Config, coordinator_address: str, num_processes: int, process_id:
 
 def about(cfg: Config) -> dict[str, Any]:
     """Return this process's host, and the config, code and version of jax that all processes must share."""
+    config = json.loads(json.dumps(as_dict(cfg)))
+    return {"host": socket.gethostname(), "jax": jax.__version__, "code": code(), "config": config}
+
+
+def code() -> str:
+    """Return a hash of all that the package's own files say."""
     root, digest = Path(bridge_jax.__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    config = json.loads(json.dumps(as_dict(cfg)))
-    return {"host": socket.gethostname(), "jax": jax.__version__, "code": digest.hexdigest()[:12], "config": config}
+    return digest.hexdigest()[:12]
 
 
 def meet(address: str, count: int, index: int, timeout_secs: float, mine: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import sys
 from tests.docs.test_commands import MODULE, PAGES, ROOT, blocks, commands, given, run, words_of
 
 PROGRAMS = (
-    *("bridge_jax.main", "tools.evaluate", "tools.plan"),
+    *("bridge_jax.main", "tools.ablate", "tools.evaluate", "tools.plan"),
     *("tools.bench_step", "tools.bench_decode", "tools.replay"),
 )
 PARSE = """
@@ -63,7 +63,7 @@ def test_a_machine_for_data_is_prepared_by_the_same_commands():
         if words[0] == "hf" or words[:3] == [*MODULE, "tools.prepare_data"]:
             assert words in commands()
         elif words[0] == "python":
-            assert words[2] == "tools.evaluate"  # its flags are parsed below
+            assert words[2] in ("tools.ablate", "tools.evaluate")  # their flags are parsed below
 
 
 def test_flags_and_config_are_accepted_by_the_program():

@@ -96,19 +96,40 @@ def retrieval(
     recalls. With `bootstrap_samples`, each also has `<direction>/<name>_low` and `_high`, the ends of its 95 % interval
     over draws of images, each with all its captions. Raises the errors of `ranks`.
     """
-    text_ids, image_ids = np.asarray(text_ids), np.asarray(image_ids)
-    sides = (
-        (scores, text_ids, image_ids),
-        (scores.T if image_scores is None else image_scores, image_ids, text_ids),
-    )
+    both = both_ranks(scores, scores.T if image_scores is None else image_scores, text_ids, image_ids)
     result = {}
-    for direction, (matrix, query_ids, candidate_ids) in zip(DIRECTIONS, sides, strict=True):
-        query_ranks = ranks(matrix, query_ids, candidate_ids, direction)
+    for direction, (query_ranks, query_ids) in both.items():
         result |= {f"{direction}/{name}": value for name, value in summary(query_ranks).items()}
         if bootstrap_samples:
             for name, (low, high) in bootstrap(query_ranks, query_ids, bootstrap_samples, seed).items():
                 result |= {f"{direction}/{name}_low": low, f"{direction}/{name}_high": high}
     result["rsum"] = sum(result[f"{direction}/r@{k}"] for direction in DIRECTIONS for k in RECALL_AT)
+    return result
+
+
+def both_ranks(
+    by_text: np.ndarray, by_image: np.ndarray, text_ids: np.ndarray, image_ids: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return direction -> the rank of every query (int64 [queries]) and the photo that it belongs to (its id).
+
+    `by_text` [texts, images] scores the queries of `text_to_image`, `by_image` [images, texts] those of
+    `image_to_text`. Raises the errors of `ranks`.
+    """
+    text_ids, image_ids = np.asarray(text_ids), np.asarray(image_ids)
+    sides = (by_text, text_ids, image_ids), (by_image, image_ids, text_ids)
+    return {
+        direction: (ranks(scores, query_ids, candidate_ids, direction), query_ids)
+        for direction, (scores, query_ids, candidate_ids) in zip(DIRECTIONS, sides, strict=True)
+    }
+
+
+def by_kind(scores: np.ndarray, kinds: np.ndarray, text_ids: np.ndarray, image_ids: np.ndarray) -> dict[str, float]:
+    """Return `text_to_image/<kind>/<recall>` for each kind of caption (`kinds`: str [texts]), if there are several."""
+    result, known = {}, np.unique(kinds)
+    for kind in known if len(known) > 1 else ():
+        rows = kinds == kind
+        found = ranks(scores[rows], text_ids[rows], image_ids, f"text_to_image/{kind}")
+        result |= {f"text_to_image/{kind}/{name}": value for name, value in summary(found).items()}
     return result
 
 
