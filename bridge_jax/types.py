@@ -100,6 +100,7 @@ class Outputs:
     logit_scale: Array  # scalar, already exponentiated and clamped
     unimodal_image: Array = None  # [B,E], L2-normalised
     unimodal_text: Array = None  # [B,E]
+    unimodal_wrong: Array = None  # [B,w,E], of the row's own wrong captions; which are there: `batch.wrong_mask`
     fused: Any = None  # Fused, the true pairs
     by_text: Any = None  # Candidates: images for each text
     by_image: Any = None  # Candidates: texts for each image

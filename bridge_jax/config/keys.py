@@ -118,7 +118,7 @@ class Mining:
     margin_min: float  # the band of cosines begins this far below the true pair's cosine
     margin_max: float  # and ends this far below it
     false_margin: float  # a cosine above the true pair's by more is no partner, but a match without a label; 2: none
-    wrong_captions: int  # number of a record's own wrong captions that are fused with its picture, beside the mined
+    wrong_captions: int  # number of a record's own wrong captions that its picture is compared and fused with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,7 @@ class Needs:
     pictures: Callable[[Config], int] | None = None  # pictures of a row, if there may be more than one
     decoder: tuple[str, ...] = ()  # values of config.decoder.reads with which the decoder serves it
     evaluator: str = "retrieval"  # chooses the best checkpoint of the stages that train on it
+    wrong_captions: bool = False  # embeds the row's own wrong captions too, as every loss over `mismatched` does
     check: Callable[[Config], None] | None = None  # raises ConfigError where the rest of the config does not fit
 
 
@@ -150,7 +151,8 @@ def trains_fused(stage: Stage) -> bool:
 
 def wrong_captions(cfg: Config, stage: Stage) -> int:
     """Return how many wrong captions of a record a row of a stage's batch has."""
-    return cfg.mining.wrong_captions if mines(stage) else 0
+    reads_them = mines(stage) or any(needs(loss).wrong_captions for loss in stage.losses)
+    return cfg.mining.wrong_captions if reads_them else 0
 
 
 def partners_brought(cfg: Config, stage: Stage) -> int:

@@ -30,6 +30,14 @@ class Brought(NamedTuple):
     by_image: Float[Array, "B w"]  # of the row's picture with the captions
 
 
+class Texts(NamedTuple):
+    """The w captions that a row brings."""
+
+    lower: Float[Array, "B w T D"]
+    mask: Bool[Array, "B w T"]
+    embedded: Float[Array, "B w E"]
+
+
 class Mined(NamedTuple):
     """Mined partners of each text and each image: their rows in its own group of g, and whether each one exists."""
 
@@ -40,18 +48,25 @@ class Mined(NamedTuple):
     brought: Brought | None = None
 
 
+def wrong_texts(model: BridgeModel, batch: Batch, lower_frozen: bool) -> Texts | None:
+    """Run the text tower on the rows' wrong captions; None where they bring none."""
+    if batch.wrong_mask is None:
+        return None
+    return _texts(model, batch.wrong_mask, batch.wrong_ids, None, lower_frozen)
+
+
 def brought(
-    model: BridgeModel, batch: Batch, text_BE: Float[Array, "B E"], image_BE: Float[Array, "B E"], lower_frozen: bool
+    model: BridgeModel, batch: Batch, unimodal: tuple[Array, Array], wrong: Texts | None, lower_frozen: bool
 ) -> Brought | None:
-    """Run the towers on what the rows bring: partners from the whole split, then wrong captions. None for nothing."""
-    captions = [
-        _texts(model, mask, ids, lower, lower_frozen)
-        for mask, ids, lower in (
-            (batch.partner_text_mask, batch.partner_ids, batch.partner_lower_text),
-            (batch.wrong_mask, batch.wrong_ids, None),
-        )
-        if mask is not None
-    ]
+    """Run the towers on the partners from the whole split, and put the wrong captions behind them. None for nothing.
+
+    `unimodal`: the embeddings [B,E] of the rows' own texts and images.
+    """
+    text_BE, image_BE = unimodal
+    captions = [] if wrong is None else [wrong]
+    if batch.partner_text_mask is not None:
+        partners = (batch.partner_text_mask, batch.partner_ids, batch.partner_lower_text)
+        captions.insert(0, _texts(model, *partners, lower_frozen))
     if not captions:
         return None
     texts, texts_mask, embedded_BwE = (jnp.concatenate(parts, axis=1) for parts in zip(*captions, strict=True))
@@ -67,15 +82,15 @@ def brought(
     )
 
 
-def _texts(model: BridgeModel, mask: Array, ids: Array, lower: Array, lower_frozen: bool) -> tuple[Array, ...]:
-    """Return the lower states [B,w,T,D], the mask and the embeddings [B,w,E] of captions that the rows bring."""
+def _texts(model: BridgeModel, mask: Array, ids: Array, lower: Array | None, lower_frozen: bool) -> Texts:
+    """Run the text tower on captions that the rows bring, [B,w,T], from their words or from their lower states."""
     B, w, T = mask.shape
     flat = mask.reshape(-1, T)
     if lower is None:
         lower = model.lower_text(ids.reshape(-1, T), flat, deterministic=lower_frozen)
     states = lower.reshape(B * w, T, -1).astype(model.dtype)
     embedded = model.unimodal_text(states, flat, deterministic=False)
-    return states.reshape(B, w, T, -1), mask, embedded.reshape(B, w, -1)
+    return Texts(states.reshape(B, w, T, -1), mask, embedded.reshape(B, w, -1))
 
 
 def _images(model: BridgeModel, batch: Batch, shape: tuple[int, ...], lower_frozen: bool) -> tuple[Array, Array]:

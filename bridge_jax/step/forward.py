@@ -57,10 +57,12 @@ def outputs(model: BridgeModel, params: Params, batch: Batch, how: Forward, keys
         if {"unimodal", "mismatched"} & set(passes):
             computed["unimodal_image"] = model.unimodal_image(lower.image, deterministic=False)
             computed["unimodal_text"] = model.unimodal_text(lower.text, lower.text_mask, deterministic=False)
+            wrong = candidates.wrong_texts(model, batch, how.lower_frozen)
+            computed["unimodal_wrong"] = None if wrong is None else wrong.embedded
         if "mismatched" in passes:
             unimodal = (computed["unimodal_text"], computed["unimodal_image"])
             mined = candidates.mine(model.cfg, batch.image_ids, *unimodal, keys.mining)
-            brought = candidates.brought(model, batch, *unimodal, how.lower_frozen)
+            brought = candidates.brought(model, batch, unimodal, wrong, how.lower_frozen)
             computed |= candidates.fuse(model, lower, mined._replace(brought=brought), how.spread)
             computed["left_out"] = mined.left_out
         elif "fused" in passes:

@@ -43,7 +43,7 @@ def in_parts(cfg: Config, stage: Stage, run: Callable[..., Outputs], mesh: Mesh)
             index, part = x  # the compiler drops what neither the embeddings nor the counts need
             outputs = run(joined(live), part, step, index)
             counts = {name: loss.count for name, loss in losses_of(cfg, separate, outputs, part).items()}
-            return None, (embeddings_of(outputs) if comparing else (), counts)
+            return None, (embeddings_of(outputs) if comparing else {}, counts)
 
         _, (embeddings, counts) = jax.lax.scan(embed, None, numbered)
         count = {name: jnp.maximum(values.sum(), 1) for name, values in counts.items()}
@@ -65,7 +65,7 @@ def in_parts(cfg: Config, stage: Stage, run: Callable[..., Outputs], mesh: Mesh)
                 losses = losses_of(cfg, separate, outputs, part)
                 total = sum((weights[name] * losses[name].sum / count[name] for name in separate), jnp.zeros(()))
                 embedded = embeddings_of(outputs)
-                total += sum(jnp.vdot(g, e) for g, e in zip(pull, embedded, strict=True)) if comparing else 0.0
+                total += sum(jnp.vdot(pull[name], each) for name, each in embedded.items()) if comparing else 0.0
                 sums = {name: loss.sum for name, loss in losses.items()}
                 metrics = metrics_of(losses) | bridge_metrics(joined(live), outputs, part)
                 return total, (sums, metrics, outputs)
@@ -101,18 +101,18 @@ def _rows(parts: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
 
 
-def embeddings_of(outputs: Outputs) -> tuple[Array, Array]:
-    """Return the embeddings of texts and of images, which losses over the whole batch compare."""
-    return outputs.unimodal_text, outputs.unimodal_image
+def embeddings_of(outputs: Outputs) -> dict[str, Array]:
+    """Return the embeddings that losses over the whole batch compare, by the names of their fields."""
+    found = {name: getattr(outputs, name) for name in ("unimodal_text", "unimodal_image", "unimodal_wrong")}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 def _compared(cfg: Config, names: tuple[str, ...], params: Params, embeddings: Any) -> Outputs:
     """Return the outputs for the losses `names`, which compare all rows of the batch."""
-    text, image = _rows(embeddings) if embeddings else (None, None)
 
     def run(model: BridgeModel) -> Outputs:
         outputs = {name: objectives.needs(name).output for name in names}
         own = {name: output(model, None) for name, output in outputs.items() if output}
-        return Outputs(logit_scale=model.heads.logit_scale(), unimodal_text=text, unimodal_image=image, own=own)
+        return Outputs(logit_scale=model.heads.logit_scale(), own=own, **_rows(embeddings))
 
     return nn.apply(run, BridgeModel(cfg))({"params": params})

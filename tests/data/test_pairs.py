@@ -56,16 +56,35 @@ def test_a_list_may_say_several_things_of_a_picture(tmp_path, name):
     (tmp_path / "p").mkdir()
     for n in NAMES:
         (tmp_path / "p" / f"{n}.png").write_bytes(picture(n))
-    rows = [{"image": f"p/{n}.png", "caption": f"say {n}, {time}"} for time in ("once", "twice") for n in NAMES]
+    rows = [
+        {"image": f"p/{n}.png", "caption": f"say {n}, {time}", "wrong_caption": f"{time} {n}" if n < "c" else ""}
+        for time in ("once", "twice")
+        for n in NAMES
+    ]
     with (tmp_path / name).open("w", newline="") as out:
         if name.endswith("jsonl"):
             out.write("\n".join(map(json.dumps, rows)))
         else:
-            writer = csv.DictWriter(out, ("image", "caption"), delimiter="\t" if name.endswith("tsv") else ",")
+            writer = csv.DictWriter(out, tuple(rows[0]), delimiter="\t" if name.endswith("tsv") else ",")
             writer.writeheader()
             writer.writerows(rows)
     records = prepared(tmp_path, tmp_path / "out")
     assert [record["captions"] for record in records] == [[f"say {n}, once", f"say {n}, twice"] for n in NAMES]
+    assert [record["wrong_captions"] for record in records] == [["once a", "twice a"], ["once b", "twice b"], []]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"wrong_caption": "say a"}, r"a\.png has 'say a' as a caption and as a wrong one"),
+        ({"wrong_caption": ["b", "c"]}, r"row 1: expected one text as `wrong_caption`, got \['b', 'c'\]; give each"),
+    ],
+)
+def test_a_bad_wrong_caption_is_one_clear_line(tmp_path, row, says):
+    (tmp_path / "a.png").write_bytes(picture("a"))
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "a.png", "caption": "say a"} | row))
+    with pytest.raises(ConfigError, match=says):
+        prepared(tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,10 @@ def test_without_them_the_batch_is_the_same_bit_for_bit(cfg):
         jax.tree.map(np.testing.assert_array_equal, without, again)
 
 
-def test_a_stage_that_fuses_no_wrong_pair_draws_none(cfg):
-    assert batches(drawing(cfg, 2), count=1, losses=("itc",))[0].wrong_ids is None
+def test_a_stage_that_reads_no_wrong_caption_draws_none(cfg):
+    """`itc` embeds them, `cycle` reads true pairs only."""
+    assert batches(drawing(cfg, 2), count=1, losses=("itc",))[0].wrong_ids is not None
+    assert batches(drawing(cfg, 2), count=1, losses=("cycle",))[0].wrong_ids is None
 
 
 def test_rows_that_a_record_lacks_are_masked_and_unusable_captions_left_out(cfg):

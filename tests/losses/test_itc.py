@@ -1,5 +1,7 @@
 """Unimodal contrast against an explicit loop over pairs and positives."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +19,16 @@ def embeddings(seed):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def by_loop(scores, ids):
-    """Return the cross entropy to a target even over the positives, averaged over queries and directions."""
+def by_loop(scores, ids, wrong=((),) * B):
+    """Return the cross entropy to a target even over the positives, averaged over queries and directions.
+
+    `wrong`: the scores of each image with its own wrong captions.
+    """
     total = 0.0
-    for direction in (scores, scores.T):
+    for direction, more in ((scores, ((),) * B), (scores.T, wrong)):
         for i, row in enumerate(direction):
             positives = [j for j in range(len(ids)) if ids[j] == ids[i]]
-            log_sum = np.log(sum(np.exp(v) for v in row))
+            log_sum = np.log(sum(np.exp(v) for v in (*row, *more[i])))
             total += sum(log_sum - row[j] for j in positives) / len(positives) / len(ids) / 2
     return total
 
@@ -41,6 +46,29 @@ def test_equals_the_loop(ids):
     scores = 5.0 * outputs.unimodal_text @ outputs.unimodal_image.T
     assert result.count == B
     assert result.mean == pytest.approx(by_loop(np.float64(scores), ids), rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk_columns", [0, 4])
+def test_an_image_is_contrasted_with_its_own_wrong_captions_too(chunk_columns):
+    """Row 2 has one, row 4 none, the others two. A missing one moves nothing, not even its own embedding."""
+    outputs, batch = outputs_and_batch()
+    wrong = np.stack([embeddings(2), embeddings(3)], axis=1)
+    valid = np.array([[True, True]] * 2 + [[False, True], [True, True], [False, False], [True, True]])
+    batch = dataclasses.replace(batch, wrong_mask=np.repeat(valid[..., None], 3, axis=2))
+
+    def value(wrong):
+        result = itc.loss(outputs.replace(unimodal_wrong=wrong), batch, chunk_columns)
+        return result.mean, result.metrics
+
+    (mean, metrics), gradient = jax.value_and_grad(value, has_aux=True)(wrong)
+    cosines = np.float64(np.einsum("BwE,BE->Bw", wrong, outputs.unimodal_image))
+    scores = 5.0 * np.float64(outputs.unimodal_text @ outputs.unimodal_image.T)
+    own = [5.0 * row[there] for row, there in zip(cosines, valid, strict=True)]
+    assert mean == pytest.approx(by_loop(scores, IDS, own), rel=1e-5)
+    below = [score < scores[row, row] for row in range(B) for score in own[row]]
+    assert metrics["wrong_accuracy"] == pytest.approx(np.mean(below))
+    assert 0 < np.mean(below) < 1
+    np.testing.assert_array_equal(np.abs(gradient).max(axis=2) > 0, valid)
 
 
 def test_rows_are_texts_and_columns_images():

@@ -20,9 +20,9 @@ SHALLOW = dict(vision=dict(depth=1), text=dict(depth=1), bridge=dict(layers=1))
 DROPOUT = dict(text=dict(depth=2, dropout=0.1), bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1))
 
 
-def config(names, parts, group=2, **sections):
+def config(names, parts, group=2, wrong=0, **sections):
     stage = dict(batch_size=8, microbatches=parts, losses=names)
-    return tiny.config(stage=stage, mining=dict(group=group), **(SHALLOW | sections))
+    return tiny.config(stage=stage, mining=dict(group=group, wrong_captions=wrong), **(SHALLOW | sections))
 
 
 def build(cfg, mesh=MESH):
@@ -57,7 +57,7 @@ def at_once(cfg, batch):
             parts.append(part)
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         embedded = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(microbatches.embeddings_of, outputs))
-        compared = dataclasses.replace(outputs[0], unimodal_text=embedded[0], unimodal_image=embedded[1])
+        compared = dataclasses.replace(outputs[0], **embedded)
         means = {}
         for name in stage.losses:
             if name in ("itc", "sigmoid"):
@@ -96,9 +96,10 @@ def test_parts_are_the_whole_differentiated_at_once(weighting, parts, losses):
     agree(exact, grads, 1e-5)
 
 
-@pytest.mark.parametrize("loss", ["itc", "sigmoid"])
-def test_what_compares_all_rows_does_not_depend_on_the_parts(loss):
-    whole, split = config((loss,), 1, group=0), config((loss,), 8, group=0)
+@pytest.mark.parametrize(("loss", "wrong"), [("itc", 2), ("sigmoid", 0)])
+def test_what_compares_all_rows_does_not_depend_on_the_parts(loss, wrong):
+    """With the rows' own wrong captions, which `itc` embeds."""
+    whole, split = (config((loss,), parts, group=0, wrong=wrong) for parts in (1, 8))
     batch = tiny.batch(whole, 8)
     one, other = computed(whole, batch), computed(split, batch)
     assert float(other[0]) == pytest.approx(float(one[0]), rel=1e-6)

@@ -4,6 +4,7 @@
     captions.jsonl   a line a caption: {"image": "path in the folder", "caption": "..."}
     captions.csv     the same with a header, or .tsv
 
+A line of a list may also have a `wrong_caption`, which is false of the picture (config.mining.wrong_captions).
 All of it is one split, `train`. Nothing is unpacked: a tar is read where it lies.
 """
 
@@ -61,23 +62,34 @@ class Builder(photo_builder.Builder, skip_registration=True):
             names = ", ".join(path.name for path in lists + tars[:1]) or "neither"
             raise ConfigError(f"--raw_dir: expected *.tar or one of {', '.join(LISTS)} in {raw}, found {names}")
         texts: dict[Any, list[str]] = collections.defaultdict(list)
-        for path, caption in read_tars(tars, refuse) if tars else read_list(lists[0], refuse):
+        wrong: dict[Any, list[str]] = collections.defaultdict(list)
+        for path, caption, false in read_tars(tars, refuse) if tars else read_list(lists[0], refuse):
             texts[path].append(caption.strip())
-        photos = [Photo(path, number, tuple(captions)) for number, (path, captions) in enumerate(texts.items())]
+            if false.strip():
+                wrong[path].append(false.strip())
+        for path, captions in wrong.items():
+            for both in sorted(set(captions) & set(texts[path])):
+                refuse(f"{lists[0]}: {path.name} has {both!r} as a caption and as a wrong one; remove one of them")
+        photos = [
+            Photo(path, number, tuple(captions), wrong_captions=tuple(dict.fromkeys(wrong.get(path, ()))))
+            for number, (path, captions) in enumerate(texts.items())
+        ]
         photo_builder.check({"train": photos}, tars[0] if tars else lists[0], refuse)
         return {"train": photos}
 
 
-def read_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str]]:
-    """Yield picture and caption of every line."""
+def read_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str, str]]:
+    """Yield picture, caption and wrong caption of every line; the last is empty where there is none."""
     for number, row in enumerate(_rows(file, refuse), 1):
-        image, caption = (row.get(key) for key in ("image", "caption"))
+        image, caption, wrong = row.get("image"), row.get("caption"), row.get("wrong_caption") or ""
         if not isinstance(image, str) or not isinstance(caption, str):
             refuse(f"{file}, row {number}: expected `image` and `caption`, got {', '.join(map(str, row)) or 'nothing'}")
+        elif not isinstance(wrong, str):
+            refuse(f"{file}, row {number}: expected one text as `wrong_caption`, got {wrong!r}; give each its own line")
         elif photo_builder.leaves(image):
             refuse(f"{file}, row {number}: {image!r} leaves the folder; expected a path inside {file.parent}")
         else:
-            yield file.parent / image, caption
+            yield file.parent / image, caption, wrong
 
 
 def _rows(file: Path, refuse: Refuse) -> Iterator[dict[str, Any]]:
@@ -94,8 +106,8 @@ def _rows(file: Path, refuse: Refuse) -> Iterator[dict[str, Any]]:
             yield row if isinstance(row, dict) else {}
 
 
-def read_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str]]:
-    """Yield picture and caption of every sample."""
+def read_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str, str]]:
+    """Yield picture and caption of every sample, and no wrong caption."""
     for tar in tars:
         pictures: dict[str, Member] = {}
         captions: dict[str, str] = {}
@@ -110,7 +122,7 @@ def read_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str]]:
             refuse(f"{tar}: not a complete tar archive ({error}); fetch it again")
         for key in sorted(pictures.keys() ^ captions.keys()):
             refuse(f"{tar}: sample {key!r} has no {'caption' if key in pictures else 'picture'}")
-        yield from ((pictures[key], captions[key]) for key in pictures.keys() & captions.keys())
+        yield from ((pictures[key], captions[key], "") for key in pictures.keys() & captions.keys())
 
 
 def _sort(

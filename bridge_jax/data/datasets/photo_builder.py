@@ -39,6 +39,7 @@ class Photo(NamedTuple):
     second: Path | None = None
     coco_id: int | None = None  # its id in COCO
     kind: str = "caption"
+    wrong_captions: tuple[str, ...] = ()  # known to be false of it
     later: tuple[Path, ...] = ()
 
     @property
@@ -236,6 +237,6 @@ def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
         "filename": photo.path.name,
         "captions": photo.captions,
         "caption_kinds": (photo.kind,) * len(photo.captions),
-        "wrong_captions": (),
+        "wrong_captions": photo.wrong_captions,
         "scene": "",
     }
