@@ -75,7 +75,7 @@ class Evaluator(StageEvaluator, Fits):
             )
         for split in (cfg.data.eval_split, *settings.splits):
             photos, folds = len(pipeline.open_split(cfg.data, split)), settings.folds
-            if split in settings.splits and photos % folds:
+            if (split in settings.splits or not settings.select_images) and photos % folds:
                 raise ConfigError(
                     f"config.evals.retrieval.folds: {folds} folds do not divide the {photos} photos of {split!r}; "
                     "choose a divisor, or 1 for none"
@@ -155,7 +155,7 @@ class Evaluator(StageEvaluator, Fits):
         candidates = reranking.first(deepest, self._settings.rerank_top_k)
         if fit:
             self._fit(candidates, cosines, scale, texts, images)
-        metrics |= self._rerank(candidates, cosines, scale, texts, images)
+        metrics |= self._rerank(candidates, cosines, scale, (texts, images), limit)
         for depth in more_top_k:
             weight = self._settings.rerank_weight * scale
             by_text, by_image = reranking.reorder(reranking.first(deepest, depth), cosines, weight)
@@ -268,14 +268,15 @@ class Evaluator(StageEvaluator, Fits):
         return reranking.Candidates(by_text, by_image, fused)
 
     def _rerank(
-        self, candidates: reranking.Candidates, cosines: np.ndarray, scale: float, texts: Side, images: Side
+        self, candidates: reranking.Candidates, cosines: np.ndarray, scale: float, sides: tuple[Side, Side], limit: int
     ) -> dict[str, float]:
+        texts, images = sides
         weight = self._settings.rerank_weight * scale
         by_text, by_image = reranking.reorder(candidates, cosines, weight)
         metrics = self._recalls("rerank", by_text, by_image, texts, images)
         if self._settings.fit_rerank_weight:
             metrics["rerank/weight"] = self._settings.rerank_weight
-        if self._settings.folds > 1:
+        if self._settings.folds > 1 and not limit:
             metrics |= self._folds("rerank", by_text, by_image, texts, images)
         ids = texts.image_ids, images.image_ids
         metrics |= reranking.gains(cosines, (by_text, by_image), *ids, self._cfg.seed)

@@ -82,7 +82,7 @@ def brought(
     )
 
 
-def _texts(model: BridgeModel, mask: Array, ids: Array, lower: Array | None, lower_frozen: bool) -> Texts:
+def _texts(model: BridgeModel, mask: Array, ids: Array, lower: Array, lower_frozen: bool) -> Texts:
     """Run the text tower on captions that the rows bring, [B,w,T], from their words or from their lower states."""
     B, w, T = mask.shape
     flat = mask.reshape(-1, T)
