@@ -1,9 +1,14 @@
-"""Read the records of a prepared data set by index."""
+"""Read the records of a prepared data set by index.
+
+A split is named as it was prepared, or as a part of it in Python's notation: `val[0::2]` are the records 0, 2, 4, ...
+and `train[:1000]` the first thousand.
+"""
 
 import bisect
 import dataclasses
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ from bridge_jax.data.broken import BrokenError
 from bridge_jax.data.questions import Question
 
 Record = Mapping[str, Any]
+_PART = re.compile(r"(?P<name>\w+)\[(?P<first>-?\d*):(?P<end>-?\d*)(:(?P<step>[1-9]\d*)?)?\]")
 _HASHED_BYTES = 1 << 16  # read from each end of a shard for the fingerprint
 
 
@@ -27,19 +33,21 @@ class Split(Sequence[Record]):
     U+FFFD.
     """
 
-    def __init__(self, source: Sequence[Mapping[str, Any]], pictures: int = 1, frames: int = 1):
-        self._source = source
+    def __init__(
+        self, source: Sequence[Mapping[str, Any]], pictures: int = 1, frames: int = 1, part: slice = slice(None)
+    ):
+        self._source, self._rows = source, range(len(source))[part]
         self.pictures = pictures  # in a record
         self.frames = frames  # pictures of one video, which the captions describe; 1: no video
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._rows)
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         try:
-            raw = self._source[int(index)]
+            raw = self._source[self._rows[int(index)]]
         except RuntimeError as error:  # array_record hashes every record
             if "Corrupted" not in str(error):
                 raise
@@ -88,14 +96,26 @@ def readable(records: Sequence[Record]) -> Iterator[Record | None]:
 def open_split(data: config.Data, split: str) -> Split:
     """Return the records of `split` in the order they were prepared.
 
-    Raises ConfigError where the data set is not prepared (naming the command to run) or has no such split.
+    Raises ConfigError where the data set is not prepared (naming the command to run), has no such split, or no record
+    in that part of it.
     """
-    return _records(_builder(data, split), split)
+    name, part = part_of(split)
+    records = _records(_builder(data, split), name, part)
+    if not len(records):
+        raise config.ConfigError(f"config.data: {split!r} of {data.dataset!r} holds no record; widen the part")
+    return records
+
+
+def part_of(split: str) -> tuple[str, slice]:
+    """Return the name of the prepared split and the part of it that `split` means."""
+    if (found := _PART.fullmatch(split)) is None:
+        return split, slice(None)
+    return found["name"], slice(*(int(found[key]) if found[key] else None for key in ("first", "end", "step")))
 
 
 def has_split(data: config.Data, split: str) -> bool:
     """Return whether a data set has `split`. Raises ConfigError where it is not prepared."""
-    return split in tfds.builder_from_directory(prepared.prepared_folder(data)).info.splits
+    return part_of(split)[0] in tfds.builder_from_directory(prepared.prepared_folder(data)).info.splits
 
 
 def open_training(data: config.Data) -> Split | Joined:
@@ -119,7 +139,7 @@ def fingerprint(data: config.Data, split: str) -> str:
     """
     builder = _builder(data, split)
     digest = hashlib.sha256(f"{data.dataset}/{split}/{builder.version}".encode())
-    for path in builder.info.splits[split].filepaths:
+    for path in builder.info.splits[part_of(split)[0]].filepaths:
         size = path.stat().length
         digest.update(f"{path.name}/{size}".encode())
         with path.open("rb") as shard:
@@ -129,21 +149,23 @@ def fingerprint(data: config.Data, split: str) -> str:
     return digest.hexdigest()
 
 
-def _records(builder: Any, split: str) -> Split:  # tfds hides the signature of as_data_source behind a decorator
+# `builder` is Any, as tfds hides the signature of as_data_source behind a decorator.
+def _records(builder: Any, split: str, part: slice = slice(None)) -> Split:
     features = builder.info.features
     images = [name for name in ("image", "second_image") if name in features]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
     later = features["later_frames"].shape[0] if "later_frames" in features else 0
     source = builder.as_data_source(split, decoders=decoders)
-    return Split(source, pictures=len(images) + later, frames=1 + later)
+    return Split(source, pictures=len(images) + later, frames=1 + later, part=part)
 
 
 def _builder(data: config.Data, split: str) -> tfds.core.DatasetBuilder:
     builder = tfds.builder_from_directory(prepared.prepared_folder(data))
-    if split not in builder.info.splits:
+    name, _ = part_of(split)
+    if name not in builder.info.splits:
         raise config.ConfigError(
             f"config.data: data set {data.dataset!r} has no split {split!r}; "
-            f"{config.nearest(split, builder.info.splits)} (--split, config.data.train_split, config.data.eval_split "
+            f"{config.nearest(name, builder.info.splits)} (--split, config.data.train_split, config.data.eval_split "
             "or config.evals.NAME.splits asks for it)"
         )
     return builder

@@ -262,3 +262,40 @@ def test_what_cannot_work_is_one_clear_line(cfg, tmp_path):
         pipeline.open_split(cfg.data, "valid")
     with pytest.raises(ConfigError, match="group_examples 5 does not divide the 48 records"):
         pipeline.train(cfg, stage_of(cfg, group_examples=5), seed_stream=STREAM)
+
+
+@pytest.mark.parametrize(
+    ("split", "rows"),
+    [
+        ("train[1::2]", slice(1, None, 2)),
+        ("train[:5]", slice(5)),
+        ("train[-3:]", slice(-3, None)),
+        ("train[4:20:7]", slice(4, 20, 7)),
+        ("train[:]", slice(None)),
+    ],
+)
+def test_a_part_of_a_split_is_pythons(cfg, split, rows):
+    whole = list(pipeline.open_split(cfg.data, "train"))
+    assert list(pipeline.open_split(cfg.data, split)) == whole[rows]
+    assert (fingerprint(cfg.data, split) == fingerprint(cfg.data, "train")) is (split == "train")
+
+
+def test_a_part_of_the_training_split_is_trained_on(cfg):
+    drawn = with_data(cfg, train_split="train[:16]")
+    batches = pipeline.train(drawn, stage_of(drawn), seed_stream=STREAM)
+    first = {record["image_id"] for record in pipeline.open_split(cfg.data, "train[:16]")}
+    assert set(batches[0].image_ids) | set(batches[1].image_ids) == first
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ("train[48:]", r"'train\[48:\]' of 'shapes' holds no record"),
+        ("trian[:4]", r"has no split 'trian\[:4\]'; nearest: 'train'"),
+        ("train[::0]", r"has no split 'train\[::0\]'"),
+        ("train[:50%]", r"has no split 'train\[:50%\]'"),
+    ],
+)
+def test_a_part_that_is_none_is_named(cfg, split, says):
+    with pytest.raises(ConfigError, match=says):
+        pipeline.open_split(cfg.data, split)
