@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, objectives
 from bridge_jax.data import text
 from bridge_jax.data.padding import padded_batches
 from bridge_jax.data.records import Record, drawn_captions, readable
@@ -66,17 +66,27 @@ class Found(NamedTuple):
     left_out: int
 
 
+def check(cfg: Config, photos: int) -> None:
+    """Raise ConfigError where a stage mines the split, and its `photos` are fewer than `config.mining.ranks` ask."""
+    if any(objectives.partners_brought(cfg, stage) for stage in cfg.run_stages):
+        _enough(cfg, photos)
+
+
+def _enough(cfg: Config, photos: int) -> None:
+    last = cfg.mining.ranks[1]
+    if photos <= last:
+        raise ConfigError(
+            f"config.mining.ranks ends at {last}, but {cfg.data.train_split!r} has {photos} pictures to rank: end it "
+            f"at {photos - 1} or earlier"
+        )
+
+
 def rank(cfg: Config, split: Split, embedded: Embedded, mesh: Mesh, progress: Progress) -> Found:
     """Return the candidates at `config.mining.ranks`. Raises ConfigError where the split has fewer."""
     images, seen, texts = embedded
     captions = np.flatnonzero(split.drawn & seen[split.record])
     records = np.unique(split.record[captions])
-    last = cfg.mining.ranks[1]
-    if len(records) <= last:
-        raise ConfigError(
-            f"config.mining.ranks ends at {last}, but {cfg.data.train_split!r} has {len(records)} pictures to rank: "
-            f"end it at {len(records) - 1} or earlier"
-        )
+    _enough(cfg, len(records))
     described = np.unique(split.words * len(images) + split.record)  # which captions are true of which pictures
     true = (texts * images[split.record]).sum(axis=1)  # of each caption with its own picture
     best = np.full(len(images), -np.inf, np.float32)

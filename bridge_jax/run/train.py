@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from bridge_jax.config import Config, Stage, evaluators, objectives
 from bridge_jax.config.evaluators import Evaluator
 from bridge_jax.data import pipeline, text
-from bridge_jax.run import bad_step, origin, terminal
+from bridge_jax.run import bad_step, origin, ranking, terminal
 from bridge_jax.run.stage_data import StageData
 from bridge_jax.run.stop import Stop
 from bridge_jax.step import sharding, train_step
@@ -55,6 +55,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
     records = pipeline.open_training(cfg.data)
     text.load(cfg.data, cfg.text)
     evaluators.check(cfg)
+    ranking.check(cfg, len(records))
     ends = np.cumsum([stage.steps for stage in cfg.run_stages]).tolist()
     starts = [end - stage.steps for stage, end in zip(cfg.run_stages, ends, strict=True)]
     stage_steps = [train_step.build(cfg, *stage, mesh) for stage in zip(cfg.run_stages, starts, strict=True)]

@@ -270,7 +270,6 @@ def test_what_cannot_work_is_one_clear_line(cfg, tmp_path):
         ("train[1::2]", slice(1, None, 2)),
         ("train[:5]", slice(5)),
         ("train[-3:]", slice(-3, None)),
-        ("train[4:20:7]", slice(4, 20, 7)),
         ("train[:]", slice(None)),
     ],
 )

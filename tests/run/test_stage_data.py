@@ -43,6 +43,13 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_was(whole, cfg, tmp_path, mo
     assert_same(tmp_path, whole[0])
 
 
+def test_a_band_beyond_the_split_is_refused_before_anything_is_written(cfg, tmp_path):
+    beyond = dataclasses.replace(cfg, mining=dataclasses.replace(cfg.mining, ranks=(1, 32)))
+    with pytest.raises(ConfigError, match=r"ranks ends at 32, but 'train' has 32 pictures to rank: end it at 31"):
+        train.run(beyond, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_ranking_that_was_drawn_from_and_is_gone_is_one_line(cfg, tmp_path, monkeypatch):
     stop_at(monkeypatch, 3, cfg)
     with pytest.raises(Stopped):

@@ -28,7 +28,7 @@ from bridge_jax.config.as_json import as_dict
 from bridge_jax.data import pipeline, records, text
 from bridge_jax.evals import retrieval
 from bridge_jax.evals.scores import recall
-from bridge_jax.run import distributed, terminal, train
+from bridge_jax.run import distributed, ranking, terminal, train
 from bridge_jax.run.stop import Stop
 from bridge_jax.step import leak_probe, optim, sharding
 from bridge_jax.step.params import abstract_params, param_shapes
@@ -92,9 +92,7 @@ def check(cfg: Config) -> None:
         optim.optimizer(cfg, stage, known)
     evaluators.check(cfg)
     text.load(cfg.data, cfg.text)
-    last, photos = cfg.mining.ranks[1], len(pipeline.open_training(cfg.data))
-    if cfg.mining.source == "split" and last >= photos:  # a run would say so only where it first ranks the split
-        raise ConfigError(f"config.mining.ranks ends at {last}, but the {photos} training photos have fewer partners")
+    ranking.check(cfg, len(pipeline.open_training(cfg.data)))
     if not evaluators.settings(cfg, "retrieval").splits:
         raise ConfigError("config.evals.retrieval.splits is empty: name the splits that the cells are scored on")
 
