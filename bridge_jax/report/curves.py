@@ -1,0 +1,145 @@
+"""Draw the metrics of training over steps, as small panels of one or two series."""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from bridge_jax.report.drawing import MARKS, NONE, Scale, curve, number, ticks
+from bridge_jax.report.story import Stage, Story
+
+WIDTH, HEIGHT, MOST = 320, 150, 400  # pixels of a panel, and the points that a series of it keeps
+LEFT, RIGHT, TOP, BOTTOM = 44, 312, 18, 128
+FAMILIES = (  # title, pattern of the name after train/, what it is; the first that fits holds a metric
+    ("Losses", r"(.*/)?loss", "Means over the batch. loss is the weighted sum that is trained."),
+    ("Gates", r"gate/.*", "How much of the other side each bridge layer lets in."),
+    ("Temperatures", r"tau/.*|logit_scale", "tau divides the attention's scores, logit_scale multiplies the cosines."),
+    ("Entropies", r"entropy/.*", "Of the attention over the other side, in nats."),
+    ("Optimiser", r"learning_rate|grad_norm", "The learning rate, and the norm of the gradient before clipping."),
+    ("Speed", r"pairs_per_second|waiting_for_data", "Pairs a second, and the share of time spent waiting for data."),
+    ("Others", r".*", "Every other metric of the log."),
+)
+SIDES = r"/(image|text|image_over_text|text_over_image)$"  # two series of one panel
+
+Points = list[tuple[int, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A chart: its title, and the points of each series by its name."""
+
+    title: str
+    series: dict[str, Points]
+
+
+def families(story: Story) -> list[tuple[str, str, list[Panel]]]:
+    """Return title, explanation and panels of each family that the log has metrics of."""
+    names = [name.removeprefix("train/") for name in story.names("train/")]
+    home = {name: next(title for title, form, _ in FAMILIES if re.fullmatch(form, name)) for name in names}
+    found = []
+    for title, _, about in FAMILIES:
+        grouped: dict[str, dict[str, Points]] = {}
+        for name in (name for name in names if home[name] == title):
+            side = re.search(SIDES, name)
+            key, label = (name[: side.start()], side[1]) if side else (name, name.rpartition("/")[2])
+            grouped.setdefault(key, {})[label.replace("_", " ")] = story.series(f"train/{name}")
+        if grouped:
+            found.append((title, about, [Panel(key, series) for key, series in grouped.items()]))
+    return found
+
+
+def thin(points: Points, most: int = MOST) -> Points:
+    """Return at most about `most` points: the first, the last, and the lowest and highest of each of most / 2 parts.
+
+    So no spike is lost. Values that are not finite are kept, all of them.
+    """
+    if len(points) <= most:
+        return points
+    size = math.ceil(len(points) / (most // 2))
+    kept = {0, len(points) - 1} | {i for i, (_, value) in enumerate(points) if not math.isfinite(value)}
+    for start in range(0, len(points), size):
+        part = [i for i in range(start, min(start + size, len(points))) if math.isfinite(points[i][1])]
+        if part:
+            kept |= {min(part, key=lambda i: points[i][1]), max(part, key=lambda i: points[i][1])}
+    return [points[i] for i in sorted(kept)]
+
+
+def bounds(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Return the lowest and the highest finite value of some panels; 0 and 1 where there is none."""
+    values = [value for panel in panels for points in panel.series.values() for _, value in points]
+    finite = [value for value in values if math.isfinite(value)]
+    return (min(finite), max(finite)) if finite else (0.0, 1.0)
+
+
+def draw(panel: Panel, stages: Sequence[Stage], low: float, high: float) -> Markup:
+    """Return the figure of a panel: chart, legend, and the table of its values, which the hover reads."""
+    marks = ticks(low, high)
+    x, y = Scale(0, stages[-1].end, LEFT, RIGHT), Scale(marks[0], marks[-1], BOTTOM, TOP)
+    series = {name: thin(points) for name, points in panel.series.items()}
+    lines = NONE.join(
+        curve(points, [stage.end for stage in stages], x, y, mark)
+        for points, mark in zip(series.values(), itertools.cycle(MARKS), strict=False)
+    )
+    last = {name: number(points[-1][1]) for name, points in series.items()}
+    label = f"{panel.title} over steps; last: " + ", ".join(f"{name} {value}" for name, value in last.items())
+    svg = Markup(
+        '<svg class="curve" viewBox="0 0 {} {}" tabindex="0" role="img" aria-label="{}">{}{}{}'
+        '<line class="cursor" x1="0" x2="0" y1="{}" y2="{}"/></svg>'
+    ).format(WIDTH, HEIGHT, label, _bands(stages, x), _rulers(marks, y), lines, TOP, BOTTOM)
+    said = [
+        Markup('<span class="key {}">{} <b>{}</b></span>').format(mark, name, value)
+        for (name, value), mark in zip(last.items(), itertools.cycle(MARKS), strict=False)
+    ]
+    return Markup(
+        "<figure><figcaption>{}</figcaption>{}<p class=legend>{}</p><output></output>"
+        "<details><summary>Values<span class=unseen> of {}</span></summary>{}</details></figure>"
+    ).format(panel.title, svg, NONE.join(said), panel.title, _values(series, x))
+
+
+def _bands(stages: Sequence[Stage], x: Scale) -> Markup:
+    """Return the stages: every second shaded, each named where it is wide enough, each end marked on the axis."""
+    drawn = []
+    for index, stage in enumerate(stages):
+        left, right = x(stage.start), x(stage.end)
+        if index % 2:
+            drawn.append(
+                Markup('<rect class="band" x="{}" y="{}" width="{}" height="{}"/>').format(
+                    left, TOP, round(right - left, 1), BOTTOM - TOP
+                )
+            )
+        if right - left > 7 * len(stage.name):
+            drawn.append(Markup('<text x="{}" y="12">{}</text>').format(left + 2, stage.name))
+        if right - left > 30 or stage is stages[-1]:
+            drawn.append(Markup('<text x="{}" y="143" text-anchor="end">{}</text>').format(right, stage.end))
+    if len(stages) > 1 and x(stages[-1].end) - x(stages[-1].start) <= 30:  # its number would lie over the one before
+        drawn = [piece for piece in drawn if f">{stages[-2].end}<" not in piece]
+    return NONE.join(drawn)
+
+
+def _rulers(marks: Sequence[float], y: Scale) -> Markup:
+    return NONE.join(
+        Markup('<line class="ruler" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>')
+        .format(LEFT, RIGHT, y(mark), y(mark), LEFT - 4, y(mark) + 3.5, number(mark))
+        for mark in marks
+    )  # fmt: skip
+
+
+def _values(series: dict[str, Points], x: Scale) -> Markup:
+    """Return the table of a panel, a row a step; a row knows its place on the chart."""
+    at = {name: dict(points) for name, points in series.items()}
+    steps = sorted({step for points in at.values() for step in points})
+    head = NONE.join(Markup("<th class=number>{}</th>").format(name) for name in ("step", *at))
+    rows = [
+        Markup("<tr data-x={}><th>{}</th>{}</tr>").format(
+            x(step),
+            step,
+            NONE.join(
+                Markup("<td>{}</td>").format(number(points[step]) if step in points else "") for points in at.values()
+            ),
+        )
+        for step in steps
+    ]
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, NONE.join(rows))
