@@ -17,8 +17,8 @@ FAMILIES = (  # title, pattern of the name after train/, what it is; the first t
     ("Losses", r"(.*/)?loss", "Means over the batch. loss is the weighted sum that is trained."),
     ("Gates", r"gate/.*", "How much of the other side each bridge layer lets in."),
     ("Temperatures", r"tau/.*|logit_scale", "tau divides the attention's scores, logit_scale multiplies the cosines."),
-    ("Entropies", r"entropy/.*", "Of the attention over the other side, in nats."),
-    ("Optimiser", r"learning_rate|grad_norm", "The learning rate, and the norm of the gradient before clipping."),
+    ("Entropies", r"entropy/.*", "Of the attention over the other side; 1 is uniform, 0 is one token."),
+    ("Optimiser", r"learning_rate|grad_norm", "The learning rate, and the norm of the gradient before it is clipped."),
     ("Speed", r"pairs_per_second|waiting_for_data", "Pairs a second, and the share of time spent waiting for data."),
     ("Others", r".*", "Every other metric of the log."),
 )
@@ -94,14 +94,14 @@ def draw(panel: Panel, stages: Sequence[Stage], low: float, high: float) -> Mark
         for (name, value), mark in zip(last.items(), itertools.cycle(MARKS), strict=False)
     ]
     return Markup(
-        "<figure><figcaption>{}</figcaption>{}<p class=legend>{}</p><output></output>"
-        "<details><summary>Values<span class=unseen> of {}</span></summary>{}</details></figure>"
+        '<figure><figcaption>{}</figcaption>{}<p class="legend">{}</p><output></output>'
+        '<details><summary>Values<span class="unseen"> of {}</span></summary>{}</details></figure>'
     ).format(panel.title, svg, NONE.join(said), panel.title, _values(series, x))
 
 
 def _bands(stages: Sequence[Stage], x: Scale) -> Markup:
-    """Return the stages: every second shaded, each named where it is wide enough, each end marked on the axis."""
-    drawn = []
+    """Return the stages: every second shaded; named and its end marked where there is room. The last end always is."""
+    drawn, marked, end = [], -math.inf, x(stages[-1].end)
     for index, stage in enumerate(stages):
         left, right = x(stage.start), x(stage.end)
         if index % 2:
@@ -112,10 +112,9 @@ def _bands(stages: Sequence[Stage], x: Scale) -> Markup:
             )
         if right - left > 7 * len(stage.name):
             drawn.append(Markup('<text x="{}" y="12">{}</text>').format(left + 2, stage.name))
-        if right - left > 30 or stage is stages[-1]:
+        if stage is stages[-1] or min(right - marked, end - right) > 30:
+            marked = right
             drawn.append(Markup('<text x="{}" y="143" text-anchor="end">{}</text>').format(right, stage.end))
-    if len(stages) > 1 and x(stages[-1].end) - x(stages[-1].start) <= 30:  # its number would lie over the one before
-        drawn = [piece for piece in drawn if f">{stages[-2].end}<" not in piece]
     return NONE.join(drawn)
 
 
@@ -131,9 +130,9 @@ def _values(series: dict[str, Points], x: Scale) -> Markup:
     """Return the table of a panel, a row a step; a row knows its place on the chart."""
     at = {name: dict(points) for name, points in series.items()}
     steps = sorted({step for points in at.values() for step in points})
-    head = NONE.join(Markup("<th class=number>{}</th>").format(name) for name in ("step", *at))
+    head = NONE.join(Markup("<th>{}</th>").format(name) for name in ("step", *at))
     rows = [
-        Markup("<tr data-x={}><th>{}</th>{}</tr>").format(
+        Markup('<tr data-x="{}"><th>{}</th>{}</tr>').format(
             x(step),
             step,
             NONE.join(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from bridge_jax.report import curves, recall
+from bridge_jax.report import curves, recalls
 from bridge_jax.report.drawing import NONE, number, table, waterfall
 from bridge_jax.report.story import Story, changes
 from bridge_jax.report.style import CSS, SCRIPT
@@ -50,8 +50,8 @@ def _policy() -> str:
 def _lead(story: Story) -> Markup:
     """Return how the run ended, in a sentence, and what is missing on the page."""
     ended, last = story.outcome, story.stages[-1]
-    text = Markup('<p class="lead">{} steps of {}, stage {}: <b>{}</b>.</p>').format(
-        ended["step"], last.end, ended["stage"], ended["cause"].replace("_", " ")
+    text = Markup('<p class="lead">{} of {} steps, stage {}: <b>{}</b>.</p>').format(
+        story.step, last.end, ended["stage"], ended["cause"].replace("_", " ")
     )
     if ended["message"]:
         text += Markup('<p class="warn">{}</p>').format(ended["message"])
@@ -93,31 +93,31 @@ def _run(story: Story) -> Markup:
     ]
     head = ("stage", "steps", "losses", "batch size", "learning rate")
     secs = ended["secs"]
-    return Markup("{}{}<h3>Where its {} seconds went</h3><p class=about>{}</p>{}").format(
+    return Markup('{}{}<h3>Where its {} seconds went</h3><p class="about">{}</p>{}').format(
         about, table(head, stages, 3, "Stages"), number(round(sum(secs.values()))), ACTIVITIES, waterfall(secs)
     )
 
 
 def _scores(story: Story) -> Markup:
-    shown = recall.rows(story)
-    others = [(name, number(value)) for name, value in recall.others(story)]
+    shown = recalls.rows(story)
+    others = [(name, number(value)) for name, value in recalls.others(story)]
     if not shown and not others:
         return Markup("<p>There are none: the run has not scored its best checkpoint yet.</p>")
     parts = []
     if shown:
         charts = [
-            recall.draw(split, [row for row in shown if row.split == split])
+            recalls.draw(split, [row for row in shown if row.split == split])
             for split in dict.fromkeys(row.split for row in shown)
         ]
         parts = [
             Markup(
-                "<p class=about>R@1 in percent of the best checkpoint, with 95 % intervals over photos where the run "
+                '<p class="about">R@1 in percent of the best checkpoint, with 95 % intervals over photos where the run '
                 "recorded them. Unimodal is the order of the two embeddings alone; rerank looks at its best again "
                 "with the bridge.</p>"
             ),
             Markup('<div class="charts">{}</div>').format(NONE.join(charts)),
-            recall.gains(story),
-            recall.full_table(shown),
+            recalls.gains(story),
+            recalls.full_table(shown),
         ]
     if others:
         parts.append(table(("score", "value"), others, 1, "Other final scores"))
@@ -127,8 +127,9 @@ def _scores(story: Story) -> Markup:
 def _curves(story: Story) -> Markup:
     parts = [
         Markup(
-            "<p class=about>Shaded bands are stages; a curve breaks where one ends. Point at a chart, or focus it and "
-            "press the arrow keys, to read its values. Panels of gates share one axis, those of entropies another.</p>"
+            '<p class="about">Shaded bands are stages; a curve breaks where one ends. Point at a chart, or focus it '
+            "and press the arrow keys, to read its values. Panels of gates share one axis, and so do those of "
+            "entropies.</p>"
         )
     ]
     for title, about, panels in curves.families(story):
@@ -144,6 +145,8 @@ def _curves(story: Story) -> Markup:
 
 def _config(story: Story) -> Markup:
     found = changes(story.config)
-    about = Markup("<p class=about>The {} keys in which it differs from configs.common.base().</p>").format(len(found))
+    about = Markup('<p class="about">The {} keys in which it differs from configs.common.base().</p>').format(
+        len(found)
+    )
     drawn = table(("key", "base", "this run"), found, 3, "Differences to the base config")
     return about + Markup('<div class="config">{}</div>').format(drawn)

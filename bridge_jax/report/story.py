@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_jax.config import ConfigError
-from bridge_jax.workdir import log, outcome
+from bridge_jax.workdir import log, manifest, outcome
 from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import common
 
@@ -35,6 +35,11 @@ class Story:
     stages: Sequence[Stage]
     torn: bool
 
+    @property
+    def step(self) -> int:
+        """Return how far the run came: the outcome file of a killed run is older than its log."""
+        return reached(self.outcome, self.entries)
+
     def series(self, name: str) -> list[tuple[int, float]]:
         """Return (step, value) of a metric, in the order of the log."""
         return [(int(entry["step"]), entry[name]) for entry in self.entries if name in entry]
@@ -54,16 +59,23 @@ def read(workdir: str) -> Story:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise ConfigError(f"{path} is not there: expected a workdir of bridge_jax.main")
+    entries, written = log.read(path), path.read_bytes()
+    if not manifest.committed(folder / manifest.CHECKPOINTS):
+        raise ConfigError(f"{workdir}: no stage is finished: the run has saved no checkpoint yet; {outcome.GO_ON}")
     saves = Checkpoints(workdir, read_only=True)
     config = saves.meta(saves.choose("latest")).config
-    stages = stages_of(config)
-    if int(ended["step"]) < stages[0].end:
+    stages, step = stages_of(config), reached(ended, entries)
+    if step < stages[0].end:
         raise ConfigError(
             f"{workdir}: no stage is finished: the first, {stages[0].name!r}, has {stages[0].end} steps and the run "
-            f"stands at step {ended['step']}; {outcome.GO_ON}"
+            f"stands at step {step}; {outcome.GO_ON}"
         )
-    written = path.read_bytes()
-    return Story(workdir, config, ended, log.read(path), stages, torn=bool(written) and not written.endswith(b"\n"))
+    return Story(workdir, config, ended, entries, stages, torn=bool(written) and not written.endswith(b"\n"))
+
+
+def reached(ended: Mapping[str, Any], entries: Sequence[Mapping[str, float]]) -> int:
+    """Return the last step that the outcome or the log knows of."""
+    return max([int(ended["step"]), *(int(entry["step"]) for entry in entries)])
 
 
 def stages_of(config: Mapping[str, Any]) -> list[Stage]:
