@@ -14,15 +14,18 @@ from bridge_jax.report.story import Stage, Story
 WIDTH, HEIGHT, MOST = 320, 150, 400  # pixels of a panel, and the points that a series of it keeps
 LEFT, RIGHT, TOP, BOTTOM = 44, 312, 18, 128
 FAMILIES = (  # title, pattern of the name after train/, what it is; the first that fits holds a metric
+    ("Watched scores", r"eval/.*", "Of the checkpoints on the way, on the split that chooses among them."),
     ("Losses", r"(.*/)?loss", "Means over the batch. loss is the weighted sum that is trained."),
     ("Gates", r"gate/.*", "How much of the other side each bridge layer lets in."),
     ("Temperatures", r"tau/.*|logit_scale", "tau divides the attention's scores, logit_scale multiplies the cosines."),
     ("Entropies", r"entropy/.*", "Of the attention over the other side; 1 is uniform, 0 is one token."),
     ("Optimiser", r"learning_rate|grad_norm", "The learning rate, and the norm of the gradient before it is clipped."),
     ("Speed", r"pairs_per_second|waiting_for_data", "Pairs a second, and the share of time spent waiting for data."),
-    ("Others", r".*", "Every other metric of the log."),
+    ("Others", r".*", "Every other metric of training that changes."),
 )
-SIDES = r"/(image|text|image_over_text|text_over_image)$"  # two series of one panel
+LAST = FAMILIES[-1][0]
+SIDES = r"/(image|text|image_over_text|text_over_image|image_to_text(?=/)|text_to_image(?=/))(/r@1)?$"  # in one panel
+WATCHED = r"eval/(?!.*(_low|_high|/r@5|/r@10|/median_rank)$)[^/]+(/[^/]+){0,2}"  # no kinds of captions
 
 Points = list[tuple[int, float]]
 
@@ -36,19 +39,36 @@ class Panel:
 
 
 def families(story: Story) -> list[tuple[str, str, list[Panel]]]:
-    """Return title, explanation and panels of each family that the log has metrics of."""
-    names = [name.removeprefix("train/") for name in story.names("train/")]
+    """Return title, explanation and panels of each family that the log has metrics of; see `constants`."""
+    names = [name for name in story.names("eval/") if re.fullmatch(WATCHED, name)]
+    names += [name.removeprefix("train/") for name in story.names("train/")]
     home = {name: next(title for title, form, _ in FAMILIES if re.fullmatch(form, name)) for name in names}
     found = []
     for title, _, about in FAMILIES:
         grouped: dict[str, dict[str, Points]] = {}
         for name in (name for name in names if home[name] == title):
+            points = story.series(name if name.startswith("eval/") else f"train/{name}")
+            if title == LAST and still(points):
+                continue
             side = re.search(SIDES, name)
-            key, label = (name[: side.start()], side[1]) if side else (name, name.rpartition("/")[2])
-            grouped.setdefault(key, {})[label.replace("_", " ")] = story.series(f"train/{name}")
+            key, label = (name[: side.start()] + (side[2] or ""), side[1]) if side else (name, name.rpartition("/")[2])
+            grouped.setdefault(key, {})[label.replace("_", " ")] = points
         if grouped:
             found.append((title, about, [Panel(key, series) for key, series in grouped.items()]))
     return found
+
+
+def still(points: Points) -> bool:
+    """Return whether all values of a series are the same."""
+    return len({value for _, value in points}) == 1
+
+
+def constants(story: Story) -> list[tuple[str, float]]:
+    """Return the metrics of the last family that never change, with their value; they need no panel."""
+    named = [(name.removeprefix("train/"), story.series(name)) for name in story.names("train/")]
+    known = [form for title, form, _ in FAMILIES if title != LAST]
+    rest = [(name, points) for name, points in named if not any(re.fullmatch(form, name) for form in known)]
+    return [(name, points[0][1]) for name, points in rest if still(points)]
 
 
 def thin(points: Points, most: int = MOST) -> Points:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from bridge_jax.report import curves, recalls
 from bridge_jax.report.drawing import NONE, number, table, waterfall
-from bridge_jax.report.story import Story, changes
+from bridge_jax.report.story import ABSENT, Story, changes
 from bridge_jax.report.style import CSS, SCRIPT
 
 ACTIVITIES = "train advances the training; the others wait for it, save, evaluate, or were lost to a kill."
@@ -75,7 +75,7 @@ def _run(story: Story) -> Markup:
             ("towers", f"{story.config['vision']['tower']} and {story.config['text']['tower']}"),
             ("bridge", f"{story.config['bridge']['design']}, {story.config['bridge']['layers']} layers"),
             ("seed", str(story.config["seed"])),
-            ("began, ended", f"{ended['began']}, {ended['at']}; {ended['starts']} start(s)"),
+            ("began, ended", f"{_moment(ended['began'])}, {_moment(ended['at'])} UTC; starts: {ended['starts']}"),
             ("machine", f"{ended['host']}; its devices are not recorded"),
             ("commit", "not recorded"),
             ("data fingerprint", "not recorded"),
@@ -98,17 +98,19 @@ def _run(story: Story) -> Markup:
     )
 
 
+def _moment(iso: str) -> str:
+    """Return day and minute of a moment in outcome.json, which is in UTC."""
+    return iso[:16].replace("T", " ")
+
+
 def _scores(story: Story) -> Markup:
     shown = recalls.rows(story)
     others = [(name, number(value)) for name, value in recalls.others(story)]
     if not shown and not others:
         return Markup("<p>There are none: the run has not scored its best checkpoint yet.</p>")
-    parts = []
+    parts, splits = [], list(dict.fromkeys(row.split for row in shown))
     if shown:
-        charts = [
-            recalls.draw(split, [row for row in shown if row.split == split])
-            for split in dict.fromkeys(row.split for row in shown)
-        ]
+        charts = [recalls.draw(split, [row for row in shown if row.split == split]) for split in splits]
         parts = [
             Markup(
                 '<p class="about">R@1 in percent of the best checkpoint, with 95 % intervals over photos where the run '
@@ -117,7 +119,7 @@ def _scores(story: Story) -> Markup:
             ),
             Markup('<div class="charts">{}</div>').format(NONE.join(charts)),
             recalls.gains(story),
-            recalls.full_table(shown),
+            *(recalls.full_table(split, [row for row in shown if row.split == split]) for split in splits),
         ]
     if others:
         parts.append(table(("score", "value"), others, 1, "Other final scores"))
@@ -140,13 +142,22 @@ def _curves(story: Story) -> Markup:
                 title, about, NONE.join(drawn)
             )
         )
+    if still := curves.constants(story):
+        said = ", ".join(f"{name} {number(value)}" for name, value in still)
+        parts.append(Markup('<p class="about">These never change: {}.</p>').format(said))
     return NONE.join(parts)
 
 
 def _config(story: Story) -> Markup:
     found = changes(story.config)
-    about = Markup('<p class="about">The {} keys in which it differs from configs.common.base().</p>').format(
-        len(found)
+    changed = [line for line in found if line[1] != ABSENT]
+    added = [(name, now) for name, before, now in found if before == ABSENT]
+    return Markup(
+        '<p class="about">Against configs.common.base(), {} keys have another value, and {} more are set, which it '
+        'leaves to every experiment.</p><div class="config">{}<details><summary>The keys that the base does not have'
+        "</summary>{}</details></div>"
+    ).format(
+        *(len(changed), len(added)),
+        table(("key", "base", "this run"), changed, 3, "Other values than the base"),
+        table(("key", "this run"), added, 2, "Not in the base"),
     )
-    drawn = table(("key", "base", "this run"), found, 3, "Differences to the base config")
-    return about + Markup('<div class="config">{}</div>').format(drawn)

@@ -67,7 +67,7 @@ def draw(split: str, shown: Sequence[Row]) -> Markup:
     lines = list(dict.fromkeys((row.direction, row.kind) for row in shown))
     x, drawn, said, top = Scale(0, 100, LEFT, RIGHT), [], [], 22
     for direction, kind in lines:
-        name = f"{direction} / {kind}".replace("_", " ") if kind else direction.replace("_", " ")
+        name = _line(direction, kind)
         drawn.append(
             Markup('<text x="{}" y="{}"{}>{}</text>').format(
                 LEFT + 8 * bool(kind), top, NONE if kind else Markup(' class="strong"'), kind or name
@@ -107,18 +107,18 @@ def _dot(row: Row, x: Scale, y: float, mark: str) -> Markup:
     return interval + Markup('<polygon class="dot {}" points="{}"/>').format(mark, corners)
 
 
-def full_table(shown: Sequence[Row]) -> Markup:
-    """Return the table of all rows."""
+def full_table(split: str, shown: Sequence[Row]) -> Markup:
+    """Return the table of a split's rows."""
     cells = [
         (
-            *(row.split, row.direction, row.kind or "all", row.score),
+            *(_line(row.direction, row.kind), row.score),
             *(_interval(row, rank) for rank in RANKS),
             number(row.values["median_rank"]) if "median_rank" in row.values else "",
         )
         for row in shown
     ]
-    head = ("split", "direction", "captions", "order", "R@1 [95 %]", "R@5 [95 %]", "R@10 [95 %]", "median rank")
-    return table(head, cells, 4, "Recall in percent")
+    head = ("direction", "order", "R@1 [95 %]", "R@5 [95 %]", "R@10 [95 %]", "median rank")
+    return table(head, cells, 2, f"{split}: recall in percent")
 
 
 def gains(story: Story) -> Markup:
@@ -137,6 +137,10 @@ def gains(story: Story) -> Markup:
     return Markup("<p>Reranking adds to R@1, with the 95 % interval of the difference:</p><ul>{}</ul>").format(
         NONE.join(said)
     ) if said else NONE  # fmt: skip
+
+
+def _line(direction: str, kind: str) -> str:
+    return direction.replace("_", " ") + (f", {kind}" if kind else "")
 
 
 def _interval(row: Row, name: str) -> str:

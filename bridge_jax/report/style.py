@@ -11,6 +11,7 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: 
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.8rem 0 .4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 h3 { font-size: 1rem; margin: 1.6rem 0 0; }
+.charts + p { margin-top: 1.5rem; }
 p { margin: .3rem 0 .7rem; max-width: 46rem; }
 .lead { font-size: 1.05rem; }
 .note, .about { color: var(--soft); }
@@ -55,14 +56,14 @@ circle.b, .dot.b { fill: var(--b); }
 output { display: block; min-height: 1.3rem; font-size: .85rem; font-variant-numeric: tabular-nums; }
 details { font-size: .85rem; color: var(--soft); }
 summary { cursor: pointer; }
-details[open] { max-height: 22rem; overflow: auto; }
+figure details[open] { max-height: 22rem; overflow: auto; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; }
-.number, details th, details td { text-align: right; white-space: nowrap; }
+.number, figure th, figure td { text-align: right; white-space: nowrap; }
 .config td { overflow-wrap: anywhere; max-width: 26rem; min-width: 7rem; }
 :focus-visible { outline: 2px solid var(--a); outline-offset: 2px; }
 """

@@ -10,18 +10,16 @@ from bridge_jax.report.story import Stage, Story
 STAGES = [Stage("one", 0, 60), Stage("two", 60, 100)]
 
 
+def told(*entries):
+    return Story("w", {}, {}, [{"step": 1 + i} | entry for i, entry in enumerate(entries)], STAGES, torn=False)
+
+
 def test_every_metric_of_training_is_in_one_panel():
-    names = ["loss", "itc/loss", "gate/layer_0/image", "gate/layer_0/text", "logit_scale"]
-    names += [
-        "tau/layer_0/image_over_text",
-        "entropy/layer_1/text_over_image",
-        "learning_rate",
-        "pairs_per_second",
-        "mine/new",
-    ]
-    told = Story("w", {}, {}, [{"step": 1} | {f"train/{name}": 1.0 for name in names}], STAGES, torn=False)
+    names = ["loss", "itc/loss", "gate/layer_0/image", "gate/layer_0/text", "logit_scale", "learning_rate"]
+    names += ["tau/layer_0/image_over_text", "entropy/layer_1/text_over_image", "pairs_per_second", "mine/new"]
+    log = told(*({f"train/{name}": value for name in names} for value in (1.0, 2.0)))
     found = {
-        title: [(panel.title, list(panel.series)) for panel in panels] for title, _, panels in curves.families(told)
+        title: [(panel.title, list(panel.series)) for panel in panels] for title, _, panels in curves.families(log)
     }
     assert found == {
         "Losses": [("itc/loss", ["loss"]), ("loss", ["loss"])],
@@ -32,6 +30,25 @@ def test_every_metric_of_training_is_in_one_panel():
         "Speed": [("pairs_per_second", ["pairs per second"])],
         "Others": [("mine/new", ["new"])],
     }
+    assert curves.constants(log) == []
+
+
+def test_watched_recall_has_both_directions_in_a_panel_and_no_kinds():
+    names = [f"eval/unimodal/{way}/{what}" for way in ("text_to_image", "image_to_text")
+             for what in ("r@1", "r@1_low", "r@1_high", "r@5", "r@10", "median_rank", "relation/r@1")]  # fmt: skip
+    ((title, _, panels),) = curves.families(told(dict.fromkeys([*names, "eval/unimodal/rsum", "eval/accuracy"], 1.0)))
+    assert title == "Watched scores"
+    assert [(panel.title, sorted(panel.series)) for panel in panels] == [
+        ("eval/accuracy", ["accuracy"]),
+        ("eval/unimodal/r@1", ["image to text", "text to image"]),
+        ("eval/unimodal/rsum", ["rsum"]),
+    ]
+
+
+def test_other_metrics_that_never_change_have_no_panel():
+    log = told({"train/itc/weight": 1.0, "train/x": 1.0, "train/loss": 3.0}, {"train/itc/weight": 1.0, "train/x": 2.0})
+    assert curves.constants(log) == [("itc/weight", 1.0)]
+    assert [title for title, _, _ in curves.families(log)] == ["Losses", "Others"]
 
 
 def test_a_panel_has_the_coordinates_of_its_values():

@@ -31,7 +31,7 @@ def test_dots_and_intervals_lie_at_their_percentages():
     assert dots == ["146.4", "163.2", "146.4"]
     lines = re.findall(r'<line class="interval (\w)" x1="(\S+)" x2="(\S+)"', drawn)
     assert lines == [("a", "112.8", "180.0"), ("b", "180.0", "247.2")] * 2
-    assert "text to image / relation, rerank: 65.0;" in drawn
+    assert "text to image, relation, rerank: 65.0;" in drawn
 
 
 def test_the_newest_final_record_counts():
@@ -42,8 +42,10 @@ def test_the_newest_final_record_counts():
 
 def test_the_table_and_the_gain_have_intervals():
     story = told(made.recall())
-    assert "<td" in recalls.full_table(recalls.rows(story))
-    assert ">60.0 [50.0, 70.0]<" in recalls.full_table(recalls.rows(story))
+    drawn = recalls.full_table("val", recalls.rows(story))
+    assert "<td>text to image</td><td>rerank</td>" in drawn
+    assert '>60.0 [50.0, 70.0]</td><td class="number">90.0</td>' in drawn
+    assert "<td>text to image, relation</td><td>rerank</td>" in drawn
     assert "val, text to image: <b>+20.0</b> points [+5.0, +35.0]" in recalls.gains(story)
     assert recalls.gains(told({})) == ""
 
