@@ -58,3 +58,22 @@ def test_a_damaged_outcome_is_refused(tmp_path, secs):
     (tmp_path / "outcome.json").write_text(f'{record[:-1]}, "secs": {secs}}}')
     with pytest.raises(ConfigError, match=r"outcome\.json: expected an outcome of bridge_jax"):
         story.read(str(tmp_path))
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path, workdir):
+    for name in ("outcome.json", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((workdir / name).read_bytes())
+    with pytest.raises(ConfigError, match="no stage is finished: the run has saved no checkpoint yet"):
+        story.read(str(tmp_path))
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl is not there: expected a workdir"):
+        story.read(str(tmp_path))
+
+
+def test_a_log_that_is_damaged_before_its_end_is_refused(tmp_path, workdir):
+    for name in ("outcome.json", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((workdir / name).read_bytes())
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "ti\n')
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 7: expected a log entry"):
+        story.read(str(tmp_path))
