@@ -85,7 +85,7 @@ def run(words):
 
 def test_every_command_is_of_a_kind_that_is_tested_here():
     tools = ("ablate", "prepare_data", "evaluate", "import_hf", "export_pytorch", "export_stablehlo", "export_onnx")
-    programs = [("python", "-m", f"tools.{name}") for name in (*tools, "plan", "doctor")]
+    programs = [("python", "-m", f"tools.{name}") for name in (*tools, "plan", "doctor", "report")]
     kinds = [("bash",), ("hf", "download"), ("python", "-m", "bridge_jax.main"), *programs]
     assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []
     assert all(of(*kind) for kind in kinds)
@@ -196,6 +196,17 @@ def test_evaluation_of_shapes_runs(words, workdir, tmp_path):
     assert done.stderr == ""
     if target := given(words, "json"):
         assert json.loads((tmp_path / target).read_text())["step"] == step
+
+
+@pytest.mark.parametrize("words", of("python", "-m", "tools.report"), ids=name_of)
+def test_report_of_shapes_runs(words, workdir, tmp_path):
+    changed = [f"{workdir}" if word == "runs/shapes" else word.replace("out=", f"out={tmp_path}/") for word in words]
+    out = Path(run([sys.executable, *changed[1:]]).stdout.strip())
+    assert out.parent == (tmp_path if given(words, "out") else workdir)
+    page = out.read_text(encoding="utf-8")
+    for shown in ("4 of 4 steps, stage stabilise", "itc/loss", "gate/layer_0", "Where its", "vision.width"):
+        assert shown in page
+    assert ">unimodal<" in page
 
 
 @pytest.mark.parametrize("words", [w for w in of("python", "-m", "bridge_jax.main") if "--dry_run" in w], ids=name_of)
