@@ -197,10 +197,10 @@ def test_a_missing_extra_is_one_line(file, tmp_path):
 
 
 def test_a_child_gets_the_flags_and_a_stop(monkeypatch, tmp_path):
-    """The child is a script that ends when it is told to, and writes its words."""
+    """The child is a script that writes its words and, when it is told to stop, ends by a code of its own."""
     script = tmp_path / "python"
     loop = "while true; do sleep 0.01; done"
-    script.write_text(f'#!/bin/bash\ntrap "exit 143" TERM\necho "$@" > {tmp_path}/words\n{loop}\n')
+    script.write_text(f'#!/bin/bash\ntrap "exit 3" TERM\necho "$@" > {tmp_path}/words\n{loop}\n')
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setattr(sys, "argv", ["ablate", "--grid=leak"])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -76,17 +77,26 @@ def _missing(every: Sequence[Cell], out: Path, start: Callable[[int], int], want
 
 
 def child(index: int) -> int:
-    """Run a cell in a process of its own and return its exit code. A stop of this process is passed on to it."""
-    command = [sys.executable, "-m", "tools.ablate", *sys.argv[1:], f"--cell={index}"]
+    """Run a cell in a process of its own and return its exit code.
+
+    A stop of this process is passed on to it, and is the exit code however the cell then ends.
+    """
+    command, stopped = [sys.executable, "-m", "tools.ablate", *sys.argv[1:], f"--cell={index}"], []
     with subprocess.Popen(command) as process:
-        before = signal.signal(signal.SIGTERM, lambda signum, _: process.send_signal(signum))
+
+        def stop(signum: int, _: Any) -> None:
+            stopped.append(128 + signum)
+            process.send_signal(signum)
+
+        before = signal.signal(signal.SIGTERM, stop)
         try:
             code = process.wait()
         except KeyboardInterrupt:  # the terminal has sent it to the child too
+            stopped.append(128 + signal.SIGINT)
             code = process.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
-    return code if code >= 0 else 128 - code
+    return stopped[0] if stopped else code if code >= 0 else 128 - code
 
 
 def write(every: Sequence[Cell], out: Path, grid: str, experiment: str) -> str:
