@@ -227,6 +227,14 @@ def test_names_say_something():
     report([path for path in SOURCES if BAD_NAMES & set(re.split(r"[/_.]", path))])
 
 
+def test_no_two_test_files_share_a_name():
+    """Folders of tests are no packages, so pytest would import one file for both."""
+    places = {}
+    for path in files("tests"):
+        places.setdefault(Path(path).name, []).append(path)
+    report([" and ".join(found) for name, found in places.items() if name.startswith("test_") and len(found) > 1])
+
+
 def test_every_folder_is_a_package():
     folders = {Path(path).parent.as_posix() for path in PACKAGE}
     report([f"{folder}/__init__.py is missing: it would not be installed" for folder in sorted(folders)
