@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from bridge_jax.evals.scores.recall import DIRECTIONS
 from bridge_jax.report.drawing import MARKS, NONE, Scale, number, table
 from bridge_jax.report.story import Story
 
-DIRECTIONS = ("text_to_image", "image_to_text")
 RANKS = ("r@1", "r@5", "r@10")
 LEFT, RIGHT = 12, 348  # pixels of 0 and 100 percent
 _SCORE = re.compile(
