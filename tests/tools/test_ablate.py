@@ -59,7 +59,7 @@ def killed_in_the_middle(file: Path, out: Path) -> int:
     command = [sys.executable, "-c", UNPROBED]
     flags = [f"--config={file}", "--grid=leak", f"--out={out}", "--cell=0"]
     with subprocess.Popen([*command, *flags], cwd=ROOT, stdout=subprocess.DEVNULL) as child:
-        while not list(out.glob("work/*/checkpoints/20")):
+        while not list(out.glob("workdirs/*/checkpoints/20")):
             assert child.poll() is None, "it ended before it could be killed"
             time.sleep(0.005)
         child.kill()
@@ -98,7 +98,7 @@ def test_a_killed_grid_goes_on_and_runs_no_cell_twice(grid, every):
     assert left == [every[1].name]  # the other row was run all the same
     assert second == 0
     assert started == [0, 1, 0]
-    outcome = json.loads(next(out.glob(f"work/{every[0].name}-*/outcome.json")).read_text())
+    outcome = json.loads(next(out.glob(f"workdirs/{every[0].name}-*/outcome.json")).read_text())
     assert (outcome["starts"], outcome["step"]) == (2, 44)
 
 
@@ -114,7 +114,7 @@ def test_a_cell_has_all_that_it_takes_to_judge_it(grid, every):
         assert list(record["leak_probe"]) == names
         assert set(record["leak_probe"]["unimodal"]) == {"hits", "low", "high"}
         assert record["config"]["losses"]["fused_itc"]["form"] == each.row.name
-        (workdir,) = out.glob(f"work/{each.name}-*")
+        (workdir,) = out.glob(f"workdirs/{each.name}-*")
         params = Checkpoints(workdir, read_only=True).restore_params(44, param_shapes(each.cfg))
         evaluator = Evaluator(each.cfg, build_predict(each.cfg, sharding.make_mesh(each.cfg.mesh)))
         assert evaluator.fit(params, lambda *_: None) == {"rerank_weight": record["splits"]["val"]["rerank_weight"]}

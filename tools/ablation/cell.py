@@ -1,7 +1,7 @@
 """One cell of a grid: a row with one seed, trained and scored, and the JSON that is left of it.
 
     OUT/cells/NAME.json    the result, written once and as a whole
-    OUT/work/NAME-...      its workdir while it trains, named by the code and the data too
+    OUT/workdirs/NAME-...  its workdir while it trains, named by the code and the data too
 
 NAME is a hash of the experiment with its seed, without the keys that say where and how fast it runs. So two grids that
 share a cell run it once. The last checkpoint is scored: the number of pairs is the budget, and nothing is chosen.
@@ -114,7 +114,7 @@ def path_of(out: Path, cell: Cell) -> Path:
 
 def workdir_of(out: Path, cell: Cell) -> Path:
     """Return the folder that a cell trains in. No cell goes on with what other code, or other data, trained."""
-    return out / "work" / f"{cell.name}-{distributed.code()[:6]}-{fingerprint(cell.cfg)[:6]}"
+    return out / "workdirs" / f"{cell.name}-{distributed.code()[:6]}-{fingerprint(cell.cfg)[:6]}"
 
 
 def read(path: Path) -> dict[str, Any]:
