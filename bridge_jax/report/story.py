@@ -26,7 +26,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """What a workdir tells about its run. `torn` says that a kill cut the last line of the log."""
+    """The contents of a workdir. `torn`: a kill cut the last line of its log, which is left out."""
 
     workdir: str
     config: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What is made of the cells of a grid: the rows, the verdicts, the page, which cells run, and which are refused.
+"""Rows, verdicts and page from the cells of a grid; which cells run, and which are refused.
 
 The cells are made by hand: two splits of 60 photos with three captions each.
 """

@@ -34,7 +34,7 @@ class Difference(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What would decide a claim if the difference seen were the true one; None: no number of them alone would."""
+    """The seeds or photos that would decide a claim if the difference seen were the true one; None: no number would."""
 
     seeds: int | None  # at the photos that there are
     photos: int | None  # at the seeds that there are

@@ -39,8 +39,8 @@ class Photo(NamedTuple):
     second: Path | None = None
     coco_id: int | None = None  # its id in COCO
     kind: str = "caption"
-    wrong_captions: tuple[str, ...] = ()  # known to be false of it
     later: tuple[Path, ...] = ()
+    wrong_captions: tuple[str, ...] = ()  # known to be false of it
 
     @property
     def paths(self) -> tuple[Path, ...]:
