@@ -65,8 +65,8 @@ def render(first: Story, second: Story) -> str:
         Section("test", "Both on the same photos", _tests(first, second)),
         Section("curves", "Their curves", _curves(first, second)),
         Section("differ", "How their configs differ", _configs(first, second)),
-        *(Section(f"run-{name}", f"What was run: {name}", page.run(story)) for name, story in stories),
-        *(Section(f"scores-{name}", f"Scores: {name}", page.scores(story)) for name, story in stories),
+        *(Section(f"run-{name}", f"What was run: {name}", page.run(story, f" of {name}")) for name, story in stories),
+        *(Section(f"scores-{name}", f"Scores: {name}", page.scores(story, f" of {name}")) for name, story in stories),
     ]
     return page.document(f"{first.workdir} and {second.workdir}", lead, sections)
 

@@ -19,14 +19,15 @@ LISTS = (
 )
 
 
-def section(found: Rankings, gallery: Gallery) -> Markup:
-    """Return the lists of both directions. A list that has no query is named as empty."""
+def section(found: Rankings, gallery: Gallery, where: str) -> Markup:
+    """Return the lists of both directions. A list that has no query is named as empty; `where` names the split."""
     parts = [
         Markup(
-            '<p class="about">Rank 1 is right. Scores: unimodal is the logit scale times the cosine of the two '
-            "embeddings, bridge the match logit, which is above 0 for a match; the reranked order is that of bridge + "
-            "{:.3g} x unimodal, over the best {} of the unimodal order. A list has one query of a photo.</p>"
-        ).format(found.weight, found.text_to_image.candidates.shape[1])
+            '<p class="about">Of {}. Rank 1 is right. Unimodal is the logit scale times the cosine of the two '
+            "embeddings, bridge the match logit, which is above 0 for a match, and joined is bridge + {:.3g} x "
+            "unimodal, by which the best {} of the unimodal order are reranked. A list has one query of a photo; of "
+            "equal ones the first.</p>"
+        ).format(where, found.weight, found.text_to_image.candidates.shape[1])
     ]
     for direction in DIRECTIONS:
         ranked = found.direction(direction)
@@ -62,11 +63,14 @@ def show(found: Rankings, gallery: Gallery, direction: str, row: int) -> Markup:
             known[0][3].append(name)
         else:
             shown.append((candidate, ranked.unimodal[row, place], ranked.fused[row, place], [name]))
-    tag = Markup("<figure>{}<figcaption>{}: unimodal {:.1f}, bridge {:.1f}</figcaption></figure>")
+    tag = Markup(
+        "<figure{}>{}<figcaption>{}: unimodal {:.2f}, bridge {:.2f}, joined {:.2f}</figcaption></figure>"
+    )  # fmt: skip
     items = [
-        tag.format(_answer(found, gallery, direction, answer), _said(names), unimodal, fused)
+        tag.format(Markup(' class="true"') if answer == true else NONE, _answer(found, gallery, direction, answer),
+                   _said(names), unimodal, fused, fused + found.weight * unimodal)
         for answer, unimodal, fused, names in shown
-    ]
+    ]  # fmt: skip
     return Markup('<article class="example">{}<p class="ranks">{}</p><div class="answers">{}</div></article>').format(
         query, ranks, NONE.join(items)
     )

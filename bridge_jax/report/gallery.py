@@ -34,7 +34,7 @@ class Gallery:
         encoded = image.webp(image.eval_view(record["image"], PX, self.squash))
         said = (record["captions"] or ["a photo without captions"])[0]
         source = base64.b64encode(encoded).decode()
-        return Markup('<img src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}" loading="lazy">').format(
+        return Markup('<img src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}">').format(
             source, PX, PX, said
         )
 

@@ -23,8 +23,8 @@ def section(looks: Looks, gallery: Gallery) -> Markup:
 def falls(looks: Looks) -> Markup:
     """Return the table of the deletion test, and one sentence that says which maps passed it."""
     cells = [
-        (*named(key), f"{fall.attended:.3f}", f"{fall.random:.3f}", f"{fall.difference:+.3f} [{fall.low:+.3f}, "
-         f"{fall.high:+.3f}]", verdict(fall))
+        (*named(key), verdict(fall), f"{fall.attended:.3f}", f"{fall.random:.3f}", f"{fall.difference:+.3f} "
+         f"[{fall.low:+.3f}, {fall.high:+.3f}]")
         for key, fall in looks.falls.items()
     ]  # fmt: skip
     return Markup(
@@ -39,9 +39,9 @@ def falls(looks: Looks) -> Markup:
         len(looks.rows),
         looks.pairs,
         table(
-            ("layer", "direction", "most attended", "random", "difference [95 %]", "so"),
+            ("layer", "direction", "so", "most attended", "random", "difference [95 %]"),
             cells,
-            2,
+            3,
             "Fall of the match logit",
         ),
     )
@@ -70,7 +70,8 @@ def _choice(looks: Looks) -> Markup:
     ]
     return Markup(
         '<p class="about">Point at a word, or focus it and press the arrow keys: the brighter a patch, the more the '
-        "word looks at it, or it at the word, relative to the brightest. Heads are averaged.</p>"
+        "word looks at it, or it at the word, relative to the brightest. Heads are averaged. At first each photo shows "
+        "the word with the sharpest map.</p>"
         '<fieldset class="maps"><legend>Maps of</legend>{}</fieldset>'
     ).format(NONE.join(items))
 

@@ -85,8 +85,8 @@ def _definitions(pairs: Sequence[tuple[str, str | Markup]]) -> Markup:
     return Markup("<dl>{}</dl>").format(NONE.join(lines))
 
 
-def run(story: Story) -> Markup:
-    """Return the facts of a run, its stages, and where its seconds went."""
+def run(story: Story, of: str = "") -> Markup:
+    """Return the facts of a run, its stages, and where its seconds went. `of` tells its tables from another run's."""
     ended = story.outcome
     data = story.config["data"]
     about = _definitions(
@@ -113,7 +113,7 @@ def run(story: Story) -> Markup:
     head = ("stage", "steps", "losses", "batch size", "learning rate")
     secs = ended["secs"]
     return Markup('{}{}<h3>Where its {} seconds went</h3><p class="about">{}</p>{}').format(
-        about, table(head, stages, 3, "Stages"), number(round(sum(secs.values()))), ACTIVITIES, waterfall(secs)
+        about, table(head, stages, 3, "Stages" + of), number(round(sum(secs.values()))), ACTIVITIES, waterfall(secs)
     )
 
 
@@ -143,8 +143,8 @@ def _moment(iso: str) -> str:
     return iso[:16].replace("T", " ")
 
 
-def scores(story: Story) -> Markup:
-    """Return the final scores of a run."""
+def scores(story: Story, of: str = "") -> Markup:
+    """Return the final scores of a run. `of` tells its tables from another run's."""
     shown = recalls.rows(story)
     others = [(name, number(value)) for name, value in recalls.others(story)]
     if not shown and not others:
@@ -160,10 +160,10 @@ def scores(story: Story) -> Markup:
             ),
             Markup('<div class="charts">{}</div>').format(NONE.join(charts)),
             recalls.gains(story),
-            *(recalls.full_table(split, [row for row in shown if row.split == split]) for split in splits),
+            *(recalls.full_table(split + of, [row for row in shown if row.split == split]) for split in splits),
         ]
     if others:
-        parts.append(table(("score", "value"), others, 1, "Other final scores"))
+        parts.append(table(("score", "value"), others, 1, "Other final scores" + of))
     return NONE.join(parts)
 
 

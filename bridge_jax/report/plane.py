@@ -48,7 +48,7 @@ def draw(title: str, layout: Layout, pairs: np.ndarray) -> Markup:
         NONE.join(Markup('<path class="cloud {}" d="{}"/>').format(mark, path) for path, mark in dots),
     )  # fmt: skip
     return Markup(
-        '<figure class="dots"><figcaption>{}</figcaption>{}<p class="legend"><span class="key a">photos</span>'
+        '<figure class="dots plane"><figcaption>{}</figcaption>{}<p class="legend"><span class="key a">photos</span>'
         '<span class="key b">captions</span></p></figure>'
     ).format(title, svg)
 

@@ -55,7 +55,9 @@ const show_map = button => {
   shown.set(figure, button);
 };
 for (const words of document.querySelectorAll('.words')) {
-  const buttons = [...words.children];
+  const buttons = [...words.children], chosen = document.querySelector('.maps input:checked').value;
+  const peaks = buttons.map(button => parseFloat(button.dataset.maps.split(' ')[chosen]));
+  if (buttons.length) show_map(buttons[peaks.indexOf(Math.max(...peaks))]);
   buttons.forEach((button, i) => {
     for (const name of ['pointerenter', 'focus', 'click']) button.addEventListener(name, () => show_map(button));
     button.addEventListener('keydown', event => {

@@ -36,12 +36,13 @@ h4 { font-size: .95rem; margin: 1.2rem 0 .3rem; }
 .example p { margin: 0 0 .3rem; }
 .example figure { margin: 0; width: 9.6rem; }
 .example figcaption { font-size: .8rem; font-weight: 400; line-height: 1.35; color: var(--soft); }
+.example .true { border-left: 4px solid var(--a); padding-left: .5rem; width: 10.2rem; }
 .query { font-weight: 600; }
 .ranks { font-size: .85rem; color: var(--soft); }
 .answers { display: flex; flex-wrap: wrap; gap: .6rem; }
 .answers .caption { font-size: .9rem; }
 img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
-.looks { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.looks { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
 .look { min-width: 0; }
 .look figcaption { font-weight: 400; font-size: .8rem; color: var(--soft); }
 .frame { position: relative; }
@@ -53,6 +54,7 @@ img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 .words button.on { border-color: var(--a); color: var(--a); }
 .maps { border: 1px solid var(--line); border-radius: 6px; margin: .8rem 0; padding: .4rem .8rem; }
 .maps label { margin-right: 1.2rem; white-space: nowrap; }
+.dots.plane .key.b::before { content: "\25a0"; }
 .pairs { stroke: var(--soft); stroke-width: .5; stroke-opacity: .55; fill: none; }
 .cloud { fill: none; stroke-width: 3.6; stroke-opacity: .75; }
 .cloud.a { stroke: var(--a); stroke-linecap: round; }

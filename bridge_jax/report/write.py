@@ -90,10 +90,10 @@ def _seen(
         cfg = dataclasses.replace(cfg, data=data)
         gallery = open_gallery(data, about.split, about.data)
     except ConfigError as error:
-        yield Section("queries", f"Queries of {where}", _refused(error))
+        yield Section("queries", "Queries", _refused(error))
         return
-    yield Section("queries", f"Queries of {where}", examples.section(found, gallery))
-    yield Section("words", "Recall by the words of a caption", by_words.section(found, gallery))
+    yield Section("queries", "Queries", examples.section(found, gallery, where))
+    yield Section("words", "Recall by words", by_words.section(found, gallery))
     if not asked.photos and not asked.points:
         return
     mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))  # of this machine, whichever mesh trained it
@@ -114,7 +114,7 @@ def _seen(
     if asked.photos:
         yield Section("looks", "Where words look", _made(attended))
     if asked.points:
-        yield Section("map", "The map of embeddings", _made(mapped))
+        yield Section("map", "Map of embeddings", _made(mapped))
 
 
 def _made(make: Callable[[], Markup]) -> Markup:

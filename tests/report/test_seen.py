@@ -78,11 +78,12 @@ def test_a_query_is_shown_with_its_photo_its_caption_and_its_scores(found, galle
     record = gallery.records[int(found.text_record[row])]
     assert f"“{record['captions'][found.text_place[row]]}”" in drawn
     assert f"rank {ranked.unimodal_rank[row]} unimodal, {ranked.rerank_rank[row]} reranked" in drawn
-    assert f"Its own photo: unimodal {found.true_unimodal[row]:.1f}, bridge {found.true_fused[row]:.1f}" in drawn
+    assert f"Its own photo: unimodal {found.true_unimodal[row]:.2f}, bridge {found.true_fused[row]:.2f}, " in drawn
     assert gallery.photo(int(found.text_record[row])) in drawn
     joined = ranked.fused[row] + found.weight * ranked.unimodal[row]
     best = int(np.argmax(joined))
-    assert f"irst reranked: unimodal {ranked.unimodal[row, best]:.1f}, bridge {ranked.fused[row, best]:.1f}" in drawn
+    assert f"irst reranked: unimodal {ranked.unimodal[row, best]:.2f}, bridge {ranked.fused[row, best]:.2f}, " in drawn
+    assert f"joined {joined[best]:.2f}" in drawn
     assert gallery.photo(int(ranked.candidates[row, best])) in drawn
 
 
