@@ -8,10 +8,11 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from bridge_jax.config import Config, evaluators
+from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.config.evaluators import Evaluator
 from bridge_jax.data import records
-from bridge_jax.run import terminal
+from bridge_jax.report import write
+from bridge_jax.run import origin, terminal
 from bridge_jax.run.stop import Stop
 from bridge_jax.types import Params
 from bridge_jax.workdir import rankings
@@ -65,6 +66,21 @@ def finish(run: Run, final: Mapping[str, Evaluator], params: Params, step: int) 
     run.log.write(step, {f"final/{key}": value for key, value in results.items()})
     terminal.say(f"checkpoints, metrics.jsonl and the TensorBoard log are in {Path(saves.folder).parent}")
     return results
+
+
+def report(cfg: Config, workdir: str) -> None:
+    """Write the page of a finished run, if `config.report` says so. What the page lacks is said, and is no error."""
+    if not cfg.report or jax.process_index():
+        return
+    path = Path(workdir) / "report.html"
+    try:
+        if jax.process_count() > 1:
+            raise ConfigError(f"several processes trained; write it on one: python -m tools.report {workdir}")
+        with terminal.progress() as bar, terminal.task(bar, "looking") as progress:
+            write.write(workdir, path, write.Asked(), origin.initial, progress)
+        terminal.say(f"the page of the run is {path}")
+    except ConfigError as error:
+        terminal.say(f"{path} was not written: {error}")
 
 
 def keep(workdir: Path, cfg: Config, split: str, step: int, ranked: rankings.Rankings | None) -> None:

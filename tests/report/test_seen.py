@@ -1,6 +1,10 @@
 """The sections about photos, of a real checkpoint on the embedded set: queries, words, attention, the map."""
 
+import dataclasses
 import re
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ from bridge_jax.analysis import kinds
 from bridge_jax.config import ConfigError
 from bridge_jax.data import records, text
 from bridge_jax.evals.retrieval import Evaluator
-from bridge_jax.report import attention, by_words, examples, looks, points, write
+from bridge_jax.report import attention, by_words, embedding, examples, looks, plane, points, write
 from bridge_jax.report.gallery import open_gallery
+from bridge_jax.run import finish, origin
 from bridge_jax.step import sharding
 from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
@@ -163,14 +168,13 @@ def test_photos_that_changed_since_they_were_ranked_are_refused(cfg):
 
 @pytest.fixture(scope="module")
 def page(workdir, cfg, params, tmp_path_factory):
-    """The whole page, with a map; the parameters before training are missing."""
+    """The whole page, with a map of both models, whose plane is no UMAP: tests/docs runs that, which takes 20 s."""
     out = tmp_path_factory.mktemp("page") / "page.html"
-
-    def start(cfg, mesh):
-        raise ConfigError("vit-tiny: no such folder")
-
     asked = write.Asked(photos=2, points=12, parquet=str(out.with_suffix(".parquet")))
-    write.write(str(workdir), out, asked, start, QUIET)
+    flat = types.SimpleNamespace(fit_transform=lambda both: both[:, :2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=lambda **_: flat))
+        write.write(str(workdir), out, asked, origin.initial, QUIET)
     return out
 
 
@@ -182,7 +186,7 @@ def test_the_whole_page_loads_nothing_and_nests(page):
     ids = [attrs["id"] for _, attrs in tags.seen if "id" in attrs]
     assert {"queries", "words", "looks", "map"} <= set(ids)
     assert all(attrs["alt"] for tag, attrs in tags.seen if tag == "img")
-    assert "The towers before training are not shown: vit-tiny: no such folder" in html
+    assert "before training, pairs shuffled" in html
     assert len(html) < 500_000
 
 
@@ -190,12 +194,37 @@ def test_the_points_are_kept_and_a_second_report_reads_them(page, workdir, monke
     kept = page.with_suffix(".map.npz")
     content, html = kept.read_bytes(), page.read_text(encoding="utf-8")
     monkeypatch.setattr(points.embedding, "lay_out", lambda *_: pytest.fail("laid out again"))
+    write.write(str(workdir), page, write.Asked(photos=2, points=12), origin.initial, QUIET)
+    assert (kept.read_bytes(), page.read_text(encoding="utf-8")) == (content, html)
 
-    def start(cfg, mesh):
+
+def test_without_the_first_towers_the_map_is_of_the_trained_alone(cfg, params, predict, gallery, tmp_path, monkeypatch):
+    """And without umap-learn there is none."""
+
+    def start():
         raise ConfigError("vit-tiny: no such folder")
 
-    write.write(str(workdir), page, write.Asked(photos=2, points=12), start, QUIET)
-    assert (kept.read_bytes(), page.read_text(encoding="utf-8")) == (content, html)
+    gap = embedding.Gap(0, 1, 2, 3, 4)
+    layout = embedding.Layout(np.zeros((4, 2)), np.ones((4, 2)), gap, gap._replace(alignment=5))
+    monkeypatch.setattr(embedding, "lay_out", lambda *_: layout)
+    model, path = points.Model(cfg, params, predict, start), tmp_path / "kept.npz"
+    found = points.of(model, gallery, made.ABOUT, 4, path, QUIET)
+    assert list(found.layouts) == ["trained"]
+    assert "The towers before training are not shown: vit-tiny: no such folder" in plane.section(*found[1:])
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ConfigError, match=r"the map of embeddings needs umap-learn: pip install -e '\.\[report\]'"):
+        points.of(model, gallery, made.ABOUT, 5, path, QUIET)
+
+
+def test_a_run_writes_its_page_at_its_end_where_the_config_says_so(cfg, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(finish.write, "write", lambda *arguments: asked.append(arguments[:3]))
+    finish.report(cfg, "runs/a")
+    assert asked == []
+    finish.report(dataclasses.replace(cfg, report=True), "runs/a")
+    assert asked == [("runs/a", Path("runs/a/report.html"), write.Asked())]
+    assert "the page of the run is runs/a/report.html" in capsys.readouterr().out
 
 
 def test_the_parquet_file_has_the_points_of_both_sides(page, gallery):
