@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     if not out.parent.is_dir():
         raise ConfigError(f"--out: {out.parent} is no folder")
     if second:
-        stories = write.write_two(workdir, *second, out)
+        stories = write.write_two(workdir, second[0], out)
     else:
         asked = write.Asked(_SPLIT.value, _DATA_DIR.value, _PHOTOS.value, _POINTS.value, _PARQUET.value)
         with terminal.progress() as bar, terminal.task(bar, "looking") as progress:

@@ -166,4 +166,4 @@ def _without(model: BridgeModel, lower: Lower, removed: Array, prefix: int) -> j
     gone = jnp.pad(removed, ((0, 0), (prefix, 0)))[..., None]
     stays = jnp.pad(~removed, ((0, 0), (prefix, 0)))[..., None].astype(lower.image.dtype)
     mean = (lower.image * stays).sum(axis=1, keepdims=True) / stays.sum(axis=1, keepdims=True)
-    return model.fused(lower.replace(image=jnp.where(gone, mean, lower.image))).itm_logit
+    return model.fused(dataclasses.replace(lower, image=jnp.where(gone, mean, lower.image))).itm_logit

@@ -92,8 +92,8 @@ def lay_out(images: np.ndarray, texts: np.ndarray) -> Layout:
         n_neighbors=min(NEIGHBOURS, len(both) - 1), metric="cosine", random_state=SEED, n_jobs=1, transform_seed=SEED
     )
     places = np.asarray(mapper.fit_transform(both), np.float32)
-    other = texts[shuffled(len(texts))]
-    return Layout(*np.split(places, 2), measure(images, texts), measure(images, other))
+    n, other = len(images), texts[shuffled(len(texts))]
+    return Layout(places[:n], places[n:], measure(images, texts), measure(images, other))
 
 
 def keep(path: Path, key: Mapping[str, Any], layouts: Mapping[str, Layout]) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def write(workdir: Path, about: About, found: Rankings) -> Path:
     for side in _SIDES:
         arrays |= {f"{side}/{name}": value for name, value in found.direction(side)._asdict().items()}
     content = io.BytesIO()
-    np.savez_compressed(content, about=np.array(json.dumps(about._asdict())), **arrays)
+    np.savez_compressed(content, allow_pickle=False, about=np.array(json.dumps(about._asdict())), **arrays)
     path = workdir / FOLDER / f"{about.dataset}_{about.split}.npz"
     path.parent.mkdir(exist_ok=True)
     atomic.write_bytes(path, content.getvalue())
@@ -49,9 +49,10 @@ def read(workdir: Path) -> list[tuple[About, Rankings]]:
 def _read(path: Path) -> tuple[About, Rankings]:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+            arrays: dict[str, Any] = {name: stored[name] for name in stored.files}
         about = About(**json.loads(str(arrays.pop("about"))))
         sides = {side: Ranked(**{name: arrays.pop(f"{side}/{name}") for name in Ranked._fields}) for side in _SIDES}
-        return about, Rankings(**sides, **arrays | {"weight": float(arrays["weight"])})
+        weight = float(arrays.pop("weight"))
+        return about, Rankings(**sides, **arrays, weight=weight)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path}: expected the rankings of a split ({error!r}); move the file away") from error
