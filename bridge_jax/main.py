@@ -35,6 +35,9 @@ def main(argv: list[str]) -> None:
             from bridge_jax.run import train
 
             train.run(cfg, _WORKDIR.value, stop)
+        from bridge_jax.run import finish
+
+        finish.report(cfg, _WORKDIR.value)
     else:
         raise ConfigError("--workdir is missing: name the folder for checkpoints and logs")
 

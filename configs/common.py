@@ -189,6 +189,7 @@ def base() -> ml_collections.ConfigDict:
     config.log_every_steps = 50
     config.watchdog_secs = 1800.0
     config.cache_dir = "data/cache"
+    config.report = False
     config.init_from = ""
     return config
 

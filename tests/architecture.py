@@ -28,6 +28,7 @@ ROOMS = {
     "data": Room(2, "files -> the batch of a step", ("bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py")),
     "models": Room(2, "towers, bridge, heads, decoder and its search", ("bridge_jax/models/*.py",)),
     "scores": Room(2, "the metrics, in plain NumPy", ("bridge_jax/evals/scores/*.py",)),
+    "analysis": Room(2, "measures of what a model learned, in plain NumPy", ("bridge_jax/analysis/*.py",)),
     "losses": Room(3, "one objective a file", ("bridge_jax/losses/*.py",)),
     "step": Room(3, "one training step on a mesh, and its inference twin", ("bridge_jax/step/*.py",)),
     "workdir": Room(3, "all files that a run writes; a kill loses nothing", ("bridge_jax/workdir/*.py",)),
@@ -65,6 +66,8 @@ HOMES = {
         "bridge_jax/interop/torch_model/processing_bridge.py",
     ],
     "markupsafe": ["bridge_jax/report/*.py"],
+    "umap": ["bridge_jax/report/embedding.py"],
+    "pyarrow": ["bridge_jax/report/points.py"],
     "rich": ["bridge_jax/run/terminal.py", "bridge_jax/plan/dry_run.py", "tools/*.py"],
     "psutil": ["bridge_jax/step/train_step.py"],
     "scipy": ["tools/ablation/verdict.py"],
@@ -85,9 +88,12 @@ MODULE_OF = {
     "orbax-checkpoint": "orbax",
     "pillow": "PIL",
     "tensorflow-datasets": "tensorflow_datasets",
+    "umap-learn": "umap",
 }
 EXTRAS = {  # file -> the extra of pyproject.toml that it needs
     "bridge_jax/interop/torch_onnx.py": "onnx",
+    "bridge_jax/report/embedding.py": "report",
+    "bridge_jax/report/points.py": "report",
     "tools/ablation/verdict.py": "ablate",
     "tools/export_onnx.py": "onnx",
 }

@@ -14,7 +14,8 @@ works on a test split without answers.
 The model and all settings come from the checkpoint's own config. `--config` names another config, to evaluate on its
 data set as it does: its data.dataset, data.data_dir, data.eval_split and evaluator replace the checkpoint's, and
 nothing else. Recall is that of the unimodal order; --rerank adds that of the reranked one. Every number has its 95 %
-interval. Exit code 2: it cannot be done, with one line that says why; 3: a score is NaN.
+interval. --rerank also leaves the rankings in the workdir (rankings/DATASET_SPLIT.npz), which tools.report shows. Exit
+code 2: it cannot be done, with one line that says why; 3: a score is NaN.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from bridge_jax import types
 from bridge_jax.config import Config, ConfigError, Mesh, evaluators, objectives
 from bridge_jax.config.as_json import as_dict
 from bridge_jax.evals import retrieval
-from bridge_jax.run import command_line, origin, terminal
+from bridge_jax.run import command_line, finish, origin, terminal
 from bridge_jax.step import sharding
 from bridge_jax.step.params import abstract_params
 from bridge_jax.step.predict import build_predict
@@ -72,6 +73,9 @@ def evaluate(
     with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:
         if isinstance(evaluator, retrieval.Evaluator) and not rerank:
             metrics = evaluator.run(params, split, rerank=False, progress=progress)
+        elif isinstance(evaluator, evaluators.LeavesRankings):
+            metrics, ranked = evaluator.ranked(params, split, progress)
+            finish.keep(Path(saves.folder).parent, cfg, split, step, ranked)
         else:
             metrics = evaluator.final(params, split, progress)
     return evaluators.find(name).table(metrics), _record(meta, cfg, split, metrics)

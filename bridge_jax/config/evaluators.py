@@ -7,7 +7,7 @@ A file bridge_jax/evals/NAME.py defines a class `Evaluator`, which is one of
                       the `Needs` of a loss names it (`objectives.evaluator_of`)
 
 and, if there is an official format for its results, also `WritesResults`; if settings of its own are fitted to a
-checkpoint, also `Fits`. No other file names it.
+checkpoint, also `Fits`; if a report shows its rankings, also `LeavesRankings`. No other file names it.
 """
 
 import abc
@@ -91,6 +91,14 @@ class Fits(abc.ABC):
 
         They are stored with the checkpoint, in place of what was fitted to it before.
         """
+
+
+class LeavesRankings(abc.ABC):
+    """Return the order behind the scores of a split, too. A run and tools.evaluate leave it in the workdir."""
+
+    @abc.abstractmethod
+    def ranked(self, params: "Params", split: str, progress: "Progress") -> tuple[dict[str, float], Any]:
+        """Return the metrics of `final`, and the `evals.scores.rankings.Rankings`; None where there are none."""
 
 
 def settings(cfg: Config, name: str) -> Any:

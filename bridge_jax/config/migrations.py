@@ -78,6 +78,11 @@ def _from_8(config: dict[str, Any]) -> None:
     _fill(config, {"stages.*.kind_shares": []})
 
 
+def _from_9(config: dict[str, Any]) -> None:
+    """State that no run wrote its page at its end."""
+    _fill(config, {"report": False})
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
@@ -88,6 +93,7 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
     _from_6,
     _from_7,
     _from_8,
+    _from_9,
 )
 SCHEMA = _FIRST + len(MIGRATIONS)
 

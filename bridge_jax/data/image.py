@@ -101,6 +101,13 @@ def eval_view(encoded: bytes, image_px: int, squash: bool = False) -> UInt8[np.n
     return _resize(image, (width, height), ((width - side) / 2, (height - side) / 2, side, side), image_px)
 
 
+def webp(pixels: UInt8[np.ndarray, "H W 3"], quality: int = 70) -> bytes:
+    """Return a picture as a WebP file, the same bytes for the same pixels."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "WEBP", quality=quality, method=4)
+    return content.getvalue()
+
+
 def train_view(
     encoded: bytes, image_px: int, data: config.Data, may_flip: bool, generator: np.random.Generator
 ) -> UInt8[np.ndarray, "H W 3"]:

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bridge_jax import config
+from bridge_jax.config import evaluators
 from bridge_jax.data import image, prepared, text
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.data.questions import Question
@@ -147,6 +148,18 @@ def fingerprint(data: config.Data, split: str) -> str:
             shard.seek(max(0, size - _HASHED_BYTES))
             digest.update(shard.read(_HASHED_BYTES))
     return digest.hexdigest()
+
+
+def run_fingerprint(cfg: config.Config) -> str:
+    """Return a hash of the data that a run reads: its splits, and the vocabulary if that is a file of its own."""
+    data = cfg.data
+    scored = {split for name in cfg.evals for split in evaluators.settings(cfg, name).splits}
+    sources = [dataclasses.replace(data, dataset=name) for name, _ in data.mixture] or [data]
+    parts = [fingerprint(source, data.train_split) for source in sources]
+    parts += [fingerprint(data, split) for split in sorted({data.eval_split, *scored})]
+    if data.vocabulary:
+        parts.append(hashlib.sha256(Path(data.vocabulary).expanduser().read_bytes()).hexdigest())
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
 # `builder` is Any, as tfds hides the signature of as_data_source behind a decorator.

@@ -99,6 +99,16 @@ class Tokenizer:
             measured.append(Measure(len(tokens), len(encoding.ids), [caption[start:end] for start, end in spans]))
         return measured
 
+    def words(self, caption: str) -> list[tuple[str, list[int]]]:
+        """Return the words of a cut caption as they stand in it, each with the places of its tokens in `encode`."""
+        encoding, found = self._tokenizer.encode(caption), {}
+        for place, word in enumerate(encoding.word_ids):
+            if word is not None and encoding.attention_mask[place]:
+                found.setdefault(word, []).append(place)
+        spans = [(encoding.offsets[places[0]][0], encoding.offsets[places[-1]][1]) for places in found.values()]
+        words = [caption[start:end].strip() for start, end in spans]
+        return [(word, places) for word, places in zip(words, found.values(), strict=True) if word]
+
     @functools.cached_property
     def _uncut(self) -> tokenizers.Tokenizer:
         whole = tokenizers.Tokenizer.from_str(self.to_json())

@@ -17,10 +17,11 @@ import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.config.convert import require_one_of
-from bridge_jax.config.evaluators import Fits, StageEvaluator
+from bridge_jax.config.evaluators import Fits, LeavesRankings, StageEvaluator
 from bridge_jax.data import pipeline
 from bridge_jax.data.padding import padded_batches
 from bridge_jax.evals.scores import recall, recall_table, reranking
+from bridge_jax.evals.scores.rankings import Rankings, rankings
 from bridge_jax.models import heads
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Progress, Table
@@ -54,7 +55,7 @@ class Side:
     embeddings: np.ndarray  # float32 [n,E]
 
 
-class Evaluator(StageEvaluator, Fits):
+class Evaluator(StageEvaluator, Fits, LeavesRankings):
     """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank.
 
     `lower_frozen`: nothing below the first bridged layer changes between calls, so a split's lower states stay in
@@ -91,7 +92,7 @@ class Evaluator(StageEvaluator, Fits):
         settings, split = self._settings, self._cfg.data.eval_split
         if settings.select_by == "unimodal":
             return self.run(params, split, rerank=False, limit_images=settings.select_images, progress=progress)
-        return self._reranked(params, split, settings.select_images, settings.fit_rerank_weight, (), progress)
+        return self._reranked(params, split, settings.select_images, settings.fit_rerank_weight, (), progress)[0]
 
     def score(self, metrics: Mapping[str, float]) -> dict[str, float]:
         name = self._settings.select_by
@@ -107,7 +108,12 @@ class Evaluator(StageEvaluator, Fits):
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
         """Return every metric of `split`; where there is a bridge, of the reranked order too."""
-        return self.run(params, split, rerank=self._cfg.bridge.design != "none", progress=progress)
+        return self.ranked(params, split, progress)[0]
+
+    def ranked(self, params: Params, split: str, progress: Progress) -> tuple[dict[str, float], Rankings | None]:
+        if self._cfg.bridge.design == "none":
+            return self.run(params, split, rerank=False, progress=progress), None
+        return self._reranked(params, split, 0, False, self._settings.more_top_k, progress)
 
     def run(
         self, params: Params, split: str, *, rerank: bool, limit_images: int = 0, progress: Progress | None = None
@@ -118,9 +124,10 @@ class Evaluator(StageEvaluator, Fits):
         """
         report = progress or (lambda *_: None)
         if rerank:
-            return self._reranked(params, split, limit_images, False, self._settings.more_top_k, report)
+            return self._reranked(params, split, limit_images, False, self._settings.more_top_k, report)[0]
         images, texts = self._sides(params, split, limit_images, False, report)
-        return self._unimodal(texts.embeddings @ images.embeddings.T, texts, images, limit_images)
+        cosines = texts.embeddings @ images.embeddings.T
+        return self._recalls("unimodal", cosines, cosines.T, (texts, images), limit_images)
 
     def ranks(self, params: Params, split: str, progress: Progress) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return `<score>/<direction>` -> the rank of every query (best is 1) and the photo that it belongs to.
@@ -138,19 +145,13 @@ class Evaluator(StageEvaluator, Fits):
         found = {score: recall.both_ranks(*order, texts.image_ids, images.image_ids) for score, order in orders.items()}
         return {f"{score}/{direction}": ranks for score, both in found.items() for direction, ranks in both.items()}
 
-    def _unimodal(self, cosines: np.ndarray, texts: Side, images: Side, limit: int) -> dict[str, float]:
-        metrics = self._recalls("unimodal", cosines, cosines.T, texts, images)
-        if self._settings.folds > 1 and not limit:
-            metrics |= self._folds("unimodal", cosines, cosines.T, texts, images)
-        return metrics
-
     def _reranked(
         self, params: Params, split: str, limit: int, fit: bool, more_top_k: tuple[int, ...], report: Progress
-    ) -> dict[str, float]:
-        """Return the metrics of both orders, the weight fitted to this split if `fit`; and of `more_top_k`."""
+    ) -> tuple[dict[str, float], Rankings]:
+        """Return the metrics of both orders and of `more_top_k`, and the rankings; `fit`: fit the weight here."""
         images, texts = self._sides(params, split, limit, True, report)
         cosines, scale = texts.embeddings @ images.embeddings.T, self._scale(params)
-        metrics = self._unimodal(cosines, texts, images, limit)
+        metrics = self._recalls("unimodal", cosines, cosines.T, (texts, images), limit)
         deepest = self._candidates(params, cosines, texts, images, more_top_k, report)
         candidates = reranking.first(deepest, self._settings.rerank_top_k)
         if fit:
@@ -161,7 +162,8 @@ class Evaluator(StageEvaluator, Fits):
             by_text, by_image = reranking.reorder(reranking.first(deepest, depth), cosines, weight)
             found = recall.retrieval(by_text, texts.image_ids, images.image_ids, image_scores=by_image)
             metrics |= {f"rerank@{depth}/{name}": value for name, value in found.items()}
-        return metrics
+        weight = self._settings.rerank_weight
+        return metrics, rankings(candidates, cosines, scale, weight, texts.image_ids, images.image_ids)
 
     def _fit(
         self, candidates: reranking.Candidates, cosines: np.ndarray, scale: float, texts: Side, images: Side
@@ -232,21 +234,20 @@ class Evaluator(StageEvaluator, Fits):
         return dataclasses.replace(side, embeddings=np.concatenate(embeddings)[:count])
 
     def _recalls(
-        self, name: str, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
+        self, name: str, by_text: np.ndarray, by_image: np.ndarray, sides: tuple[Side, Side], limit: int
     ) -> dict[str, float]:
-        """Return the recalls of both directions: `by_text` [texts, images] and `by_image` [images, texts]."""
-        ids, samples = (texts.image_ids, images.image_ids), self._settings.bootstrap_samples
+        """Return the recalls of both directions: `by_text` [texts, images] and `by_image` [images, texts].
+
+        Over the whole split also their mean over equal folds. Raises ConfigError where folds cannot be equal.
+        """
+        (texts, images), settings = sides, self._settings
+        ids, samples = (texts.image_ids, images.image_ids), settings.bootstrap_samples
         metrics = recall.retrieval(by_text, *ids, image_scores=by_image, bootstrap_samples=samples, seed=self._cfg.seed)
         metrics |= recall.by_kind(by_text, texts.kinds, *ids)
+        if settings.folds > 1 and not limit:
+            folds = recall.folds(by_text, *ids, settings.folds, image_scores=by_image)
+            metrics |= {f"{settings.folds}_folds/{key}": value for key, value in folds.items()}
         return {f"{name}/{key}": value for key, value in metrics.items()}
-
-    def _folds(
-        self, name: str, by_text: np.ndarray, by_image: np.ndarray, texts: Side, images: Side
-    ) -> dict[str, float]:
-        """Return the mean over equal folds of the pictures. Raises ConfigError where folds cannot be equal."""
-        count = self._settings.folds
-        folds = recall.folds(by_text, texts.image_ids, images.image_ids, count, image_scores=by_image)
-        return {f"{name}/{count}_folds/{key}": value for key, value in folds.items()}
 
     def fit(self, params: Params, progress: Progress) -> dict[str, float]:
         settings, cfg = self._settings, self._cfg
@@ -273,11 +274,9 @@ class Evaluator(StageEvaluator, Fits):
         texts, images = sides
         weight = self._settings.rerank_weight * scale
         by_text, by_image = reranking.reorder(candidates, cosines, weight)
-        metrics = self._recalls("rerank", by_text, by_image, texts, images)
+        metrics = self._recalls("rerank", by_text, by_image, sides, limit)
         if self._settings.fit_rerank_weight:
             metrics["rerank/weight"] = self._settings.rerank_weight
-        if self._settings.folds > 1 and not limit:
-            metrics |= self._folds("rerank", by_text, by_image, texts, images)
         ids = texts.image_ids, images.image_ids
         metrics |= reranking.gains(cosines, (by_text, by_image), *ids, self._cfg.seed)
         return metrics | reranking.two_way(candidates, cosines, weight, *ids)

@@ -3,25 +3,41 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from bridge_jax.report import curves, recalls
 from bridge_jax.report.drawing import NONE, number, table, waterfall
+from bridge_jax.report.script import SCRIPT
 from bridge_jax.report.story import ABSENT, Story, changes
-from bridge_jax.report.style import CSS, SCRIPT
+from bridge_jax.report.style import CSS
 
 ACTIVITIES = "train advances the training; the others wait for it, save, evaluate, or were lost to a kill."
 
 
-def render(story: Story) -> str:
-    """Return the HTML of the report."""
+class Section(NamedTuple):
+    """A part of the page: the name of its link, its heading, and its content."""
+
+    key: str
+    title: str
+    content: Markup
+
+
+def render(story: Story, seen: Sequence[Section] = ()) -> str:
+    """Return the HTML of the report. The sections `seen` show photos and captions; they come after the scores."""
     sections = [
-        ("run", "What was run", _run(story)),
-        ("scores", "Scores", _scores(story)),
-        ("curves", "Curves", _curves(story)),
-        ("config", "The config", _config(story)),
+        Section("run", "What was run", run(story)),
+        Section("scores", "Scores", scores(story)),
+        *seen,
+        Section("curves", "Curves", _curves(story)),
+        Section("config", "The config", _config(story)),
     ]
+    return document(story.workdir, lead(story), sections)
+
+
+def document(title: str, lead: Markup, sections: Sequence[Section]) -> str:
+    """Return the HTML of a page from its title, the lines under it, and its sections."""
     links = NONE.join(Markup('<a href="#{}">{}</a>').format(key, title) for key, title, _ in sections)
     body = NONE.join(
         Markup('<section aria-labelledby="{}"><h2 id="{}">{}</h2>{}</section>').format(key, key, title, content)
@@ -32,22 +48,26 @@ def render(story: Story) -> str:
         '<meta http-equiv="Content-Security-Policy" content="{}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
         'content="light dark"><title>Report of {}</title><style>{}</style></head><body>'
-        '<a class="skip" href="#run">Skip to the report</a><header><h1>Report of {}</h1>{}<nav>{}</nav></header>'
+        '<a class="skip" href="#{}">Skip to the report</a><header><h1>Report of {}</h1>{}<nav>{}</nav></header>'
         "<main>{}</main><script>{}</script></body></html>\n"
     ).format(
-        _policy(), story.workdir, Markup(CSS), story.workdir, _lead(story), links, body, Markup(SCRIPT)
+        _policy(), title, Markup(CSS), sections[0].key, title, lead, links, body, Markup(SCRIPT)
     )  # fmt: skip
 
 
 def _policy() -> str:
-    """Return the Content-Security-Policy: nothing is loaded, and no other style or script than ours runs."""
+    """Return the Content-Security-Policy: nothing is loaded, and no other style or script than ours runs.
+
+    The photos are in the page itself, as data.
+    """
     style, script = (
         "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'" for text in (CSS, SCRIPT)
     )
-    return f"default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
+    own = f"style-src {style}; script-src {script}; img-src data:"
+    return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
 
 
-def _lead(story: Story) -> Markup:
+def lead(story: Story) -> Markup:
     """Return how the run ended, in a sentence, and what is missing on the page."""
     ended, last = story.outcome, story.stages[-1]
     text = Markup('<p class="lead">{} of {} steps, stage {}: <b>{}</b>.</p>').format(
@@ -65,7 +85,8 @@ def _definitions(pairs: Sequence[tuple[str, str | Markup]]) -> Markup:
     return Markup("<dl>{}</dl>").format(NONE.join(lines))
 
 
-def _run(story: Story) -> Markup:
+def run(story: Story, of: str = "") -> Markup:
+    """Return the facts of a run, its stages, and where its seconds went. `of` tells its tables from another run's."""
     ended = story.outcome
     data = story.config["data"]
     about = _definitions(
@@ -76,9 +97,7 @@ def _run(story: Story) -> Markup:
             ("bridge", f"{story.config['bridge']['design']}, {story.config['bridge']['layers']} layers"),
             ("seed", str(story.config["seed"])),
             ("began, ended", f"{_moment(ended['began'])}, {_moment(ended['at'])} UTC; starts: {ended['starts']}"),
-            ("machine", f"{ended['host']}; its devices are not recorded"),
-            ("commit", "not recorded"),
-            ("data fingerprint", "not recorded"),
+            *_provenance(story),
         ]
     )
     stages = [
@@ -94,8 +113,29 @@ def _run(story: Story) -> Markup:
     head = ("stage", "steps", "losses", "batch size", "learning rate")
     secs = ended["secs"]
     return Markup('{}{}<h3>Where its {} seconds went</h3><p class="about">{}</p>{}').format(
-        about, table(head, stages, 3, "Stages"), number(round(sum(secs.values()))), ACTIVITIES, waterfall(secs)
+        about, table(head, stages, 3, "Stages" + of), number(round(sum(secs.values()))), ACTIVITIES, waterfall(secs)
     )
+
+
+def _provenance(story: Story) -> list[tuple[str, str]]:
+    """Return machine, commit and data of the last start; of each start where the others differ."""
+    host, last = story.outcome["host"], story.starts[-1:]
+    if not last:
+        return [("machine", f"{host}; its devices are not recorded"), ("commit, data", "not recorded: an older run")]
+    said = [
+        (
+            ("machine", f"{host}; {start['devices']} x {start['device']} ({start['platform']}), processes: "
+             f"{start['processes']}; jax {start['jax']}"),
+            ("commit", (start["commit"] or "unknown: no git") + " and changes on top" * start["uncommitted"]),
+            ("data fingerprint", start["data"]),
+        )
+        for start in story.starts
+    ]  # fmt: skip
+    pairs = list(said[-1])
+    for start, earlier in zip(story.starts[:-1], said[:-1], strict=True):
+        differs = "; ".join(text for _, text in set(earlier) - set(said[-1]))
+        pairs += [(f"start at step {start['step']}", differs)] if differs else []
+    return pairs
 
 
 def _moment(iso: str) -> str:
@@ -103,7 +143,8 @@ def _moment(iso: str) -> str:
     return iso[:16].replace("T", " ")
 
 
-def _scores(story: Story) -> Markup:
+def scores(story: Story, of: str = "") -> Markup:
+    """Return the final scores of a run. `of` tells its tables from another run's."""
     shown = recalls.rows(story)
     others = [(name, number(value)) for name, value in recalls.others(story)]
     if not shown and not others:
@@ -119,10 +160,10 @@ def _scores(story: Story) -> Markup:
             ),
             Markup('<div class="charts">{}</div>').format(NONE.join(charts)),
             recalls.gains(story),
-            *(recalls.full_table(split, [row for row in shown if row.split == split]) for split in splits),
+            *(recalls.full_table(split + of, [row for row in shown if row.split == split]) for split in splits),
         ]
     if others:
-        parts.append(table(("score", "value"), others, 1, "Other final scores"))
+        parts.append(table(("score", "value"), others, 1, "Other final scores" + of))
     return NONE.join(parts)
 
 

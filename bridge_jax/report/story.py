@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_jax.config import ConfigError
-from bridge_jax.workdir import log, manifest, outcome
+from bridge_jax.workdir import log, manifest, outcome, provenance
 from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import common
 
@@ -26,7 +26,11 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """The contents of a workdir. `torn`: a kill cut the last line of its log, which is left out."""
+    """The contents of a workdir. `torn`: a kill cut the last line of its log, which is left out.
+
+    `starts` says with which code, on which devices and data each start ran (`workdir.provenance`); older runs did not
+    record them.
+    """
 
     workdir: str
     config: Mapping[str, Any]
@@ -34,6 +38,7 @@ class Story:
     entries: Sequence[Mapping[str, float]]
     stages: Sequence[Stage]
     torn: bool
+    starts: Sequence[Mapping[str, Any]] = ()
 
     @property
     def step(self) -> int:
@@ -70,7 +75,8 @@ def read(workdir: str) -> Story:
             f"{workdir}: no stage is finished: the first, {stages[0].name!r}, has {stages[0].end} steps and the run "
             f"stands at step {step}; {outcome.GO_ON}"
         )
-    return Story(workdir, config, ended, entries, stages, torn=bool(written) and not written.endswith(b"\n"))
+    torn = bool(written) and not written.endswith(b"\n")
+    return Story(workdir, config, ended, entries, stages, torn, provenance.read(folder))
 
 
 def reached(ended: Mapping[str, Any], entries: Sequence[Mapping[str, float]]) -> int:

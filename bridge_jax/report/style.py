@@ -1,4 +1,4 @@
-"""The style and the script of a report. The page carries both, and allows no other by their hashes."""
+"""The style of a report. The page carries it, and allows no other by its hash."""
 
 CSS = r"""
 :root { color-scheme: light dark; --paper: #fcfcfa; --ink: #1c2126; --soft: #5c666f; --line: #dcdfe1; --band: #f0f1ee;
@@ -30,6 +30,35 @@ figure { margin: .6rem 0 0; }
 figcaption { font-weight: 600; }
 svg { display: block; width: 100%; height: auto; }
 svg.wide, svg.recall { max-width: 34rem; }
+h4 { font-size: .95rem; margin: 1.2rem 0 .3rem; }
+.queries { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21.5rem), 1fr)); }
+.example { border: 1px solid var(--line); border-radius: 6px; padding: .7rem .8rem; }
+.example p { margin: 0 0 .3rem; }
+.example figure { margin: 0; width: 9.6rem; }
+.example figcaption { font-size: .8rem; font-weight: 400; line-height: 1.35; color: var(--soft); }
+.example .true { border-left: 4px solid var(--a); padding-left: .5rem; width: 10.2rem; }
+.query { font-weight: 600; }
+.ranks { font-size: .85rem; color: var(--soft); }
+.answers { display: flex; flex-wrap: wrap; gap: .6rem; }
+.answers .caption { font-size: .9rem; }
+img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
+.looks { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
+.look { min-width: 0; }
+.look figcaption { font-weight: 400; font-size: .8rem; color: var(--soft); }
+.frame { position: relative; }
+.frame img { width: 100%; border-radius: 0; }
+.frame svg { position: absolute; inset: 0; height: 100%; }
+.frame rect { fill: #000; }
+.words button { font: inherit; color: var(--ink); background: none; border: 0; border-bottom: 2px solid var(--line);
+  padding: .1rem .15rem; margin: 0 .1rem .2rem 0; min-height: 1.6rem; cursor: pointer; }
+.words button.on { border-color: var(--a); color: var(--a); }
+.maps { border: 1px solid var(--line); border-radius: 6px; margin: .8rem 0; padding: .4rem .8rem; }
+.maps label { margin-right: 1.2rem; white-space: nowrap; }
+.dots.plane .key.b::before { content: "\25a0"; }
+.pairs { stroke: var(--soft); stroke-width: .5; stroke-opacity: .55; fill: none; }
+.cloud { fill: none; stroke-width: 3.6; stroke-opacity: .75; }
+.cloud.a { stroke: var(--a); stroke-linecap: round; }
+.cloud.b { stroke: var(--b); stroke-linecap: square; stroke-width: 3; }
 .scroll + h3 { margin-top: 2rem; }
 svg text { fill: var(--soft); font: 10.5px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 svg text.strong { fill: var(--ink); font-weight: 600; }
@@ -66,36 +95,4 @@ th { font-weight: 600; }
 .number, figure th, figure td { text-align: right; white-space: nowrap; }
 .config td { overflow-wrap: anywhere; max-width: 26rem; min-width: 7rem; }
 :focus-visible { outline: 2px solid var(--a); outline-offset: 2px; }
-"""
-
-# A pointer or the arrow keys choose a row of a panel's table; the row is read out under the panel.
-SCRIPT = """
-for (const svg of document.querySelectorAll('svg.curve')) {
-  const figure = svg.closest('figure'), out = figure.querySelector('output'), line = svg.querySelector('.cursor');
-  const names = [...figure.querySelectorAll('thead th')].map(cell => cell.textContent);
-  const rows = [...figure.querySelectorAll('tbody tr')];
-  let at = rows.length;
-  const show = index => {
-    at = Math.max(0, Math.min(rows.length - 1, index));
-    const cells = [...rows[at].children].map((cell, i) => [names[i], cell.textContent]);
-    out.textContent = cells.filter(cell => cell[1]).map(cell => cell.join(' ')).join(', ');
-    line.setAttribute('x1', rows[at].dataset.x);
-    line.setAttribute('x2', rows[at].dataset.x);
-    line.classList.add('on');
-  };
-  const hide = () => { line.classList.remove('on'); out.textContent = ''; };
-  svg.addEventListener('pointermove', event => {
-    const box = svg.getBoundingClientRect();
-    const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
-    let best = 0;
-    rows.forEach((row, i) => { if (Math.abs(row.dataset.x - x) < Math.abs(rows[best].dataset.x - x)) best = i; });
-    show(best);
-  });
-  svg.addEventListener('pointerleave', hide);
-  svg.addEventListener('blur', hide);
-  svg.addEventListener('keydown', event => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step) { show(at + step); event.preventDefault(); }
-  });
-}
 """

@@ -9,21 +9,19 @@ Code that changes the state, or reads it again, runs inside `stop.busy`. A signa
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from bridge_jax.config import Config, Stage, evaluators, objectives
-from bridge_jax.config.evaluators import Evaluator
 from bridge_jax.data import pipeline, text
+from bridge_jax.data.records import run_fingerprint
 from bridge_jax.run import bad_step, origin, ranking, terminal
+from bridge_jax.run.finish import Run, finish
 from bridge_jax.run.stage_data import StageData
 from bridge_jax.run.stop import Stop
 from bridge_jax.step import sharding, train_step
@@ -31,7 +29,7 @@ from bridge_jax.step.predict import Predict, build_predict
 from bridge_jax.step.start import start_fused
 from bridge_jax.step.train_step import StageStep, TrainState
 from bridge_jax.types import Batch, Params
-from bridge_jax.workdir import lock
+from bridge_jax.workdir import lock, provenance
 from bridge_jax.workdir.broken_log import BrokenLog
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.lock import WorkdirBusyError
@@ -71,6 +69,8 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         stop.outcome.begin(writes=jax.process_index() == 0)
         if (saves.latest() or 0) != now:
             raise WorkdirBusyError(f"--workdir {workdir!r}: another run has just saved a checkpoint there; start again")
+        if jax.process_index() == 0:
+            provenance.write(stop.outcome.folder, now, run_fingerprint(cfg))
         broken = BrokenLog(stop.outcome.folder, now, records, cfg.data.broken_limit)
         with RunLog(workdir, resume_step=now) as log, stop.watchdog(cfg.watchdog_secs):
             shared = Run(cfg, mesh, saves, log, stop, broken)
@@ -80,19 +80,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
                     params = loop.run(params, now, start)
                     now = end
             final_evaluators = {name: evaluators.build(name, cfg, predicts[name]) for name in final}
-            return _finish(shared, final_evaluators, params, now)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Everything that the stages of a run share."""
-
-    cfg: Config
-    mesh: Mesh
-    saves: Checkpoints
-    log: RunLog
-    stop: Stop
-    broken: BrokenLog
+            return finish(shared, final_evaluators, params, now)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,33 +255,3 @@ class StageLoop:
         replicated = sharding.replicated(self.mesh)
         counted, healthy = (jax.device_put(value, replicated) for value in (np.int32(step), np.bool_(True)))
         return dataclasses.replace(state, step=counted, healthy=healthy)
-
-
-def _finish(run: Run, final: Mapping[str, Evaluator], params: Params, step: int) -> dict[str, float]:
-    """Evaluate the best checkpoint on every split of every evaluator, and print the tables."""
-    cfg, saves, stop = run.cfg, run.saves, run.stop
-    best = saves.best()
-    if best is not None and best != step:
-        params = saves.restore_params(best, params)
-    results: dict[str, float] = {}
-    stop.outcome.step = step
-    for name, evaluator in final.items():
-        if best is not None and isinstance(evaluator, evaluators.Fits) and saves.scores(best):
-            with terminal.progress() as bar, terminal.task(bar, "fitting") as progress:
-                fitted = evaluator.fit(params, stop.watched(progress))
-            saves.fit(best, name, fitted)
-    splits = [(name, split) for name in final for split in evaluators.settings(cfg, name).splits]
-    for name, split in splits:
-        started = time.monotonic()
-        with (
-            terminal.progress() as bar,
-            terminal.task(bar, f"evaluating {split}") as progress,
-            stop.outcome.spending("evaluate"),
-        ):
-            metrics = final[name].final(params, split, stop.watched(progress))
-        title = f"{cfg.data.dataset}/{split}, step {best}"
-        terminal.table(final[name].table(metrics), title, time.monotonic() - started)
-        results |= {f"{split}/{key}": value for key, value in metrics.items()}
-    run.log.write(step, {f"final/{key}": value for key, value in results.items()})
-    terminal.say(f"checkpoints, metrics.jsonl and the TensorBoard log are in {Path(saves.folder).parent}")
-    return results

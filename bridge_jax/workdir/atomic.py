@@ -11,10 +11,15 @@ REMOVED = ".removed"  # suffix of a folder that is being removed
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replace a file by a text."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file: write a new one beside it, sync that to the disk, and rename it."""
     fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with fresh.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

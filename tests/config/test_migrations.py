@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -52,9 +53,13 @@ ADDED_IN_3 = {  # key -> what the code did before it was there
 }
 
 
+def schema_of(name: str) -> int:
+    return int(re.match(r"\d+", name)[0])
+
+
 def record(name: str) -> dict:
     saved = json.loads((FOLDER / name).read_text(encoding="utf-8"))
-    return {"schema": int(name[0]), "step": 7, "stage": "align", "config": saved, "fused_trained": True}
+    return {"schema": schema_of(name), "step": 7, "stage": "align", "config": saved, "fused_trained": True}
 
 
 def keys_of(schema: int) -> list[str]:
@@ -122,7 +127,7 @@ def test_a_migration_gives_what_the_next_schema_has_besides(schema):
 
 def test_every_schema_is_refused_with_a_reason_or_has_a_config_to_try():
     assert migrations.REFUSED.keys() == set(range(1, migrations._FIRST))
-    assert {int(name[0]) for name in SAVED} == set(range(migrations._FIRST, SCHEMA + 1))
+    assert {schema_of(name) for name in SAVED} == set(range(migrations._FIRST, SCHEMA + 1))
 
 
 @pytest.mark.parametrize("name", SAVED)

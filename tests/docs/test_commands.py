@@ -200,13 +200,18 @@ def test_evaluation_of_shapes_runs(words, workdir, tmp_path):
 
 @pytest.mark.parametrize("words", of("python", "-m", "tools.report"), ids=name_of)
 def test_report_of_shapes_runs(words, workdir, tmp_path):
-    changed = [f"{workdir}" if word == "runs/shapes" else word.replace("out=", f"out={tmp_path}/") for word in words]
-    out = Path(run([sys.executable, *changed[1:]]).stdout.strip())
+    changed = [f"{workdir}" if word.startswith("runs/") else word for word in words]
+    changed = [re.sub(r"^(--out=|--parquet=)", rf"\1{tmp_path}/", word) for word in changed]
+    quick = ["--photos=0", "--points=12" if given(words, "parquet") else "--points=0"]
+    out = Path(run([sys.executable, *changed[1:], *quick]).stdout.strip())
     assert out.parent == (tmp_path if given(words, "out") else workdir)
     page = out.read_text(encoding="utf-8")
-    for shown in ("4 of 4 steps, stage stabilise", "itc/loss", "gate/layer_0", "Where its", "vision.width"):
-        assert shown in page
-    assert ">unimodal<" in page
+    two = "runs/mine" in words
+    shown = ["They have the same config", "B - A"] if two else ["itc/loss", "gate/layer_0", "Queries", "joined"]
+    for part in ("4 of 4 steps, stage stabilise", "Where its", ">unimodal<", *shown):
+        assert part in page
+    if points := given(words, "parquet"):
+        assert (tmp_path / points).stat().st_size > 1000
 
 
 @pytest.mark.parametrize("words", [w for w in of("python", "-m", "bridge_jax.main") if "--dry_run" in w], ids=name_of)

@@ -2,15 +2,21 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bridge_jax.config import Config
+from bridge_jax.evals.scores import rankings as ranked
+from bridge_jax.evals.scores import reranking
 from bridge_jax.workdir import outcome
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.log import RunLog
+from bridge_jax.workdir.rankings import About
 from tests import tiny
 
 STEPS = 10  # of the only stage, `train`
+ABOUT = About("shapes", "val", STEPS, "")
 
 
 def metrics(step: int) -> dict[str, float]:
@@ -33,20 +39,36 @@ def recall(split: str = "val") -> dict[str, float]:
     return found
 
 
-def workdir(folder: Path, *, steps: int = STEPS, **sections) -> Path:
-    """Write the workdir of a run that made `steps` steps of ten, with `sections` of the config changed."""
+def rankings(images: int, captions: int = 2, k: int = 4) -> ranked.Rankings:
+    """Return rankings by random scores, in which the true pair is likely to be good. Photos are numbered as rows."""
+    draw, ids = np.random.default_rng(0), np.arange(images)
+    owners = np.repeat(ids, captions)
+    true = owners[:, None] == ids
+    cosines = np.clip(0.2 * true + draw.normal(scale=0.2, size=true.shape), -1, 1).astype(np.float32)
+    fused = (2.0 * true + draw.normal(size=true.shape)).astype(np.float32)
+    candidates = reranking.Candidates(*reranking.best(cosines, k), fused)
+    return ranked.rankings(candidates, cosines, 10.0, 1.0, owners, ids)
+
+
+def workdir(folder: Path, *, steps: int = STEPS, cfg: Config | None = None, params: Any = None, **sections) -> Path:
+    """Write the workdir of a run that made `steps` steps of ten, with `sections` of the config changed.
+
+    `cfg` replaces the config, `params` the parameters, which are of no model otherwise.
+    """
     folder.mkdir()
-    cfg = tiny.config(**sections)
+    cfg = cfg or tiny.config(**sections)
+    params = {"kernel": np.zeros(1)} if params is None else params
+    stage = cfg.stage_order[-1]
     run = outcome.Outcome(folder)
     run.begin()
     with RunLog(folder) as log, contextlib.closing(Checkpoints(folder)) as saves:
         for step in range(2, steps + 1, 2):
             log.write(step, metrics(step))
-        saves.save(steps, "train", {"kernel": np.zeros(1)}, None, cfg)
+        saves.save(steps, stage, params, None, cfg)
         saves.wait()
         if steps == STEPS:
             log.write(steps, recall())
-    run.stage, run.step = "train", steps
+    run.stage, run.step = stage, steps
     with run:
         run.secs = {"start": 2.0, "train": 6.0, "save": 2.0}
     return folder

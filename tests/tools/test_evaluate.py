@@ -6,16 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bridge_jax import config
 from bridge_jax.config import evaluators
 from bridge_jax.config.as_json import as_dict
-from bridge_jax.data import pipeline, questions
+from bridge_jax.data import pipeline, questions, records
 from bridge_jax.evals.retrieval import Evaluator
 from bridge_jax.step import sharding, train_step
 from bridge_jax.step.params import init_params
 from bridge_jax.step.predict import build_predict
+from bridge_jax.workdir import rankings
 from bridge_jax.workdir.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +68,10 @@ def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_p
     assert "rerank by match logit + 8 x logit scale x cosine" in done.stdout
     assert record["metrics"] == pytest.approx(expected)
     assert f"{expected['rerank/image_to_text/r@5']:.1f}" in done.stdout
-    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in before if path != workdir} == before
+    ((about, found),) = rankings.read(workdir)
+    assert about == ("shapes", "test", 2, records.fingerprint(cfg.data, "test"))
+    assert 100 * np.mean(found.image_to_text.rerank_rank <= 5) == expected["rerank/image_to_text/r@5"]
 
 
 @pytest.fixture(scope="module")

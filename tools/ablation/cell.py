@@ -13,7 +13,6 @@ import itertools
 import json
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -25,7 +24,8 @@ import jax
 from bridge_jax import paths
 from bridge_jax.config import Config, ConfigError, evaluators, objectives
 from bridge_jax.config.as_json import as_dict
-from bridge_jax.data import pipeline, records, text
+from bridge_jax.data import pipeline, text
+from bridge_jax.data.records import run_fingerprint
 from bridge_jax.evals import retrieval
 from bridge_jax.evals.scores import recall
 from bridge_jax.run import distributed, ranking, terminal, train
@@ -33,7 +33,7 @@ from bridge_jax.run.stop import Stop
 from bridge_jax.step import leak_probe, optim, sharding
 from bridge_jax.step.params import abstract_params, param_shapes
 from bridge_jax.step.predict import build_predict
-from bridge_jax.workdir import atomic, lock
+from bridge_jax.workdir import atomic, lock, provenance
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.outcome import FILE, Outcome
 from tools.ablation.rows import Row, beyond_towers
@@ -97,24 +97,13 @@ def check(cfg: Config) -> None:
         raise ConfigError("config.evals.retrieval.splits is empty: name the splits that the cells are scored on")
 
 
-def fingerprint(cfg: Config) -> str:
-    """Return a hash of the data that a cell reads: its splits, and the vocabulary if that is a file of its own."""
-    data, scored = cfg.data, evaluators.settings(cfg, "retrieval").splits
-    sources = [dataclasses.replace(data, dataset=name) for name, _ in data.mixture] or [data]
-    parts = [records.fingerprint(source, data.train_split) for source in sources]
-    parts += [records.fingerprint(data, split) for split in sorted({data.eval_split, *scored})]
-    if data.vocabulary:
-        parts.append(hashlib.sha256(Path(data.vocabulary).expanduser().read_bytes()).hexdigest())
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
-
-
 def path_of(out: Path, cell: Cell) -> Path:
     return out / "cells" / f"{cell.name}.json"
 
 
 def workdir_of(out: Path, cell: Cell) -> Path:
     """Return the folder that a cell trains in. No cell goes on with what other code, or other data, trained."""
-    return out / "workdirs" / f"{cell.name}-{distributed.code()[:6]}-{fingerprint(cell.cfg)[:6]}"
+    return out / "workdirs" / f"{cell.name}-{distributed.code()[:6]}-{run_fingerprint(cell.cfg)[:6]}"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -136,7 +125,7 @@ def run(cell: Cell, out: Path, grid: str, *, keep_workdir: bool) -> Path:
     The leak probe comes first, as an experiment that cannot be probed should not train for hours. Raises the errors of
     `train.run`, and ConfigError where the code changed meanwhile.
     """
-    code, data, workdir = distributed.code(), fingerprint(cell.cfg), workdir_of(out, cell)
+    code, data, workdir = distributed.code(), run_fingerprint(cell.cfg), workdir_of(out, cell)
     lock.refuse_if_taken(workdir)
     started = time.monotonic()
     probed = leak_probe.probe(cell.cfg)
@@ -147,7 +136,7 @@ def run(cell: Cell, out: Path, grid: str, *, keep_workdir: bool) -> Path:
     splits = _score(cell.cfg, workdir)
     spent = json.loads((workdir / FILE).read_text(encoding="utf-8"))["secs"]
     seconds = {**spent, "probe": round(probe_secs, 3), "score": round(time.monotonic() - started, 3)}
-    if (distributed.code(), fingerprint(cell.cfg)) != (code, data):
+    if (distributed.code(), run_fingerprint(cell.cfg)) != (code, data):
         raise ConfigError(f"code or data changed while cell {cell.name} ran, which begins again: change nothing then")
     record = {
         "name": cell.name,
@@ -157,7 +146,7 @@ def run(cell: Cell, out: Path, grid: str, *, keep_workdir: bool) -> Path:
         "command": shlex.join(["python", "-m", "tools.ablate", *sys.argv[1:]]),
         "notes": cell.row.notes,
         "code": code,
-        **_commit(),
+        **provenance.commit(),
         "jax": jax.__version__,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "data": data,
@@ -212,19 +201,6 @@ def _score(cfg: Config, workdir: Path) -> dict[str, Any]:
                 "ranks": {name: each.tolist() for name, (each, _) in ranks.items()},
             }
     return found
-
-
-def _commit() -> dict[str, Any]:
-    """Return the commit that is checked out, and whether package or experiments differ from it; empty without git."""
-
-    def git(*words: str) -> str:
-        try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-        except OSError:
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    return {"commit": git("rev-parse", "HEAD"), "uncommitted": bool(git("status", "-s", "bridge_jax", "configs"))}
 
 
 def _dumps(record: dict[str, Any]) -> str:

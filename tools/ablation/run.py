@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from bridge_jax.config import ConfigError
+from bridge_jax.data.records import run_fingerprint
 from bridge_jax.run import distributed, terminal
 from bridge_jax.workdir import atomic
 from tools.ablation import cell, cost, judge, page
@@ -29,7 +30,7 @@ def check(every: Sequence[Cell], out: Path, grid: str) -> None:
     """Raise ConfigError where a row cannot run, or a cell that is there was made by other code or from other data."""
     for each in _first(every):
         guarded(grid, each.row.name, partial(cell.check, each.cfg))
-    mine = {"code": distributed.code(), "data": cell.fingerprint(every[0].cfg)}
+    mine = {"code": distributed.code(), "data": run_fingerprint(every[0].cfg)}
     for seeds in judge.gather(every, out).values():
         for record in seeds.values():
             for key, value in mine.items():

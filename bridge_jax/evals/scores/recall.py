@@ -236,8 +236,10 @@ def _interval(values) -> tuple[float, float]:
 
 
 def top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of each row's k best scores, in any order."""
-    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    """Return the columns of each row's k best scores, best first; equal scores in the order of their columns."""
+    found = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)
 
 
 def reorder(unimodal: np.ndarray, score: np.ndarray, top: np.ndarray) -> np.ndarray:

@@ -1,0 +1,250 @@
+"""The sections about photos, of a real checkpoint on the embedded set: queries, words, attention, the map."""
+
+import dataclasses
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge_jax import config
+from bridge_jax.analysis import kinds
+from bridge_jax.config import ConfigError
+from bridge_jax.data import records, text
+from bridge_jax.evals.retrieval import Evaluator
+from bridge_jax.report import attention, by_words, embedding, examples, looks, plane, points, write
+from bridge_jax.report.gallery import open_gallery
+from bridge_jax.run import finish, origin
+from bridge_jax.step import sharding
+from bridge_jax.step.predict import build_predict
+from bridge_jax.types import Lower
+from bridge_jax.workdir import rankings
+from bridge_jax.workdir.rankings import About
+from tests import runs
+from tests.report import made
+from tests.report.test_page import Tags, assert_it_loads_nothing
+
+QUIET = lambda *_: None  # noqa: E731
+PHOTOS = 3
+
+
+@pytest.fixture(scope="module")
+def cfg(tiny):
+    settings = tiny()
+    settings.stage_order = ("stabilise",)
+    settings.bridge.layers = 2
+    settings.vision.depth = settings.text.depth = 2
+    settings.bridge.placement = "top"
+    return config.parse(settings)
+
+
+@pytest.fixture(scope="module")
+def params(cfg):
+    return runs.opened(cfg, "heads/itm/out")
+
+
+@pytest.fixture(scope="module")
+def predict(cfg):
+    return build_predict(cfg, sharding.make_mesh(cfg.mesh))
+
+
+@pytest.fixture(scope="module")
+def workdir(cfg, params, predict, tmp_path_factory):
+    """A finished run that left its rankings."""
+    folder = made.workdir(tmp_path_factory.mktemp("seen") / "run", cfg=cfg, params=params)
+    metrics, found = Evaluator(cfg, predict).ranked(params, "val", QUIET)
+    assert metrics["rerank/text_to_image/r@1"] == pytest.approx(100 * np.mean(found.text_to_image.rerank_rank == 1))
+    rankings.write(folder, About("shapes", "val", made.STEPS, records.fingerprint(cfg.data, "val")), found)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(workdir):
+    ((_, found),) = rankings.read(workdir)
+    return found
+
+
+@pytest.fixture(scope="module")
+def gallery(cfg):
+    return open_gallery(cfg.data, "val")
+
+
+@pytest.fixture(scope="module")
+def seen(cfg, params, predict, gallery):
+    return attention.look(cfg, params, predict, gallery, PHOTOS, QUIET)
+
+
+def test_a_query_is_shown_with_its_photo_its_caption_and_its_scores(found, gallery):
+    ranked = found.text_to_image
+    row = int(np.argmax(ranked.unimodal_rank))
+    drawn = examples.show(found, gallery, "text_to_image", row)
+    record = gallery.records[int(found.text_record[row])]
+    assert f"“{record['captions'][found.text_place[row]]}”" in drawn
+    assert f"rank {ranked.unimodal_rank[row]} unimodal, {ranked.rerank_rank[row]} reranked" in drawn
+    assert f"Its own photo: unimodal {found.true_unimodal[row]:.2f}, bridge {found.true_fused[row]:.2f}, " in drawn
+    assert gallery.photo(int(found.text_record[row])) in drawn
+    joined = ranked.fused[row] + found.weight * ranked.unimodal[row]
+    best = int(np.argmax(joined))
+    assert f"irst reranked: unimodal {ranked.unimodal[row, best]:.2f}, bridge {ranked.fused[row, best]:.2f}, " in drawn
+    assert f"joined {joined[best]:.2f}" in drawn
+    assert gallery.photo(int(ranked.candidates[row, best])) in drawn
+
+
+def test_recall_by_words_is_counted_by_hand(found, gallery):
+    captions = [gallery.captions(int(r))[p] for r, p in zip(found.text_record, found.text_place, strict=True)]
+    cells = {row[0]: row for row in by_words.rows(found, captions)}
+    for kind in kinds.WORDS:
+        of_kind = [index for index, caption in enumerate(captions) if kind in kinds.of_caption(caption)]
+        assert cells[kind][1] == str(len(of_kind))
+        if of_kind:
+            ranks = found.text_to_image.rerank_rank[of_kind]
+            assert cells[kind][4].split()[0] == f"{100 * np.mean(ranks == 1):.1f}"
+        else:
+            assert cells[kind][3:] == ("", "", "")
+
+
+def test_maps_are_the_attention_of_the_models_own_layers(cfg, params, predict, gallery, seen):
+    """Against the model's outputs for one pair, read word by word."""
+    tokenizer = text.load(cfg.data, cfg.text)
+    index = 1
+    caption = gallery.captions(seen.rows[index])[0]
+    pixels = attention.image.eval_view(gallery.records[seen.rows[index]]["image"], cfg.vision.image_px)
+    ids, mask = tokenizer.encode([caption])
+    lower = Lower(predict.lower_image(params, pixels[None]), predict.lower_text(params, ids, mask), mask)
+    fused = predict.jit(lambda model, lower: model.fused(lower))(params, lower)
+    assert seen.logits[index] == pytest.approx(float(fused.itm_logit[0]), abs=1e-4)
+    words = tokenizer.words(caption)
+    assert seen.words[index] == [word for word, _ in words] == re.findall(r"\w+|[^\w\s]", caption)
+    for layer in range(2):
+        for place, (_, tokens) in enumerate(words):
+            by_word = np.mean([fused.text_over_image[layer][0, t, 1:] for t in tokens], axis=0)
+            by_patch = np.sum([fused.image_over_text[layer][0, 1:, t] for t in tokens], axis=0)
+            np.testing.assert_allclose(seen.maps[index][layer, 0, place], by_word, atol=1e-5)
+            np.testing.assert_allclose(seen.maps[index][layer, 1, place], by_patch, atol=1e-5)
+
+
+def test_a_removed_patch_becomes_the_mean_of_those_that_stay(cfg, params, predict, gallery):
+    captions = [(0, gallery.captions(0)[0]), (2, gallery.captions(2)[1])]
+    pairs = attention._Pairs(cfg, params, predict, gallery, captions, text.load(cfg.data, cfg.text))
+    removed = np.array([[True, False, False, True], [False, False, True, False]])
+    lower = pairs._lower(np.arange(2))
+    states = np.array(lower.image)
+    for row, gone in enumerate(removed):
+        states[row, 1:][gone] = states[row, 1:][~gone].mean(axis=0)
+    expected = predict.fused(params, lower.replace(image=states))[1]
+    np.testing.assert_allclose(pairs.without(removed, QUIET), expected, atol=1e-4)
+    assert not np.allclose(pairs.without(np.zeros_like(removed), QUIET), expected, atol=1e-4)
+
+
+def test_every_layer_and_direction_has_its_fall_and_its_verdict(seen):
+    assert list(seen.falls) == [(0, "text_over_image"), (0, "image_over_text"), (1, "text_over_image"),
+                                (1, "image_over_text")]  # fmt: skip
+    drawn = looks.falls(seen)
+    assert drawn.count("<tr>") == 5
+    for fall in seen.falls.values():
+        assert f"{fall.difference:+.3f} [{fall.low:+.3f}, {fall.high:+.3f}]" in drawn
+    assert drawn.count("its maps point at what matters<") == sum(fall.low > 0 for fall in seen.falls.values())
+
+
+def test_a_map_is_written_as_levels_of_its_largest():
+    maps = np.array([[[0.5, 0.25, 0.0, 0.25]]])
+    assert looks.encode(maps) == "50.0:zi0i"
+
+
+def test_a_design_without_attention_and_videos_have_no_maps(tiny, gallery):
+    settings = tiny()
+    settings.bridge.design = "pooled"
+    settings.stage_order = ("stabilise",)
+    with pytest.raises(ConfigError, match="'pooled' has no attention between words and patches"):
+        attention.check(config.parse(settings), gallery)
+
+
+def test_photos_that_changed_since_they_were_ranked_are_refused(cfg):
+    with pytest.raises(ConfigError, match=r"shapes/val in .* has changed since it was ranked"):
+        open_gallery(cfg.data, "val", "another")
+
+
+@pytest.fixture(scope="module")
+def page(workdir, cfg, params, tmp_path_factory):
+    """The whole page, with a map of both models, whose plane is no UMAP: tests/docs runs that, which takes 20 s."""
+    out = tmp_path_factory.mktemp("page") / "page.html"
+    asked = write.Asked(photos=2, points=12, parquet=str(out.with_suffix(".parquet")))
+    flat = types.SimpleNamespace(fit_transform=lambda both: both[:, :2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=lambda **_: flat))
+        write.write(str(workdir), out, asked, origin.initial, QUIET)
+    return out
+
+
+def test_the_whole_page_loads_nothing_and_nests(page):
+    html = page.read_text(encoding="utf-8")
+    assert_it_loads_nothing(html)
+    tags = Tags(html)
+    assert tags.open == []
+    ids = [attrs["id"] for _, attrs in tags.seen if "id" in attrs]
+    assert {"queries", "words", "looks", "map"} <= set(ids)
+    assert all(attrs["alt"] for tag, attrs in tags.seen if tag == "img")
+    assert "before training, pairs shuffled" in html
+    assert len(html) < 500_000
+
+
+def test_the_points_are_kept_and_a_second_report_reads_them(page, workdir, monkeypatch):
+    kept = page.with_suffix(".map.npz")
+    content, drawn = kept.read_bytes(), re.findall('<path class="cloud.*?>', page.read_text(encoding="utf-8"))
+    monkeypatch.setattr(points.embedding, "lay_out", lambda *_: pytest.fail("laid out again"))
+    again = page.with_name("again.html")
+    kept.rename(again.with_suffix(".map.npz"))
+    write.write(str(workdir), again, write.Asked(photos=0, points=12), origin.initial, QUIET)
+    assert again.with_suffix(".map.npz").read_bytes() == content
+    assert re.findall('<path class="cloud.*?>', again.read_text(encoding="utf-8")) == drawn
+
+
+def test_without_the_first_towers_the_map_is_of_the_trained_alone(cfg, params, predict, gallery, tmp_path, monkeypatch):
+    """And without umap-learn there is none."""
+
+    def start():
+        raise ConfigError("vit-tiny: no such folder")
+
+    gap = embedding.Gap(0, 1, 2, 3, 4)
+    layout = embedding.Layout(np.zeros((4, 2)), np.ones((4, 2)), gap, gap._replace(alignment=5))
+    monkeypatch.setattr(embedding, "lay_out", lambda *_: layout)
+    model, path = points.Model(cfg, params, predict, start), tmp_path / "kept.npz"
+    found = points.of(model, gallery, made.ABOUT, 4, path, QUIET)
+    assert list(found.layouts) == ["trained"]
+    assert "The towers before training are not shown: vit-tiny: no such folder" in plane.section(*found[1:])
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ConfigError, match=r"the map of embeddings needs umap-learn: pip install -e '\.\[report\]'"):
+        points.of(model, gallery, made.ABOUT, 5, path, QUIET)
+
+
+def test_a_run_writes_its_page_at_its_end_where_the_config_says_so(cfg, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(finish.write, "write", lambda *arguments: asked.append(arguments[:3]))
+    finish.report(cfg, "runs/a")
+    assert asked == []
+    finish.report(dataclasses.replace(cfg, report=True), "runs/a")
+    assert asked == [("runs/a", Path("runs/a/report.html"), write.Asked())]
+    assert "the page of the run is runs/a/report.html" in capsys.readouterr().out
+
+
+def test_the_parquet_file_has_the_points_of_both_sides(page, gallery):
+    from pyarrow import parquet
+
+    table = parquet.read_table(page.with_suffix(".parquet")).to_pydict()
+    assert list(table) == ["x", "y", "text", "image_id", "split", "kind"]
+    assert table["kind"] == ["photo"] * 12 + ["caption"] * 12
+    assert table["text"][:12] == table["text"][12:]
+    assert table["image_id"][0] == gallery.image_id(0)
+    assert np.isfinite([*table["x"], *table["y"]]).all()
+
+
+def test_the_split_that_is_asked_for_is_shown_or_refused(workdir):
+    told = write.story.read(str(workdir))
+    chosen = write.choose(told, write.Asked(split="val"))
+    assert chosen is not None
+    assert chosen[0].split == "val"
+    with pytest.raises(ConfigError, match=r"--split: the workdir has no rankings of 'test', but of: val"):
+        write.choose(told, write.Asked(split="test"))
