@@ -29,7 +29,7 @@ from bridge_jax.run import command_line, origin, terminal
 _OUT = flags.DEFINE_string("out", "", "File to write; without it, report.html in the workdir.")
 _SPLIT = flags.DEFINE_string("split", "", "Split whose queries to show; without it, the one that chose the checkpoint.")
 _PHOTOS = flags.DEFINE_integer("photos", 48, "Photos to show the attention of words on; 0: none.", lower_bound=0)
-_POINTS = flags.DEFINE_integer("points", 1000, "Photos on the map of embeddings; 0: no map.", lower_bound=0)
+_POINTS = flags.DEFINE_integer("points", 500, "Photos on the map of embeddings; 0: no map.", lower_bound=0)
 _PARQUET = flags.DEFINE_string("parquet", "", "File for the points of the map, as embedding-atlas reads them.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the prepared data; without it, that of training.")
 

@@ -55,7 +55,7 @@ def look(cfg: Config, params: Params, predict: Predict, gallery: Gallery, photos
     first = np.unique([row for row, _ in captions], return_index=True)[1]
     pairs = _Pairs(cfg, params, predict, gallery, captions, tokenizer)
     logits, weights = pairs.read(progress)
-    words = [tokenizer.words(caption) for _, caption in captions]
+    words = [spoken(tokenizer.words(caption)) for _, caption in captions]
     maps = [_maps(each, said) for each, said in zip(weights, words, strict=True)]
     falls = _falls(pairs, logits, maps, np.array([row for row, _ in captions]), progress)
     return Looks(
@@ -74,6 +74,11 @@ def check(cfg: Config, gallery: Gallery) -> None:
         raise ConfigError(f"config.bridge.design {cfg.bridge.design!r} has no attention between words and patches")
     if gallery.records.frames > 1:
         raise ConfigError("words look at all frames of a video at once, which a map of one photo does not show")
+
+
+def spoken(words: Sequence[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
+    """Return the words without punctuation marks, which no photo shows."""
+    return [(word, places) for word, places in words if any(character.isalnum() for character in word)]
 
 
 def _maps(weights: tuple[np.ndarray, np.ndarray], words: Sequence[tuple[str, list[int]]]) -> np.ndarray:

@@ -11,7 +11,7 @@ from bridge_jax.evals.scores.recall import DIRECTIONS
 from bridge_jax.report.drawing import NONE
 from bridge_jax.report.gallery import Gallery
 
-EACH = 4  # queries of a list
+EACH = 6  # queries of a list
 LISTS = (
     ("Reranking helped most", examples.helped),
     ("Reranking hurt most", examples.hurt),

@@ -38,13 +38,15 @@ def draw(title: str, layout: Layout, pairs: np.ndarray) -> Markup:
     both = np.concatenate([layout.images, layout.texts])
     low, high = both.min(axis=0), both.max(axis=0)
     scale = (SIDE - 2 * MARGIN) / max(float((high - low).max()), 1e-9)
-    images, texts = (((side - (low + high) / 2) * scale + SIDE / 2).round(1) for side in (layout.images, layout.texts))
+    corner = np.array([(SIDE - (high - low)[0] * scale) / 2, MARGIN])
+    images, texts = (((side - low) * scale + corner).round(1) for side in (layout.images, layout.texts))
+    height = round(float((high - low)[1]) * scale) + 2 * MARGIN
     chosen = np.unique(np.linspace(0, len(images) - 1, PAIRS).round().astype(int))
     lines = "".join(f"M{_at(images[i])}L{_at(texts[pairs[i]])}" for i in chosen)
     dots = [("".join(f"M{_at(place)}h0" for place in side), mark) for side, mark in ((images, "a"), (texts, "b"))]
     label = f"{title}: {len(images)} photos and as many captions on a plane; the table below has the gap in numbers"
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><path class="pairs" d="{}"/>{}</svg>').format(
-        SIDE, SIDE, label, lines,
+        SIDE, height, label, lines,
         NONE.join(Markup('<path class="cloud {}" d="{}"/>').format(mark, path) for path, mark in dots),
     )  # fmt: skip
     return Markup(

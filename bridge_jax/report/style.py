@@ -93,6 +93,7 @@ caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; }
 .number, figure th, figure td { text-align: right; white-space: nowrap; }
-.config td { overflow-wrap: anywhere; max-width: 26rem; min-width: 7rem; }
+.scroll th, .scroll td { white-space: nowrap; }
+.config td { white-space: normal; overflow-wrap: anywhere; max-width: 26rem; min-width: 7rem; }
 :focus-visible { outline: 2px solid var(--a); outline-offset: 2px; }
 """

@@ -33,7 +33,7 @@ class Asked:
     split: str = ""
     data_dir: str = ""
     photos: int = 48  # whose words are shown with their attention; 0: none
-    points: int = 1000  # photos on the map of embeddings, each with a caption; 0: no map
+    points: int = 500  # photos on the map of embeddings, each with a caption; 0: no map
     parquet: str = ""  # file for the points of the map
 
 

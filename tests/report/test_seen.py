@@ -116,7 +116,8 @@ def test_maps_are_the_attention_of_the_models_own_layers(cfg, params, predict, g
     fused = predict.jit(lambda model, lower: model.fused(lower))(params, lower)
     assert seen.logits[index] == pytest.approx(float(fused.itm_logit[0]), abs=1e-4)
     words = tokenizer.words(caption)
-    assert seen.words[index] == [word for word, _ in words] == re.findall(r"\w+|[^\w\s]", caption)
+    assert seen.words[index] == [word for word, _ in words] == re.findall(r"\w+", caption)
+    assert attention.spoken(tokenizer.words("one red square, .")) == tokenizer.words("one red square")
     for layer in range(2):
         for place, (_, tokens) in enumerate(words):
             by_word = np.mean([fused.text_over_image[layer][0, t, 1:] for t in tokens], axis=0)
@@ -248,3 +249,19 @@ def test_the_split_that_is_asked_for_is_shown_or_refused(workdir):
     assert chosen[0].split == "val"
     with pytest.raises(ConfigError, match=r"--split: the workdir has no rankings of 'test', but of: val"):
         write.choose(told, write.Asked(split="test"))
+
+
+def test_points_keep_their_places_on_the_plane():
+    """A photo at the left end and a caption at the right one, and lines that join the pairs as they are given."""
+    layout = embedding.Layout(np.array([[0.0, 0], [1, 1]]), np.array([[4.0, 0], [3, 2]]), None, None)
+    drawn = plane.draw("t", layout, np.array([1, 0]))
+    assert 'viewBox="0 0 320 168"' in drawn  # 304 pixels for four units, and as many a unit downwards
+    assert '<path class="cloud a" d="M8 8h0M84 84h0"/><path class="cloud b" d="M312 8h0M236 160h0"/>' in drawn
+    assert '<path class="pairs" d="M8 8L236 160M84 84L312 8"/>' in drawn
+
+
+def test_no_photo_keeps_its_own_caption_among_shuffled_pairs():
+    for n in (2, 3, 50):
+        order = embedding.shuffled(n)
+        assert sorted(order) == list(range(n))
+        assert (order != np.arange(n)).all()
