@@ -90,6 +90,10 @@ class Tokenizer:
         mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
         return ids, mask
 
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        """Return start and end of the part of the caption behind each token; (0, 0) for its frame and padding."""
+        return self._tokenizer.encode(caption).offsets
+
     def measure(self, captions: Sequence[str]) -> list[Measure]:
         """Return the measure of each caption before it is cut to `length`."""
         measured = []
