@@ -22,6 +22,7 @@ from bridge_jax.data import pipeline
 from bridge_jax.index import build, held_out, query, store
 from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Search
+from bridge_jax.index.refusal import calibrate
 from bridge_jax.run import command_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that bridge_jax.main trained in.")
@@ -75,15 +76,21 @@ def build_rate(model: Model, photos: Path, index: Path) -> str:
 
 
 def refusal(model: Model) -> list[str]:
-    """Calibrate on data.eval_split and measure on --split."""
+    """Calibrate on data.eval_split and measure on --split; also by each of the two scores alone."""
     chosen, other = (
-        held_out.logits(model, split, lambda *_: None) for split in (model.cfg.data.eval_split, _SPLIT.value)
+        held_out.pairs(model, split, lambda *_: None) for split in (model.cfg.data.eval_split, _SPLIT.value)
     )
+    made = calibrate(*chosen)
     lines = [f"{len(other.true)} captions of {_SPLIT.value!r}, searched in {other.photos} photos"]
-    for kept in KEPT:
-        threshold = np.quantile(chosen.true, 1 - kept, method="lower")
-        true, false = (100 * float(np.mean(logits >= threshold)) for logits in (other.true, other.wrong))
-        lines.append(f"logit {threshold:6.2f}: {true:5.1f} % of true pairs kept, {false:5.1f} % false alarms")
+    by = {"probability": made.probability, "match logit": lambda x: x[:, 0], "unimodal": lambda x: x[:, 1]}
+    for name, score in by.items():
+        for kept in KEPT:
+            threshold = np.quantile(score(chosen.true), 1 - kept, method="lower")
+            true = np.mean(score(other.true) >= threshold)
+            false = np.mean([score(candidates).max() >= threshold for candidates in other.wrong])
+            lines.append(
+                f"{name} {threshold:6.2f}: {100 * true:5.1f} % of true pairs kept, {100 * false:5.1f} % false alarms"
+            )
     return lines
 
 

@@ -60,8 +60,7 @@ def build(
         manifest = _start(model, photos.resolve(), index, states and model.bridged)
         store.cut(index, manifest)
         if refuses and model.bridged and manifest.refusal is None:
-            pairs = held_out.logits(model, model.cfg.data.eval_split, progress)
-            refusal = dataclasses.asdict(calibrate(pairs.true, pairs.wrong, pairs.photos))
+            refusal = dataclasses.asdict(calibrate(*held_out.pairs(model, model.cfg.data.eval_split, progress)))
             manifest = dataclasses.replace(manifest, refusal=refusal)
             store.write_manifest(index, manifest)
         rows = {content["sha256"]: row for row, content in enumerate(store.contents(index, manifest))}

@@ -1,4 +1,4 @@
-"""Search held-out photos for their own captions: the logits from which the refusal is made."""
+"""Search held-out photos for their own captions: the scores from which the refusal is made."""
 
 from typing import NamedTuple
 
@@ -15,15 +15,15 @@ from bridge_jax.types import Progress
 PHOTOS, CAPTIONS, CANDIDATES = 1000, 200, 100  # at most: searched in; searched for, of one photo each; of a search
 
 
-class Logits(NamedTuple):
-    """The match logits of captions."""
+class Pairs(NamedTuple):
+    """The match logits and unimodal scores of captions."""
 
-    true: Float[np.ndarray, " n"]  # with their own photos
-    wrong: Float[np.ndarray, " n"]  # the highest with wrong candidates: the best answer without the own photo
+    true: Float[np.ndarray, "n 2"]  # with their own photos
+    wrong: list[Float[np.ndarray, "k 2"]]  # with wrong candidates, in the order of a search
     photos: int  # that were searched
 
 
-def logits(model: Model, split: str, progress: Progress) -> Logits:
+def pairs(model: Model, split: str, progress: Progress) -> Pairs:
     """Search the photos of a split for captions of theirs. Photos that have the same caption too are no wrong ones.
 
     Raises ConfigError where the split is not prepared, or has fewer than two photos.
@@ -43,11 +43,12 @@ def logits(model: Model, split: str, progress: Progress) -> Logits:
         if usable and others.any():
             asked = model.text(caption)
             rows, _ = query.nearest(embeddings, asked.embedding, CANDIDATES, others)
-            found = model.match(asked, states[np.append(rows, own)])
-            true.append(found[-1])
-            wrong.append(found[:-1].max())
+            rows = np.append(rows, own)
+            scores = np.stack([model.match(asked, states[rows]), model.scale * embeddings[rows] @ asked.embedding], 1)
+            true.append(scores[-1])
+            wrong.append(scores[:-1][np.argsort(-scores[:-1] @ (1, model.weight), kind="stable")])
         progress("captions", done, min(count, CAPTIONS))
-    return Logits(np.array(true), np.array(wrong), count)
+    return Pairs(np.array(true), wrong, count)
 
 
 def _embedded(model: Model, split: str, count: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:

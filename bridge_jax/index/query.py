@@ -135,7 +135,7 @@ class Search:
         parts = {"embed": embedded - started, "search": searched - embedded, "rerank": ended - searched}
         matches = None
         if query is not None and self.refusal is not None:
-            matches = any(hit.logit is not None and hit.logit >= self.refusal.threshold for hit in hits)
+            matches = any(hit.likely is not None and hit.likely >= self.refusal.threshold for hit in hits)
         ms = {name: 1000 * secs for name, secs in parts.items()} | {"all": 1000 * (ended - started)}
         return Answer(hits, matches, ms)
 
@@ -143,8 +143,9 @@ class Search:
         """Return the hits in the order of their scores; those that the bridge could not see come last."""
         lower, there = self.lower([hit.photo for hit in hits])
         logits = self.model.match(query, lower[there])
-        likely = self.refusal.probability(logits) if self.refusal else [None] * len(logits)
         seen = [hit for hit, known in zip(hits, there, strict=True) if known]
+        scores = np.stack([logits, [hit.unimodal for hit in seen]], axis=1)
+        likely = self.refusal.probability(scores).tolist() if self.refusal else [None] * len(seen)
         scored = [
             hit._replace(score=float(logit) + self.model.weight * hit.unimodal, logit=float(logit), likely=p)
             for hit, logit, p in zip(seen, logits, likely, strict=True)

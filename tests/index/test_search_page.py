@@ -9,6 +9,7 @@ import time
 
 import pytest
 import uvicorn
+from playwright.sync_api import expect, sync_playwright
 
 from bridge_jax.index import serve
 from tests.index.albums import opened
@@ -34,8 +35,6 @@ def address(model, built):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
@@ -62,7 +61,7 @@ def page(browser, address):
 def ask(page, text):
     page.fill("#q", text)
     page.press("#q", "Enter")
-    page.wait_for_function("document.querySelector('#status').textContent.includes(' ms')")
+    expect(page.locator("#status")).to_contain_text(" ms")
 
 
 def paths(page):
@@ -73,7 +72,7 @@ def test_a_text_is_answered_and_reranked_in_place(page, search):
     steps = []
     page.on("response", lambda answer: steps.append(answer.url) if "/search?" in answer.url else None)
     ask(page, "a red circle")
-    page.wait_for_function("document.querySelector('#status').textContent.includes('reranked')")
+    expect(page.locator("#status")).to_contain_text("reranked")
     assert ["rerank=0" in url for url in steps] == [True, False]
     expected = search.text("a red circle", k=100).hits[:24]
     assert paths(page) == [hit.photo.path for hit in expected]
@@ -86,14 +85,14 @@ def test_links_and_the_back_button_hold_the_query(page):
     ask(page, "a red circle")
     first = paths(page)
     page.locator(".like").nth(2).click()
-    page.wait_for_function("document.querySelector('#status').textContent.includes('by the embeddings')")
+    expect(page.locator("#status")).to_contain_text("by the embeddings")
     assert paths(page)[0] == first[2]
     link = page.url
     page.go_back()
-    page.wait_for_function("document.querySelector('#status').textContent.includes('reranked')")
+    expect(page.locator("#status")).to_contain_text("reranked")
     assert (page.input_value("#q"), paths(page)) == ("a red circle", first)
     page.goto(link)
-    page.wait_for_function("document.querySelector('#status').textContent.includes(' ms')")
+    expect(page.locator("#status")).to_contain_text(" ms")
     assert paths(page)[0] == first[2]
 
 
@@ -103,10 +102,10 @@ def test_keys_reach_everything(page):
     page.keyboard.press("ArrowRight")
     second = paths(page)[1]
     page.keyboard.press("c")
-    page.wait_for_function("[...document.querySelectorAll('.copy')].some(b => b.textContent === 'Copied')")
+    expect(page.get_by_text("Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()").endswith(f"/{second}")
     page.keyboard.press("m")
-    page.wait_for_function("document.querySelector('#status').textContent.includes('by the embeddings')")
+    expect(page.locator("#status")).to_contain_text("by the embeddings")
     assert paths(page)[0] == second
     page.locator("body").press("/")
     assert page.evaluate("document.activeElement.id") == "q"
@@ -122,11 +121,11 @@ def test_a_word_shows_where_it_looks(page):
 def test_a_photo_is_dropped_and_a_filter_set(page, search, album):
     photo = next(iter(search.index.photos.values()))
     page.set_input_files("#upload", album / photo.path)
-    page.wait_for_function("document.querySelector('#status').textContent.includes('by the embeddings')")
+    expect(page.locator("#status")).to_contain_text("by the embeddings")
     assert paths(page)[0] == photo.path
     page.locator("summary").click()
     page.select_option("#folder", "squares")
-    page.wait_for_function("document.querySelectorAll('.hit').length === 12")
+    expect(page.locator(".hit")).to_have_count(12)
     assert all(path.startswith("squares/") for path in paths(page))
 
 
