@@ -42,13 +42,10 @@ async function load() {  // show what the address asks for
   if (params.has('like')) asked.src = '/thumbnail/' + encodeURIComponent(params.get('like'));
   document.title = text ? text + ' - photos' : 'Search photos';
   at('hint').hidden = Boolean(text || named);
-  if (!text && !named) {
-    show({ hits: [], matches: null }, '');
-    return say('');
-  }
   params.set('n', count);
-  say('searching');
+  say(text || named ? 'searching' : '');
   try {
+    if (!text && !named) return show(await get('/newest', params, options), '');
     const reranks = text && about.reranks && at('rerank').checked && !/(^|\s)[+-]\s/.test(text);
     const first = new URLSearchParams(params);
     if (reranks) first.set('rerank', '0');
@@ -131,16 +128,16 @@ function tile(hit) {
 }
 
 function fill(item, hit, answer) {
-  const known = hit.likely !== null, percent = known ? Math.round(100 * hit.likely) : 0;
+  const known = (hit.likely ?? null) !== null, percent = known ? Math.round(100 * hit.likely) : 0;
   const bar = item.querySelector('.bar');
   bar.hidden = !known;
   bar.firstChild.style.width = percent + '%';
   item.classList.toggle('far', answer.matches === false);
   item.querySelector('b').textContent = known ? `${percent} %` : '';
-  item.querySelector('.soft').textContent =
-    hit.logit === null ? `unimodal ${hit.unimodal.toFixed(2)}` : `score ${hit.score.toFixed(2)}`;
-  item.querySelector('.score').title = (known ? 'how likely the text is true of it; ' : '') +
-    (hit.logit === null ? '' : `match logit ${hit.logit.toFixed(2)}, `) + `unimodal ${hit.unimodal.toFixed(2)}`;
+  const scores = ['unimodal', 'logit', 'score'].filter(name => (hit[name] ?? null) !== null)
+    .map(name => `${name} ${hit[name].toFixed(2)}`);
+  item.querySelector('.soft').textContent = scores.length === 3 ? scores[2] : scores[0] ?? hit.date;
+  item.querySelector('.score').title = (known ? 'how likely the text is true of it; ' : '') + scores.join(', ');
   return item;
 }
 

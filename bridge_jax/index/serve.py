@@ -3,6 +3,7 @@
     GET  /                   the page, with /page.css and /page.js
     GET  /about              the photos, folders and checkpoint of the index
     GET  /search?q=          the answer to a text; ?like=ID to a photo of the index, ?photo=KEY to an uploaded one
+    GET  /newest             the photos of the latest days
     POST /photo              bytes of a photo -> the KEY under which its embedding is kept for a while
     GET  /photo/ID           a photo of the index, as it lies in its file; /thumbnail/ID small
     GET  /attention/ID?q=    where each word of the text looks on the photo
@@ -85,7 +86,7 @@ class Server:
         """Answer a query. `rerank=0` leaves the bridge out; `folder`, `since` and `until` filter; `n` photos come."""
         given = request.query_params
         n = _number(given.get("n", "24"), 1, MOST_HITS)
-        where = Filter(*(given.get(name, "") for name in ("folder", "since", "until")))
+        where = _filter(request)
         named = [name for name in ("q", "like", "photo") if name in given]
         if len(named) != 1:
             raise ConfigError("expected one of q, like and photo")
@@ -99,6 +100,14 @@ class Server:
             else:
                 answer = self._search.like(self._upload(given["photo"]), k=n, where=where)
             return JSONResponse(self._timed(answer, n))
+
+    def newest(self, request: Request) -> Response:
+        """Answer with the photos of the latest days, before anything is asked."""
+        n, where = _number(request.query_params.get("n", "24"), 1, MOST_HITS), _filter(request)
+        kept = [photo for photo in self._search.index.photos.values() if where.keeps(photo)]
+        first = sorted(sorted(kept, key=lambda photo: photo.path), key=lambda photo: photo.date, reverse=True)[:n]
+        hits = [{"id": photo.id, "path": _text(photo.path), "date": photo.date, "gone": False} for photo in first]
+        return JSONResponse({"hits": hits, "matches": None})
 
     def _timed(self, answer: Answer, n: int) -> dict[str, Any]:
         self._times.append(answer.ms["all"])
@@ -180,6 +189,7 @@ def app(search: Search, *, hosts: tuple[str, ...] = LOOPBACK, token: str = "") -
     routes += [
         Route("/about", server.about),
         Route("/search", server.search),
+        Route("/newest", server.newest),
         Route("/photo", server.upload, methods=["POST"]),
         Route("/photo/{id}", server.original),
         Route("/thumbnail/{id}", server.thumbnail),
@@ -235,6 +245,10 @@ def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
     return JSONResponse({"error": str(error)}, 400)
+
+
+def _filter(request: Request) -> Filter:
+    return Filter(*(request.query_params.get(name, "") for name in ("folder", "since", "until")))
 
 
 def _short(text: str) -> str:

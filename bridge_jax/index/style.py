@@ -7,6 +7,8 @@ CSS = """
   --band: #1e2327; --a: #7ab8f0; --b: #f3a360; --on: #10141a; } }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
+.bar[hidden] { display: block !important; visibility: hidden; }
+.score b:empty { display: none; }
 body { margin: 0 auto; padding: 1rem 1rem 3rem; max-width: 84rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
@@ -63,6 +65,7 @@ footer { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .8r
 kbd { font: .85em ui-monospace, monospace; border: 1px solid var(--line); border-radius: .25rem; padding: 0 .3em; }
 #drop { position: fixed; inset: 1rem; display: grid; place-items: center; font-size: 1.3rem; background: var(--paper);
   border: 3px dashed var(--a); border-radius: 1rem; opacity: .95; }
-@media (max-width: 30rem) { .box { flex-wrap: wrap; } #q { flex-basis: 100%; } #asked + #q { flex-basis: 60%; } }
+@media (max-width: 30rem) { .box { flex-wrap: wrap; } #q { flex-basis: 100%; }
+  #asked:not([hidden]) + #q { flex-basis: 75%; } }
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; } }
 """
