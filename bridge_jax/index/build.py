@@ -38,8 +38,8 @@ class Built(NamedTuple):
 class _View(NamedTuple):
     """A decoded photo, or its fault."""
 
-    pixels: np.ndarray | None
     content: dict[str, str]
+    pixels: np.ndarray = np.zeros(0, np.uint8)
     fault: str = ""
 
 
@@ -170,16 +170,16 @@ def _views(model: Model, photos: Path, todo: Sequence[File]) -> Iterator[_View]:
 
     def view(position: int) -> _View:
         file = todo[position]
+        content = {"sha256": file.sha256}
         try:
             encoded = (photos / file.path).read_bytes()
             if hashlib.sha256(encoded).hexdigest() != file.sha256:
-                return _View(None, {"sha256": file.sha256}, "changed during the build: build again")
-            content = {"sha256": file.sha256, "taken": image.taken(encoded)}
-            return _View(image.eval_view(encoded, px, data.squash), content)
+                return _View(content, fault="changed during the build: build again")
+            return _View(content | {"taken": image.taken(encoded)}, image.eval_view(encoded, px, data.squash))
         except BrokenError as error:
-            return _View(None, {"sha256": file.sha256}, str(error))
+            return _View(content, fault=str(error))
         except OSError as error:
-            return _View(None, {"sha256": file.sha256}, f"{error.strerror}: build again")
+            return _View(content, fault=f"{error.strerror}: build again")
 
     for first, views in pipeline.batched(view, len(todo), model.batch, data.threads):
         yield from views[: len(todo) - first]

@@ -81,7 +81,7 @@ class Search:
         started = time.perf_counter()
         terms = parse(query)
         texts = [self.model.text(term) for _, term in terms]
-        total = sum(sign * text.embedding for (sign, _), text in zip(terms, texts, strict=True))
+        total = np.sum([sign * text.embedding for (sign, _), text in zip(terms, texts, strict=True)], axis=0)
         only = texts[0] if len(terms) == 1 and rerank and self.model.bridged else None
         return self._answer(unit(total), only, k, where, started)
 
@@ -122,9 +122,7 @@ class Search:
         self, embedding: np.ndarray, query: Text | None, k: int, where: Filter | None, started: float
     ) -> Answer:
         embedded = time.perf_counter()
-        allowed = np.zeros(self.index.manifest.rows, bool)
-        allowed[[photo.row for photo in self.index.photos.values() if where is None or where.keeps(photo)]] = True
-        rows, cosines = nearest(self.index.embeddings, embedding, k, allowed)
+        rows, cosines = nearest(self.index.embeddings, embedding, k, self._allowed(where))
         photos = [self.index.photos[row] for row in rows.tolist()]
         searched = time.perf_counter()
         hits = [Hit(photo, s, s) for photo, s in zip(photos, (self.model.scale * cosines).tolist(), strict=True)]
@@ -138,6 +136,13 @@ class Search:
             matches = any(hit.likely is not None and hit.likely >= self.refusal.threshold for hit in hits)
         ms = {name: 1000 * secs for name, secs in parts.items()} | {"all": 1000 * (ended - started)}
         return Answer(hits, matches, ms)
+
+    def _allowed(self, where: Filter | None) -> Bool[np.ndarray, " rows"]:
+        if where is None or where == Filter():
+            return self.index.live
+        allowed = np.zeros_like(self.index.live)
+        allowed[[photo.row for photo in self.index.photos.values() if where.keeps(photo)]] = True
+        return allowed
 
     def _rerank(self, query: Text, hits: list[Hit]) -> list[Hit]:
         """Return the hits in the order of their scores; those that the bridge could not see come last."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from bridge_jax.config import ConfigError
 from bridge_jax.workdir import atomic
@@ -80,6 +80,7 @@ class Index:
     folder: Path
     manifest: Manifest
     photos: Mapping[int, Photo]  # row -> photo; rows whose photo was deleted are absent
+    live: Bool[np.ndarray, " rows"]  # which are there
     embeddings: Float[np.ndarray, "rows E"]
     states: Float[np.ndarray, "rows P D"] | None  # float16, mapped
 
@@ -178,10 +179,12 @@ def open_index(folder: str | Path) -> Index:
             date = known[file.row]["taken"] or _day(file.mtime_ns)
             photos.setdefault(file.row, Photo(file.row, file.sha256[:ID], file.path, date))
     embed, *states = manifest.shape
+    live = np.isin(np.arange(manifest.rows), list(photos))
     return Index(
         folder,
         manifest,
         photos,
+        live,
         _mapped(folder / EMBEDDINGS, np.float32, (manifest.rows, embed)),
         _mapped(folder / STATES, np.float16, (manifest.rows, *states)) if manifest.states else None,
     )
