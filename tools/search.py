@@ -13,8 +13,10 @@ their score, how likely the text is true of them and the match logit, and the un
 Exit code 2: it cannot be done, with one line that says why; 4: another build is at work; 5: the disk is full.
 """
 
+import contextlib
 import json
 import secrets
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,9 @@ _FOLDER = flags.DEFINE_string("folder", "", "query: only photos of this folder i
 _SINCE = flags.DEFINE_string("since", "", "query: only photos of this day or later, such as 2026-01-31.")
 _UNTIL = flags.DEFINE_string("until", "", "query: only photos of this day or earlier.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on; beyond this machine it needs --token.")
-_PORT = flags.DEFINE_integer("port", 8000, "serve: port to listen on.", lower_bound=1, upper_bound=65535)
+_PORT = flags.DEFINE_integer(
+    "port", 8000, "serve: port to listen on; 0: any that is free.", lower_bound=0, upper_bound=65535
+)
 _TOKEN = flags.DEFINE_string("token", "", "serve: only those who know it get an answer.")
 _JSON = flags.DEFINE_bool("json", False, "query: print an object a query, for programs.")
 
@@ -145,12 +149,18 @@ def serve_page() -> None:
             f"--host={host} is beyond this machine: give a --token of {LEAST_TOKEN} or more characters, such as "
             f"--token={secrets.token_urlsafe(16)}"
         )
+    try:
+        listening = socket.create_server((host, _PORT.value))
+    except OSError as error:
+        raise ConfigError(f"--host={host} --port={_PORT.value}: {error.strerror or error}") from error
     search = open_search()
     app = serve.app(search, hosts=serve.LOOPBACK if local else ("*",), token=token)
     search.text("photo", k=serve.MOST_HITS)  # compiles
-    address = f"http://{host}:{_PORT.value}/{f'?token={token}' if token else ''}"
+    address = f"http://{host}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
     terminal.say(f"{len(search.index.photos)} photos at {address}; Ctrl-C ends it")
-    uvicorn.run(app, host=host, port=_PORT.value, log_level="warning", limit_concurrency=64, server_header=False)
+    settings = uvicorn.Config(app, log_level="warning", limit_concurrency=64, server_header=False)
+    with listening, contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(settings).run(sockets=[listening])
 
 
 def shown(path: str) -> str:

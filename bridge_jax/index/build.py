@@ -79,7 +79,7 @@ def build(
         except OSError as error:
             store.cut(index, manifest)
             raise StorageError(
-                f"{index}: {error.strerror}; the index is whole and has {manifest.rows} photos of this build: make "
+                f"{index}: {error.strerror}; the index is whole and holds {manifest.rows} photos: make "
                 "room, then run the same command again"
             ) from error
     used = {file.row for file in files if file.row >= 0}

@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_the_index_whole(model, photos, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(StorageError, match=r"No space left on device; the index is whole and has 16 photos"):
+        with pytest.raises(StorageError, match=r"No space left on device; the index is whole and holds 16 photos"):
             make(model, photos, index)
     manifest = store.read_manifest(index)
     for name, size in manifest.row_bytes.items():

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,19 @@ def test_a_killed_build_goes_on_and_answers(search_run, photos, tmp_path, built)
     assert (len(first["hits"]), len(second["hits"])) == (3, 3)
     assert first["hits"][0]["logit"] is not None
     assert second["hits"][0]["logit"] is None
+
+
+def test_the_page_is_served_until_it_is_interrupted(built):
+    with subprocess.Popen(command("serve", f"--index={built}", "--port=0"), cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as served:  # fmt: skip
+        address = re.search(r"http://\S+/", served.stdout.readline())[0]
+        with urllib.request.urlopen(f"{address}about", timeout=60) as answer:
+            assert json.load(answer)["photos"] == PHOTOS
+        second = run("serve", f"--index={built}", f"--port={address.rstrip('/').rpartition(':')[2]}")
+        assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+        assert "Address already in use" in second.stderr
+        served.send_signal(signal.SIGINT)
+        assert (served.wait(60), served.stderr.read()) == (0, "")
 
 
 @pytest.mark.parametrize(
