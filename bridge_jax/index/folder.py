@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -52,17 +53,11 @@ def survey(folder: Path, before: Sequence[File], progress: Progress) -> list[Fil
 def changes(before: Sequence[File], now: Sequence[File]) -> Changes:
     """Compare two lists of files. A photo moved where its content had another path, which is gone."""
     old, new = ({file.path: file.sha256 for file in files} for files in (before, now))
-    gone = {old[path]: path for path in old.keys() - new.keys()}
-    added = [path for path in new if path not in old]
-    moved = sum(new[path] in gone for path in added)
-    same = sum(old[path] == new[path] for path in old.keys() & new.keys())
-    return Changes(
-        new=len(added) - moved,
-        changed=len(old.keys() & new.keys()) - same,
-        moved=moved,
-        deleted=max(0, len(old.keys() - new.keys()) - moved),
-        unchanged=same,
-    )
+    gone = Counter(old[path] for path in old.keys() - new.keys())
+    added = Counter(new[path] for path in new.keys() - old.keys())
+    moved, both = (gone & added).total(), old.keys() & new.keys()
+    same = sum(old[path] == new[path] for path in both)
+    return Changes(added.total() - moved, len(both) - same, moved, gone.total() - moved, same)
 
 
 def _paths(folder: Path) -> Iterator[str]:

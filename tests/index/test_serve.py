@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 from urllib.parse import unquote
 
@@ -75,6 +76,19 @@ def test_a_photo_that_changed_or_vanished_is_named(model, photos, tmp_path):
             answer = client.get(f"/{kind}/{photo.id}")
             assert answer.status_code == 404
             assert f"{photo.path} {says}" in answer.json()["error"]
+
+
+def test_any_name_of_a_file_is_served(model, photos, tmp_path):
+    name = photos / os.fsdecode(b"caf\xe9 %2e?#&<b>.png")  # no UTF-8
+    name.write_bytes((photos / "circles/00.png").read_bytes() + b"\0")
+    make(model, photos, tmp_path / "index")
+    index = store.open_index(tmp_path / "index")
+    (id_,) = (photo.id for photo in index.photos.values() if photo.path == name.name)
+    client = TestClient(serve.app(Search(model, index)), base_url=HOST)
+    hits = client.get("/search", params={"like": id_}).json()["hits"]
+    assert "caf? %2e?#&<b>.png" in [hit["path"] for hit in hits[:2]]
+    assert client.get(f"/photo/{id_}").content == name.read_bytes()
+    assert client.get("/newest", params={"n": "100"}).json()["hits"][0]["path"] == "caf? %2e?#&<b>.png"
 
 
 @pytest.mark.parametrize(
