@@ -158,14 +158,16 @@ function look(text) {  // a button for each word: the photos show where it looks
 async function draw(text, index) {
   word = index;
   [...at('words').children].forEach((button, i) => button.setAttribute('aria-pressed', String(i === index)));
-  for (const item of results.children) {
-    item.querySelector('canvas')?.remove();
+  for (const canvas of results.querySelectorAll('canvas')) canvas.remove();
+  const seen = [...results.children].filter(item => {
     const box = item.getBoundingClientRect();
-    if (index < 0 || box.bottom < 0 || box.top > innerHeight) continue;
-    if (!looks.has(item.dataset.id)) {
-      const asked = get('/attention/' + item.dataset.id, new URLSearchParams({ q: text }));
-      looks.set(item.dataset.id, asked.catch(() => null));
-    }
+    return index >= 0 && box.bottom > 0 && box.top < innerHeight;
+  });
+  for (const { dataset } of seen) {
+    const ask = () => get('/attention/' + dataset.id, new URLSearchParams({ q: text })).catch(() => null);
+    if (!looks.has(dataset.id)) looks.set(dataset.id, ask());
+  }
+  for (const item of seen) {
     const answer = await looks.get(item.dataset.id);
     if (word !== index) return;
     if (answer?.words[index]) item.querySelector('.view').append(map(answer.words[index]));

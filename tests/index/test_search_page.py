@@ -15,6 +15,7 @@ from bridge_jax.index import serve
 from tests.index.albums import opened
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+expect.set_options(timeout=60_000)  # on a busy machine
 REFUSED = "status of 400"  # the browser logs each; a test asks for one
 
 
@@ -47,6 +48,7 @@ def page(browser, address):
     """Return a page whose errors and requests to elsewhere fail the test."""
     context = browser.new_context(viewport={"width": 400, "height": 800}, reduced_motion="reduce")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(60_000)
     page, faults, here = context.new_page(), [], (address, "blob:", "data:")
     page.on(
         "console", lambda said: faults.append(said.text) if said.type == "error" and REFUSED not in said.text else None
@@ -54,6 +56,7 @@ def page(browser, address):
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith(here) else faults.append(request.url))
     page.goto(address)
+    expect(page.locator("#about")).to_contain_text("step 1")  # its script has begun
     yield page
     context.close()
     assert faults == []

@@ -146,7 +146,8 @@ def malformed(draw, ids):
     def piece():
         return "".join(draw.choices((*PIECES, *ids), k=draw.randint(1, 3)))
 
-    target = "/" + draw.choice(("search", "search", "photo", "thumbnail", "attention", "about", "page.js", "", "none"))
+    paths = ("search", "search", "newest", "photo", "thumbnail", "attention", "about", "page.js", "", "none")
+    target = f"/{draw.choice(paths)}"
     target += f"/{piece()}" if draw.random() < 0.4 else ""
     if draw.random() < 0.7:
         names = ("q", "q", "like", "photo", "n", "folder", "since", "until", "rerank", "x")
