@@ -36,6 +36,7 @@ ROOMS = {
     "interop": Room(4, "weights in, models out", ("bridge_jax/interop/*.py",)),
     "plan": Room(4, "the cost of a step on a machine that is not here", ("bridge_jax/plan/*.py",)),
     "report": Room(4, "the page of a run, its charts made by hand", ("bridge_jax/report/*.py",)),
+    "index": Room(5, "search in a folder of photos, and its page", ("bridge_jax/index/*.py",)),
     "run": Room(5, "the training loop: its start, its output, its stop", ("bridge_jax/run/*.py",)),
     "main": Room(6, "the command that trains", ("bridge_jax/main.py",)),
     "tools": Room(6, "every other command", ("tools/*.py", "tools/ablation/*.py")),
@@ -68,6 +69,9 @@ HOMES = {
     "markupsafe": ["bridge_jax/report/*.py"],
     "umap": ["bridge_jax/report/embedding.py"],
     "pyarrow": ["bridge_jax/report/points.py"],
+    "pillow_heif": ["bridge_jax/data/image.py"],
+    "starlette": ["bridge_jax/index/serve.py"],
+    "uvicorn": ["tools/search.py"],
     "rich": ["bridge_jax/run/terminal.py", "bridge_jax/plan/dry_run.py", "tools/*.py"],
     "psutil": ["bridge_jax/step/train_step.py"],
     "scipy": ["tools/ablation/verdict.py"],
@@ -86,16 +90,20 @@ NOT_DECLARED = {
 MODULE_OF = {
     "absl-py": "absl",
     "orbax-checkpoint": "orbax",
+    "pillow-heif": "pillow_heif",
     "pillow": "PIL",
     "tensorflow-datasets": "tensorflow_datasets",
     "umap-learn": "umap",
 }
 EXTRAS = {  # file -> the extra of pyproject.toml that it needs
+    "bridge_jax/data/image.py": "heic",
+    "bridge_jax/index/serve.py": "serve",
     "bridge_jax/interop/torch_onnx.py": "onnx",
     "bridge_jax/report/embedding.py": "report",
     "bridge_jax/report/points.py": "report",
     "tools/ablation/verdict.py": "ablate",
     "tools/export_onnx.py": "onnx",
+    "tools/search.py": "serve",
 }
 FILE_LINES, FUNCTION_LINES = 300, 60
 LONGER = {  # file or file::function -> the reason why it is longer

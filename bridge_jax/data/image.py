@@ -1,11 +1,12 @@
 """Turn the bytes of an image file into the uint8 square that a tower sees. The model itself normalises it.
 
 JPEGs are decoded at a draft size: libjpeg leaves out the frequencies that the resize would drop, and the picture keeps
-at least the resolution that the view needs. EXIF orientation is respected. An image that cannot be decoded to its end,
-or should not be, raises BrokenError; it never turns grey.
+at least the resolution that the view needs. EXIF orientation and colour profiles are respected. An image that cannot be
+decoded to its end, or should not be, raises BrokenError; it never turns grey.
 """
 
 import contextlib
+import functools
 import io
 import math
 import re
@@ -14,13 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from bridge_jax import config
 from bridge_jax.data.broken import BrokenError
 
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; COCO's largest picture has 0.4 million
 _ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
+_EXIF_IFD, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # EXIF tags: a table, and in it DateTimeOriginal; DateTime
+_DAY = re.compile(r"([12]\d{3})[:-](0[1-9]|1[0-2])[:-](0[1-9]|[12]\d|3[01])\b")
+_HEIF = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")}
 _SIDE_WORDS = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _FILL = (128, 128, 128)  # RandAugment shows it outside the picture
 _CROP_TRIES = 10
@@ -69,6 +73,8 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
     The header is judged before anything is decoded: a bomb of a few kilobytes would take gigabytes. Samples of more
     than 8 bits are a fault, since Pillow cuts them off at 255 and turns the picture white.
     """
+    if encoded[4:12] in _HEIF:
+        _read_heif()
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -85,6 +91,16 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise BrokenError("no picture in a format that Pillow knows") from error
     except Exception as error:  # Pillow's plugins raise errors of any type
         raise BrokenError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+@functools.cache
+def _read_heif() -> None:
+    """Teach Pillow the HEIC pictures of phones. Raises BrokenError without the extra `heic`."""
+    try:
+        import pillow_heif
+    except ModuleNotFoundError as error:
+        raise BrokenError("a HEIC picture, which pip install 'bridge_jax[heic]' makes readable") from error
+    pillow_heif.register_heif_opener()
 
 
 def eval_view(encoded: bytes, image_px: int, squash: bool = False) -> UInt8[np.ndarray, "H W 3"]:
@@ -106,6 +122,23 @@ def webp(pixels: UInt8[np.ndarray, "H W 3"], quality: int = 70) -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "WEBP", quality=quality, method=4)
     return content.getvalue()
+
+
+def taken(encoded: bytes) -> str:
+    """Return the day on which a camera says it took the picture, YYYY-MM-DD, or an empty string."""
+    with contextlib.suppress(BrokenError), _opened(encoded) as image:
+        exif = image.getexif()
+        found = _DAY.match(str(exif.get_ifd(_EXIF_IFD).get(_TAKEN) or exif.get(_CHANGED) or ""))
+        return "-".join(found.groups()) if found else ""
+    return ""
+
+
+def thumbnail(encoded: bytes, side_px: int) -> bytes:
+    """Return the whole picture, upright, as a WebP file whose longer side has at most `side_px`. Raises BrokenError."""
+    width, height = size(encoded)
+    scale = min(1.0, side_px / max(width, height))
+    small = _decode(encoded, scale).resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    return webp(np.asarray(small), quality=80)
 
 
 def train_view(
@@ -213,7 +246,18 @@ def _decode(encoded: bytes, scale: float) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of a direct conversion
             upright = upright.convert("RGBA")
-        return upright.convert("RGB")
+        return _to_srgb(upright.convert("RGB"))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert the colours of another profile, such as the Display P3 of phones. A broken profile is ignored."""
+    if "icc_profile" not in image.info:
+        return image
+    with contextlib.suppress(ImageCms.PyCMSError, OSError):
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        if "sRGB" not in ImageCms.getProfileDescription(profile):
+            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
+    return image
 
 
 def _resize(

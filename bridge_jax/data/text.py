@@ -7,6 +7,7 @@
 
 import functools
 import hashlib
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +91,17 @@ class Tokenizer:
         mask = np.array([e.attention_mask for e in encodings], bool).reshape(-1, self.length)
         return ids, mask
 
+    def words(self, caption: str) -> list[tuple[str, list[int]]]:
+        """Return what stands between the white space of a caption, each with the places of its tokens in `encode`.
+
+        A word that is cut off has none.
+        """
+        spans = self._tokenizer.encode(caption).offsets  # (0, 0) for the frame and for padding
+        return [
+            (word[0], [place for place, (start, end) in enumerate(spans) if start < word.end() and end > word.start()])
+            for word in re.finditer(r"\S+", caption)
+        ]
+
     def measure(self, captions: Sequence[str]) -> list[Measure]:
         """Return the measure of each caption before it is cut to `length`."""
         measured = []
@@ -98,16 +110,6 @@ class Tokenizer:
             spans = [encoding.offsets[i] for i in tokens if encoding.ids[i] == self.unk_id]
             measured.append(Measure(len(tokens), len(encoding.ids), [caption[start:end] for start, end in spans]))
         return measured
-
-    def words(self, caption: str) -> list[tuple[str, list[int]]]:
-        """Return the words of a cut caption as they stand in it, each with the places of its tokens in `encode`."""
-        encoding, found = self._tokenizer.encode(caption), {}
-        for place, word in enumerate(encoding.word_ids):
-            if word is not None and encoding.attention_mask[place]:
-                found.setdefault(word, []).append(place)
-        spans = [(encoding.offsets[places[0]][0], encoding.offsets[places[-1]][1]) for places in found.values()]
-        words = [caption[start:end].strip() for start, end in spans]
-        return [(word, places) for word, places in zip(words, found.values(), strict=True) if word]
 
     @functools.cached_property
     def _uncut(self) -> tokenizers.Tokenizer:

@@ -77,8 +77,8 @@ def check(cfg: Config, gallery: Gallery) -> None:
 
 
 def spoken(words: Sequence[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
-    """Return the words without punctuation marks, which no photo shows."""
-    return [(word, places) for word, places in words if any(character.isalnum() for character in word)]
+    """Return the words that have tokens, without punctuation marks, which no photo shows."""
+    return [(word, places) for word, places in words if places and any(letter.isalnum() for letter in word)]
 
 
 def _maps(weights: tuple[np.ndarray, np.ndarray], words: Sequence[tuple[str, list[int]]]) -> np.ndarray:

@@ -107,7 +107,8 @@ def key(cfg: Config, crops: int, params: Params) -> str:
         "vision": {**dataclasses.asdict(cfg.vision), "pretrained": ""},
         "text": {**dataclasses.asdict(cfg.text), "pretrained": ""},
         "view": [data.crop_area, data.crop_ratio, data.flip, data.randaugment_layers, data.randaugment_magnitude]
-        + ["squash"] * data.squash,  # empty if off: older caches keep their hash
+        + ["squash"] * data.squash
+        + ["sRGB"],  # older code cached the colours of other profiles as they were
         "vocabulary": text.load(data, cfg.text).fingerprint,
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())

@@ -19,13 +19,13 @@ class WorkdirBusyError(RuntimeError):
     """Another run holds the workdir. The text names it."""
 
 
-def take(folder: Path) -> int:
+def take(folder: Path, flag: str = "--workdir") -> int:
     """Take the lock and return its descriptor; closing that releases the lock. Makes the folder if it does not exist.
 
-    Raises WorkdirBusyError, naming the holder.
+    `flag` is the one that named the folder. Raises WorkdirBusyError, naming the holder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(folder, os.O_RDWR | os.O_CREAT)
+    descriptor = _lock(folder, os.O_RDWR | os.O_CREAT, flag)
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}).encode(), 0)
@@ -35,20 +35,20 @@ def take(folder: Path) -> int:
 def refuse_if_taken(folder: Path) -> None:
     """Raise WorkdirBusyError if another process holds the lock. Writes nothing."""
     if (folder / FILE).exists():
-        os.close(_lock(folder, os.O_RDONLY))
+        os.close(_lock(folder, os.O_RDONLY, "--workdir"))
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold the lock for the length of a `with` block. Raises WorkdirBusyError."""
-    descriptor = take(folder)
+    descriptor = take(folder, flag)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(folder: Path, flags: int) -> int:
+def _lock(folder: Path, flags: int, flag: str) -> int:
     descriptor = os.open(folder / FILE, flags, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,6 +60,6 @@ def _lock(folder: Path, flags: int) -> int:
             holder = json.loads(text)
             who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
         raise WorkdirBusyError(
-            f"--workdir {str(folder)!r} is in use by {who}: wait for it or end it, or give another --workdir"
+            f"{flag} {str(folder)!r} is in use by {who}: wait for it or end it, or give another {flag}"
         ) from error
     return descriptor

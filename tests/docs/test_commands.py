@@ -6,7 +6,8 @@ hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also --dry_r
 script for PyTorch users.
 Parsed by the program's own flag definitions in test_flags.py, with the config loaded and checked: the photo
 experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/whole/test_coco.py,
-`tools.plan` in tests/plan/test_planner.py and `tools.ablate` in tests/tools/test_ablate.py. Checked against the config:
+`tools.plan` in tests/plan/test_planner.py, `tools.ablate` in tests/tools/test_ablate.py and `tools.search` in
+tests/index/test_search_tool.py. Checked against the config:
 `hf download` and `tools.import_hf` of a tower, which need the network. Checked for syntax: `launch/*.sh`. The blocks of
 docs/contributing.md add files to the package, so test_contributing.py runs them in a copy of it.
 """
@@ -85,7 +86,9 @@ def run(words):
 
 def test_every_command_is_of_a_kind_that_is_tested_here():
     tools = ("ablate", "prepare_data", "evaluate", "import_hf", "export_pytorch", "export_stablehlo", "export_onnx")
-    programs = [("python", "-m", f"tools.{name}") for name in (*tools, "plan", "doctor", "report")]
+    programs = [
+        ("python", "-m", f"tools.{name}") for name in (*tools, "plan", "doctor", "report", "search", "bench_search")
+    ]
     kinds = [("bash",), ("hf", "download"), ("python", "-m", "bridge_jax.main"), *programs]
     assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []
     assert all(of(*kind) for kind in kinds)

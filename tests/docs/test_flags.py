@@ -11,8 +11,8 @@ import sys
 from tests.docs.test_commands import MODULE, PAGES, ROOT, blocks, commands, given, run, words_of
 
 PROGRAMS = (
-    *("bridge_jax.main", "tools.ablate", "tools.evaluate", "tools.plan"),
-    *("tools.bench_step", "tools.bench_decode", "tools.replay"),
+    *("bridge_jax.main", "tools.ablate", "tools.evaluate", "tools.plan", "tools.search"),
+    *("tools.bench_step", "tools.bench_decode", "tools.bench_search", "tools.replay"),
 )
 PARSE = """
 import importlib, json, os, shlex, sys

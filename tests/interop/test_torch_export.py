@@ -23,6 +23,7 @@ from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
 from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import profiles
 from tests import tiny as tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +174,9 @@ def test_every_way_to_give_a_picture(photo):
     png = photo.with_suffix(".png")
     Image.fromarray(decoded).save(png)
     np.testing.assert_array_equal(square(decoded), image.eval_view(png.read_bytes(), 32))
+    Image.fromarray(decoded).save(png, icc_profile=profiles.exchanged())
+    np.testing.assert_array_equal(square(png), image.eval_view(png.read_bytes(), 32))
+    assert not np.array_equal(square(png), square(decoded))
 
 
 def test_towers_can_be_lifted_out(exported):

@@ -6,6 +6,7 @@ or an unconverted `Image.open(path)`. A picture that is decoded already, such as
 resized from its full resolution.
 """
 
+import contextlib
 import io
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 import transformers
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -60,7 +61,7 @@ class BridgeImageProcessor(BaseImageProcessor):
         scale = self.image_size / side
         if scale < 1 and hasattr(image, "draft"):
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = _to_srgb(ImageOps.exif_transpose(image).convert("RGB"))
         x, y = image.width / width, image.height / height
         across, down = (width, height) if self.squash else (side, side)
         left, top = (width - across) / 2, (height - down) / 2
@@ -100,3 +101,14 @@ def _encoded(image: Image.Image) -> bytes | None:
     encoded = file.read()
     file.seek(position)
     return encoded
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert the colours of another profile, such as the Display P3 of phones. A broken profile is ignored."""
+    if "icc_profile" not in image.info:
+        return image
+    with contextlib.suppress(ImageCms.PyCMSError, OSError):
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        if "sRGB" not in ImageCms.getProfileDescription(profile):
+            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
+    return image

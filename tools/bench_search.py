@@ -1,0 +1,124 @@
+"""Benchmark the search: python -m tools.bench_search --workdir=runs/shapes
+
+Prints, on this machine and with the checkpoint of the workdir,
+
+    search   milliseconds of the exact search over synthetic embeddings of the checkpoint's width, p50 and p95
+    rerank   milliseconds of a query whose candidates the bridge reranks from stored states: the median, and its parts
+    build    photos/s of a build over a folder, beside those of the image tower alone on decoded photos
+    refusal  how many true pairs of --split are kept by thresholds that keep so many of data.eval_split, and how many
+             captions raise a false alarm when their photo is not there
+
+Run nothing else on the machine meanwhile.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from bridge_jax.data import pipeline
+from bridge_jax.index import build, held_out, query, store
+from bridge_jax.index.model import Model, open_model
+from bridge_jax.index.query import Search
+from bridge_jax.index.refusal import calibrate
+from bridge_jax.run import command_line
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder that bridge_jax.main trained in.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the prepared data; without it, that of training.")
+_VOCABULARY = flags.DEFINE_string("vocabulary", "", "The vocabulary file; without it, that of training.")
+_PHOTOS = flags.DEFINE_string("photos", "", "Folder to build an index of; without it, the photos of --split.")
+_SPLIT = flags.DEFINE_string("split", "test", "Split whose captions have no photo in the index.")
+_EMBEDDINGS = flags.DEFINE_integer("embeddings", 100_000, "Synthetic embeddings to search.", lower_bound=1)
+_CANDIDATES = flags.DEFINE_integer("candidates", 100, "Photos that the bridge looks at.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 50, "Queries to time.", lower_bound=1)
+_PARTS = flags.DEFINE_list("parts", "search,rerank,build,refusal", "The parts to run.")
+KEPT = (0.5, 0.8, 0.9, 0.95, 0.99)
+
+
+def search(width: int) -> str:
+    """Time the exact search over random directions."""
+    draw, rows = np.random.default_rng(0), _EMBEDDINGS.value
+    embeddings = draw.normal(size=(rows, width)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    times = []
+    for asked in embeddings[draw.integers(rows, size=_ROUNDS.value)]:
+        started = time.perf_counter()
+        query.nearest(embeddings, asked, _CANDIDATES.value, np.ones(rows, bool))
+        times.append(1000 * (time.perf_counter() - started))
+    p50, p95 = np.percentile(times[1:] or times, (50, 95))
+    return f"{rows} embeddings of width {width}: p50 {p50:.1f} ms, p95 {p95:.1f} ms"
+
+
+def rerank(opened: Search) -> str:
+    """Time whole queries."""
+    opened.text("photo", k=_CANDIDATES.value)  # compiles
+    answers = [opened.text(f"photo {i}", k=_CANDIDATES.value) for i in range(_ROUNDS.value)]
+    parts = {name: np.median([answer.ms[name] for answer in answers]) for name in answers[0].ms}
+    told = ", ".join(f"{name} {ms:.1f}" for name, ms in parts.items() if name != "all")
+    return f"{len(answers[0].hits)} candidates: median {parts['all']:.1f} ms ({told})"
+
+
+def build_rate(model: Model, photos: Path, index: Path) -> str:
+    """Compare a build with the image tower alone, which runs on one decoded batch again and again."""
+    blank = np.zeros((model.batch, model.cfg.vision.image_px, model.cfg.vision.image_px, 3), np.uint8)
+    model.photos(blank)  # compiles
+    started = time.perf_counter()
+    done = build.build(model, photos, index, states=True, refuses=False, say=print, progress=lambda *_: None)
+    built = done.photos / (time.perf_counter() - started)
+    rounds = max(1, min(20, done.photos // model.batch))
+    started = time.perf_counter()
+    for _ in range(rounds):
+        np.asarray(model.photos(blank)[1])
+    tower = rounds * model.batch / (time.perf_counter() - started)
+    return f"{done.photos} photos: {built:.0f} photos/s, image tower alone {tower:.0f}, {100 * built / tower:.0f} %"
+
+
+def refusal(model: Model) -> list[str]:
+    """Calibrate on data.eval_split and measure on --split; also by each of the two scores alone."""
+    chosen, other = (
+        held_out.pairs(model, split, lambda *_: None) for split in (model.cfg.data.eval_split, _SPLIT.value)
+    )
+    made = calibrate(*chosen)
+    lines = [f"{len(other.true)} captions of {_SPLIT.value!r}, searched in {other.photos} photos"]
+    by = {"probability": made.probability, "match logit": lambda x: x[:, 0], "unimodal": lambda x: x[:, 1]}
+    for name, score in by.items():
+        for kept in KEPT:
+            threshold = np.quantile(score(chosen.true), 1 - kept, method="lower")
+            true = np.mean(score(other.true) >= threshold)
+            false = np.mean([score(candidates).max() >= threshold for candidates in other.wrong])
+            lines.append(
+                f"{name} {threshold:6.2f}: {100 * true:5.1f} % of true pairs kept, {100 * false:5.1f} % false alarms"
+            )
+    return lines
+
+
+def write_photos(model: Model, folder: Path) -> Path:
+    """Write the photos of a split as files."""
+    for number, record in enumerate(pipeline.open_split(model.cfg.data, _SPLIT.value)):
+        (folder / f"{number:06}.jpg").write_bytes(record["image"])
+    return folder
+
+
+def main(argv: list[str]) -> None:
+    """Print a line for each part."""
+    del argv
+    data = {"data_dir": _DATA_DIR.value, "vocabulary": _VOCABULARY.value}
+    model = open_model(command_line.required(_WORKDIR), **{name: value for name, value in data.items() if value})
+    with tempfile.TemporaryDirectory() as scratch:
+        index = Path(scratch) / "index"
+        if {"build", "rerank"} & set(_PARTS.value):
+            photos = Path(scratch) / "photos"
+            photos.mkdir()
+            print("build:", build_rate(model, Path(_PHOTOS.value or write_photos(model, photos)), index))
+        if "search" in _PARTS.value:
+            print("search:", search(model.cfg.bridge.embed_width))
+        if "rerank" in _PARTS.value:
+            print("rerank:", rerank(Search(model, store.open_index(index))))
+        if "refusal" in _PARTS.value:
+            print("refusal:", "\n  ".join(refusal(model)))
+
+
+if __name__ == "__main__":
+    command_line.run(main)
