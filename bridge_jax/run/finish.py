@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.config.evaluators import Evaluator
 from bridge_jax.data import records
+from bridge_jax.evals.scores.rankings import Rankings
 from bridge_jax.report import write
 from bridge_jax.run import origin, terminal
 from bridge_jax.run.stop import Stop
@@ -83,7 +84,7 @@ def report(cfg: Config, workdir: str) -> None:
         terminal.say(f"{path} was not written: {error}")
 
 
-def keep(workdir: Path, cfg: Config, split: str, step: int, ranked: rankings.Rankings | None) -> None:
+def keep(workdir: Path, cfg: Config, split: str, step: int, ranked: Rankings | None) -> None:
     """Write the rankings of a split by the checkpoint of `step` into the workdir, if there are any; on one host."""
     if ranked is not None and jax.process_index() == 0:
         data = records.fingerprint(cfg.data, split)
