@@ -12,6 +12,7 @@ from bridge_jax.config import ConfigError
 from bridge_jax.evals.scores import reranking
 from bridge_jax.run import bad_step, lower_cache, origin, train
 from bridge_jax.step import sharding, train_step
+from bridge_jax.workdir import provenance, rankings
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.meta import Meta
 from tests import runs
@@ -53,6 +54,14 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_was(whole, cfg, tmp_path, mo
     steps = (1, 3, 4, 6, 8, 11)  # before the first save, inside every stage, at both boundaries
     assert runs.stopped_at(steps, cfg, tmp_path, monkeypatch) == whole[1]
     assert_same(tmp_path, whole[0])
+    starts = provenance.read(tmp_path)
+    assert [start["step"] for start in starts] == sorted(start["step"] for start in starts)
+    assert len(starts) == len(steps) + 1
+    ((about, found),) = rankings.read(tmp_path)
+    ((same, twin),) = rankings.read(whole[0])
+    assert about == same == ("shapes", "val", Checkpoints(tmp_path, read_only=True).best(), about.data)
+    for mine, theirs in zip(found.text_to_image, twin.text_to_image, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_finished_run_only_prints_its_table_again(whole, cfg, monkeypatch):
