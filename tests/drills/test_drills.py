@@ -21,7 +21,7 @@ from tests.drills.conftest import drawn
 from tests.runs import assert_same
 
 UNPICKLED_ON_PURPOSE = {"unpickled pathlib PosixPath"}  # child.py does, so that the hook is seen to see
-KILLS, STOPS = int(os.environ.get("DRILL_KILLS", "8")), int(os.environ.get("DRILL_STOPS", "9"))
+KILLS, STOPS = int(os.environ.get("DRILL_KILLS", "5")), int(os.environ.get("DRILL_STOPS", "9"))
 WINDOWS = (  # phase, how often it is entered before the signal, spread of the signal in seconds, what hangs
     ("import", 1, 1.5, ""),
     ("compile", 1, 1.0, ""),

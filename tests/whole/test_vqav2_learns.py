@@ -19,7 +19,7 @@ from tools import prepare_data
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "vision.depth": 2, "vision.width": 64, "vision.heads": 2, "vision.mlp_width": 128, "vision.pretrained": "",
-    "vision.image_px": 64, "vision.position_grid": 4,
+    "vision.image_px": 32, "vision.position_grid": 2,
     "text.depth": 2, "text.width": 64, "text.heads": 2, "text.mlp_width": 128, "text.pretrained": "",
     "text.length": 20, "text.dropout": 0.0,
     "bridge.layers": 2, "bridge.shared_width": 64, "bridge.heads": 2, "bridge.embed_width": 16,
