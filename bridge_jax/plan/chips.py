@@ -54,7 +54,7 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
     except RuntimeError as error:
         if "TPU support not installed" in str(error):
             raise ConfigError(
-                f"--topology={topology}: the TPU compiler is not installed: pip install '.[tpu]'"
+                f"--topology={topology}: the TPU compiler is not installed: pip install 'bridge_jax[tpu]'"
             ) from error
         raise ConfigError(f"--topology={topology}: there is no such slice ({_line(error)})") from error
     return CHIPS[kind], list(description.devices)

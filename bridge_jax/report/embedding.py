@@ -24,7 +24,7 @@ from bridge_jax.types import Params, Progress
 from bridge_jax.workdir import atomic
 
 NEIGHBOURS, SEED = 15, 0  # of UMAP; of UMAP, of the shuffled pairs and of the folds
-INSTALL = "pip install -e '.[report]'"
+INSTALL = "pip install 'bridge_jax[report]'"
 
 
 class Gap(NamedTuple):
