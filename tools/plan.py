@@ -1,6 +1,6 @@
 """Plan a run on TPUs that are not here: python -m tools.plan --config=configs/coco.py --topology=v5e:16x16
 
-Compiles every stage's training step for a slice with the TPU's own compiler, which needs no TPU (pip install 'bridge_jax[tpu]').
+Compiles every stage's training step for a slice with the TPU's own compiler, which needs no TPU but the extra `tpu`.
 Prints memory a chip, FLOPs, traffic and collectives, and which of them bounds the step. Several topologies make one
 table. `--fit` finds the most pairs a chip that fit, for every way to rematerialise.
 """
