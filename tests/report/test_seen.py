@@ -218,7 +218,7 @@ def test_without_the_first_towers_the_map_is_of_the_trained_alone(cfg, params, p
     assert "The towers before training are not shown: vit-tiny: no such folder" in plane.section(*found[1:])
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ConfigError, match=r"the map of embeddings needs umap-learn: pip install 'bridge_jax\[report\]'"):
+    with pytest.raises(ConfigError, match=r"needs umap-learn: pip install 'bridge_jax\[report\]'"):
         points.of(model, gallery, made.ABOUT, 5, path, QUIET)
 
 
