@@ -44,7 +44,7 @@ for _name, _value in CACHE.items():
     os.environ[_name.upper()] = str(_value)  # for the programs that tests start
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# JAX makes an MLIR context for every program, which takes ten times as long as to lower a single operation. One for all
+# JAX makes an MLIR context for every program, which takes six times as long as to lower a single operation. One for all
 # takes a third off tests that run operations one by one (56 -> 38 s of processor time for three of test_gradients).
 mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
