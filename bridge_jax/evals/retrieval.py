@@ -9,10 +9,9 @@ k times the states, and so do the lower states of a split, which are all in memo
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
@@ -113,7 +112,8 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
     def ranked(self, params: Params, split: str, progress: Progress) -> tuple[dict[str, float], Rankings | None]:
         if self._cfg.bridge.design == "none":
             return self.run(params, split, rerank=False, progress=progress), None
-        return self._reranked(params, split, 0, False, self._settings.more_top_k, progress)
+        metrics, order = self._reranked(params, split, 0, False, self._settings.more_top_k, progress)
+        return metrics, order()
 
     def run(
         self, params: Params, split: str, *, rerank: bool, limit_images: int = 0, progress: Progress | None = None
@@ -147,8 +147,8 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
 
     def _reranked(
         self, params: Params, split: str, limit: int, fit: bool, more_top_k: tuple[int, ...], report: Progress
-    ) -> tuple[dict[str, float], Rankings]:
-        """Return the metrics of both orders and of `more_top_k`, and the rankings; `fit`: fit the weight here."""
+    ) -> tuple[dict[str, float], Callable[[], Rankings]]:
+        """Return the metrics of both orders and of `more_top_k`, and a maker of the rankings; `fit`: fit the weight."""
         images, texts = self._sides(params, split, limit, True, report)
         cosines, scale = texts.embeddings @ images.embeddings.T, self._scale(params)
         metrics = self._recalls("unimodal", cosines, cosines.T, (texts, images), limit)
@@ -163,7 +163,7 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
             found = recall.retrieval(by_text, texts.image_ids, images.image_ids, image_scores=by_image)
             metrics |= {f"rerank@{depth}/{name}": value for name, value in found.items()}
         weight = self._settings.rerank_weight
-        return metrics, rankings(candidates, cosines, scale, weight, texts.image_ids, images.image_ids)
+        return metrics, partial(rankings, candidates, cosines, scale, weight, texts.image_ids, images.image_ids)
 
     def _fit(
         self, candidates: reranking.Candidates, cosines: np.ndarray, scale: float, texts: Side, images: Side
@@ -184,8 +184,7 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
         return images, texts
 
     def _scale(self, params: Params) -> float:
-        with jax.enable_x64(True):  # float32 would round the scale, and every reranked score with it
-            return float(heads.clamped_scale(jnp.float64(params["heads"]["log_scale"]), self._cfg.bridge))
+        return heads.double_scale(params["heads"]["log_scale"], self._cfg.bridge)
 
     def _run_towers(
         self, params: Params, split: str, limit: int, keep_lower: bool, report: Progress

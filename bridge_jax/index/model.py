@@ -92,8 +92,6 @@ def open_model(workdir: str | Path, checkpoint: str = "best", **data: str) -> Mo
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
     mesh = sharding.make_mesh(Mesh(data=1, fsdp=1, tensor=1), jax.devices()[:1])  # a query is one row
     params = saves.restore_params(step, abstract_params(cfg, mesh))
-    with jax.enable_x64(True):  # the scale as evals/retrieval.py has it
-        scale = float(heads.clamped_scale(jnp.float64(params["heads"]["log_scale"]), cfg.bridge))
     return Model(
         cfg=cfg,
         params=params,
@@ -102,7 +100,7 @@ def open_model(workdir: str | Path, checkpoint: str = "best", **data: str) -> Mo
         digest=_digest(saves, step),
         workdir=Path(workdir).resolve(),
         step=step,
-        scale=scale,
+        scale=heads.double_scale(params["heads"]["log_scale"], cfg.bridge),
         weight=evaluators.settings(cfg, "retrieval").rerank_weight,
         bridged=cfg.bridge.design != "none",
     )

@@ -32,7 +32,7 @@ ID = 16  # hexadecimal digits of a photo's SHA-256 that name it
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What counts of an index."""
+    """How much of an index counts, and which checkpoint and photos it is of."""
 
     format: int
     checkpoint: str  # hash of the parameters that made it

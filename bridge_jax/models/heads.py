@@ -133,6 +133,12 @@ def clamped_scale(log_scale: Array, cfg: Bridge) -> jax.Array:
     return jnp.exp(jnp.minimum(log_scale, np.log(cfg.logit_scale_max)))
 
 
+def double_scale(log_scale: Array, cfg: Bridge) -> float:
+    """Return the clamped scale in double precision. Float32 would round it, and every reranked score with it."""
+    with jax.enable_x64(True):
+        return float(clamped_scale(jnp.float64(log_scale), cfg))
+
+
 def pooled(fused: Fused, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
     """Average the finished states of each side of every pair, and concatenate the two means: text, image."""
     parts = (layers.masked_mean(fused.text_states, mask), layers.masked_mean(fused.image_states, None))

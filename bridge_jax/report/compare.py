@@ -22,7 +22,7 @@ SAMPLES, SEED, ORDERS = 5000, 0, (("unimodal", "unimodal_rank"), ("rerank", "rer
 SHOWN = r"eval/[^/]+/rsum|eval/[^/]+|train/(.*/)?loss|train/pairs_per_second"
 
 
-class Test(NamedTuple):
+class PairedTest(NamedTuple):
     """Recall in percent of both runs on the same queries, B - A with its 95 % interval over photos, and a two-sided p.
 
     p is twice the smaller share of the bootstrap's draws in which one run is not better than the other.
@@ -36,13 +36,15 @@ class Test(NamedTuple):
     p: float
 
 
-def paired(first: np.ndarray, second: np.ndarray, photos: np.ndarray) -> dict[str, Test]:
+def paired(first: np.ndarray, second: np.ndarray, photos: np.ndarray) -> dict[str, PairedTest]:
     """Return r@1, r@5 and r@10 of two lists of ranks of the same queries; `photos` names the photo of each."""
     ahead = recall.paired_bootstrap(second, first, photos, SAMPLES, SEED)
     behind = recall.paired_bootstrap(first, second, photos, SAMPLES, SEED)
     mine, theirs = recall.summary(first), recall.summary(second)
     return {
-        name: Test(mine[name], theirs[name], found.value, found.low, found.high, min(1.0, 2 * min(found.p, other.p)))
+        name: PairedTest(
+            mine[name], theirs[name], found.value, found.low, found.high, min(1.0, 2 * min(found.p, other.p))
+        )
         for (name, found), other in zip(ahead.items(), behind.values(), strict=True)
     }
 
@@ -98,7 +100,7 @@ def _tests(first: Story, second: Story) -> Markup:
     return NONE.join(parts)
 
 
-def _row(direction: str, order: str, name: str, test: Test) -> tuple[str, ...]:
+def _row(direction: str, order: str, name: str, test: PairedTest) -> tuple[str, ...]:
     return (
         direction.replace("_", " "),
         order,

@@ -28,7 +28,7 @@ Start = Callable[[Config, Mesh], Params]  # the parameters before training
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a page shows. Empty texts: the split that chose the checkpoint, the run's own folder of data, no file."""
+    """Choose the contents of a page. Empty texts: the split that chose the checkpoint, the run's own data, no file."""
 
     split: str = ""
     data_dir: str = ""
