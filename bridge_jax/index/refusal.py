@@ -7,7 +7,7 @@ those of the split, and the bridge looks at the best candidates. The curve is fi
 the wrong one that comes first, which is the answer where the own photo is not in the index.
 
 The match logit alone would do for a bridge that was trained on every kind of wrong pair. It sees mined ones, which are
-hard, so its logit of an easy wrong pair may be anything; the unimodal score tells those (docs/search.md).
+hard, so its logit of an easy wrong pair may be anything; the unimodal score tells those (docs/photo_search.md).
 """
 
 import dataclasses

@@ -42,9 +42,19 @@ def entries(site):
     return {tuple(re.match(r"(.+?) (\S+:\S+) ", line).group(2, 1)) for line in lines}
 
 
+def _heading(page: str) -> str:
+    """Return the first heading of a page after its title, else the title, without marks; empty for an included page."""
+    found = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return found[min(1, len(found) - 1)].replace("`", "") if found else ""
+
+
 def test_every_page_is_there(site):
     pages = [path.relative_to(ROOT / "docs").with_suffix(".html") for path in ROOT.glob("docs/**/*.md")]
     assert [page for page in pages if not (site / page).is_file()] == []
+    sources = {page: (ROOT / "docs" / page).with_suffix(".md").read_text(encoding="utf-8") for page in pages}
+    built = {page: html.unescape((site / page).read_text(encoding="utf-8")) for page in pages}
+    # Sphinx writes pages of its own, such as search.html, over those of the same name.
+    assert [page for page in pages if _heading(sources[page]) not in re.sub(r"<[^>]+>", "", built[page])] == []
 
 
 def test_every_public_name_has_its_entry(site):
