@@ -154,7 +154,6 @@ def base() -> ml_collections.ConfigDict:
         margin_min=0.2,
         margin_max=0.5,
         false_margin=2.0,
-        wrong_captions=0,
     )
     config.losses = dict(
         itc=dict(weight=1.0, chunk_columns=0),
@@ -203,6 +202,7 @@ def stage(**changes) -> ml_collections.ConfigDict:
         group_examples=1,
         caption_kinds=(),
         kind_shares=(),
+        wrong_captions=0,
         losses=("itc", "fused_itc", "itm", "cycle"),
         train=BRIDGE_AND_HEADS,
         top_blocks=0,

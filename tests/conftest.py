@@ -122,7 +122,7 @@ def tiny(small_shapes, tmp_path_factory) -> Callable[..., ml_collections.ConfigD
             folds=1,
         )
         config.checkpoint.update(every_steps=3, keep_last=2)
-        config.mining.partners = 2
+        config.mining.update(group=0, partners=2)
         config.log_every_steps = 1
         config.cache_dir = str(cache_dir)
         return config

@@ -111,7 +111,7 @@ def batch(cfg: Config, B: int = 4, seed: int = 0) -> Batch:
         statement_true=draw.random(B) < 0.5,
         entailment_label=draw.integers(0, 3, B).astype(np.int32),
     )
-    if w := cfg.mining.wrong_captions:
+    if w := cfg.stages["train"].wrong_captions:
         common["wrong_ids"] = draw.integers(3, cfg.text.vocab_size, (B, w, T)).astype(np.int32)
         common["wrong_mask"] = np.arange(T) < draw.integers(3, T, (B, w, 1))
         common["wrong_mask"][0, -1] = False  # a record that has one fewer

@@ -98,8 +98,7 @@ def _check_values(cfg: Config) -> None:
 def _check_mining(cfg: Config) -> None:
     mining = cfg.mining
     require_one_of("config.mining.source", mining.source, MINED_FROM)
-    for key, value in (("wrong_captions", mining.wrong_captions), ("refresh_steps", mining.refresh_steps)):
-        require(value >= 0, f"config.mining.{key} is {value}; it must be 0 or more")
+    require(mining.refresh_steps >= 0, f"config.mining.refresh_steps is {mining.refresh_steps}; it must be 0 or more")
     first, last = mining.ranks
     require(
         (first, last) == (0, 0) or 1 <= first <= last,
@@ -195,6 +194,7 @@ def _check_stage(cfg: Config, name: str) -> None:
         stage.group_examples > 0 and stage.batch_size % stage.group_examples == 0,
         f"{key}.batch_size {stage.batch_size} is not a multiple of group_examples {stage.group_examples}",
     )
+    require(stage.wrong_captions >= 0, f"{key}.wrong_captions is {stage.wrong_captions}; it must be 0 or more")
     kinds, shares = stage.caption_kinds, stage.kind_shares
     require(
         not shares or (len(shares) == len(kinds) and min(shares) > 0),

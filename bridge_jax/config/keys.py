@@ -118,7 +118,6 @@ class Mining:
     margin_min: float  # the band of cosines begins this far below the true pair's cosine
     margin_max: float  # and ends this far below it
     false_margin: float  # a cosine above the true pair's by more is no partner, but a match without a label; 2: none
-    wrong_captions: int  # number of a record's own wrong captions that its picture is compared and fused with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +131,7 @@ class Stage:
     group_examples: int  # neighbouring examples that the shuffle keeps together (shapes: a scene and its mirror)
     caption_kinds: tuple[str, ...]  # kinds of captions (or questions) to draw, such as description; empty: all
     kind_shares: tuple[float, ...]  # how often each of `caption_kinds` is drawn; empty: as many as a record has of it
+    wrong_captions: int  # number of a record's own wrong captions that its picture is compared and fused with
     losses: tuple[str, ...]  # names under `losses`
     train: Rules  # pattern -> True (train) or False (frozen), over every parameter
     top_blocks: int  # K: besides `train`, the last K blocks of each tower train (and the final norm)

@@ -83,6 +83,13 @@ def _from_9(config: dict[str, Any]) -> None:
     _fill(config, {"report": False})
 
 
+def _from_10(config: dict[str, Any]) -> None:
+    """Give each stage the number of wrong captions, which was one for all."""
+    sections = {name: section for name, section in config.items() if isinstance(section, dict)}
+    if "wrong_captions" in (mining := sections.get("mining", {})):
+        _fill(config, {"stages.*.wrong_captions": mining.pop("wrong_captions")})
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
@@ -94,6 +101,7 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
     _from_7,
     _from_8,
     _from_9,
+    _from_10,
 )
 SCHEMA = _FIRST + len(MIGRATIONS)
 

@@ -149,10 +149,10 @@ def trains_fused(stage: Stage) -> bool:
     return any(FUSING & set(needs(loss).passes) for loss in stage.losses)
 
 
-def wrong_captions(cfg: Config, stage: Stage) -> int:
+def wrong_captions(stage: Stage) -> int:
     """Return how many wrong captions of a record a row of a stage's batch has."""
     reads_them = mines(stage) or any(needs(loss).wrong_captions for loss in stage.losses)
-    return cfg.mining.wrong_captions if reads_them else 0
+    return stage.wrong_captions if reads_them else 0
 
 
 def partners_brought(cfg: Config, stage: Stage) -> int:

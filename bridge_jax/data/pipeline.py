@@ -57,8 +57,7 @@ class Examples:
         self._reads, self._pictures = objectives.reads(stage), objectives.pictures(cfg, stage)
         fields = [objectives.needs(name).fields for name in objectives.in_order(stage.losses)]
         self._makers = [each.maker(cfg, self._tokenizer) for each in fields if each]
-        count = objectives.wrong_captions(cfg, stage)
-        self._draw_wrong = wrong_captions.draw_of(records, cfg.data.dataset, self._tokenizer, count)
+        self._draw_wrong = wrong_captions.draw_of(records, cfg.data.dataset, self._tokenizer, stage)
         self._ranked = ranked
 
     def __call__(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
@@ -87,7 +86,8 @@ class Examples:
         for make in self._makers:
             example |= make(row, generator)
         if self._draw_wrong:
-            example |= self._draw_wrong(record["wrong_captions"], lines[chosen], generator)
+            kind = record["caption_kinds"][chosen] if chosen < captions else ""
+            example |= self._draw_wrong(wrong_captions.of_record(record), kind, generator)
         if ranked := self._ranked:
             caption = int(ranked.first[index]) + chosen
             example |= self._partners(ranked, ranked.draw(index, caption, generator), generator)

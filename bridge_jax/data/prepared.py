@@ -22,24 +22,26 @@ _SHARED = ("karpathy", "pairs", "photo_builder", "statements")  # modules there 
 
 
 def features(
-    *, questions: bool = False, statements: bool = False, pairs: bool = False, frames: int = 1
+    *,
+    questions: bool = False,
+    statements: bool = False,
+    pairs: bool = False,
+    wrong_kinds: bool = False,
+    frames: int = 1,
 ) -> tfds.features.FeaturesDict:
     """Return the features of a record: those that all data sets share, and those that only some have.
 
     `image` is the file's own bytes, never re-encoded. `image_id` is unique within the data set, over all splits.
     `caption_kinds` holds for each caption "caption" (written by people), "description", "relation" or "converse"
-    (shapes), or the domain of its picture (nocaps).
-    `wrong_captions` are captions known to be false of the image. `scene` is JSON, or empty for photos. `questions` and
-    `statements` are JSON of `questions.Question`. `second_image` holds another file's bytes; statements are about both
-    images, captions and questions only about the first. `later_frames` holds the bytes of a video's `frames` after
+    (shapes), or the domain of its picture (nocaps). `wrong_captions` are captions known to be false of the image, and
+    `wrong_caption_kinds` their kinds. `scene` is JSON, or empty for photos. `questions` and `statements` are JSON of
+    `questions.Question`. `second_image` holds another file's bytes; statements are about both images, captions and
+    questions only about the first. `later_frames` holds the bytes of a video's `frames` after
     `image`, its first frame; captions describe all of them. (It is stored as text, which keeps any bytes; a sequence of
     images would be decoded.)
     """
-    own = {
-        name: tfds.features.Sequence(tfds.features.Text())
-        for name, present in (("questions", questions), ("statements", statements))
-        if present
-    }
+    lists = {"questions": questions, "statements": statements, "wrong_caption_kinds": wrong_kinds}
+    own = {name: tfds.features.Sequence(tfds.features.Text()) for name, present in lists.items() if present}
     own |= {"second_image": tfds.features.Image(shape=(None, None, 3))} if pairs else {}
     own |= {"later_frames": tfds.features.Sequence(tfds.features.Text(), length=frames - 1)} if frames > 1 else {}
     return tfds.features.FeaturesDict(

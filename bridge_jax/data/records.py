@@ -58,6 +58,8 @@ class Split(Sequence[Record]):
             record[name] = raw[name].decode(errors="replace")
         for name in ("captions", "caption_kinds", "wrong_captions"):
             record[name] = [caption.decode(errors="replace") for caption in raw[name]]
+        if "wrong_caption_kinds" in raw:
+            record["wrong_caption_kinds"] = [kind.decode(errors="replace") for kind in raw["wrong_caption_kinds"]]
         record |= {name: raw[name] for name in ("second_image", "later_frames") if name in raw}
         for name in ("questions", "statements"):
             record[name] = [Question.from_json(text.decode(errors="replace")) for text in raw.get(name, ())]

@@ -51,8 +51,8 @@ class LowerCache:
     image_ids: np.ndarray  # int32 [photos]
     broken: np.ndarray  # bool [photos], True if the photo has no states
     faults: Mapping[int, str]  # row of an unusable caption -> the reason
-    texts: Sequence[str]  # the words of every caption
-    wrong: Sequence[Sequence[str]]  # for each photo, its wrong captions
+    kinds: Sequence[str]  # of every caption
+    wrong: Sequence[Sequence[wrong_captions.Wrong]]  # for each photo, its wrong captions
     draw_wrong: wrong_captions.DrawWrong | None  # where the stage fuses them
     ranked: Ranked | None = None  # where partners come from the whole split
 
@@ -69,7 +69,7 @@ class LowerCache:
         chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator, weights)
         caption = first + chosen
         crop = int(generator.integers(self.image.shape[1]))
-        wrong = self.draw_wrong(self.wrong[index], self.texts[caption], generator) if self.draw_wrong else {}
+        wrong = self.draw_wrong(self.wrong[index], self.kinds[caption], generator) if self.draw_wrong else {}
         return {
             REFUSED: refused,
             "image_ids": self.image_ids[index],
@@ -137,7 +137,7 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
             if not folder.is_dir():  # else another host, on the same disk, was first
                 raise
             shutil.rmtree(temporary)
-    image_ids, captions, weights, firsts, faults, all_texts, wrong, first = [], [], [], [], {}, [], [], 0
+    image_ids, captions, weights, firsts, faults, all_texts, kinds, wrong, first = [], [], [], [], {}, [], [], [], 0
     for record in readable(records):  # captions lie in the order of the records
         texts = record["captions"] if record else ()
         image_ids.append(record["image_id"] if record else -1)
@@ -147,10 +147,11 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
         firsts.append(first)
         faults |= {first + i: fault for i, caption in enumerate(texts) if (fault := text.fault(caption))}
         all_texts += texts
-        wrong.append(record["wrong_captions"] if record else ())
+        kinds += record["caption_kinds"] if record else ()
+        wrong.append(wrong_captions.of_record(record) if record else ())
         first += len(texts)
     reads_words = any(objectives.needs(name).output for name in stage.losses)  # an `output` may read the token ids
-    tokenizer, count = text.load(cfg.data, cfg.text), objectives.wrong_captions(cfg, stage)
+    tokenizer = text.load(cfg.data, cfg.text)
     broken = folder / BROKEN  # caches of older code have no such file
     return LowerCache(
         image=StoredRows.open(folder / IMAGE),
@@ -163,9 +164,9 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
         image_ids=np.array(image_ids, np.int32),
         broken=np.load(broken, allow_pickle=False) if broken.exists() else np.zeros(len(records), bool),
         faults=faults,
-        texts=all_texts if count else (),
-        wrong=wrong if count else (),
-        draw_wrong=wrong_captions.draw_of(records, cfg.data.dataset, tokenizer, count),
+        kinds=kinds,
+        wrong=wrong,
+        draw_wrong=wrong_captions.draw_of(records, cfg.data.dataset, tokenizer, stage),
     )
 
 

@@ -30,7 +30,7 @@ def abstract_batch(cfg: Config, stage: Stage) -> Batch:
         arrays["images"] = leaf(*([k] if k > 1 else []), side, side, 3, dtype=np.uint8)
     if not stage.cached_crops or any(each.output for each in needs):
         arrays["ids"] = leaf(T)
-    if count := objectives.wrong_captions(cfg, stage):
+    if count := objectives.wrong_captions(stage):
         arrays |= {"wrong_ids": leaf(count, T), "wrong_mask": leaf(count, T, dtype=np.bool_)}
     if k := objectives.partners_brought(cfg, stage):
         images, texts = ("lower_image", "lower_text") if stage.cached_crops else ("images", "ids")

@@ -69,6 +69,7 @@ def shrink(cfg: Config) -> Config:
         learning_rate=1e-2,
         lr_factors=((".*", 1.0),),
         cached_crops=1,
+        wrong_captions=0,
     )
     tower = dict(depth=1, width=WIDTH, heads=4, mlp_width=40, dropout=0.0, pretrained="")
     image = dict(tower="vit", patch_px=4, image_px=12, position_grid=3, layer_scale=False, mask_token=False)
@@ -84,7 +85,7 @@ def shrink(cfg: Config) -> Config:
         bridge=dataclasses.replace(cfg.bridge, **bridge, **dropout),
         decoder=None,
         losses={name: cfg.losses[name] for name in losses},
-        mining=dataclasses.replace(cfg.mining, group=0, wrong_captions=0),
+        mining=dataclasses.replace(cfg.mining, group=0),
         no_decay=(".*",),
         stages={"probe": stage},
         stage_order=("probe",),

@@ -121,7 +121,7 @@ def test_an_int_serves_as_float_and_a_list_as_tuple(config):
         ({"stages.task.steps": 0}, r"config\.stages\.task\.steps is 0; .* drop it from stage_order"),
         ({"stages.task.losses": ()}, r"config\.stages\.task\.losses is empty: name at least one of .*itc"),
         ({"stages.task.losses": ("itd",)}, r"config\.stages\.task\.losses: 'itd' is unknown; nearest: 'it"),
-        ({"stages.task.losses": ("mlm",)}, r"config\.stages\.task\.losses names 'mlm', but config\.losses\.mlm is"),
+        ({"stages.task.losses": ("mim",)}, r"config\.stages\.task\.losses names 'mim', but config\.losses\.mim is"),
         ({"stages.task.batch_size": 33}, r"config\.stages\.task\.batch_size 33 is not a multiple of group_ex"),
         ({"losses.itc": {}}, r"config\.losses\.itc\.weight is missing; add it to the config file$"),
         (

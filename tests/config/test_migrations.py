@@ -142,7 +142,7 @@ def test_a_config_as_it_was_written_is_read(name):
         objectives.bind(loss, arguments)  # raises where an argument is missing
     assert differences(meta.config, cfg) == []
     was, is_now = flat(before["config"]), flat(meta.config)
-    was = {key: value for key, value in was.items() if key not in MOVED_IN_7}
+    was = {key: value for key, value in was.items() if key not in {*MOVED_IN_7, "mining.wrong_captions"}}
     assert {key: is_now[key] for key in was} == was | dict.fromkeys(was.keys() & {"blocks.remat"}, "none")
 
 
@@ -174,6 +174,16 @@ def test_the_shares_of_what_is_masked_move_to_their_losses():
     was, after = flat(before["config"]), flat(migrate(before, "x")["config"])
     assert {now: after[now] for now in MOVED_IN_7.values()} == {now: was[key] for key, now in MOVED_IN_7.items()}
     assert not MOVED_IN_7.keys() & after.keys()
+
+
+def test_the_number_of_wrong_captions_moves_to_every_stage():
+    before = record("10.json")
+    before["config"]["mining"]["wrong_captions"] = 3
+    after = migrate(before, "x")["config"]
+    assert "wrong_captions" not in after["mining"]
+    assert {name: stage["wrong_captions"] for name, stage in after["stages"].items()} == dict.fromkeys(
+        ("stabilise", "align", "task"), 3
+    )
 
 
 def test_a_loss_that_a_run_did_not_use_is_not_made_up():

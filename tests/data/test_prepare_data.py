@@ -12,7 +12,7 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import pipeline, prepared, shapes
+from bridge_jax.data import pipeline, prepared, shapes, wrong_captions
 from bridge_jax.data.datasets import flickr8k, karpathy
 from configs import shapes as shapes_config
 from tools import prepare_data
@@ -180,7 +180,7 @@ def test_shapes_records_say_what_their_scene_is(tmp_path):
         for record, scene in zip(list(records)[:6], scenes, strict=False):
             assert shapes.Scene.from_json(record["scene"]) == scene
             assert list(zip(record["caption_kinds"], record["captions"], strict=True)) == shapes.captions(scene)
-            assert record["wrong_captions"] == shapes.wrong_captions(scene)
+            assert wrong_captions.of_record(record) == shapes.wrong_captions(scene)
             assert record["image"] == shapes.render(scene)
 
 

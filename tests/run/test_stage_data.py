@@ -25,8 +25,9 @@ pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 @pytest.fixture(scope="module")
 def cfg(tiny):
     settings = tiny()
-    settings.mining.update(source="split", ranks=RANKS, refresh_steps=2, wrong_captions=1)
+    settings.mining.update(source="split", ranks=RANKS, refresh_steps=2)
     settings.stages.align.update(caption_kinds=("relation", "converse"))
+    settings.stages.align.wrong_captions = settings.stages.task.wrong_captions = 1
     settings.stage_order = ("align", "task")
     settings.evals.retrieval.splits = ()
     return config.parse(settings)

@@ -45,8 +45,7 @@ def test_the_cache_holds_the_fields_of_a_stage_that_reads_it(tiny, tmp_path, los
     settings = tiny()
     settings.cache_dir = str(tmp_path)
     settings.losses.token_itc = dict(weight=1.0, group=0)
-    settings.mining.wrong_captions = 2
-    settings.stages.align.update(losses=losses, cached_crops=2, top_blocks=0)
+    settings.stages.align.update(losses=losses, cached_crops=2, top_blocks=0, wrong_captions=2)
     cfg = config.parse(settings)
     stage, predict = cfg.stages["align"], build_predict(cfg, sharding.make_mesh(cfg.mesh))
     make = lower_cache.open_or_fill(cfg, stage, jax.device_get(init_params(cfg)), predict, lambda *_: None)

@@ -65,7 +65,8 @@ def test_mismatched_pairs_are_fused_one_by_one_with_the_mined_partners(group, pa
 def test_wrong_captions_are_fused_with_their_own_picture_beside_the_mined_texts(group):
     """Each against the fusion of that one pair alone; the mined candidates stay as they are without them."""
     cfg, params, batch = setup(group=group)
-    cfg = dataclasses.replace(cfg, mining=dataclasses.replace(cfg.mining, wrong_captions=2))
+    train = dataclasses.replace(cfg.stages["train"], wrong_captions=2)
+    cfg = dataclasses.replace(cfg, stages={"train": train})
     batch = dataclasses.replace(tiny.batch(cfg), image_ids=batch.image_ids)
     passes = ("unimodal", "fused", "mismatched")
     outputs = tiny.outputs(cfg, params, batch, passes=passes)
@@ -96,7 +97,7 @@ def test_wrong_captions_are_fused_with_their_own_picture_beside_the_mined_texts(
 @pytest.mark.parametrize("cached", [False, True], ids=["pixels and words", "cached states"])
 def test_partners_from_the_split_are_fused_with_the_row_that_brings_them(cached):
     """Each against the fusion of that one pair alone, wrong captions behind them; none is mined in the batch."""
-    cfg = tiny.config(mining=dict(source="split", partners=2, ranks=(1, 2), wrong_captions=1))
+    cfg = tiny.config(stage=dict(wrong_captions=1), mining=dict(source="split", partners=2, ranks=(1, 2)))
     params, batch = tiny.params(cfg), tiny.batch(cfg)
     others = [tiny.batch(cfg, seed=seed) for seed in (1, 2)]  # the partners of each row
     low, lows = tiny.lower(cfg, params, batch), [tiny.lower(cfg, params, other) for other in others]

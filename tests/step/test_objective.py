@@ -21,8 +21,8 @@ DROPOUT = dict(text=dict(depth=2, dropout=0.1), bridge=dict(layers=1, attention_
 
 
 def config(names, parts, group=2, wrong=0, **sections):
-    stage = dict(batch_size=8, microbatches=parts, losses=names)
-    return tiny.config(stage=stage, mining=dict(group=group, wrong_captions=wrong), **(SHALLOW | sections))
+    stage = dict(batch_size=8, microbatches=parts, losses=names, wrong_captions=wrong)
+    return tiny.config(stage=stage, mining=dict(group=group), **(SHALLOW | sections))
 
 
 def build(cfg, mesh=MESH):

@@ -6,7 +6,7 @@ Version 1.3.0 adds the words of the answers to the end of the vocabulary.
 Version 2.0.0 has other pictures: every object stands in a patch of its own, and a scene has one relation and not two.
 Version 2.1.0 asks for relations in the words of the captions; all else is that of 2.0.0.
 Version 2.2.0 adds val_bindings and test_bindings. Their scenes are not trained on, so `train` is another draw.
-Version 2.3.0 adds wrong captions with exchanged colours or sizes; all else is that of 2.2.0.
+Version 2.3.0 adds wrong captions with exchanged colours or sizes, and the kinds of all; all else is that of 2.2.0.
 """
 
 import functools
@@ -37,7 +37,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             builder=self,
             description="Procedural scenes of coloured shapes; neighbours in train and *_relations mirror, "
             "those in *_bindings are twins.",
-            features=prepared.features(questions=True, statements=True, pairs=True),
+            features=prepared.features(questions=True, statements=True, pairs=True, wrong_kinds=True),
         )
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
@@ -69,7 +69,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 def _examples(pairs: Sequence[shapes_statements.Pair], first_id: int) -> Iterator[tuple[int, dict[str, Any]]]:
     for image_id, (scene, second, claims) in enumerate(pairs, first_id):
-        captions = shapes.captions(scene)
+        captions, wrong = shapes.captions(scene), shapes.wrong_captions(scene)
         yield (
             image_id,
             {
@@ -78,7 +78,8 @@ def _examples(pairs: Sequence[shapes_statements.Pair], first_id: int) -> Iterato
                 "filename": f"{image_id:06d}.png",
                 "captions": [caption.text for caption in captions],
                 "caption_kinds": [caption.kind for caption in captions],
-                "wrong_captions": shapes.wrong_captions(scene),
+                "wrong_captions": [caption.text for caption in wrong],
+                "wrong_caption_kinds": [caption.kind for caption in wrong],
                 "scene": scene.to_json(),
                 "questions": [question.to_json() for question in shapes_questions.questions(scene, image_id)],
                 "second_image": shapes.render(second),
