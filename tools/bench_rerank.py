@@ -14,6 +14,7 @@ Run nothing else on the machine meanwhile.
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -106,7 +107,8 @@ def plan(cfg: Config) -> None:
         lower_shapes(cfg, _BATCH.value, _BATCH.value),
     )
     match = jax.jit(nn.apply(lambda model, lower: model.fused(lower).itm_logit, BridgeModel(cfg)))
-    program = hlo.read(match.lower({"params": abstract_params(cfg, mesh)}, lower).compile().as_text())
+    compiled: Any = match.lower({"params": abstract_params(cfg, mesh)}, lower).compile()
+    program = hlo.read(compiled.as_text())
     compute, memory = program.flops / chip.flops, program.hbm_bytes / chip.hbm_rate
     rate = _BATCH.value / max(compute, memory)
     _console.print(

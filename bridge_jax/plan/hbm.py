@@ -25,8 +25,9 @@ def moved(module: Module, computation: Computation, instruction: Instruction) ->
         operand = computation.instructions[name]
         if operand.op != "tuple":
             read += _read(module, instruction, position, sum(s.tiled_bytes for s in operand.shapes if s.in_hbm))
-    written = _written(module, computation, instruction)
-    written = sum(size for size, shape in zip(written, instruction.results, strict=True) if shape.in_hbm)
+    results = instruction.results
+    sizes = [s.tiled_bytes for s in results] if op.endswith("-start") else _written(module, computation, instruction)
+    written = sum(size for size, shape in zip(sizes, results, strict=True) if shape.in_hbm)
     return max(float(read + written), instruction.estimate("bytes_accessed"))
 
 
@@ -68,4 +69,4 @@ def _written(module: Module, computation: Computation, instruction: Instruction)
         return [inside[instruction.operands[1]].shapes[0].tiled_bytes]
     if instruction.op == "bitcast":
         return _written(module, computation, inside[instruction.operands[0]])
-    return [shape.tiled_bytes for shape in instruction.results]
+    return [shape.tiled_bytes for shape in instruction.shapes]
