@@ -5,7 +5,8 @@ true pairs are then fused by the bridge, from the cached lower states, and score
 
 A video is its k frames. Its embedding is the mean of their embeddings, scaled to length one. The bridge sees the tokens
 of all frames, while the image tower's own blocks see one frame at a time (`BridgeModel.fused`). A batch of pairs holds
-k times the states, and so do the lower states of a split, which are all in memory.
+k times the states, and so do the lower states of a split, which are all in memory, and on every device while pairs are
+fused.
 """
 
 import dataclasses
