@@ -2,8 +2,8 @@
 
 Writes OUT/<mesh>.npz: the losses, the first step's gradients as Adam saw them, and the parameters after three steps;
 OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks; OUT/ranked.npz: the ranking of a
-split on each mesh; and OUT/gathered.npz: the hidden states that each mesh's step sends between devices, and those of a
-step that mines in groups.
+split on each mesh; OUT/matched.npz: match logits of pairs on two meshes; and OUT/gathered.npz: the hidden states that
+each mesh's step sends between devices, and those of a step that mines in groups.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from bridge_jax.run import ranking
 from bridge_jax.step import sharding, train_step
 from bridge_jax.step.params import abstract_params
 from bridge_jax.step.predict import build_predict
-from bridge_jax.types import Batch, Outputs
+from bridge_jax.types import Batch, Lower, Outputs
 from tests import tiny
 
 LOSSES = ("itc", "token_itc", "fused_itc", "itm", "cycle")  # the masked losses read one row at a time
@@ -100,6 +100,19 @@ def ranked(sizes: tuple[int, ...]) -> np.ndarray:
     return np.stack([found.images, found.texts])
 
 
+def matched(sizes: tuple[int, ...]) -> np.ndarray:
+    """Return the match logits of 8 pairs, gathered from states that are whole on every device of a mesh."""
+    cfg = config(sizes)
+    mesh, batch = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)]), tiny.batch(cfg, 8)
+    predict, params = build_predict(cfg, mesh), tiny.params(cfg)
+    lower = Lower(
+        image=np.asarray(predict.lower_image(params, batch.images))[:3],
+        text=np.asarray(predict.lower_text(params, batch.ids, batch.text_mask))[:5],
+        text_mask=batch.text_mask[:5],
+    )
+    return np.asarray(predict.match(params, predict.place(lower), np.arange(8) % 3, np.arange(8) % 5))
+
+
 def in_groups() -> str:
     """Return the text of a compiled step over eight devices that mines in groups of two rows."""
     stage = dict(batch_size=16, losses=LOSSES, train=TRAIN)
@@ -128,5 +141,6 @@ if __name__ == "__main__":
         np.savez(Path(folder) / f"{mesh}.npz", **{name.replace("/", "|"): v for name, v in arrays.items()})
     sizes = {mesh: tuple(int(size) for size in mesh.split("x")) for mesh in ("1x1x1", "2x1x1", "8x1x1", "2x2x2")}
     np.savez(Path(folder) / "ranked.npz", **{mesh: ranked(each) for mesh, each in sizes.items()})
+    np.savez(Path(folder) / "matched.npz", **{mesh: matched(sizes[mesh]) for mesh in ("1x1x1", "2x2x2")})
     sent = {name: np.array(gathered(program), str) for name, program in programs.items()}
     np.savez(Path(folder) / "gathered.npz", **sent)

@@ -73,11 +73,11 @@ class Model:
 
     def match(self, query: Text, lower: Float[np.ndarray, "n P D"]) -> Float[np.ndarray, " n"]:
         """Return the match logit of a text with each of n photos."""
-        logits = []
+        logits, text_of = [], np.zeros(PAIRS, int)
         for rows, valid in padded_batches(len(lower), PAIRS):
             image = np.asarray(lower[rows], jnp.dtype(self.cfg.compute_dtype))
-            words, mask = (np.repeat(x[None], PAIRS, axis=0) for x in (query.lower, query.mask))
-            logits.append(np.asarray(self.predict.fused(self.params, Lower(image, words, mask))[1])[valid])
+            states = self.predict.place(Lower(image, query.lower[None], query.mask[None]))
+            logits.append(np.asarray(self.predict.match(self.params, states, np.arange(PAIRS), text_of))[valid])
         return np.concatenate([np.zeros(0, np.float32), *logits])
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 def flops_of(function: Any, *arguments: Any) -> float:
     """Return the FLOPs of all matrix products and convolutions in a function's program, over the whole batch.
 
-    The body of a loop counts once for each iteration. Operations that a rematerialised program repeats count again.
+    The body of a loop counts once for each iteration, and a kernel's for each cell of its grid. Operations that a
+    rematerialised program repeats count again.
     """
     return flops_in(jax.make_jaxpr(function)(*arguments))
 
@@ -21,7 +22,7 @@ def flops_in(program: Any) -> float:
     total = 0.0
     jaxpr = getattr(program, "jaxpr", program)
     for equation in jaxpr.eqns:
-        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        times = _times(equation)
         for value in equation.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
                 if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
@@ -35,6 +36,16 @@ def flops_in(program: Any) -> float:
             out_features = equation.params["dimension_numbers"].rhs_spec[0]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out_features]
     return total
+
+
+def _times(equation: Any) -> int:
+    """Return how often an equation runs the programs inside it, over all devices."""
+    name, params = equation.primitive.name, equation.params
+    if name == "shard_map":
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid)
+    return params["length"] if name == "scan" else 1
 
 
 def matmul_rate(seconds: float = 0.5, side: int = 2048) -> float:

@@ -84,8 +84,27 @@ class DoesNotFit(ConfigError):
     """A step needs more memory than a chip has."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """A stage's step, compiled for a mesh."""
+
+    cfg: Config
+    stage: Stage
+    mesh: Mesh
+    step: Any
+    seconds: float  # that the compiler took
+
+    @property
+    def pairs(self) -> int:
+        return self.stage.batch_size // sharding.row_parts(self.mesh)
+
+
 def plan(cfg: Config, stage: Stage, chip: Chip, devices: list[Any]) -> Plan:
     """Compile a stage's step for a slice and return its cost. Raises ConfigError, and DoesNotFit if memory is short."""
+    return _plan(_compile(cfg, stage, devices), chip)
+
+
+def _compile(cfg: Config, stage: Stage, devices: list[Any]) -> _Compiled:
     mesh = sharding.make_mesh(cfg.mesh, devices)
     step, *arguments = step_of(cfg, stage, mesh)
     lowered = step.lower(*arguments)
@@ -94,17 +113,21 @@ def plan(cfg: Config, stage: Stage, chip: Chip, devices: list[Any]) -> Plan:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise _does_not_fit(cfg, stage, mesh, error) from error
-    seconds = time.monotonic() - started
-    program = hlo.read(compiled.as_text())
+    return _Compiled(cfg, stage, mesh, compiled, time.monotonic() - started)
+
+
+def _plan(compiled: _Compiled, chip: Chip) -> Plan:
+    cfg, stage, mesh = compiled.cfg, compiled.stage, compiled.mesh
+    program = hlo.read(compiled.step.as_text())
     traffic = _traffic(program, mesh, chip)
     return Plan(
         stage=stage.name,
         remat=cfg.blocks.remat,
         chips=mesh.size,
-        pairs=stage.batch_size // sharding.row_parts(mesh),
+        pairs=compiled.pairs,
         batch_size=stage.batch_size,
-        compile_secs=seconds,
-        memory=memory_of(compiled),
+        compile_secs=compiled.seconds,
+        memory=memory_of(compiled.step),
         model_flops=model_flops(cfg, stage, mesh) / mesh.size,
         compiled_flops=program.flops,
         hbm_bytes=program.hbm_bytes,
@@ -127,23 +150,24 @@ def fit(cfg: Config, stage: Stage, chip: Chip, devices: list[Any]) -> Iterator[P
         for _ in range(5):
             try:
                 more = with_pairs(tried, pairs, devices)
-                result = plan(more, more.stages[stage.name], chip, devices)
+                result = _compile(more, more.stages[stage.name], devices)
             except DoesNotFit:
                 limit = pairs
             else:
-                fits = result.memory.peak <= chip.hbm_bytes
+                fits = memory_of(result.step).peak <= chip.hbm_bytes
                 best, over, limit = (result, over, limit) if fits else (best, result, pairs)
             if best is None:
                 break
-            pair_bytes = best.memory.temporaries / best.pairs
+            memory = memory_of(best.step)
+            pair_bytes = memory.temporaries / best.pairs
             if over is not None:
-                pair_bytes = (over.memory.peak - best.memory.peak) / (over.pairs - best.pairs)
-            pairs = best.pairs + int((chip.hbm_bytes - best.memory.peak) / pair_bytes)
+                pair_bytes = (memory_of(over.step).peak - memory.peak) / (over.pairs - best.pairs)
+            pairs = best.pairs + int((chip.hbm_bytes - memory.peak) / pair_bytes)
             pairs = min(pairs, limit - 1) // 8 * 8
             if pairs <= best.pairs:
                 break
         if best is not None:
-            yield best
+            yield _plan(best, chip)
 
 
 def with_pairs(cfg: Config, pairs: int, devices: list[Any]) -> Config:

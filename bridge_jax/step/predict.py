@@ -29,6 +29,8 @@ class Predict:
     unimodal_image: Any  # params, lower [B,P,D], or [B,k,P,D] of k frames that are embedded as one -> [B,E]
     unimodal_text: Any  # params, lower [B,T,D], mask -> [B,E]
     fused: Any  # params, Lower (image [B,P,D] or [B,k,P,D]) -> (similarity [B], itm_logit [B]) of the pairs
+    place: Any  # Lower of n pictures and m texts -> the same, whole on every device
+    match: Any  # params, placed Lower, the picture and the text of each pair (int [B] each) -> itm_logit [B]
     jit: Any  # (function (model, arrays..., settings...), settings...) -> (params, arrays...) -> its result
 
 
@@ -52,6 +54,13 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         pairs = model.fused(lower)
         return (pairs.text * pairs.image).sum(axis=-1), pairs.itm_logit
 
+    fuse = method(fused)
+
+    def gathered(lower: Lower, image: Array, text: Array) -> Lower:
+        return Lower(image=lower.image[image], text=lower.text[text], text_mask=lower.text_mask[text])
+
+    gather = jax.jit(gathered, out_shardings=sharding.over_rows(mesh))  # compiles soon for another n or m
+
     @cache  # one compilation for the evaluators of all stages
     def jit(function: Callable[..., Any], *settings: Any) -> Any:
         return method(lambda model, *args: function(model, *args, *settings))
@@ -62,6 +71,8 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
         lower_text=method(lambda m, ids, mask: m.lower_text(ids, mask)),
         unimodal_image=method(forward.unimodal_images),
         unimodal_text=method(lambda m, lower, mask: m.unimodal_text(lower, mask)),
-        fused=method(fused),
+        fused=fuse,
+        place=lambda lower: sharding.put_everywhere(lower, mesh),
+        match=lambda params, lower, image, text: fuse(params, gather(lower, image, text))[1],
         jit=jit,
     )

@@ -179,3 +179,12 @@ def put_whole(batch: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_callback(rows.shape, over_rows(mesh), lambda index: rows[index])
 
     return jax.tree.map(put, batch)
+
+
+def put_everywhere(arrays: Any, mesh: Mesh) -> Any:
+    """Build global arrays that are whole on every device, from arrays that every host holds in full."""
+
+    def put(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, replicated(mesh), lambda index: array[index])
+
+    return jax.tree.map(put, arrays)

@@ -1,10 +1,13 @@
 """bridge_jax/index/query.py: the nearest by a loop, the bridge's order by the model's own pairs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from bridge_jax.config import ConfigError
 from bridge_jax.index import query
+from bridge_jax.index.model import PAIRS
 from bridge_jax.types import Lower
 
 
@@ -42,6 +45,17 @@ def test_the_order_is_that_of_the_evaluator(search, model):
     assert [hit.unimodal for hit in plain.hits] == sorted((hit.unimodal for hit in answer.hits), reverse=True)
     assert plain.matches is None
     assert all(answer.ms[name] > 0 for name in ("embed", "search", "rerank", "all"))
+
+
+def test_a_text_is_one_row_for_all_its_photos(model, search):
+    placed = []
+    watched = dataclasses.replace(
+        model.predict, place=lambda lower: placed.append(lower) or model.predict.place(lower), fused=None
+    )
+    asked = model.text("a red circle")
+    logits = dataclasses.replace(model, predict=watched).match(asked, search.index.states[: PAIRS + 1])
+    assert len(logits) == min(PAIRS + 1, len(search.index.states))
+    assert {len(lower.text) for lower in placed} == {1}
 
 
 def test_a_photo_of_the_index_finds_itself(search, album):

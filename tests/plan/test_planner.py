@@ -6,27 +6,19 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from bridge_jax.config import ConfigError, parse
-from bridge_jax.plan import chips, planner
+from bridge_jax.config import ConfigError, Mesh, parse
+from bridge_jax.plan import chips, hlo, planner
 from bridge_jax.step import sharding
 from configs import coco
 
 PAIRS = 8
-LEAST_EFFORT = {"jax_exec_time_optimization_effort": -1.0, "jax_memory_fitting_effort": -1.0}  # of the compiler
-LIBTPU = str(Path(sys.prefix) / "libtpu")  # where launch/test.sh lays it
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiler():
-    """Let this process find libtpu."""
-    sys.path.append(LIBTPU)
-    yield
-    sys.path.remove(LIBTPU)
+pytestmark = pytest.mark.usefixtures("libtpu")
 
 
 def shrunken(*, depth: int = 2):
@@ -47,26 +39,14 @@ def shrunken(*, depth: int = 2):
 
 
 @pytest.fixture(scope="module")
-def quickly():
-    """Let the compiler give the least effort: what is asked here does not depend on it."""
-    changed = {**LEAST_EFFORT, "jax_enable_compilation_cache": False}
-    before = {name: getattr(jax.config, name) for name in changed}
-    for name, value in changed.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory) -> tuple[subprocess.CompletedProcess, dict[str, str]]:
+def command(tmp_path_factory, libtpu, least_effort) -> tuple[subprocess.CompletedProcess, dict[str, str]]:
     """The command, run as a user runs it: the align stage of the same pairs a chip on 16 chips and on 64."""
     folder = tmp_path_factory.mktemp("plan")
     flags = [f"--config.{path}={value}" for path, value in _flat(shrunken()) if _changed(path, value)]
     out = {kind: folder / f"plan.{kind}" for kind in ("json", "html", "markdown")}
     words = [sys.executable, "-m", "tools.plan", "--config=configs/coco.py", "--topology=v5e:4x4,v5e:8x8"]
     words += ["--stage=align", f"--pairs_per_chip={PAIRS}", *flags, *(f"--{kind}={path}" for kind, path in out.items())]
-    env = os.environ | {name.upper(): str(value) for name, value in LEAST_EFFORT.items()} | {"PYTHONPATH": LIBTPU}
+    env = os.environ | least_effort | {"PYTHONPATH": libtpu}
     done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     return done, {kind: path.read_text() for kind, path in out.items()}
@@ -112,13 +92,17 @@ def test_a_plan_fits_its_model(plans):
         assert_fits_its_model(plan)
 
 
-def test_without_remat_products_are_the_models(quickly):
-    """With everything open, so that no gradient is computed in vain."""
+def test_without_remat_products_are_the_models_and_bytes_are_the_compilers(quickly, bytes_once, monkeypatch):
+    """With everything open, so that no gradient is computed in vain. XLA's own sum of bytes has each loop turn once."""
+    compiled, real = [], planner.memory_of
+    monkeypatch.setattr(planner, "memory_of", lambda step: compiled.append(step) or real(step))
     config = shrunken()
     config.blocks.remat = "none"
     chip, devices = chips.slice_of("v5e:4x4")
     plan = plan_of(planner.with_pairs(parse(config), PAIRS, devices), "task", chip, devices)
     assert 0.99 <= plan.compiled_flops / plan.model_flops <= 1.1
+    once = bytes_once(compiled[0].as_text())
+    assert once == pytest.approx(compiled[0].cost_analysis()["bytes accessed"], rel=0.03)
 
 
 def test_a_batch_in_parts_takes_less_memory_and_sends_no_states(plans, quickly):
@@ -151,6 +135,17 @@ def test_over_fsdp_parameters_travel_and_states_stay(quickly):
     assert gathered
     assert gathered[0].seconds > 0
     assert_fits_its_model(plan)
+
+
+def test_a_product_counts_once_whose_parts_pass_round_a_ring(quickly):
+    """Over `fsdp` alone the compiler sends weights from chip to chip, in a loop that takes two of 16 parts a turn."""
+    mesh = sharding.make_mesh(Mesh(data=1, fsdp=16, tensor=1), chips.slice_of("v5e:4x4")[1])
+    states = jax.ShapeDtypeStruct((16 * PAIRS, 197, 256), jnp.bfloat16, sharding=sharding.over_rows(mesh))
+    weights = jax.ShapeDtypeStruct((256, 1024), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
+    product = jax.jit(jnp.dot, out_shardings=sharding.over_rows(mesh)).lower(states, weights).compile()
+    program = hlo.read(product.as_text())
+    assert program.flops == 2 * PAIRS * 197 * 256 * 1024
+    assert {one.op for one in program.collectives} == {"collective-permute"}
 
 
 def test_weak_scaling(plans):

@@ -27,7 +27,9 @@ def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-m", "tests.meshes", str(folder), *MESHES]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"XLA_FLAGS": flags})
-    return {name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast", "ranked", "gathered")}
+    return {
+        name: dict(np.load(folder / f"{name}.npz")) for name in (*MESHES, "contrast", "ranked", "matched", "gathered")
+    }
 
 
 @pytest.mark.parametrize("mesh", MESHES[1:])
@@ -72,6 +74,12 @@ def test_every_mesh_ranks_a_split_alike(runs):
     assert (one >= 0).all()
     for other in others:
         np.testing.assert_array_equal(other, one)
+
+
+def test_pairs_match_alike_over_devices(runs):
+    one, other = (runs["matched"][mesh] for mesh in ("1x1x1", "2x2x2"))
+    assert len(set(one.tolist())) == 8
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
 DEVICES = jax.devices("cpu") * 8  # refusing a mesh needs no devices to run on
