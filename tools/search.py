@@ -26,7 +26,6 @@ from bridge_jax.config import ConfigError, nearest
 from bridge_jax.index import build, query, store
 from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Answer, Search
-from bridge_jax.index.refusal import Refusal
 from bridge_jax.run import command_line, terminal
 
 COMMANDS = ("build", "query", "serve")
@@ -81,17 +80,14 @@ def build_index(photos: str) -> None:
 
 def open_search() -> Search:
     """Open the index and the checkpoint that made it. Raises ConfigError where the workdir has another one now."""
-    index = store.open_index(command_line.required(_INDEX))
-    model = _model_of(index.folder, index.manifest)
-    build.check_checkpoint(index.manifest, model, index.folder)
-    refusal = index.manifest.refusal
-    return Search(model, index, Refusal(**refusal) if refusal else None)
+    index = command_line.required(_INDEX)
+    return query.open_search(_model_of(store.open_index(index)), index)
 
 
-def _model_of(folder: Path, manifest: store.Manifest) -> Model:
-    workdir = _WORKDIR.value or manifest.workdir
-    step = str(manifest.step) if not _WORKDIR.value else _CHECKPOINT.value
-    return open_model(workdir, step, vocabulary=str(folder / store.TOKENIZER))
+def _model_of(index: store.Index) -> Model:
+    workdir = _WORKDIR.value or index.manifest.workdir
+    step = str(index.manifest.step) if not _WORKDIR.value else _CHECKPOINT.value
+    return open_model(workdir, step, vocabulary=str(index.folder / store.TOKENIZER))
 
 
 def answer(texts: list[str]) -> None:

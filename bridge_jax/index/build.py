@@ -13,7 +13,7 @@ from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.index import folder as photo_folder
-from bridge_jax.index import held_out, store
+from bridge_jax.index import held_out, query, store
 from bridge_jax.index.folder import Changes
 from bridge_jax.index.model import Model
 from bridge_jax.index.refusal import calibrate
@@ -101,7 +101,7 @@ def _start(model: Model, photos: Path, index: Path, states: bool) -> Manifest:
             store.FORMAT, model.digest, str(model.workdir), model.step, str(photos), shape=shape, states=states
         )
         store.write_manifest(index, manifest)
-    check_checkpoint(manifest, model, index)
+    query.check_checkpoint(manifest, model, index)
     if Path(manifest.photos) != photos:
         if Path(manifest.photos).is_dir():
             raise ConfigError(
@@ -112,15 +112,6 @@ def _start(model: Model, photos: Path, index: Path, states: bool) -> Manifest:
         stored = "stores the lower states" if manifest.states else "was built with --no_states"
         raise ConfigError(f"--index: {index} {stored}: build it as before, or give another --index")
     return manifest
-
-
-def check_checkpoint(manifest: Manifest, model: Model, index: Path) -> None:
-    """Raise ConfigError where another checkpoint made the index."""
-    if manifest.checkpoint != model.digest:
-        raise ConfigError(
-            f"--index: {index} is of checkpoint {manifest.step} of {manifest.workdir}, not of checkpoint {model.step} "
-            f"of {model.workdir}: its embeddings say nothing to another model; give another --index, or remove it"
-        )
 
 
 def _check_room(manifest: Manifest, index: Path, photos: int, say: Say) -> None:

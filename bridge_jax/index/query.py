@@ -22,7 +22,7 @@ from bridge_jax.data import image
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.index.model import Model, Text
 from bridge_jax.index.refusal import Refusal
-from bridge_jax.index.store import Index, Photo
+from bridge_jax.index.store import Index, Manifest, Photo, open_index
 
 CHUNK = 1 << 16  # rows of a matrix product
 _TERMS = re.compile(r"(?:^|\s)([+-])(?=\s)")
@@ -157,6 +157,23 @@ class Search:
         ]
         rest = [hit for hit, known in zip(hits, there, strict=True) if not known]
         return sorted(scored, key=lambda hit: -hit.score) + rest
+
+
+def open_search(model: Model, folder: str | Path) -> Search:
+    """Open an index with the checkpoint that made it. Raises ConfigError where another did, or there is none."""
+    index = open_index(folder)
+    check_checkpoint(index.manifest, model, index.folder)
+    refusal = index.manifest.refusal
+    return Search(model, index, Refusal(**refusal) if refusal else None)
+
+
+def check_checkpoint(manifest: Manifest, model: Model, folder: Path) -> None:
+    """Raise ConfigError where another checkpoint made the index."""
+    if manifest.checkpoint != model.digest:
+        raise ConfigError(
+            f"--index: {folder} is of checkpoint {manifest.step} of {manifest.workdir}, not of checkpoint {model.step} "
+            f"of {model.workdir}: its embeddings say nothing to another model; give another --index, or remove it"
+        )
 
 
 def nearest(

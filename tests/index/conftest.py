@@ -8,10 +8,11 @@ import pytest
 
 from bridge_jax.config import parse
 from bridge_jax.data import pipeline
+from bridge_jax.index import query
 from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Search
 from tests import runs
-from tests.index.albums import DAYS, PHOTOS, make, opened
+from tests.index.albums import DAYS, PHOTOS, make
 
 
 @pytest.fixture(scope="session")
@@ -58,4 +59,4 @@ def built(model, album, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def search(model, built) -> Search:
-    return opened(model, built)
+    return query.open_search(model, built)
