@@ -1,6 +1,8 @@
 """The sections about photos, of a real checkpoint on the embedded set: queries, words, attention, the map."""
 
 import dataclasses
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from bridge_jax.run import finish
 from bridge_jax.types import Lower
 from bridge_jax.workdir import rankings
 from tests.report import made
+from tests.report.test_page import Tags, assert_it_loads_nothing
 
 QUIET = lambda *_: None  # noqa: E731
 PHOTOS = 3
@@ -47,6 +50,31 @@ def test_a_query_is_shown_with_its_photo_its_caption_and_its_scores(found, galle
     assert f"irst reranked: unimodal {ranked.unimodal[row, best]:.2f}, bridge {ranked.fused[row, best]:.2f}, " in drawn
     assert f"joined {joined[best]:.2f}" in drawn
     assert gallery.photo(int(ranked.candidates[row, best])) in drawn
+
+
+def test_two_runs_show_the_queries_that_one_alone_finds(workdir, found, gallery, tmp_path):
+    ranked = found.text_to_image
+    row = int(np.flatnonzero(ranked.rerank_rank == 1)[1])
+    own = int(found.text_record[row])
+    place = int(np.flatnonzero(ranked.candidates[row] != own)[-1])  # which the second run puts first
+    fused, ranks = ranked.fused.copy(), ranked.rerank_rank.copy()
+    fused[row, place], ranks[row] = 1000, 3
+    second = shutil.copytree(workdir, tmp_path / "second")
+    about, _ = rankings.read(workdir)[0]
+    rankings.write(second, about, found._replace(text_to_image=ranked._replace(fused=fused, rerank_rank=ranks)))
+    write.write_two(str(workdir), str(second), tmp_path / "two.html")
+    html = (tmp_path / "two.html").read_text(encoding="utf-8")
+    assert_it_loads_nothing(html)
+    assert Tags(html).open == []
+    assert re.findall(r"Only (.) finds: (\d+) of", html) == [("A", "1"), ("B", "0"), ("A", "0"), ("B", "0")]
+    (shown,) = re.findall(r'<article class="example">.*?</article>', html)
+    assert f"“{gallery.captions(own)[found.text_place[row]]}”" in shown
+    assert "rank 1 by A, 3 by B" in shown
+    photos = re.findall(r"(<img .*?>)<figcaption>(.*?)<", shown)
+    assert photos == [
+        (gallery.photo(own), "First of A"),
+        (gallery.photo(int(ranked.candidates[row, place])), "First of B"),
+    ]
 
 
 def test_recall_by_words_is_counted_by_hand(found, gallery):
