@@ -93,6 +93,8 @@ def test_it_trains_the_steps_that_are_asked_for_and_prints_the_recall(told):
     assert f"stabilise: step {STEPS}/{STEPS} " in text
     assert f"align: step {3 * STEPS}/{3 * STEPS} " in text
     assert re.search(r"text_to_image +│ rerank", text)
+    (shares,) = (text for text, _ in told if "% right" in text)
+    assert re.fullmatch(r"unimodal +\d+ % right\nrerank +\d+ % right\n", shares)
 
 
 def test_it_shows_scenes_answers_and_maps(told):

@@ -53,7 +53,7 @@ def photos(album, tmp_path) -> Path:
 def built(model, album, tmp_path_factory) -> Path:
     """Return an index of the album, with a refusal, that no test changes."""
     index = tmp_path_factory.mktemp("index") / "album"
-    make(model, album, index, refuses=True)
+    make(model, album, index, refusal=True)
     return index
 
 
