@@ -78,9 +78,15 @@ def rival(opened: Search, folder: Path) -> str:
         return f"left out, as there is no package {error.name}: pip install 'bridge_jax[rivals]'"
     size = len(opened.index.photos), opened.model.cfg.bridge.embed_width
     corpus = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    corpus /= np.linalg.norm(corpus, axis=1, keepdims=True)
     k, records = _CANDIDATES.value, pipeline.open_split(opened.model.cfg.data, _SPLIT.value)
+
+    def bi_encoded(text: str) -> object:
+        asked = bi_encoder.encode(text, normalize_embeddings=True)
+        return util.semantic_search(asked, corpus, top_k=k, score_function=util.dot_score)
+
     ways: dict[str, Callable[[str], object]] = {
-        "CLIP bi-encoder": lambda text: util.semantic_search(bi_encoder.encode(text), corpus, top_k=k),
+        "CLIP bi-encoder": bi_encoded,
         "ours, unimodal": lambda text: opened.text(text, k=k, rerank=False),
         f"ours, {min(k, size[0])} reranked": lambda text: opened.text(text, k=k),
     }
