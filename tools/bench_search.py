@@ -73,7 +73,6 @@ def rival(opened: Search, folder: Path) -> str:
     """Time whole queries for captions of the split, each way over the photos of the index, one way after another."""
     try:
         bi_encoder = clip(opened.model, folder)
-        from sentence_transformers import util
     except ModuleNotFoundError as error:
         return f"left out, as there is no package {error.name}: pip install 'bridge_jax[rivals]'"
     size = len(opened.index.photos), opened.model.cfg.bridge.embed_width
@@ -82,8 +81,8 @@ def rival(opened: Search, folder: Path) -> str:
     k, records = _CANDIDATES.value, pipeline.open_split(opened.model.cfg.data, _SPLIT.value)
 
     def bi_encoded(text: str) -> object:
-        asked = bi_encoder.encode(text, normalize_embeddings=True)
-        return util.semantic_search(asked, corpus, top_k=k, score_function=util.dot_score)
+        asked = np.asarray(bi_encoder.encode(text, normalize_embeddings=True))
+        return nearest(corpus, asked, k, np.ones(len(corpus), bool))
 
     ways: dict[str, Callable[[str], object]] = {
         "CLIP bi-encoder": bi_encoded,
