@@ -4,6 +4,9 @@ Prints, on this machine and with the checkpoint of the workdir,
 
     search   milliseconds of the exact search over synthetic embeddings of the checkpoint's width, p50 and p95
     rerank   milliseconds of a query whose candidates the bridge reranks from stored states: the median, and its parts
+    rival    milliseconds of a whole query, text to photos, by a CLIP bi-encoder of sentence-transformers and by ours,
+             without and with reranking, in turns: medians. Its weights are random, its towers as large as ours. It
+             needs the extra `rivals`
     build    photos/s of a build over a folder, beside those of the image tower alone on decoded photos
     refusal  how many true pairs of --split are kept by thresholds that keep so many of data.eval_split, and how many
              captions raise a false alarm when their photo is not there
@@ -13,17 +16,23 @@ Run nothing else on the machine meanwhile.
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
 from bridge_jax.data import pipeline
-from bridge_jax.index import build, held_out, query, store
+from bridge_jax.index import build, held_out, store
+from bridge_jax.index.exact import nearest
 from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Search
 from bridge_jax.index.refusal import calibrate
 from bridge_jax.run import command_line
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that bridge_jax.main trained in.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the prepared data; without it, that of training.")
@@ -33,7 +42,7 @@ _SPLIT = flags.DEFINE_string("split", "test", "Split whose captions have no phot
 _EMBEDDINGS = flags.DEFINE_integer("embeddings", 100_000, "Synthetic embeddings to search.", lower_bound=1)
 _CANDIDATES = flags.DEFINE_integer("candidates", 100, "Photos that the bridge looks at.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 50, "Queries to time.", lower_bound=1)
-_PARTS = flags.DEFINE_list("parts", "search,rerank,build,refusal", "The parts to run.")
+_PARTS = flags.DEFINE_list("parts", "search,rerank,rival,build,refusal", "The parts to run.")
 KEPT = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
@@ -45,7 +54,7 @@ def search(width: int) -> str:
     times = []
     for asked in embeddings[draw.integers(rows, size=_ROUNDS.value)]:
         started = time.perf_counter()
-        query.nearest(embeddings, asked, _CANDIDATES.value, np.ones(rows, bool))
+        nearest(embeddings, asked, _CANDIDATES.value, np.ones(rows, bool))
         times.append(1000 * (time.perf_counter() - started))
     p50, p95 = np.percentile(times[1:] or times, (50, 95))
     return f"{rows} embeddings of width {width}: p50 {p50:.1f} ms, p95 {p95:.1f} ms"
@@ -60,12 +69,78 @@ def rerank(opened: Search) -> str:
     return f"{len(answers[0].hits)} candidates: median {parts['all']:.1f} ms ({told})"
 
 
+def rival(opened: Search, folder: Path) -> str:
+    """Time whole queries for captions of the split, each way over the photos of the index, one way after another."""
+    try:
+        bi_encoder = clip(opened.model, folder)
+    except ModuleNotFoundError as error:
+        return f"left out, as there is no package {error.name}: pip install 'bridge_jax[rivals]'"
+    size = len(opened.index.photos), opened.model.cfg.bridge.embed_width
+    corpus = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    corpus /= np.linalg.norm(corpus, axis=1, keepdims=True)
+    k, records = _CANDIDATES.value, pipeline.open_split(opened.model.cfg.data, _SPLIT.value)
+
+    def bi_encoded(text: str) -> object:
+        asked = np.asarray(bi_encoder.encode(text, normalize_embeddings=True))
+        return nearest(corpus, asked, k, np.ones(len(corpus), bool))
+
+    ways: dict[str, Callable[[str], object]] = {
+        "CLIP bi-encoder": bi_encoded,
+        "ours, unimodal": lambda text: opened.text(text, k=k, rerank=False),
+        f"ours, {min(k, size[0])} reranked": lambda text: opened.text(text, k=k),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(_ROUNDS.value + 1):  # the first compiles
+        for name, ask in ways.items():
+            started = time.perf_counter()
+            ask(records[turn % len(records)]["captions"][0])
+            times[name].append(1000 * (time.perf_counter() - started))
+    told = ", ".join(f"{name} {np.median(ms[1:]):.1f} ms" for name, ms in times.items())
+    return f"{size[0]} photos, medians: {told}"
+
+
+def clip(model: Model, folder: Path) -> "SentenceTransformer":
+    """Return a CLIP of random weights, with towers as large as the model's and its vocabulary, through files."""
+    from sentence_transformers import SentenceTransformer
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+
+    text, vision = model.cfg.text, model.cfg.vision
+    folder.mkdir()
+    (folder / store.TOKENIZER).write_text(model.tokenizer.to_json(), encoding="utf-8")
+    special = model.tokenizer.special
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / store.TOKENIZER),
+        model_max_length=text.length,
+        pad_token=special["pad_token"],
+        eos_token=next(special[name] for name in ("sep_token", "eos_token") if name in special),
+    )
+    sizes = {
+        name: dict(
+            hidden_size=tower.width,
+            num_hidden_layers=tower.depth,
+            num_attention_heads=tower.heads,
+            intermediate_size=tower.mlp_width,
+        )
+        for name, tower in (("text", text), ("vision", vision))
+    }
+    ids = dict(pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.pad_token_id)
+    words = dict(vocab_size=text.vocab_size, max_position_embeddings=text.length, eos_token_id=tokenizer.eos_token_id)
+    config = CLIPConfig(
+        text_config=sizes["text"] | words | ids,
+        vision_config=sizes["vision"] | dict(image_size=vision.image_px, patch_size=vision.patch_px),
+        projection_dim=model.cfg.bridge.embed_width,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    CLIPProcessor(CLIPImageProcessorPil(), tokenizer).save_pretrained(folder)
+    return SentenceTransformer(str(folder), device="cpu")
+
+
 def build_rate(model: Model, photos: Path, index: Path) -> str:
     """Compare a build with the image tower alone, which runs on one decoded batch again and again."""
     blank = np.zeros((model.batch, model.cfg.vision.image_px, model.cfg.vision.image_px, 3), np.uint8)
     model.photos(blank)  # compiles
     started = time.perf_counter()
-    done = build.build(model, photos, index, states=True, refuses=False, say=print, progress=lambda *_: None)
+    done = build.build(model, photos, index, build.Parts(refusal=False), say=print, progress=lambda *_: None)
     built = done.photos / (time.perf_counter() - started)
     rounds = max(1, min(20, done.photos // model.batch))
     started = time.perf_counter()
@@ -108,7 +183,7 @@ def main(argv: list[str]) -> None:
     model = open_model(command_line.required(_WORKDIR), **{name: value for name, value in data.items() if value})
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch) / "index"
-        if {"build", "rerank"} & set(_PARTS.value):
+        if {"build", "rerank", "rival"} & set(_PARTS.value):
             photos = Path(scratch) / "photos"
             photos.mkdir()
             print("build:", build_rate(model, Path(_PHOTOS.value or write_photos(model, photos)), index))
@@ -116,6 +191,8 @@ def main(argv: list[str]) -> None:
             print("search:", search(model.cfg.bridge.embed_width))
         if "rerank" in _PARTS.value:
             print("rerank:", rerank(Search(model, store.open_index(index))))
+        if "rival" in _PARTS.value:
+            print("rival:", rival(Search(model, store.open_index(index)), Path(scratch) / "clip"))
         if "refusal" in _PARTS.value:
             print("refusal:", "\n  ".join(refusal(model)))
 

@@ -11,8 +11,8 @@ The page reads no other file and no network, so it can be mailed: photos are in 
 WORKDIR/report.html. Beside it stands report.map.npz with the coordinates of the map; a second report reads them.
 Nothing else changes. The run may still be going on, once a stage is finished.
 
-With two workdirs the page sets both runs side by side, with a paired test on the photos that both ranked. Without --out
-it is two.html in the first.
+With two workdirs the page sets both runs side by side, with a paired test on the photos that both ranked and the
+queries that only one of them finds. Without --out it is two.html in the first.
 
 Exit code 2: there is no page, with one line that says why; or a kill cut the last line of metrics.jsonl, and the page
 is there without it.
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     if not out.parent.is_dir():
         raise ConfigError(f"--out: {out.parent} is no folder")
     if second:
-        stories = write.write_two(workdir, second[0], out)
+        stories = write.write_two(workdir, second[0], out, _DATA_DIR.value)
     else:
         asked = write.Asked(_SPLIT.value, _DATA_DIR.value, _PHOTOS.value, _POINTS.value, _PARQUET.value)
         with terminal.progress() as bar, terminal.task(bar, "looking") as progress:

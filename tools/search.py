@@ -8,7 +8,8 @@
 
 `build` brings an index up to date too, and goes on where it was killed. `query` prints the best photos: by the bridge
 their score, how likely the text is true of them and the match logit, and the unimodal score of the embeddings alone.
-`serve` is the same as a page; it needs the extra `serve`.
+`serve` is the same as a page; it needs the extra `serve`. `--approximate` builds an approximate index beside the exact
+one, if that finds enough for texts, and searches it; it needs the extra `approximate`.
 
 Exit code 2: it cannot be done, with one line that says why; 4: another build is at work; 5: the disk is full.
 """
@@ -23,10 +24,9 @@ import numpy as np
 from absl import flags
 
 from bridge_jax.config import ConfigError, nearest
-from bridge_jax.index import build, query, store
+from bridge_jax.index import approximate, build, query, store
 from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Answer, Search
-from bridge_jax.index.refusal import Refusal
 from bridge_jax.run import command_line, terminal
 
 COMMANDS = ("build", "query", "serve")
@@ -40,6 +40,12 @@ _NO_STATES = flags.DEFINE_bool(
     "no_states", False, "build: store no lower states; a query computes those of the photos that it reranks."
 )
 _REFUSAL = flags.DEFINE_bool("refusal", True, "build: learn from held-out pairs when no photo matches a text.")
+_APPROXIMATE = flags.DEFINE_bool(
+    "approximate",
+    None,
+    "build: make an approximate index too, if it finds enough for texts; without the flag, where there is one already. "
+    "query, serve: search it in place of the exact one.",
+)
 _PHOTO = flags.DEFINE_string("photo", "", "query: a photo to find the like of, in place of a text.")
 _RERANK = flags.DEFINE_bool("rerank", True, "query: look at the best with the bridge.")
 _TOP_K = flags.DEFINE_integer("top_k", 100, "query: number of photos that the bridge looks at.", lower_bound=1)
@@ -67,8 +73,7 @@ def build_index(photos: str) -> None:
             model,
             Path(photos),
             index,
-            states=not _NO_STATES.value,
-            refuses=_REFUSAL.value,
+            build.Parts(not _NO_STATES.value, _REFUSAL.value, _APPROXIMATE.value),
             say=terminal.say,
             progress=progress,
         )
@@ -77,21 +82,21 @@ def build_index(photos: str) -> None:
     told = ", ".join(f"{count} {name}" for name, count in built.changes._asdict().items() if count)
     unused = f"; {built.unused} rows of deleted photos remain" if built.unused else ""
     terminal.say(f"{index}: {built.photos} photos ({told}), {len(built.skipped)} skipped{unused}")
+    if graph := built.approximate:
+        recall = f"{100 * graph.recall:.1f} % of the {approximate.NEAREST} nearest photos of {graph.queries}"
+        terminal.say(f"{index}: the approximate index finds {recall}; --approximate searches it")
 
 
 def open_search() -> Search:
     """Open the index and the checkpoint that made it. Raises ConfigError where the workdir has another one now."""
-    index = store.open_index(command_line.required(_INDEX))
-    model = _model_of(index.folder, index.manifest)
-    build.check_checkpoint(index.manifest, model, index.folder)
-    refusal = index.manifest.refusal
-    return Search(model, index, Refusal(**refusal) if refusal else None)
+    index = command_line.required(_INDEX)
+    return query.open_search(_model_of(store.open_index(index)), index, approximate=bool(_APPROXIMATE.value))
 
 
-def _model_of(folder: Path, manifest: store.Manifest) -> Model:
-    workdir = _WORKDIR.value or manifest.workdir
-    step = str(manifest.step) if not _WORKDIR.value else _CHECKPOINT.value
-    return open_model(workdir, step, vocabulary=str(folder / store.TOKENIZER))
+def _model_of(index: store.Index) -> Model:
+    workdir = _WORKDIR.value or index.manifest.workdir
+    step = str(index.manifest.step) if not _WORKDIR.value else _CHECKPOINT.value
+    return open_model(workdir, step, vocabulary=str(index.folder / store.TOKENIZER))
 
 
 def answer(texts: list[str]) -> None:
@@ -154,7 +159,7 @@ def serve_page() -> None:
     except OSError as error:
         raise ConfigError(f"--host={host} --port={_PORT.value}: {error.strerror or error}") from error
     search = open_search()
-    app = serve.app(search, hosts=serve.LOOPBACK if local else ("*",), token=token)
+    app = serve.app(search, hosts=serve.LOOPBACK if local else ("*",), token=token, say=terminal.say)
     search.text("photo", k=serve.MOST_HITS)  # compiles
     address = f"http://{host}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
     terminal.say(f"{len(search.index.photos)} photos at {address}; Ctrl-C ends it")

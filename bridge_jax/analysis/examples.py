@@ -1,4 +1,4 @@
-"""Choose the queries of a split that say most about two orders: helped most, hurt most, wrong in both."""
+"""Choose the queries of a split that say most about two orders: helped most, hurt most, wrong in both or in one."""
 
 import numpy as np
 from jaxtyping import Int
@@ -20,6 +20,11 @@ def hurt(before: Int[np.ndarray, "n"], after: Int[np.ndarray, "n"], groups: np.n
 def both_wrong(before: Int[np.ndarray, "n"], after: Int[np.ndarray, "n"], groups: np.ndarray, count: int) -> list[int]:
     """Return the queries that neither order answers, those with the worst of the better rank first; see `helped`."""
     return _most(np.minimum(before, after) - 1, groups, count)
+
+
+def found_by_one(mine: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"], groups: np.ndarray, count: int) -> list[int]:
+    """Return the queries of rank 1 in `mine` alone, those with the worst rank in `other` first; see `helped`."""
+    return _most(np.where(mine == 1, other - 1, 0), groups, count)
 
 
 def _most(score: np.ndarray, groups: np.ndarray, count: int) -> list[int]:

@@ -12,8 +12,9 @@ import numpy as np
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, pipeline
 from bridge_jax.data.broken import BrokenError
+from bridge_jax.index import approximate, held_out, query, store
 from bridge_jax.index import folder as photo_folder
-from bridge_jax.index import held_out, store
+from bridge_jax.index.approximate import Graph
 from bridge_jax.index.folder import Changes
 from bridge_jax.index.model import Model
 from bridge_jax.index.refusal import calibrate
@@ -33,6 +34,7 @@ class Built(NamedTuple):
     skipped: Sequence[File]
     photos: int  # in the index; copies count once
     unused: int  # rows whose photo was deleted
+    approximate: Graph | None  # where there is one beside the exact index
 
 
 class _View(NamedTuple):
@@ -43,13 +45,18 @@ class _View(NamedTuple):
     fault: str = ""
 
 
-def build(
-    model: Model, photos: Path, index: Path, *, states: bool, refuses: bool, say: Say, progress: Progress
-) -> Built:
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What an index holds beside the embeddings."""
+
+    states: bool = True  # the lower states that the bridge reads; their size is told before they are written
+    refusal: bool = True  # calibrated on the held-out pairs of the model's config, once
+    approximate: bool | None = None  # an approximate index; None: where the index has one already
+
+
+def build(model: Model, photos: Path, index: Path, parts: Parts, *, say: Say, progress: Progress) -> Built:
     """Index every photo below `photos`. A build that was killed goes on where it committed last.
 
-    `states`: store the lower states that the bridge reads; `say` is told their size before they are written.
-    `refuses`: calibrate the refusal on the held-out pairs of the model's config, once.
     Raises ConfigError for an index of another checkpoint or folder, WorkdirBusyError while another build is at work,
     StorageError where the disk is full; the index is then as it was, with the photos of the last commit.
     """
@@ -57,9 +64,12 @@ def build(
         manifest = store.read_manifest(index)
         before = store.read_files(index, manifest) if manifest else []
         files = photo_folder.survey(photos, before, progress)
-        manifest = _start(model, photos.resolve(), index, states and model.bridged)
+        manifest = _start(model, photos.resolve(), index, parts.states and model.bridged)
         store.cut(index, manifest)
-        if refuses and model.bridged and manifest.refusal is None:
+        wanted = manifest.approximate is not None if parts.approximate is None else parts.approximate
+        if wanted:
+            approximate.check()
+        if parts.refusal and model.bridged and manifest.refusal is None:
             refusal = dataclasses.asdict(calibrate(*held_out.pairs(model, model.cfg.data.eval_split, progress)))
             manifest = dataclasses.replace(manifest, refusal=refusal)
             store.write_manifest(index, manifest)
@@ -75,16 +85,31 @@ def build(
                 file._replace(row=rows.get(file.sha256, -1), fault=file.fault or faults.get(file.sha256, ""))
                 for file in files
             ]
-            manifest = store.write_files(index, manifest, files)
+            used = np.unique([file.row for file in files if file.row >= 0])
+            graph = None
+            try:  # one commit of both; where the approximate index is refused, of the exact one
+                if wanted and len(used):
+                    graph = dataclasses.asdict(_graph(model, index, manifest, used, progress))
+            finally:
+                manifest = store.write_files(index, dataclasses.replace(manifest, approximate=graph), files)
+                approximate.clean(index, graph)
         except OSError as error:
             store.cut(index, manifest)
             raise StorageError(
                 f"{index}: {error.strerror}; the index is whole and holds {manifest.rows} photos: make "
                 "room, then run the same command again"
             ) from error
-    used = {file.row for file in files if file.row >= 0}
     skipped = [file for file in files if file.row < 0]
-    return Built(photo_folder.changes(before, files), skipped, len(used), manifest.rows - len(used))
+    made = Graph(**graph) if graph else None
+    return Built(photo_folder.changes(before, files), skipped, len(used), manifest.rows - len(used), made)
+
+
+def _graph(model: Model, index: Path, manifest: Manifest, rows: np.ndarray, progress: Progress) -> Graph:
+    """Return the approximate index of some rows: that of the last build, if it is of these, else a new one."""
+    last = manifest.approximate
+    if last and last["rows"] == approximate.digest(rows) and (index / last["file"]).is_file():
+        return Graph(**last)
+    return approximate.build(index, model, store.embeddings(index, manifest), rows, progress)
 
 
 def _start(model: Model, photos: Path, index: Path, states: bool) -> Manifest:
@@ -101,7 +126,7 @@ def _start(model: Model, photos: Path, index: Path, states: bool) -> Manifest:
             store.FORMAT, model.digest, str(model.workdir), model.step, str(photos), shape=shape, states=states
         )
         store.write_manifest(index, manifest)
-    check_checkpoint(manifest, model, index)
+    query.check_checkpoint(manifest, model, index)
     if Path(manifest.photos) != photos:
         if Path(manifest.photos).is_dir():
             raise ConfigError(
@@ -112,15 +137,6 @@ def _start(model: Model, photos: Path, index: Path, states: bool) -> Manifest:
         stored = "stores the lower states" if manifest.states else "was built with --no_states"
         raise ConfigError(f"--index: {index} {stored}: build it as before, or give another --index")
     return manifest
-
-
-def check_checkpoint(manifest: Manifest, model: Model, index: Path) -> None:
-    """Raise ConfigError where another checkpoint made the index."""
-    if manifest.checkpoint != model.digest:
-        raise ConfigError(
-            f"--index: {index} is of checkpoint {manifest.step} of {manifest.workdir}, not of checkpoint {model.step} "
-            f"of {model.workdir}: its embeddings say nothing to another model; give another --index, or remove it"
-        )
 
 
 def _check_room(manifest: Manifest, index: Path, photos: int, say: Say) -> None:

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from bridge_jax import rng
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline, text
-from bridge_jax.index import query, store
+from bridge_jax.index import store
+from bridge_jax.index.exact import nearest
 from bridge_jax.index.model import Model
 from bridge_jax.types import Progress
 
@@ -42,7 +43,7 @@ def pairs(model: Model, split: str, progress: Progress) -> Pairs:
         others = np.array([caption not in there for there in captions])
         if usable and others.any():
             asked = model.text(caption)
-            rows, _ = query.nearest(embeddings, asked.embedding, CANDIDATES, others)
+            rows, _ = nearest(embeddings, asked.embedding, CANDIDATES, others)
             rows = np.append(rows, own)
             scores = np.stack([model.match(asked, states[rows]), model.scale * embeddings[rows] @ asked.embedding], 1)
             true.append(scores[-1])

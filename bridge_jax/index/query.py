@@ -20,11 +20,13 @@ from jaxtyping import Bool, Float, Int
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image
 from bridge_jax.data.broken import BrokenError
+from bridge_jax.index import store
+from bridge_jax.index.approximate import Neighbours
+from bridge_jax.index.exact import nearest
 from bridge_jax.index.model import Model, Text
 from bridge_jax.index.refusal import Refusal
-from bridge_jax.index.store import Index, Photo
+from bridge_jax.index.store import Index, Manifest, Photo
 
-CHUNK = 1 << 16  # rows of a matrix product
 _TERMS = re.compile(r"(?:^|\s)([+-])(?=\s)")
 
 
@@ -75,6 +77,7 @@ class Search:
     model: Model
     index: Index
     refusal: Refusal | None = None
+    neighbours: Neighbours | None = None  # searched in place of all embeddings, where no filter is given
 
     def text(self, query: str, *, k: int, rerank: bool = True, where: Filter | None = None) -> Answer:
         """Find the best photos for a text, and look at `k` of them with the bridge. Raises ConfigError."""
@@ -122,7 +125,7 @@ class Search:
         self, embedding: np.ndarray, query: Text | None, k: int, where: Filter | None, started: float
     ) -> Answer:
         embedded = time.perf_counter()
-        rows, cosines = nearest(self.index.embeddings, embedding, k, self._allowed(where))
+        rows, cosines = self._nearest(embedding, k, where)
         photos = [self.index.photos[row] for row in rows.tolist()]
         searched = time.perf_counter()
         hits = [Hit(photo, s, s) for photo, s in zip(photos, (self.model.scale * cosines).tolist(), strict=True)]
@@ -136,6 +139,16 @@ class Search:
             matches = any(hit.likely is not None and hit.likely >= self.refusal.threshold for hit in hits)
         ms = {name: 1000 * secs for name, secs in parts.items()} | {"all": 1000 * (ended - started)}
         return Answer(hits, matches, ms)
+
+    def _nearest(
+        self, embedding: np.ndarray, k: int, where: Filter | None
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        allowed = self._allowed(where)
+        if self.neighbours is None or allowed is not self.index.live:
+            return nearest(self.index.embeddings, embedding, k, allowed)
+        rows = self.neighbours.rows(embedding, k)
+        best, cosines = nearest(self.index.embeddings[rows], embedding, k, np.ones(len(rows), bool))
+        return rows[best], cosines
 
     def _allowed(self, where: Filter | None) -> Bool[np.ndarray, " rows"]:
         if where is None or where == Filter():
@@ -159,19 +172,38 @@ class Search:
         return sorted(scored, key=lambda hit: -hit.score) + rest
 
 
-def nearest(
-    embeddings: Float[np.ndarray, "rows E"], query: Float[np.ndarray, " E"], k: int, allowed: Bool[np.ndarray, " rows"]
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return the rows of the k largest cosines and these, the largest first; of equal ones the first row."""
-    parts = [embeddings[i : i + CHUNK] @ query for i in range(0, len(embeddings), CHUNK)]
-    cosines = np.where(allowed, np.concatenate([np.zeros(0, np.float32), *parts]), -np.inf)
-    k = min(k, int(allowed.sum()))
-    if not k:
-        return np.zeros(0, int), np.zeros(0, np.float32)
-    least = np.partition(cosines, len(cosines) - k)[len(cosines) - k]
-    rows = np.flatnonzero(cosines >= least)
-    rows = rows[np.argsort(-cosines[rows], kind="stable")][:k]
-    return rows, cosines[rows]
+def open_search(model: Model, folder: str | Path, *, approximate: bool = False) -> Search:
+    """Open an index with the checkpoint that made it. Raises ConfigError where another did, or there is none."""
+    index = store.open_index(folder)
+    check_checkpoint(index.manifest, model, index.folder)
+    refusal, graph = index.manifest.refusal, index.manifest.approximate
+    if approximate and graph is None:
+        raise ConfigError(f"--approximate: {folder} has no approximate index: build it with --approximate")
+    neighbours = Neighbours(index.folder, graph) if approximate and graph else None
+    return Search(model, index, Refusal(**refusal) if refusal else None, neighbours)
+
+
+def newest(search: Search) -> Search:
+    """Return a search of the index as it is on the disk now: the same one until a build has ended.
+
+    Raises ConfigError or OSError where it cannot be read, or another checkpoint made it.
+    """
+    folder, model = search.index.folder, search.model
+    manifest = store.read_manifest(folder)
+    if manifest is not None:
+        check_checkpoint(manifest, model, folder)
+        if manifest.searched == search.index.manifest.searched:
+            return search
+    return open_search(model, folder, approximate=search.neighbours is not None)
+
+
+def check_checkpoint(manifest: Manifest, model: Model, folder: Path) -> None:
+    """Raise ConfigError where another checkpoint made the index."""
+    if manifest.checkpoint != model.digest:
+        raise ConfigError(
+            f"--index: {folder} is of checkpoint {manifest.step} of {manifest.workdir}, not of checkpoint {model.step} "
+            f"of {model.workdir}: its embeddings say nothing to another model; give another --index, or remove it"
+        )
 
 
 def parse(query: str) -> list[tuple[int, str]]:

@@ -239,6 +239,6 @@ at('rerank').parentElement.hidden = !about.reranks;
 results.classList.toggle('squash', about.squash);
 at('hint').textContent = `${about.photos.toLocaleString('en')} photos in ${about.root}. Describe one, drop one, or ` +
   'combine: horse + stripes - grass.';
-at('about').textContent = about.checkpoint + '.';
+at('about').textContent = [about.checkpoint, about.stale].filter(Boolean).join('. ') + '.';
 load();
 """

@@ -54,18 +54,33 @@ FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a hash ne
 
 
 class Server:
-    """The answers of one index. JAX runs one request at a time."""
+    """The answers of one index, as its last build left it. JAX runs one request at a time."""
 
-    def __init__(self, search: Search):
-        self._search, self._lock = search, threading.Lock()
-        self._by_id = {photo.id: photo for photo in search.index.photos.values()}
+    def __init__(self, search: Search, say: Callable[[str], None]):
+        self._search, self._say, self._stale = search, say, ""
+        self._lock, self._opening = threading.Lock(), threading.Lock()
         self._uploads: collections.OrderedDict[str, np.ndarray] = collections.OrderedDict()
         self._thumbnails: collections.OrderedDict[str, bytes] = collections.OrderedDict()
         self._times: collections.deque[float] = collections.deque(maxlen=TIMES)
 
+    def _newest(self) -> Search:
+        """Return the search of the newest index; where that cannot be opened, of the one before, and say so once."""
+        with self._opening:
+            try:
+                newest, stale = query.newest(self._search), ""
+            except (ConfigError, OSError, ValueError, LookupError) as error:
+                newest, stale = self._search, f"the index was built anew and cannot be opened: {error}"
+            if newest is not self._search:
+                self._say(f"{len(newest.index.photos)} photos in the newer index")
+            elif stale and stale != self._stale:
+                self._say(f"{stale}; the one before goes on answering")
+            self._search, self._stale = newest, stale
+            return newest
+
     def about(self, request: Request) -> Response:
-        """Answer with what the page shows before a query."""
-        index, model = self._search.index, self._search.model
+        """Answer with what the page shows before a query; `stale` says why it is not of the newest index."""
+        search = self._newest()
+        index, model = search.index, search.model
         photos = index.photos.values()
         folders = {parent.as_posix() for photo in photos for parent in Path(photo.path).parents} - {"."}
         dates = sorted(photo.date for photo in photos)
@@ -75,7 +90,8 @@ class Server:
                 "folders": sorted(map(_text, folders)),
                 "dates": [dates[0], dates[-1]] if dates else [],
                 "reranks": model.bridged,
-                "refuses": self._search.refusal is not None,
+                "refuses": search.refusal is not None,
+                "stale": _text(self._stale),
                 "squash": model.cfg.data.squash,
                 "checkpoint": f"{model.workdir.name}, step {model.step}",
                 "root": _text(index.manifest.photos),
@@ -90,21 +106,22 @@ class Server:
         named = [name for name in ("q", "like", "photo") if name in given]
         if len(named) != 1:
             raise ConfigError("expected one of q, like and photo")
+        search = self._newest()
         with self._lock:
             if named == ["q"]:
                 rerank = given.get("rerank", "1") != "0"
-                answer = self._search.text(_short(given["q"]), k=MOST_HITS, rerank=rerank, where=where)
+                answer = search.text(_short(given["q"]), k=MOST_HITS, rerank=rerank, where=where)
             elif named == ["like"]:
-                row = self._photo(given["like"]).row
-                answer = self._search.like(np.asarray(self._search.index.embeddings[row]), k=n, where=where)
+                row = _photo(search, given["like"]).row
+                answer = search.like(np.asarray(search.index.embeddings[row]), k=n, where=where)
             else:
-                answer = self._search.like(self._upload(given["photo"]), k=n, where=where)
+                answer = search.like(self._upload(given["photo"]), k=n, where=where)
             return JSONResponse(self._timed(answer, n))
 
     def newest(self, request: Request) -> Response:
         """Answer with the photos of the latest days, before anything is asked."""
         n, where = _number(request.query_params.get("n", "24"), 1, MOST_HITS), _filter(request)
-        kept = [photo for photo in self._search.index.photos.values() if where.keeps(photo)]
+        kept = [photo for photo in self._newest().index.photos.values() if where.keeps(photo)]
         first = sorted(sorted(kept, key=lambda photo: photo.path), key=lambda photo: photo.date, reverse=True)[:n]
         hits = [{"id": photo.id, "path": _text(photo.path), "date": photo.date, "gone": False} for photo in first]
         return JSONResponse({"hits": hits, "matches": None})
@@ -136,53 +153,46 @@ class Server:
 
     def original(self, request: Request) -> Response:
         """Answer with the bytes of a photo."""
-        photo = self._photo(request.path_params["id"])
+        search = self._newest()
+        photo = _photo(search, request.path_params["id"])
         kind = TYPES[Path(photo.path).suffix.lower()]
-        return Response(self._read(photo), media_type=kind, headers=FOREVER)
+        return Response(_read(search, photo), media_type=kind, headers=FOREVER)
 
     def thumbnail(self, request: Request) -> Response:
         """Answer with a photo as a small WebP file."""
-        photo = self._photo(request.path_params["id"])
+        search = self._newest()
+        photo = _photo(search, request.path_params["id"])
         if (small := self._thumbnails.get(photo.id)) is None:
-            small = self._thumbnails[photo.id] = image.thumbnail(self._read(photo), THUMBNAIL_PX)
+            small = self._thumbnails[photo.id] = image.thumbnail(_read(search, photo), THUMBNAIL_PX)
             while len(self._thumbnails) > THUMBNAILS:
                 self._thumbnails.popitem(last=False)
         return Response(small, media_type="image/webp", headers=FOREVER)
 
     def attention(self, request: Request) -> Response:
         """Answer with the words of a text, and the attention of each over the square that the model saw."""
-        photo = self._photo(request.path_params["id"])
+        search = self._newest()
+        photo = _photo(search, request.path_params["id"])
         with self._lock:
-            (lower,), (there,) = self._search.lower([photo])
+            (lower,), (there,) = search.lower([photo])
             if not there:
                 raise HTTPException(404, f"{_text(photo.path)} is gone since the index was built")
-            words = attention.of_words(self._search.model, _short(request.query_params.get("q", "")), lower)
+            words = attention.of_words(search.model, _short(request.query_params.get("q", "")), lower)
         return JSONResponse({"words": words})
-
-    def _photo(self, id_: str) -> Photo:
-        if id_ not in self._by_id:
-            raise HTTPException(404, "the index has no such photo")
-        return self._by_id[id_]
 
     def _upload(self, key: str) -> np.ndarray:
         if key not in self._uploads:
             raise HTTPException(404, "the uploaded photo is not kept any more: drop it again")
         return self._uploads[key]
 
-    def _read(self, photo: Photo) -> bytes:
-        """Return the bytes of a photo, if they are those that were indexed."""
-        try:
-            encoded = self._search.index.file(photo).read_bytes()
-        except OSError as error:
-            raise HTTPException(404, f"{_text(photo.path)} is gone since the index was built") from error
-        if not hashlib.sha256(encoded).hexdigest().startswith(photo.id):
-            raise HTTPException(404, f"{_text(photo.path)} has changed since the index was built: build it again")
-        return encoded
 
+def app(
+    search: Search, *, hosts: tuple[str, ...] = LOOPBACK, token: str = "", say: Callable[[str], None] = print
+) -> Starlette:
+    """Return the application. It answers under the names `hosts` alone; with `token`, to those who know it.
 
-def app(search: Search, *, hosts: tuple[str, ...] = LOOPBACK, token: str = "") -> Starlette:
-    """Return the application. It answers under the names `hosts` alone; with `token`, to those who know it."""
-    server = Server(search)
+    `say` is told of a newer index.
+    """
+    server = Server(search, say)
     static = {"/": (page.HTML, "text/html"), "/page.css": (style.CSS, "text/css"),
               "/page.js": (script.JS, "text/javascript")}  # fmt: skip
     routes = [Route(path, _static(text, kind)) for path, (text, kind) in static.items()]
@@ -245,6 +255,23 @@ def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
     return JSONResponse({"error": str(error)}, 400)
+
+
+def _photo(search: Search, id_: str) -> Photo:
+    if id_ not in search.index.by_id:
+        raise HTTPException(404, "the index has no such photo")
+    return search.index.by_id[id_]
+
+
+def _read(search: Search, photo: Photo) -> bytes:
+    """Return the bytes of a photo, if they are those that were indexed."""
+    try:
+        encoded = search.index.file(photo).read_bytes()
+    except OSError as error:
+        raise HTTPException(404, f"{_text(photo.path)} is gone since the index was built") from error
+    if not hashlib.sha256(encoded).hexdigest().startswith(photo.id):
+        raise HTTPException(404, f"{_text(photo.path)} has changed since the index was built: build it again")
+    return encoded
 
 
 def _filter(request: Request) -> Filter:

@@ -5,12 +5,14 @@
           states.f16        float16 [rows,P,D], the lower states that the bridge reads; absent with --no_states
           contents.jsonl    a line a row: SHA-256 of the photo's bytes, when it was taken
           files-HASH.jsonl  a line a file of the folder: its path, size, time, SHA-256; why it was skipped
+          neighbours-HASH.usearch  the approximate index of approximate.py, with --approximate
           tokenizer.json    the vocabulary of the checkpoint, so that a query needs no prepared data
 
 A row belongs to a content, not to a path: photos that move keep theirs, and copies share one.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -45,12 +47,18 @@ class Manifest:
     contents_bytes: int = 0
     files: str = ""  # name of the list of files; empty: the first build did not end
     refusal: Mapping[str, Any] | None = None  # refusal.Refusal, as a record
+    approximate: Mapping[str, Any] | None = None  # approximate.Graph, as a record
 
     @property
     def row_bytes(self) -> dict[str, int]:
         """Bytes of a row in each of the files of arrays."""
         embed, tokens, width = self.shape
         return {EMBEDDINGS: 4 * embed, **({STATES: 2 * tokens * width} if self.states else {})}
+
+    @property
+    def searched(self) -> tuple[Any, ...]:
+        """What a search sees of the index. Commits in the middle of a build do not change it."""
+        return self.photos, self.files, self.refusal, self.approximate
 
 
 class File(NamedTuple):
@@ -83,6 +91,11 @@ class Index:
     live: Bool[np.ndarray, " rows"]  # which are there
     embeddings: Float[np.ndarray, "rows E"]
     states: Float[np.ndarray, "rows P D"] | None  # float16, mapped
+
+    @functools.cached_property
+    def by_id(self) -> Mapping[str, Photo]:
+        """The photos by the beginning of their hash."""
+        return {photo.id: photo for photo in self.photos.values()}
 
     def file(self, photo: Photo) -> Path:
         """Return the file of a photo, which may have vanished since."""
@@ -143,6 +156,11 @@ def contents(folder: Path, manifest: Manifest) -> list[dict[str, str]]:
         return [json.loads(line) for line in file.read(manifest.contents_bytes).splitlines()]
 
 
+def embeddings(folder: Path, manifest: Manifest) -> Float[np.ndarray, "rows E"]:
+    """Return the embeddings of all rows, mapped; some may be of photos that were deleted."""
+    return _mapped(folder / EMBEDDINGS, np.float32, (manifest.rows, manifest.shape[0]))
+
+
 def read_files(folder: Path, manifest: Manifest) -> list[File]:
     """Return the files of the folder, in the order of their paths."""
     if not manifest.files:
@@ -178,14 +196,14 @@ def open_index(folder: str | Path) -> Index:
         if file.row >= 0:
             date = known[file.row]["taken"] or _day(file.mtime_ns)
             photos.setdefault(file.row, Photo(file.row, file.sha256[:ID], file.path, date))
-    embed, *states = manifest.shape
+    _, *states = manifest.shape
     live = np.isin(np.arange(manifest.rows), list(photos))
     return Index(
         folder,
         manifest,
         photos,
         live,
-        _mapped(folder / EMBEDDINGS, np.float32, (manifest.rows, embed)),
+        embeddings(folder, manifest),
         _mapped(folder / STATES, np.float16, (manifest.rows, *states)) if manifest.states else None,
     )
 

@@ -1,6 +1,7 @@
 """Show two runs side by side: their recalls on the same photos with a paired test, their configs, their curves."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,8 +57,8 @@ def shared(first: str, second: str) -> list[tuple[About, Rankings, Rankings]]:
     return [(about, found, theirs[about[:2] + about[3:]]) for about, found in mine]
 
 
-def render(first: Story, second: Story) -> str:
-    """Return the HTML of the page of two runs, A and B."""
+def render(first: Story, second: Story, seen: Sequence[Section] = ()) -> str:
+    """Return the HTML of the page of two runs, A and B. The sections `seen` show photos; they come after the test."""
     stories = tuple(zip(NAMES, (first, second), strict=True))
     lead = NONE.join(
         Markup("<p>{} is <code>{}</code>.</p>{}").format(name, story.workdir, page.lead(story))
@@ -65,6 +66,7 @@ def render(first: Story, second: Story) -> str:
     )
     sections = [
         Section("test", "Both on the same photos", _tests(first, second)),
+        *seen,
         Section("curves", "Their curves", _curves(first, second)),
         Section("differ", "How their configs differ", _configs(first, second)),
         *(Section(f"run-{name}", f"What was run: {name}", page.run(story, f" of {name}")) for name, story in stories),

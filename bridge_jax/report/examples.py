@@ -47,12 +47,9 @@ def show(found: Rankings, gallery: Gallery, direction: str, row: int) -> Markup:
     ranks = f"rank {ranked.unimodal_rank[row]} unimodal, {ranked.rerank_rank[row]} reranked"
     firsts = answers(ranked, row, found.weight)
     if direction == "text_to_image":
-        caption = gallery.captions(int(found.text_record[row]))[found.text_place[row]]
-        query = Markup('<p class="query">“{}”</p>').format(caption)
         true = int(found.text_record[row])
         shown = [(true, found.true_unimodal[row], found.true_fused[row], ["its own photo"])]
     else:
-        query = Markup('<div class="query">{}</div>').format(gallery.photo(row))
         own = np.flatnonzero(found.text_record == row)
         true = int(own[np.argmax(found.true_fused[own] + found.weight * found.true_unimodal[own])])
         shown = [(true, found.true_unimodal[true], found.true_fused[true], ["its own caption"])]
@@ -67,13 +64,21 @@ def show(found: Rankings, gallery: Gallery, direction: str, row: int) -> Markup:
         "<figure{}>{}<figcaption>{}: unimodal {:.2f}, bridge {:.2f}, joined {:.2f}</figcaption></figure>"
     )  # fmt: skip
     items = [
-        tag.format(Markup(' class="true"') if answer == true else NONE, _answer(found, gallery, direction, answer),
-                   _said(names), unimodal, fused, fused + found.weight * unimodal)
+        tag.format(Markup(' class="true"') if answer == true else NONE, drawn(found, gallery, direction, answer),
+                   said(names), unimodal, fused, fused + found.weight * unimodal)
         for answer, unimodal, fused, names in shown
     ]  # fmt: skip
     return Markup('<article class="example">{}<p class="ranks">{}</p><div class="answers">{}</div></article>').format(
-        query, ranks, NONE.join(items)
+        asked(found, gallery, direction, row), ranks, NONE.join(items)
     )
+
+
+def asked(found: Rankings, gallery: Gallery, direction: str, row: int) -> Markup:
+    """Return a query, which is a caption or a photo."""
+    if direction == "text_to_image":
+        caption = gallery.captions(int(found.text_record[row]))[found.text_place[row]]
+        return Markup('<p class="query">“{}”</p>').format(caption)
+    return Markup('<div class="query">{}</div>').format(gallery.photo(row))
 
 
 def answers(ranked: Ranked, row: int, weight: float) -> list[tuple[str, int]]:
@@ -82,12 +87,14 @@ def answers(ranked: Ranked, row: int, weight: float) -> list[tuple[str, int]]:
     return [("first unimodal", 0), ("first reranked", int(np.argmax(joined)))]
 
 
-def _said(names: Sequence[str]) -> str:
+def said(names: Sequence[str]) -> str:
+    """Return names as the begin of a sentence."""
     text = ", ".join(names)
     return text[0].upper() + text[1:]
 
 
-def _answer(found: Rankings, gallery: Gallery, direction: str, answer: int) -> Markup:
+def drawn(found: Rankings, gallery: Gallery, direction: str, answer: int) -> Markup:
+    """Return an answer, which is a photo or a caption."""
     if direction == "text_to_image":
         return gallery.photo(answer)
     caption = gallery.captions(int(found.text_record[answer]))[found.text_place[answer]]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config import Mesh as MeshConfig
 from bridge_jax.evals.scores.rankings import Rankings
-from bridge_jax.report import attention, by_words, compare, examples, looks, page, plane, points, story
+from bridge_jax.report import attention, by_words, compare, disagreements, examples, looks, page, plane, points, story
 from bridge_jax.report.gallery import open_gallery
 from bridge_jax.report.page import Section
 from bridge_jax.report.points import Model
@@ -46,11 +46,29 @@ def write(workdir: str, out: Path, asked: Asked, start: Start, progress: Progres
     return told
 
 
-def write_two(first: str, second: str, out: Path) -> tuple[Story, Story]:
+def write_two(first: str, second: str, out: Path, data_dir: str = "") -> tuple[Story, Story]:
     """Write the page of two workdirs to `out`, and return their stories. Raises ConfigError as `write`."""
     told = story.read(first), story.read(second)
-    atomic.write_text(out, compare.render(*told))
+    atomic.write_text(out, compare.render(*told, [*_disagreements(*told, data_dir)]))
     return told
+
+
+def _disagreements(first: Story, second: Story, data_dir: str) -> Iterator[Section]:
+    """Yield a section of each split that both ranked, with the queries that only one of them finds."""
+    for number, (about, *two) in enumerate(compare.shared(first.workdir, second.workdir)):
+        try:
+            data = _config(first, about, data_dir).data
+            content = disagreements.section((two[0], two[1]), open_gallery(data, about.split, about.data))
+        except ConfigError as error:
+            content = _refused(error)
+        yield Section(f"only-{number}", f"Queries that only one finds, {about.dataset}/{about.split}", content)
+
+
+def _config(told: Story, about: About, data_dir: str) -> Config:
+    """Return the config of the checkpoint that was ranked, with the data set that it was ranked on."""
+    cfg = Checkpoints(told.workdir, read_only=True).config(about.step)
+    data = dataclasses.replace(cfg.data, dataset=about.dataset, data_dir=data_dir or cfg.data.data_dir)
+    return dataclasses.replace(cfg, data=data)
 
 
 def choose(told: Story, asked: Asked) -> tuple[About, Rankings] | None:
@@ -83,12 +101,8 @@ def _seen(
     about, found = chosen
     where = f"{about.dataset}/{about.split}, step {about.step}"
     try:
-        saves = Checkpoints(told.workdir, read_only=True)
-        cfg = saves.config(about.step)
-        data = dataclasses.replace(cfg.data, dataset=about.dataset)
-        data = dataclasses.replace(data, data_dir=asked.data_dir) if asked.data_dir else data
-        cfg = dataclasses.replace(cfg, data=data)
-        gallery = open_gallery(data, about.split, about.data)
+        cfg = _config(told, about, asked.data_dir)
+        gallery = open_gallery(cfg.data, about.split, about.data)
     except ConfigError as error:
         yield Section("queries", "Queries", _refused(error))
         return
@@ -97,6 +111,7 @@ def _seen(
     if not asked.photos and not asked.points:
         return
     mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))  # of this machine, whichever mesh trained it
+    saves = Checkpoints(told.workdir, read_only=True)
     params = saves.restore_params(about.step, abstract_params(cfg, mesh))
     model = Model(cfg, params, build_predict(cfg, mesh), lambda: start(cfg, mesh))
 

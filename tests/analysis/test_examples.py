@@ -19,6 +19,11 @@ def test_what_both_orders_get_wrong_is_worst_first():
     assert examples.both_wrong(BEFORE, AFTER, PHOTOS, 9) == [6, 5]
 
 
+def test_what_one_order_alone_finds_is_worst_of_the_other_first():
+    assert examples.found_by_one(AFTER, BEFORE, PHOTOS, 9) == [1, 7, 0]
+    assert examples.found_by_one(BEFORE, AFTER, PHOTOS, 9) == [4, 3]
+
+
 def test_equal_queries_come_in_their_order():
     same = np.full(5, 2)
     assert examples.both_wrong(same, same, np.arange(5), 3) == [0, 1, 2]

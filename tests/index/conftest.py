@@ -8,10 +8,11 @@ import pytest
 
 from bridge_jax.config import parse
 from bridge_jax.data import pipeline
+from bridge_jax.index import query
 from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Search
 from tests import runs
-from tests.index.albums import DAYS, PHOTOS, make, opened
+from tests.index.albums import DAYS, PHOTOS, make
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +53,10 @@ def photos(album, tmp_path) -> Path:
 def built(model, album, tmp_path_factory) -> Path:
     """Return an index of the album, with a refusal, that no test changes."""
     index = tmp_path_factory.mktemp("index") / "album"
-    make(model, album, index, refuses=True)
+    make(model, album, index, refusal=True)
     return index
 
 
 @pytest.fixture
 def search(model, built) -> Search:
-    return opened(model, built)
+    return query.open_search(model, built)

@@ -1,4 +1,4 @@
-"""bridge_jax/index/query.py: the nearest by a loop, the bridge's order by the model's own pairs."""
+"""bridge_jax/index/query.py and exact.py: the nearest by a loop, the bridge's order by the model's own pairs."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bridge_jax.config import ConfigError
-from bridge_jax.index import query
+from bridge_jax.index import exact, query
 from bridge_jax.index.model import PAIRS
 from bridge_jax.types import Lower
 
@@ -15,16 +15,16 @@ def test_nearest_is_exact_in_every_chunk(monkeypatch):
     draw = np.random.default_rng(0)
     embeddings = draw.normal(size=(50, 8)).astype(np.float32)
     embeddings[31] = embeddings[7]  # a tie, across two chunks
-    monkeypatch.setattr(query, "CHUNK", 16)
+    monkeypatch.setattr(exact, "CHUNK", 16)
     for _ in range(20):
         asked, allowed, k = draw.normal(size=8).astype(np.float32), draw.random(50) < 0.7, int(draw.integers(1, 60))
-        rows, cosines = query.nearest(embeddings, asked, k, allowed)
+        rows, cosines = exact.nearest(embeddings, asked, k, allowed)
         scores = {row: float(sum(embeddings[row] * asked)) for row in range(50) if allowed[row]}
         expected = sorted(scores, key=lambda row: (-round(scores[row], 4), row))[:k]
         assert rows.tolist() == expected
         np.testing.assert_allclose(cosines, [scores[row] for row in expected], rtol=1e-4, atol=1e-5)
-    assert query.nearest(embeddings, embeddings[7] * 9, 2, np.ones(50, bool))[0].tolist() == [7, 31]
-    assert query.nearest(embeddings, asked, 5, np.zeros(50, bool))[0].tolist() == []
+    assert exact.nearest(embeddings, embeddings[7] * 9, 2, np.ones(50, bool))[0].tolist() == [7, 31]
+    assert exact.nearest(embeddings, asked, 5, np.zeros(50, bool))[0].tolist() == []
 
 
 def test_the_order_is_that_of_the_evaluator(search, model):

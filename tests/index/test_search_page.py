@@ -1,28 +1,24 @@
 """The page in Chromium: it asks, reranks in place, goes back, and loads nothing from elsewhere."""
 
 import contextlib
-import os
-import shutil
 import socket
 import threading
 import time
 
 import pytest
 import uvicorn
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from bridge_jax.index import serve
-from tests.index.albums import opened
+from bridge_jax.index import query, serve
+from tests import browsers
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-expect.set_options(timeout=60_000)  # on a busy machine
 REFUSED = "status of 400"  # the browser logs each; a test asks for one
 
 
 @pytest.fixture(scope="module")
 def address(model, built):
     """Serve the album in a thread of this process and return its address."""
-    server = uvicorn.Server(uvicorn.Config(serve.app(opened(model, built)), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(serve.app(query.open_search(model, built)), log_level="warning"))
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -35,12 +31,8 @@ def address(model, built):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with browsers.started() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
@@ -48,7 +40,7 @@ def page(browser, address):
     """Return a page whose errors and requests to elsewhere fail the test."""
     context = browser.new_context(viewport={"width": 400, "height": 800}, reduced_motion="reduce")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(browsers.TIMEOUT_MS)
     page, faults, here = context.new_page(), [], (address, "blob:", "data:")
     page.on(
         "console", lambda said: faults.append(said.text) if said.type == "error" and REFUSED not in said.text else None

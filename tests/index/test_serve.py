@@ -1,15 +1,17 @@
 """bridge_jax/index/serve.py: what it answers, and that nothing makes it fail or read a file outside the index."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import random
+import shutil
 from urllib.parse import unquote
 
 import pytest
 from starlette.testclient import TestClient
 
-from bridge_jax.index import serve, store
+from bridge_jax.index import query, serve, store
 from bridge_jax.index.query import Search
 from tests.index.albums import PHOTOS, make
 
@@ -89,6 +91,51 @@ def test_any_name_of_a_file_is_served(model, photos, tmp_path):
     assert "caf? %2e?#&<b>.png" in [hit["path"] for hit in hits[:2]]
     assert client.get(f"/photo/{id_}").content == name.read_bytes()
     assert client.get("/newest", params={"n": "100"}).json()["hits"][0]["path"] == "caf? %2e?#&<b>.png"
+
+
+def test_a_newer_index_is_taken_up_at_the_next_request(model, photos, tmp_path):
+    make(model, photos, tmp_path / "index")
+    said = []
+    client = TestClient(serve.app(query.open_search(model, tmp_path / "index"), say=said.append), base_url=HOST)
+    assert client.get("/about").json()["photos"] == PHOTOS
+    (photos / "new.png").write_bytes((photos / "circles/00.png").read_bytes() + b"\0")
+    make(model, photos, tmp_path / "index")
+    hits = client.get("/search", params={"q": "a red circle", "n": "100"}).json()["hits"]
+    (new,) = (hit for hit in hits if hit["path"] == "new.png")
+    assert client.get(f"/photo/{new['id']}").status_code == 200
+    assert said == [f"{PHOTOS + 1} photos in the newer index"]
+
+
+@pytest.mark.parametrize("broken", ["damaged", "another", "listless", "short", "gone"])
+def test_a_broken_newer_index_leaves_the_one_before(model, photos, tmp_path, broken):
+    index, said = tmp_path / "index", []
+    make(model, photos, index)
+    client = TestClient(serve.app(query.open_search(model, index), say=said.append), base_url=HOST)
+    manifest, whole = store.read_manifest(index), (index / store.MANIFEST).read_bytes()
+    if broken == "damaged":
+        (index / store.MANIFEST).write_text("{")
+    elif broken == "gone":
+        (index / store.MANIFEST).unlink()
+    else:
+        faults = {"another": {"checkpoint": "0" * 64}, "listless": {"files": "files-none.jsonl"},
+                  "short": {"contents_bytes": 0, "refusal": {}}}  # fmt: skip
+        store.write_manifest(index, dataclasses.replace(manifest, **faults[broken]))
+    for _ in range(2):
+        assert len(client.get("/search", params={"q": "a red circle", "n": "100"}).json()["hits"]) == PHOTOS
+    stale = client.get("/about").json()["stale"]
+    assert stale.startswith("the index was built anew and cannot be opened: ")
+    assert said == [f"{stale}; the one before goes on answering"]
+    (index / store.MANIFEST).write_bytes(whole)
+    assert client.get("/about").json()["stale"] == ""
+
+
+def test_a_build_at_work_changes_no_answer(search, built, tmp_path):
+    """Its commits change how many rows count; what is searched changes when it ends."""
+    index = shutil.copytree(built, tmp_path / "index")
+    opened = query.open_search(search.model, index)
+    manifest = opened.index.manifest
+    store.write_manifest(index, dataclasses.replace(manifest, rows=manifest.rows - 1))
+    assert query.newest(opened) is opened
 
 
 @pytest.mark.parametrize(

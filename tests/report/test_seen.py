@@ -2,8 +2,8 @@
 
 import dataclasses
 import re
+import shutil
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,12 @@ import pytest
 from bridge_jax import config
 from bridge_jax.analysis import kinds
 from bridge_jax.config import ConfigError
-from bridge_jax.data import records, text
-from bridge_jax.evals.retrieval import Evaluator
+from bridge_jax.data import text
 from bridge_jax.report import attention, by_words, embedding, examples, looks, plane, points, write
 from bridge_jax.report.gallery import open_gallery
-from bridge_jax.run import finish, origin
-from bridge_jax.step import sharding
-from bridge_jax.step.predict import build_predict
+from bridge_jax.run import finish
 from bridge_jax.types import Lower
 from bridge_jax.workdir import rankings
-from bridge_jax.workdir.rankings import About
-from tests import runs
 from tests.report import made
 from tests.report.test_page import Tags, assert_it_loads_nothing
 
@@ -31,44 +26,9 @@ PHOTOS = 3
 
 
 @pytest.fixture(scope="module")
-def cfg(tiny):
-    settings = tiny()
-    settings.stage_order = ("stabilise",)
-    settings.bridge.layers = 2
-    settings.vision.depth = settings.text.depth = 2
-    settings.bridge.placement = "top"
-    return config.parse(settings)
-
-
-@pytest.fixture(scope="module")
-def params(cfg):
-    return runs.opened(cfg, "heads/itm/out")
-
-
-@pytest.fixture(scope="module")
-def predict(cfg):
-    return build_predict(cfg, sharding.make_mesh(cfg.mesh))
-
-
-@pytest.fixture(scope="module")
-def workdir(cfg, params, predict, tmp_path_factory):
-    """A finished run that left its rankings."""
-    folder = made.workdir(tmp_path_factory.mktemp("seen") / "run", cfg=cfg, params=params)
-    metrics, found = Evaluator(cfg, predict).ranked(params, "val", QUIET)
-    assert metrics["rerank/text_to_image/r@1"] == pytest.approx(100 * np.mean(found.text_to_image.rerank_rank == 1))
-    rankings.write(folder, About("shapes", "val", made.STEPS, records.fingerprint(cfg.data, "val")), found)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def found(workdir):
     ((_, found),) = rankings.read(workdir)
     return found
-
-
-@pytest.fixture(scope="module")
-def gallery(cfg):
-    return open_gallery(cfg.data, "val")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +50,31 @@ def test_a_query_is_shown_with_its_photo_its_caption_and_its_scores(found, galle
     assert f"irst reranked: unimodal {ranked.unimodal[row, best]:.2f}, bridge {ranked.fused[row, best]:.2f}, " in drawn
     assert f"joined {joined[best]:.2f}" in drawn
     assert gallery.photo(int(ranked.candidates[row, best])) in drawn
+
+
+def test_two_runs_show_the_queries_that_one_alone_finds(workdir, found, gallery, tmp_path):
+    ranked = found.text_to_image
+    row = int(np.flatnonzero(ranked.rerank_rank == 1)[1])
+    own = int(found.text_record[row])
+    place = int(np.flatnonzero(ranked.candidates[row] != own)[-1])  # which the second run puts first
+    fused, ranks = ranked.fused.copy(), ranked.rerank_rank.copy()
+    fused[row, place], ranks[row] = 1000, 3
+    second = shutil.copytree(workdir, tmp_path / "second")
+    about, _ = rankings.read(workdir)[0]
+    rankings.write(second, about, found._replace(text_to_image=ranked._replace(fused=fused, rerank_rank=ranks)))
+    write.write_two(str(workdir), str(second), tmp_path / "two.html")
+    html = (tmp_path / "two.html").read_text(encoding="utf-8")
+    assert_it_loads_nothing(html)
+    assert Tags(html).open == []
+    assert re.findall(r"Only (.) finds: (\d+) of", html) == [("A", "1"), ("B", "0"), ("A", "0"), ("B", "0")]
+    (shown,) = re.findall(r'<article class="example">.*?</article>', html)
+    assert f"“{gallery.captions(own)[found.text_place[row]]}”" in shown
+    assert "rank 1 by A, 3 by B" in shown
+    photos = re.findall(r"(<img .*?>)<figcaption>(.*?)<", shown)
+    assert photos == [
+        (gallery.photo(own), "First of A"),
+        (gallery.photo(int(ranked.candidates[row, place])), "First of B"),
+    ]
 
 
 def test_recall_by_words_is_counted_by_hand(found, gallery):
@@ -168,41 +153,6 @@ def test_photos_that_changed_since_they_were_ranked_are_refused(cfg):
         open_gallery(cfg.data, "val", "another")
 
 
-@pytest.fixture(scope="module")
-def page(workdir, cfg, params, tmp_path_factory):
-    """The whole page, with a map of both models, whose plane is no UMAP: tests/docs runs that, which takes 20 s."""
-    out = tmp_path_factory.mktemp("page") / "page.html"
-    asked = write.Asked(photos=2, points=12, parquet=str(out.with_suffix(".parquet")))
-    flat = types.SimpleNamespace(fit_transform=lambda both: both[:, :2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=lambda **_: flat))
-        write.write(str(workdir), out, asked, origin.initial, QUIET)
-    return out
-
-
-def test_the_whole_page_loads_nothing_and_nests(page):
-    html = page.read_text(encoding="utf-8")
-    assert_it_loads_nothing(html)
-    tags = Tags(html)
-    assert tags.open == []
-    ids = [attrs["id"] for _, attrs in tags.seen if "id" in attrs]
-    assert {"queries", "words", "looks", "map"} <= set(ids)
-    assert all(attrs["alt"] for tag, attrs in tags.seen if tag == "img")
-    assert "before training, pairs shuffled" in html
-    assert len(html) < 500_000
-
-
-def test_the_points_are_kept_and_a_second_report_reads_them(page, workdir, monkeypatch):
-    kept = page.with_suffix(".map.npz")
-    content, drawn = kept.read_bytes(), re.findall('<path class="cloud.*?>', page.read_text(encoding="utf-8"))
-    monkeypatch.setattr(points.embedding, "lay_out", lambda *_: pytest.fail("laid out again"))
-    again = page.with_name("again.html")
-    kept.rename(again.with_suffix(".map.npz"))
-    write.write(str(workdir), again, write.Asked(photos=0, points=12), origin.initial, QUIET)
-    assert again.with_suffix(".map.npz").read_bytes() == content
-    assert re.findall('<path class="cloud.*?>', again.read_text(encoding="utf-8")) == drawn
-
-
 def test_without_the_first_towers_the_map_is_of_the_trained_alone(cfg, params, predict, gallery, tmp_path, monkeypatch):
     """And without umap-learn there is none."""
 
@@ -230,17 +180,6 @@ def test_a_run_writes_its_page_at_its_end_where_the_config_says_so(cfg, monkeypa
     finish.report(dataclasses.replace(cfg, report=True), "runs/a")
     assert asked == [("runs/a", Path("runs/a/report.html"), write.Asked())]
     assert "the page of the run is runs/a/report.html" in capsys.readouterr().out
-
-
-def test_the_parquet_file_has_the_points_of_both_sides(page, gallery):
-    from pyarrow import parquet
-
-    table = parquet.read_table(page.with_suffix(".parquet")).to_pydict()
-    assert list(table) == ["x", "y", "text", "image_id", "split", "kind"]
-    assert table["kind"] == ["photo"] * 12 + ["caption"] * 12
-    assert table["text"][:12] == table["text"][12:]
-    assert table["image_id"][0] == gallery.image_id(0)
-    assert np.isfinite([*table["x"], *table["y"]]).all()
 
 
 def test_the_split_that_is_asked_for_is_shown_or_refused(workdir):
