@@ -9,6 +9,7 @@ interpreter's own end. It holds none of the package's code before, and JAX start
 JAX reads its variables of the environment at its import: they are the server's, but for the compilation cache's folder.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -100,6 +101,7 @@ def _server() -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.process", str(os.getpid())]
     server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdout.read(1), "it ended"
+    atexit.register(server.communicate)
     return server
 
 
