@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import ml_collections
 import pytest
+from flax.core.scope import Scope
 from jax._src.interpreters import mlir
 
 from configs import common
@@ -47,6 +48,27 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 # JAX makes an MLIR context for every program, which takes six times as long as to lower a single operation. One for all
 # takes a third off tests that run operations one by one (56 -> 38 s of processor time for three of test_gradients).
 mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+# Flax compares the shape of every parameter with its initialiser's whenever a module is applied, and traces the
+# initialiser for it. To trace each once takes a third off a model that is applied op by op.
+_checked_param = Scope.param
+
+
+@functools.lru_cache(maxsize=4096)
+def _shape(init: Callable, *arguments: object) -> tuple[int, ...]:
+    return jax.eval_shape(lambda: init(jax.random.key(0), *arguments)).shape
+
+
+def _param(scope: Scope, name: str, init: Callable, *arguments: object, unbox: bool = True) -> jax.Array:
+    """Return a parameter that has its initialiser's shape; Flax makes a new one and names a wrong one."""
+    hashable = (tuple(each) if isinstance(each, list) else each for each in arguments)
+    if not scope.has_variable("params", name) or scope.get_variable("params", name).shape != _shape(init, *hashable):
+        return _checked_param(scope, name, init, *arguments, unbox=unbox)
+    scope.reserve(name, "params")
+    return scope.get_variable("params", name)
+
+
+Scope.param = _param
 
 # Tracing makes millions of objects and hardly a cycle, and a garbage collection visits all that live: collect seldom.
 gc.set_threshold(100_000, 50, 100)

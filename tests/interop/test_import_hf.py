@@ -2,17 +2,13 @@
 
 import ast
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from bridge_jax.config import Text, Vision
 from bridge_jax.interop import hf_import
+from tests import process
 from tools import import_hf
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def printed(out: str, name: str) -> dict:
@@ -51,8 +47,7 @@ def test_what_cannot_be_imported_exits_2_with_one_line(bert_folder, model_type, 
     bert_folder.config["model_type"] = model_type
     if model_type is None:
         del bert_folder.config["model_type"]
-    command = [sys.executable, "-m", "tools.import_hf", str(bert_folder.write())]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = process.run("tools.import_hf", bert_folder.write())
     assert (done.returncode, done.stdout) == (2, "")
     assert line in done.stderr
     assert done.stderr.count("\n") == 1

@@ -2,8 +2,6 @@
 
 import importlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -16,7 +14,7 @@ from bridge_jax import config, paths
 from bridge_jax.config import ConfigError
 from bridge_jax.step import optim
 from bridge_jax.step.params import param_shapes
-from tests import tiny
+from tests import process, tiny
 from tools import show_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,13 +206,8 @@ def test_split_and_unflatten_are_inverse():
     jax.tree.map(np.testing.assert_array_equal, paths.unflatten({**frozen, **live}), params)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "tools.show_params", *arguments], cwd=ROOT, capture_output=True,
-                          text=True, check=False)  # fmt: skip
-
-
 def test_show_params_prints_the_table():
-    done = run("--config=configs/shapes.py")
+    done = process.run("tools.show_params", "--config=configs/shapes.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout == show_params.table(load("shapes"))
 
@@ -229,7 +222,7 @@ def test_show_params_prints_the_table():
     ],
 )
 def test_show_params_names_what_is_wrong_and_exits_2(arguments, line):
-    done = run(*arguments)
+    done = process.run("tools.show_params", *arguments)
     assert done.returncode == 2
     assert line in done.stderr
     assert done.stderr.count("\n") == 1

@@ -3,9 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -13,14 +10,13 @@ import pytest
 from bridge_jax import config
 from bridge_jax.workdir import lock
 from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import process
 
-ROOT = Path(__file__).resolve().parents[2]
 LIKE = {"vision": {"kernel": jnp.zeros(100)}, "heads": {"kernel": jnp.zeros(10)}}
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "tools.checkpoints", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return process.run("tools.checkpoints", *arguments)
 
 
 @pytest.fixture

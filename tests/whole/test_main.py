@@ -12,12 +12,14 @@ from bridge_jax import config
 from bridge_jax.step import sharding, train_step
 from bridge_jax.step.params import init_params
 from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import process
 
 ROOT = Path(__file__).resolve().parents[2]
-SHAPES = "--config=configs/shapes.py"
+MAIN, SHAPES = "bridge_jax.main", "--config=configs/shapes.py"
 
 
 def run(*arguments):
+    """Run main as a user's shell does: a wrong line ends before the libraries are imported."""
     command = [sys.executable, "-m", "bridge_jax.main", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
@@ -68,7 +70,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, says):
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(tiny_flags, tmp_path, changes, says):
-    done = run(*tiny_flags, *changes, f"--workdir={tmp_path / 'run'}")
+    done = process.run(MAIN, *tiny_flags, *changes, f"--workdir={tmp_path / 'run'}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
@@ -84,7 +86,7 @@ def test_a_workdir_of_another_config_is_refused(tiny, tiny_flags, tmp_path):
     saves.save(2, "stabilise", params, stage_step.init(2, params).opt_state, cfg)
     saves.close()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    done = run(*tiny_flags, "--config.seed=1", f"--workdir={tmp_path}")
+    done = process.run(MAIN, *tiny_flags, "--config.seed=1", f"--workdir={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")
     assert "the checkpoint of step 2 was made with a different config (seed: 0 -> 1)" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -93,14 +95,13 @@ def test_a_workdir_of_another_config_is_refused(tiny, tiny_flags, tmp_path):
 
 def test_a_bad_number_is_exit_code_3_and_names_step_and_tensor(tiny_flags, tmp_path):
     rates = ["--config.stages.stabilise.learning_rate=1e38", "--config.evals.retrieval.every_steps=1000"]
-    done = run(*tiny_flags, *rates, f"--workdir={tmp_path}")
+    done = process.run(MAIN, *tiny_flags, *rates, f"--workdir={tmp_path}")
     assert done.returncode == 3, done.stderr
     assert done.stderr.startswith("error: step ")
     assert "of stage 'stabilise': the first bad number is in " in done.stderr
     assert done.stderr.count("\n") == 1
     (left,) = tmp_path.glob("bad_step_*")
-    again = [sys.executable, "-m", "tools.replay", f"--folder={left}"]
-    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = process.run("tools.replay", f"--folder={left}")
     report = json.loads((left / "report.json").read_text())
     assert done.returncode == 3
     assert done.stdout.startswith(f"step {report['step']} of stage 'stabilise', image ids {report['image_ids'][0]} ")
@@ -108,7 +109,7 @@ def test_a_bad_number_is_exit_code_3_and_names_step_and_tensor(tiny_flags, tmp_p
 
 
 def test_dry_run_shows_parameters_batches_and_costs(tiny_flags, tiny):
-    done = run(*tiny_flags, "--dry_run")
+    done = process.run(MAIN, *tiny_flags, "--dry_run")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert re.search(r"^ heads +\d+ +0\.\d{3} ", done.stdout, re.MULTILINE)
