@@ -10,14 +10,15 @@ import functools
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from bridge_jax import config
+from bridge_jax.data import augment
 from bridge_jax.data.broken import BrokenError
 
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; COCO's largest picture has 0.4 million
@@ -26,7 +27,6 @@ _EXIF_IFD, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # EXIF tags: a table, and 
 _DAY = re.compile(r"([12]\d{3})[:-](0[1-9]|1[0-2])[:-](0[1-9]|[12]\d|3[01])\b")
 _HEIF = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")}
 _SIDE_WORDS = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-_FILL = (128, 128, 128)  # RandAugment shows it outside the picture
 _CROP_TRIES = 10
 
 
@@ -161,7 +161,7 @@ def train_view(
     if generator.random() < 0.5 and data.flip and may_flip:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
     if data.randaugment_layers:
-        pixels = rand_augment(pixels, data.randaugment_layers, data.randaugment_magnitude, generator)
+        pixels = augment.rand_augment(pixels, data.randaugment_layers, data.randaugment_magnitude, generator)
     return pixels
 
 
@@ -195,47 +195,6 @@ def random_crop(
     w = min(width, height * ratio[1])
     h = min(height, width / ratio[0])
     return (width - w) / 2, (height - h) / 2, w, h
-
-
-def rand_augment(
-    pixels: UInt8[np.ndarray, "H W 3"], layers: int, magnitude: int, generator: np.random.Generator
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Apply `layers` operations drawn uniformly, each at `magnitude` 0..10 (RandAugment, arXiv 1909.13719).
-
-    Captions name colours, so no operation changes a hue. Color, Posterize, Solarize and Invert are left out, as in
-    ALBEF and BLIP. Unlike theirs, AutoContrast and Equalize work on the luminance: channel by channel they would tint
-    the picture. Geometric operations never mirror.
-    """
-    image = Image.fromarray(pixels)
-    for _ in range(layers):
-        operation = _OPERATIONS[generator.integers(len(_OPERATIONS))]
-        sign = 1.0 if generator.random() < 0.5 else -1.0
-        image = operation(image, sign * magnitude / 10)
-    return np.asarray(image)
-
-
-def _equalize(image: Image.Image) -> Image.Image:
-    luminance, *chroma = image.convert("YCbCr").split()
-    return Image.merge("YCbCr", (ImageOps.equalize(luminance), *chroma)).convert("RGB")
-
-
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_FILL)
-
-
-_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (  # the level lies in -1..1
-    lambda image, level: image,
-    lambda image, level: ImageOps.autocontrast(image, preserve_tone=True),
-    lambda image, level: _equalize(image),
-    lambda image, level: ImageEnhance.Brightness(image).enhance(1 + 0.9 * level),
-    lambda image, level: ImageEnhance.Contrast(image).enhance(1 + 0.9 * level),
-    lambda image, level: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * level),
-    lambda image, level: image.rotate(30 * level, Image.Resampling.BILINEAR, fillcolor=_FILL),
-    lambda image, level: _affine(image, (1, 0.3 * level, 0, 0, 1, 0)),
-    lambda image, level: _affine(image, (1, 0, 0, 0.3 * level, 1, 0)),
-    lambda image, level: _affine(image, (1, 0, 0.1 * level * image.width, 0, 1, 0)),
-    lambda image, level: _affine(image, (1, 0, 0, 0, 1, 0.1 * level * image.height)),
-)
 
 
 def _decode(encoded: bytes, scale: float) -> Image.Image:
