@@ -42,6 +42,7 @@ WARNINGS = {
     "grey_picture": "greyscale pictures; training gives all three channels the same values",
     "cmyk_picture": "CMYK pictures; training converts them to RGB without their colour profile",
     "turned_picture": "pictures that EXIF turns or mirrors; training shows them upright, other programs may not",
+    "transparent_picture": "pictures that are transparent in places; training shows those white",
     "cut_caption": "captions or questions with too many tokens; training keeps the first and drops the rest",
     "unknown_word": "tokens that the vocabulary lacks; they become [UNK]",
     "split_size": "splits whose size differs from the published one",
@@ -214,8 +215,8 @@ class _Tally:
         if item.unread:
             self.names[item.unread].append(f"{item.name}: {item.fault}")
         elif (look := item.look) is not None:
-            for kind, holds in (("grey", look.grey), ("cmyk", look.cmyk), ("turned", look.turned)):
-                if holds:
+            for kind in ("grey", "cmyk", "turned", "transparent"):
+                if getattr(look, kind):
                     self.names[f"{kind}_picture"].append(item.name)
             if look.fault:
                 kind = "oversized_picture" if look.oversized else "damaged_picture"

@@ -42,6 +42,7 @@ class Look(NamedTuple):
     grey: bool = False
     cmyk: bool = False
     turned: bool = False  # EXIF has it shown rotated or mirrored
+    transparent: bool = False
 
 
 def fault(encoded: bytes) -> str:
@@ -58,7 +59,8 @@ def look(encoded: bytes) -> Look:
     try:
         with _opened(encoded) as image:
             turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            properties = Look("", grey=image.mode in ("1", "L", "LA"), cmyk=image.mode == "CMYK", turned=turned)
+            grey, cmyk = image.mode in ("1", "L", "LA"), image.mode == "CMYK"
+            properties = Look("", False, grey, cmyk, turned, image.has_transparency_data)
             image.draft(None, (1, 1))
             image.load()
     except BrokenError as error:
@@ -203,9 +205,18 @@ def _decode(encoded: bytes, scale: float) -> Image.Image:
         if scale < 1:
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
         upright = ImageOps.exif_transpose(image)
-        if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of a direct conversion
-            upright = upright.convert("RGBA")
-        return _to_srgb(upright.convert("RGB"))
+        return _to_srgb(_opaque(upright))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return a picture in RGB, on white where it is transparent; the colours hidden there are never seen."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    shown = image.convert("RGBA")
+    page = Image.new("RGB", image.size, "white")
+    page.paste(shown, mask=shown)
+    page.info = image.info
+    return page
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ from tools import prepare_data
 OVERSIZED = {"bomb_20000.png", "bomb_100000.png", "bomb_of_rows.png", "pixels_20000.png"}
 GREY = {"grey.jpg", "grey_alpha.png", "one_bit.png", "pixels_20000_narrow.png"}
 CMYK = {"cmyk.jpg", "cmyk.tif"}
+TRANSPARENT = {"alpha.png", "grey_alpha.png", "palette_transparent.png"}
 TURNED = {"exif_3.jpg", "exif_6.jpg", "exif_8.jpg"}
 TRAIN, VAL = 4, 2
 
@@ -88,6 +89,7 @@ PLANTED = {
     "grey": (put("good_2.jpg", ODD_PICTURES["grey.jpg"]), "grey_picture", "images/good_2.jpg"),
     "cmyk": (put("held_out_0.jpg", ODD_PICTURES["cmyk.jpg"]), "cmyk_picture", "images/held_out_0.jpg"),
     "turned": (turned, "turned_picture", "images/good_0.jpg"),
+    "transparent": (put("good_2.jpg", ODD_PICTURES["alpha.png"]), "transparent_picture", "images/good_2.jpg"),
     "empty": (say(3, " "), "broken_caption", "good_1.jpg: an empty caption (number 2 of 2)"),
     "endless": (say(0, "dog " * 25_000), "broken_caption", "held_out_0.jpg: a caption of 99999 characters"),
     "control": (say(0, "a\x00dog"), "broken_caption", "held_out_0.jpg: a caption with the control character U+0000"),
@@ -155,6 +157,7 @@ def test_all_that_is_broken_or_odd_is_sorted_into_its_kind(tmp_path):
         "grey_picture": GREY,
         "cmyk_picture": CMYK,
         "turned_picture": TURNED,
+        "transparent_picture": TRANSPARENT,
     }
     assert not files(found["broken_caption"]) & ODD_CAPTIONS.keys()
     assert [finding.broken for finding in found.values()] == sorted(

@@ -61,7 +61,7 @@ class BridgeImageProcessor(BaseImageProcessor):
         scale = self.image_size / side
         if scale < 1 and hasattr(image, "draft"):
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        image = _to_srgb(ImageOps.exif_transpose(image).convert("RGB"))
+        image = _to_srgb(_opaque(ImageOps.exif_transpose(image)))
         x, y = image.width / width, image.height / height
         across, down = (width, height) if self.squash else (side, side)
         left, top = (width - across) / 2, (height - down) / 2
@@ -101,6 +101,17 @@ def _encoded(image: Image.Image) -> bytes | None:
     encoded = file.read()
     file.seek(position)
     return encoded
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return a picture in RGB, on white where it is transparent; the colours hidden there are never seen."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    shown = image.convert("RGBA")
+    page = Image.new("RGB", image.size, "white")
+    page.paste(shown, mask=shown)
+    page.info = image.info
+    return page
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

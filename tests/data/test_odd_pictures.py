@@ -1,0 +1,85 @@
+"""Pictures as people have them: each is shown the same in training, evaluation, doctor and the exported processor."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridge_jax.data import image
+from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
+from tests.data.test_image import data_with
+
+SIDE = 16
+
+
+def encode(picture, kind="PNG", **options) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def views(encoded) -> list[np.ndarray]:
+    """Return the whole picture as evaluation, training, a thumbnail and the exported processor show it."""
+    data = data_with(squash=True, crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
+    assert image.fault(encoded) == ""
+    small = Image.open(io.BytesIO(image.thumbnail(encoded, 40))).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return [
+        image.eval_view(encoded, SIDE, squash=True),
+        image.train_view(encoded, SIDE, data, False, np.random.default_rng(0)),
+        BridgeImageProcessor(SIDE, squash=True).square(encoded),
+        np.asarray(small),
+    ]
+
+
+def assert_shown(encoded, expected) -> None:
+    """Assert that every view shows the picture of the bytes `expected`; a thumbnail is compressed, and so near."""
+    want = image.eval_view(expected, SIDE, squash=True).astype(int)
+    *exact, small = views(encoded)
+    for view in exact:
+        np.testing.assert_array_equal(view, want)
+    assert np.abs(small - want).mean() < 8
+
+
+def square(colour, around=(255, 255, 255)) -> np.ndarray:
+    """A picture of 40 x 40: a square of a colour with another colour around it."""
+    pixels = np.full((40, 40, len(colour)), around, np.uint8)
+    pixels[10:30, 10:30] = colour
+    return pixels
+
+
+def see_through(hidden, kind="RGBA") -> Image.Image:
+    """A red square; around it everything is transparent, and `hidden` is the colour that nobody shall see."""
+    pixels = Image.fromarray(square((255, 0, 0, 255), (*hidden, 0)))
+    return pixels.convert(kind)
+
+
+TRANSPARENT = {
+    "black": encode(see_through((0, 0, 0))),
+    "white": encode(see_through((255, 255, 255))),
+    "webp": encode(see_through((0, 80, 0)), "WEBP", lossless=True, exact=True),
+    "tiff": encode(see_through((0, 0, 255)), "TIFF"),
+    "gif": encode(see_through((0, 0, 255)), "GIF"),
+    "key": encode(Image.fromarray(square((255, 0, 0), (0, 0, 255))), transparency=(0, 0, 255)),
+    "palette": encode(Image.fromarray(square((255, 0, 0), (0, 0, 255))).quantize(2), transparency=b"\xff\x00"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_hidden_colours_stay_hidden(name):
+    assert_shown(TRANSPARENT[name], encode(Image.fromarray(square((255, 0, 0)))))
+    assert image.look(TRANSPARENT[name]).transparent
+
+
+@pytest.mark.parametrize("colours", ["LA", "L"])
+def test_grey_shows_white_where_it_is_transparent(colours):
+    grey = Image.fromarray(square((90,), (7,))[..., 0])
+    alpha = Image.fromarray(square((255,), (0,))[..., 0])
+    made = encode(Image.merge("LA", (grey, alpha))) if colours == "LA" else encode(grey, transparency=7)
+    assert_shown(made, encode(Image.fromarray(square((90, 90, 90)))))
+
+
+def test_half_transparent_is_half_white_and_opaque_is_untouched():
+    half = Image.fromarray(square((255, 0, 0, 128), (0, 0, 255, 255)))
+    assert_shown(encode(half), encode(Image.fromarray(square((255, 127, 127), (0, 0, 255)))))
+    assert not image.look(encode(Image.new("RGB", (8, 8)))).transparent
