@@ -22,6 +22,8 @@ from bridge_jax.data import augment
 from bridge_jax.data.broken import BrokenError
 
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; COCO's largest picture has 0.4 million
+# The formats of photos. Pillow opens others too, and would run Ghostscript on an EPS that is named photo.jpg.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
 _ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
 _EXIF_IFD, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # EXIF tags: a table, and in it DateTimeOriginal; DateTime
 _DAY = re.compile(r"([12]\d{3})[:-](0[1-9]|1[0-2])[:-](0[1-9]|[12]\d|3[01])\b")
@@ -70,15 +72,18 @@ def look(encoded: bytes) -> Look:
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """Open an encoded image. Raises BrokenError for faults in its header, and for any error inside the block.
+    """Open an encoded image of one of FORMATS, or HEIF. Raises BrokenError for faults in its header, and for any error
+    inside the block.
 
     The header is judged before anything is decoded: a bomb of a few kilobytes would take gigabytes. Samples of more
     than 8 bits are a fault, since Pillow cuts them off at 255 and turns the picture white.
     """
+    formats = FORMATS
     if encoded[4:12] in _HEIF:
         _read_heif()
+        formats = ("HEIF", "AVIF")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 most = f"at most {MAX_PIXELS / 1e6:.0f} million are decoded"
                 raise OversizedError(f"{image.width} x {image.height} pixels, {most}")
@@ -90,9 +95,19 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
         raise OversizedError(str(error)) from error
     except UnidentifiedImageError as error:  # its text names a Python object
-        raise BrokenError("no picture in a format that Pillow knows") from error
+        raise BrokenError(_unread(encoded)) from error
     except Exception as error:  # Pillow's plugins raise errors of any type
         raise BrokenError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _unread(encoded: bytes) -> str:
+    """Return the fault of a file in no format that is read. Of its content only the first bytes are looked at."""
+    Image.init()
+    start = encoded[:16].ljust(16, b"\0")
+    known = [name for name, (_, accept) in Image.OPEN.items() if accept and accept(start) is True]
+    other = next((name for name in known if name not in FORMATS), "")
+    found = f"a file that looks like {other}, which is not read" if other else "no picture in a format that is read"
+    return f"{found}; save it as one of {', '.join(FORMATS)}"
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bridge_jax.data import image
+from bridge_jax.data.broken import BrokenError
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
 from tests.data.test_image import data_with
 
@@ -83,3 +84,25 @@ def test_half_transparent_is_half_white_and_opaque_is_untouched():
     half = Image.fromarray(square((255, 0, 0, 128), (0, 0, 255, 255)))
     assert_shown(encode(half), encode(Image.fromarray(square((255, 127, 127), (0, 0, 255)))))
     assert not image.look(encode(Image.new("RGB", (8, 8)))).transparent
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "ICNS", "SGI", "PDF"])
+def test_only_formats_of_photos_are_opened(kind):
+    encoded = encode(Image.new("RGB", (64, 64), "red"), kind)
+    named = (
+        "no picture in a format that is read" if kind == "PDF" else f"a file that looks like {kind}, which is not read"
+    )
+    assert image.fault(encoded).startswith(named)
+    assert "JPEG, PNG" in image.fault(encoded)
+    with pytest.raises(BrokenError, match=named):
+        image.eval_view(encoded, SIDE)
+    with pytest.raises(ValueError, match="expected a picture in one of the formats JPEG, PNG"):
+        BridgeImageProcessor(SIDE).square(encoded)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "MPO"])
+def test_the_formats_of_photos_are_read(kind):
+    picture = Image.new("RGB", (64, 64), (200, 30, 30))
+    more = {"save_all": True, "append_images": [picture]} if kind == "MPO" else {}
+    for view in views(encode(picture, kind, **more)):
+        np.testing.assert_allclose(view.astype(int), np.broadcast_to((200, 30, 30), view.shape), atol=4)

@@ -14,10 +14,12 @@ from typing import ClassVar
 
 import numpy as np
 import transformers
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
+# The formats of photos. Pillow opens others too, and would run Ghostscript on an EPS that is named photo.jpg.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
 _ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
 
 
@@ -51,7 +53,7 @@ class BridgeImageProcessor(BaseImageProcessor):
         if isinstance(image, Image.Image):
             image = _encoded(image) or image
         if isinstance(image, bytes):
-            image = Image.open(io.BytesIO(image))
+            image = _open(image)
         if not isinstance(image, Image.Image):
             image = Image.fromarray(np.asarray(image))
         width, height = image.size
@@ -89,6 +91,15 @@ class BridgeProcessor(ProcessorMixin):
         if images is not None:
             data |= self.image_processor(images)
         return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _open(encoded: bytes) -> Image.Image:
+    """Open a picture; HEIF too where a plugin for it is registered."""
+    formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS
+    try:
+        return Image.open(io.BytesIO(encoded), formats=formats)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"expected a picture in one of the formats {', '.join(formats)}") from error
 
 
 def _encoded(image: Image.Image) -> bytes | None:
