@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from bridge_jax import config
 from bridge_jax.data import augment
@@ -24,7 +24,16 @@ from bridge_jax.data.broken import BrokenError
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; COCO's largest picture has 0.4 million
 # The formats of photos. Pillow opens others too, and would run Ghostscript on an EPS that is named photo.jpg.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
-_ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {  # EXIF's orientation -> the turn that shows a picture upright; any other value means nothing
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _EXIF_IFD, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # EXIF tags: a table, and in it DateTimeOriginal; DateTime
 _DAY = re.compile(r"([12]\d{3})[:-](0[1-9]|1[0-2])[:-](0[1-9]|[12]\d|3[01])\b")
 _HEIF = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")}
@@ -60,7 +69,7 @@ def look(encoded: bytes) -> Look:
     properties = Look("")
     try:
         with _opened(encoded) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            turned = _turn(image) is not None
             grey, cmyk = image.mode in ("1", "L", "LA"), image.mode == "CMYK"
             properties = Look("", False, grey, cmyk, turned, image.has_transparency_data)
             image.draft(None, (1, 1))
@@ -190,9 +199,7 @@ def may_flip(captions: Sequence[str]) -> bool:
 def size(encoded: bytes) -> tuple[int, int]:
     """Return width and height as shown (EXIF orientation applied), from the header alone."""
     with _opened(encoded) as image:
-        width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    return (height, width) if turned else (width, height)
+        return _shown_size(image)
 
 
 def random_crop(
@@ -219,8 +226,21 @@ def _decode(encoded: bytes, scale: float) -> Image.Image:
     with _opened(encoded) as image:
         if scale < 1:
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        upright = ImageOps.exif_transpose(image)
-        return _to_srgb(_opaque(upright))
+        image.load()
+        turn = _turn(image)
+        return _to_srgb(_opaque(image if turn is None else image.transpose(turn)))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return the turn that shows a picture upright, by EXIF; None where it is. Pillow turns a TIFF when it loads it."""
+    return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an upright picture; a TIFF has them before it is loaded."""
+    width, height = image.size
+    lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if lies else (width, height)
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Pictures as people have them: each is shown the same in training, evaluation, doctor and the exported processor."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -106,3 +107,49 @@ def test_the_formats_of_photos_are_read(kind):
     more = {"save_all": True, "append_images": [picture]} if kind == "MPO" else {}
     for view in views(encode(picture, kind, **more)):
         np.testing.assert_allclose(view.astype(int), np.broadcast_to((200, 30, 30), view.shape), atol=4)
+
+
+def tag(kind: int, count: int, value: bytes) -> bytes:
+    """Return EXIF whose only entry is an orientation of any type (1: BYTE, 2: ASCII, 3: SHORT, 4: LONG, 7: bytes)."""
+    return b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, kind, count) + value.ljust(4, b"\0") + bytes(4)
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 60, 3)).astype(np.uint8))
+MEANINGLESS = {
+    **{str(value): tag(3, 1, struct.pack("<H", value)) for value in (0, 9, 255, 65535)},
+    "ascii": tag(2, 2, b"6"),
+    "word": tag(2, 4, b"top"),
+    "bytes": tag(7, 1, b"\x06"),
+    "long": tag(4, 1, struct.pack("<I", 1 << 31)),
+    "cut": tag(3, 1, b"\x06")[:20],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF")
+@pytest.mark.parametrize("name", MEANINGLESS)
+def test_an_orientation_that_means_nothing_is_upright(name):
+    encoded, plain = (encode(NOISE, "JPEG", quality=95, **more) for more in ({"exif": MEANINGLESS[name]}, {}))
+    assert_shown(encoded, plain)
+    assert not image.look(encoded).turned
+    crops = [image.train_view(e, SIDE, data_with(), False, np.random.default_rng(1)) for e in (encoded, plain)]
+    np.testing.assert_array_equal(*crops)
+    np.testing.assert_array_equal(BridgeImageProcessor(SIDE).square(encoded), image.eval_view(plain, SIDE))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_shown_upright(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lossless = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}
+    options = lossless.get(kind, {"quality": 100} if kind == "JPEG" else {})
+    turned, plain = encode(NOISE, kind, exif=exif.tobytes(), **options), encode(NOISE, kind, **options)
+    flips = {2: np.s_[:, ::-1], 3: np.s_[::-1, ::-1], 4: np.s_[::-1], 5: np.s_[:], 6: np.s_[:, ::-1]}
+    flips |= {7: np.s_[::-1, ::-1], 8: np.s_[::-1]}
+    pixels = image.eval_view(plain, SIDE, squash=True)
+    pixels = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    assert image.size(turned) == ((30, 60) if orientation >= 5 else (60, 30))
+    assert image.look(turned).turned == (orientation > 1)
+    *exact, _ = views(turned)
+    for view in exact:
+        np.testing.assert_allclose(view.astype(int), pixels[flips.get(orientation, np.s_[:])], atol=2)

@@ -14,13 +14,22 @@ from typing import ClassVar
 
 import numpy as np
 import transformers
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 # The formats of photos. Pillow opens others too, and would run Ghostscript on an EPS that is named photo.jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
-_ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {  # EXIF's orientation -> the turn that shows a picture upright; any other value means nothing
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BridgeImageProcessor(BaseImageProcessor):
@@ -56,14 +65,14 @@ class BridgeImageProcessor(BaseImageProcessor):
             image = _open(image)
         if not isinstance(image, Image.Image):
             image = Image.fromarray(np.asarray(image))
-        width, height = image.size
-        if image.getexif().get(_ORIENTATION, 1) >= 5:
-            width, height = height, width
+        width, height = _shown_size(image)
         side = min(width, height)
         scale = self.image_size / side
         if scale < 1 and hasattr(image, "draft"):
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        image = _to_srgb(_opaque(ImageOps.exif_transpose(image)))
+        image.load()
+        turn = _turn(image)
+        image = _to_srgb(_opaque(image if turn is None else image.transpose(turn)))
         x, y = image.width / width, image.height / height
         across, down = (width, height) if self.squash else (side, side)
         left, top = (width - across) / 2, (height - down) / 2
@@ -112,6 +121,18 @@ def _encoded(image: Image.Image) -> bytes | None:
     encoded = file.read()
     file.seek(position)
     return encoded
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return the turn that shows a picture upright, by EXIF; None where it is. Pillow turns a TIFF when it loads it."""
+    return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an upright picture; a TIFF has them before it is loaded."""
+    width, height = image.size
+    lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if lies else (width, height)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
