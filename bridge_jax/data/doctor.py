@@ -40,7 +40,9 @@ BROKEN = {  # kind -> its meaning; in the order of a report
 WARNINGS = {
     "left_out": "pictures and captions that the preparation left out",
     "grey_picture": "greyscale pictures; training gives all three channels the same values",
-    "cmyk_picture": "CMYK pictures; training converts them to RGB without their colour profile",
+    "cmyk_picture": "CMYK pictures; training converts them to RGB",
+    "profile_picture": "pictures whose colour profile is not sRGB; training converts their colours",
+    "broken_profile": "pictures whose colour profile cannot be read; training takes their colours for sRGB",
     "turned_picture": "pictures that EXIF turns or mirrors; training shows them upright, other programs may not",
     "transparent_picture": "pictures that are transparent in places; training shows those white",
     "cut_caption": "captions or questions with too many tokens; training keeps the first and drops the rest",
@@ -215,9 +217,12 @@ class _Tally:
         if item.unread:
             self.names[item.unread].append(f"{item.name}: {item.fault}")
         elif (look := item.look) is not None:
-            for kind in ("grey", "cmyk", "turned", "transparent"):
-                if getattr(look, kind):
-                    self.names[f"{kind}_picture"].append(item.name)
+            kinds = {
+                f"{kind}_picture": getattr(look, kind) for kind in ("grey", "cmyk", "profile", "turned", "transparent")
+            }
+            for kind, holds in (kinds | {"broken_profile": look.broken_profile}).items():
+                if holds:
+                    self.names[kind].append(item.name)
             if look.fault:
                 kind = "oversized_picture" if look.oversized else "damaged_picture"
                 self.names[kind].append(f"{item.name}: {look.fault}")

@@ -54,6 +54,8 @@ class Look(NamedTuple):
     cmyk: bool = False
     turned: bool = False  # EXIF has it shown rotated or mirrored
     transparent: bool = False
+    profile: bool = False  # its colours are converted to sRGB
+    broken_profile: bool = False  # its colours are taken for sRGB
 
 
 def fault(encoded: bytes) -> str:
@@ -72,8 +74,13 @@ def look(encoded: bytes) -> Look:
             turned = _turn(image) is not None
             grey, cmyk = image.mode in ("1", "L", "LA"), image.mode == "CMYK"
             properties = Look("", False, grey, cmyk, turned, image.has_transparency_data)
+            profile = image.info.get("icc_profile")
             image.draft(None, (1, 1))
             image.load()
+            if profile:
+                colours = _colours(profile, _opaque(image).mode)
+                converted = colours.transform is not None
+                properties = properties._replace(profile=converted, broken_profile=colours.broken)
     except BrokenError as error:
         return properties._replace(fault=str(error), oversized=isinstance(error, OversizedError))
     return properties
@@ -228,7 +235,7 @@ def _decode(encoded: bytes, scale: float) -> Image.Image:
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
         image.load()
         turn = _turn(image)
-        return _to_srgb(_opaque(image if turn is None else image.transpose(turn)))
+        return _to_srgb(image if turn is None else image.transpose(turn))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -244,25 +251,46 @@ def _shown_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Return a picture in RGB, on white where it is transparent; the colours hidden there are never seen."""
+    """Return a picture in RGB, L or CMYK, on white where it is transparent: the colours hidden there are never seen."""
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode in ("L", "CMYK") else image.convert("RGB")
     shown = image.convert("RGBA")
     page = Image.new("RGB", image.size, "white")
     page.paste(shown, mask=shown)
-    page.info = image.info
     return page
 
 
+class _Colours(NamedTuple):
+    """How the colours of a profile become sRGB; None: they are sRGB, or nobody knows as the profile is broken."""
+
+    transform: ImageCms.ImageCmsTransform | None
+    broken: bool = False
+
+
+@functools.lru_cache(maxsize=64)
+def _colours(profile: bytes, mode: str) -> _Colours:
+    """Judge a profile by its effect on some colours, as names lie: within 2 of 255 it is taken for sRGB."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = mode if source.profile.xcolor_space.strip() == {"L": "GRAY"}.get(mode, mode) else "RGB"
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return _Colours(None, broken=True)
+    levels = np.arange(0, 256, 51, np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    some = Image.fromarray(grid).convert(mode)
+    change = np.asarray(transform.apply(some)).astype(int) - np.asarray(some.convert("RGB"))
+    return _Colours(None if np.abs(change).max() <= 2 else transform)
+
+
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Convert the colours of another profile, such as the Display P3 of phones. A broken profile is ignored."""
-    if "icc_profile" not in image.info:
-        return image
-    with contextlib.suppress(ImageCms.PyCMSError, OSError):
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        if "sRGB" not in ImageCms.getProfileDescription(profile):
-            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
-    return image
+    """Return a picture in sRGB, converted where it has another profile. A broken profile is ignored."""
+    opaque = _opaque(image)
+    profile = image.info.get("icc_profile")
+    transform = _colours(profile, opaque.mode).transform if profile else None
+    if transform is None:
+        return opaque.convert("RGB")
+    return transform.apply(opaque if opaque.mode == transform.input_mode else opaque.convert("RGB"))
 
 
 def _resize(

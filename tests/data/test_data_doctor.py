@@ -9,6 +9,7 @@ from PIL import Image
 
 from bridge_jax.data import doctor, prepared, text
 from bridge_jax.data.datasets import flickr8k, photo_builder, vqav2
+from tests import profiles
 from tests.data import bad_inputs
 from tests.data.bad_inputs import BROKEN_CAPTIONS, BROKEN_PICTURES, GIF, JPEG, ODD_CAPTIONS, ODD_PICTURES, encode
 from tests.data.test_vqav2 import write
@@ -70,6 +71,10 @@ def say(number, caption):
     return lambda folder: edit(folder, lambda entries: entries[number]["sentences"].append({"raw": caption}))
 
 
+def profiled(profile):
+    return encode(bad_inputs.picture(), "JPEG", icc_profile=profile)
+
+
 def copy(folder):
     (folder / "images" / "good_0.jpg").write_bytes((folder / "images" / "held_out_1.jpg").read_bytes())
 
@@ -88,6 +93,8 @@ PLANTED = {
     "bomb": (put("good_1.jpg", BROKEN_PICTURES["bomb_20000.png"]), "oversized_picture", "good_1.jpg: Image size (40"),
     "grey": (put("good_2.jpg", ODD_PICTURES["grey.jpg"]), "grey_picture", "images/good_2.jpg"),
     "cmyk": (put("held_out_0.jpg", ODD_PICTURES["cmyk.jpg"]), "cmyk_picture", "images/held_out_0.jpg"),
+    "profile": (put("good_2.jpg", profiled(profiles.exchanged())), "profile_picture", "images/good_2.jpg"),
+    "bad_profile": (put("good_2.jpg", profiled(b"no profile")), "broken_profile", "images/good_2.jpg"),
     "turned": (turned, "turned_picture", "images/good_0.jpg"),
     "transparent": (put("good_2.jpg", ODD_PICTURES["alpha.png"]), "transparent_picture", "images/good_2.jpg"),
     "empty": (say(3, " "), "broken_caption", "good_1.jpg: an empty caption (number 2 of 2)"),

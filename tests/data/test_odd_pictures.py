@@ -10,6 +10,7 @@ from PIL import Image
 from bridge_jax.data import image
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
+from tests import profiles
 from tests.data.test_image import data_with
 
 SIDE = 16
@@ -153,3 +154,41 @@ def test_every_orientation_is_shown_upright(kind, orientation):
     *exact, _ = views(turned)
     for view in exact:
         np.testing.assert_allclose(view.astype(int), pixels[flips.get(orientation, np.s_[:])], atol=2)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_colours_are_converted_by_the_profile_and_not_by_its_name(kind):
+    red, blue = (Image.new("RGB", (40, 40), colour) for colour in ((200, 30, 30), (30, 30, 200)))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    found = views(encode(red, kind, icc_profile=profiles.exchanged(named="sRGB"), **options))
+    for view in found:
+        np.testing.assert_allclose(view.astype(int), np.broadcast_to((30, 30, 200), view.shape), atol=5)
+    assert_shown(encode(blue, icc_profile=profiles.srgb()), encode(blue))
+
+
+def test_grey_has_profiles_too():
+    encoded = encode(Image.new("L", (40, 40), 55), icc_profile=profiles.linear_grey())  # 55 / 255 of the light
+    light = 1.055 * (55 / 255) ** (1 / 2.4) - 0.055  # the curve of sRGB
+    for view in views(encoded):
+        np.testing.assert_allclose(view.astype(int), 255 * light, atol=3)
+
+
+def test_profiles_are_counted():
+    red = Image.new("RGB", (40, 40), (200, 30, 30))
+    looks = {
+        name: image.look(encode(red, icc_profile=profile))
+        for name, profile in {"none": None, "srgb": profiles.srgb(), "other": profiles.exchanged()}.items()
+    }
+    looks |= {"broken": image.look(encode(red, icc_profile=b"no profile"))}
+    looks |= {"of_grey": image.look(encode(red, icc_profile=profiles.linear_grey()))}
+    looks |= {"grey_in_srgb": image.look(encode(red.convert("L"), icc_profile=profiles.srgb()))}
+    assert [name for name, look in looks.items() if look.profile] == ["other"]
+    assert [name for name, look in looks.items() if look.broken_profile] == ["broken", "of_grey"]
+    assert not any(look.fault for look in looks.values())
+
+
+def test_a_transparent_picture_is_on_white_in_its_own_colours():
+    encoded = encode(see_through((0, 255, 0)), icc_profile=profiles.exchanged())
+    for view in views(encoded)[:3]:
+        np.testing.assert_allclose(view[0, 0].astype(int), (255, 255, 255), atol=2)
+        np.testing.assert_allclose(view[8, 8].astype(int), (0, 0, 255), atol=2)

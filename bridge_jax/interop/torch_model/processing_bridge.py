@@ -6,7 +6,7 @@ or an unconverted `Image.open(path)`. A picture that is decoded already, such as
 resized from its full resolution.
 """
 
-import contextlib
+import functools
 import io
 import math
 from pathlib import Path
@@ -72,7 +72,7 @@ class BridgeImageProcessor(BaseImageProcessor):
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
         image.load()
         turn = _turn(image)
-        image = _to_srgb(_opaque(image if turn is None else image.transpose(turn)))
+        image = _to_srgb(image if turn is None else image.transpose(turn))
         x, y = image.width / width, image.height / height
         across, down = (width, height) if self.squash else (side, side)
         left, top = (width - across) / 2, (height - down) / 2
@@ -136,22 +136,38 @@ def _shown_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Return a picture in RGB, on white where it is transparent; the colours hidden there are never seen."""
+    """Return a picture in RGB, L or CMYK, on white where it is transparent: the colours hidden there are never seen."""
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode in ("L", "CMYK") else image.convert("RGB")
     shown = image.convert("RGBA")
     page = Image.new("RGB", image.size, "white")
     page.paste(shown, mask=shown)
-    page.info = image.info
     return page
 
 
+@functools.lru_cache(maxsize=64)
+def _colours(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return what makes the colours of a profile sRGB; None where they are, or the profile is broken.
+
+    It is judged by its effect on some colours, as names lie: within 2 of 255 it is taken for sRGB."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = mode if source.profile.xcolor_space.strip() == {"L": "GRAY"}.get(mode, mode) else "RGB"
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    levels = np.arange(0, 256, 51, np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    some = Image.fromarray(grid).convert(mode)
+    change = np.asarray(transform.apply(some)).astype(int) - np.asarray(some.convert("RGB"))
+    return None if np.abs(change).max() <= 2 else transform
+
+
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Convert the colours of another profile, such as the Display P3 of phones. A broken profile is ignored."""
-    if "icc_profile" not in image.info:
-        return image
-    with contextlib.suppress(ImageCms.PyCMSError, OSError):
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        if "sRGB" not in ImageCms.getProfileDescription(profile):
-            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
-    return image
+    """Return a picture in sRGB, converted where it has another profile. A broken profile is ignored."""
+    opaque = _opaque(image)
+    profile = image.info.get("icc_profile")
+    transform = _colours(profile, opaque.mode) if profile else None
+    if transform is None:
+        return opaque.convert("RGB")
+    return transform.apply(opaque if opaque.mode == transform.input_mode else opaque.convert("RGB"))
