@@ -2,7 +2,7 @@
 
 JPEGs are decoded at a draft size: libjpeg leaves out the frequencies that the resize would drop, and the picture keeps
 at least the resolution that the view needs. EXIF orientation and colour profiles are respected. An image that cannot be
-decoded to its end, or should not be, raises BrokenError; it never turns grey.
+decoded to its end, or should not be, raises BrokenError.
 """
 
 import contextlib
@@ -79,8 +79,7 @@ def look(encoded: bytes) -> Look:
             image.load()
             if profile:
                 colours = _colours(profile, _opaque(image).mode)
-                converted = colours.transform is not None
-                properties = properties._replace(profile=converted, broken_profile=colours.broken)
+                properties = properties._replace(profile=bool(colours.transform), broken_profile=colours.broken)
     except BrokenError as error:
         return properties._replace(fault=str(error), oversized=isinstance(error, OversizedError))
     return properties
@@ -88,8 +87,7 @@ def look(encoded: bytes) -> Look:
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """Open an encoded image of one of FORMATS, or HEIF. Raises BrokenError for faults in its header, and for any error
-    inside the block.
+    """Open an encoded image. Raises BrokenError for faults in its header, and for any error inside the block.
 
     The header is judged before anything is decoded: a bomb of a few kilobytes would take gigabytes. Samples of more
     than 8 bits are a fault, since Pillow cuts them off at 255 and turns the picture white.
@@ -117,7 +115,7 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
 
 
 def _unread(encoded: bytes) -> str:
-    """Return the fault of a file in no format that is read. Of its content only the first bytes are looked at."""
+    """Return the fault of a file in no format that is read, by its first bytes."""
     Image.init()
     start = encoded[:16].ljust(16, b"\0")
     known = [name for name, (_, accept) in Image.OPEN.items() if accept and accept(start) is True]
@@ -233,7 +231,7 @@ def _decode(encoded: bytes, scale: float) -> Image.Image:
     with _opened(encoded) as image:
         if scale < 1:
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        image.load()
+        image.load()  # turns a TIFF
         turn = _turn(image)
         return _to_srgb(image if turn is None else image.transpose(turn))
 

@@ -232,3 +232,19 @@ def test_a_builder_whose_name_is_not_that_of_its_file_is_refused(monkeypatch):
 @pytest.mark.parametrize("name", prepared.names())
 def test_the_name_of_a_builder_is_that_of_its_file(name):
     assert prepared.builder_class(name, "").name == name
+
+
+@pytest.mark.parametrize("number", [0.7, True, None, [1], -1, 1 << 31, float("inf"), float("nan"), "one"])
+def test_an_id_that_is_no_whole_number_is_refused(tmp_path, number):
+    raw = make_raw(tmp_path / "raw", [entry(0)])
+    (raw / "dataset_flickr8k.json").write_text(json.dumps({"images": [entry(0) | {"imgid": number}]}))
+    with pytest.raises(ConfigError, match=r"images\[0\] has no usable .*expected a whole number from 0 to 2147483647"):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+@pytest.mark.parametrize("place", [{"filename": "../../outside.jpg"}, {"filename": "/etc/0.jpg"}, {"filepath": ".."}])
+def test_a_split_file_that_leaves_its_folder_is_refused(tmp_path, place):
+    raw = make_raw(tmp_path / "raw", [entry(0)])
+    (raw / "dataset_flickr8k.json").write_text(json.dumps({"images": [entry(0) | place]}))
+    with pytest.raises(ConfigError, match=r"images\[0\] has no usable place: '.*' leaves the folder; expected a path inside"):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))

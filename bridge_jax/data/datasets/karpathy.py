@@ -8,7 +8,7 @@ import collections
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridge_jax.config import ConfigError
@@ -72,9 +72,11 @@ def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dic
 
 
 def _photo(entry: Mapping[str, Any], image_dir: Path) -> Photo:
-    path = image_dir / entry["filepath"] / entry["filename"] if "filepath" in entry else image_dir / entry["filename"]
+    name = PurePosixPath(entry.get("filepath", ""), entry["filename"])
+    if photo_builder.leaves(str(name)):
+        raise ValueError(f"place: '{name}' leaves the folder; expected a path inside {image_dir}")
     image_id = entry["cocoid"] if "cocoid" in entry else entry["imgid"]
-    return Photo(path, int(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
+    return Photo(image_dir / name, photo_builder.whole(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
 
 
 class Builder(photo_builder.Builder, skip_registration=True):

@@ -22,6 +22,7 @@ from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
 from bridge_jax.data.questions import Question
 
 BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops; one of n captions is 1/n of its image
+MAX_ID = 2**31 - 1  # batches hold ids as int32
 _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
 
@@ -64,6 +65,14 @@ def leaves(name: str) -> bool:
     """Return whether a path that a file names leads out of the folder."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
+
+
+def whole(value: Any) -> int:
+    """Return an image id that a file gives as a number or as digits. Raises ValueError for anything else."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if type(number) is not int or not 0 <= number <= MAX_ID:
+        raise ValueError(f"image id {value!r}: expected a whole number from 0 to {MAX_ID}")
+    return number
 
 
 def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refuse) -> None:
