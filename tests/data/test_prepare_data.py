@@ -246,5 +246,7 @@ def test_an_id_that_is_no_whole_number_is_refused(tmp_path, number):
 def test_a_split_file_that_leaves_its_folder_is_refused(tmp_path, place):
     raw = make_raw(tmp_path / "raw", [entry(0)])
     (raw / "dataset_flickr8k.json").write_text(json.dumps({"images": [entry(0) | place]}))
-    with pytest.raises(ConfigError, match=r"images\[0\] has no usable place: '.*' leaves the folder; expected a path inside"):
+    with pytest.raises(
+        ConfigError, match=r"images\[0\] has no usable place: '.*' leaves the folder; expected a path inside"
+    ):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
