@@ -29,6 +29,7 @@ BuilderClass = type[tfds.core.ShardBasedBuilder]
 
 BROKEN = {  # kind -> its meaning; in the order of a report
     "annotations": "faults in the annotation files; the preparation refuses them",
+    "broken_line": "lines of a list, or samples of a tar, that cannot be used; they are left out",
     "missing_picture": "pictures that cannot be read",
     "damaged_record": "records that cannot be read: prepare the data set anew",
     "oversized_picture": f"pictures of more than {image.MAX_PIXELS / 1e6:.0f} million pixels; they are not decoded",
@@ -130,6 +131,8 @@ def prepared(folder: Path) -> Source:
 
 
 def _read_photo(split: str, photo: photo_builder.Photo) -> list[_Item]:
+    if photo.fault:
+        return [_Item(split, str(photo.path), unread="broken_line", fault=photo.fault)]
     items = [_Item(split, str(photo.path), photo.image_id, photo.texts)]
     items += [_Item(split, str(path)) for path in photo.paths[1:]]  # the first picture carries the texts of all
     return [_read_file(item, path) for item, path in zip(items, photo.paths, strict=True)]

@@ -7,6 +7,8 @@ import abc
 import collections
 import functools
 import itertools
+import os
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -22,6 +24,7 @@ from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
 from bridge_jax.data.questions import Question
 
 BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops; one of n captions is 1/n of its image
+SUFFIXES = tuple(".jpg .jpeg .jpe .jfif .png .webp .gif .avif .bmp .tif .tiff .jp2 .ppm .heic .heif".split())
 MAX_ID = 2**31 - 1  # batches hold ids as int32
 _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
@@ -42,6 +45,7 @@ class Photo(NamedTuple):
     kind: str = "caption"
     later: tuple[Path, ...] = ()
     wrong_captions: tuple[str, ...] = ()  # known to be false of it
+    fault: str = ""  # why it is skipped and listed; then `path` is the file that is at fault
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -65,6 +69,28 @@ def leaves(name: str) -> bool:
     """Return whether a path that a file names leads out of the folder."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
+
+
+def located(folder: Path, name: str, refuse: Refuse) -> Path:
+    """Return the path of a picture, whichever form of its accents the disk has; call `refuse` where it has both."""
+    if name.isascii():
+        return folder / name
+    for part in PurePosixPath(name).parts:
+        same = _accented(folder).get(unicodedata.normalize("NFC", part), [part])
+        if len(same) > 1:
+            refuse(f"{folder}: {part!r} is there twice, with composed and with decomposed accents; remove one")
+        folder /= same[0]
+    return folder
+
+
+@functools.lru_cache(maxsize=16)
+def _accented(folder: Path) -> dict[str, list[str]]:
+    """Return the names in a folder that are not ASCII, by their composed form."""
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        if not name.isascii():
+            names[unicodedata.normalize("NFC", name)].append(name)
+    return dict(names)
 
 
 def whole(value: Any) -> int:
@@ -228,6 +254,8 @@ class _Read(NamedTuple):
 
 
 def _read_images(photo: Photo) -> _Read:
+    if photo.fault:
+        return _Read([], photo.path, photo.fault)
     encoded = []
     for path in photo.paths:
         try:
