@@ -1,6 +1,6 @@
 """Find every fault of a data set, raw or prepared, by name, before a run meets it.
 
-    report = examine(raw(builder, Path("DIR")), builder, tokenizer, workers=2)
+    report = examine(raw(builder.survey, Path("DIR")), builder, tokenizer, workers=2)
     report.exit_code, [(finding.kind, finding.count, finding.names) for finding in report.findings]
 
 Things that cannot be used are broken; things that can be used but may surprise are warnings. The code of preparation
@@ -107,11 +107,14 @@ class Source(NamedTuple):
     listed: dict[str, list[str]]  # kind -> names
 
 
-def raw(builder: type[photo_builder.Builder], folder: Path) -> Source:
-    """Return the raw data set in `folder`. Faults of its annotations become findings; they are not raised."""
+def raw(survey: photo_builder.Survey, folder: Path) -> Source:
+    """Return the raw data set in `folder` by a builder's `survey`.
+
+    Faults of its annotations become findings; they are not raised.
+    """
     faults: list[str] = []
     try:
-        splits = builder.survey(folder, faults.append)
+        splits = survey(folder, faults.append)
     except ConfigError as error:
         splits, faults = {}, [*faults, str(error)]
     reads = [functools.partial(_read_photo, split, photo) for split, photos in splits.items() for photo in photos]

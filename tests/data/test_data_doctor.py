@@ -49,7 +49,7 @@ def findings(source, builder: type[photo_builder.Builder] = Small, tokenizer=Non
 
 
 def raw_findings(folder, **arguments):
-    return findings(doctor.raw(Small, folder), **arguments)
+    return findings(doctor.raw(Small.survey, folder), **arguments)
 
 
 def files(finding: doctor.Finding) -> set[str]:
@@ -247,9 +247,9 @@ def test_the_questions_of_one_photo_in_test_and_test_dev_are_no_fault(tmp_path):
         write(tmp_path, subset, asked=[(9, 5, "Why?")], said=None)
     (tmp_path / "test-dev2015").rename(tmp_path / "elsewhere")
     (tmp_path / "test2015" / "COCO_test2015_000000000005.jpg").write_bytes(JPEG)
-    assert findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder) == {}
+    assert findings(doctor.raw(vqav2.Builder.survey, tmp_path), vqav2.Builder) == {}
     write(tmp_path, "val2014", asked=[(10, 7, "Why?")], said={10: ("other", ["no"] * 10)})
-    found = findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder)
+    found = findings(doctor.raw(vqav2.Builder.survey, tmp_path), vqav2.Builder)
     assert {kind: finding.count for kind, finding in found.items()} == {"id_collision": 1, "same_picture": 1}
     prepare_data.prepare("vqav2", str(tmp_path), raw_dir=str(tmp_path), num_answers=9, min_answer_count=1)
     again = findings(doctor.prepared(prepared.folder(tmp_path, vqav2.Builder)), vqav2.Builder)
@@ -262,7 +262,7 @@ def test_every_fault_of_the_question_files_is_told(tmp_path):
     write(tmp_path, "train2014", asked=[(1, 7, "Is it red?"), (2, 8, " ")], said={1: ("yes/no", ["yes"] * 10)})
     write(tmp_path, "val2014", asked=[(3, 9, "Why?")], said=None)
     (tmp_path / "train2014" / "COCO_train2014_000000000007.jpg").unlink()
-    found = findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder)
+    found = findings(doctor.raw(vqav2.Builder.survey, tmp_path), vqav2.Builder)
     assert "question 2 of v2_OpenEnded_mscoco_train2014_questions.json has no annot" in found["annotations"].names[0]
     assert "has no v2_mscoco_val2014_annotations.json beside it" in found["annotations"].names[1]
     assert files(found["missing_picture"]) == {"COCO_train2014_000000000007.jpg"}

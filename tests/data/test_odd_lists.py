@@ -147,7 +147,9 @@ def test_one_bad_line_is_skipped_and_listed(tmp_path, monkeypatch, name):
     records = prepared.folder(tmp_path / "out", cc3m.Builder)
     assert [record["captions"] for record in open_splits(records)["train"]] == [["a cat"]]
     assert (says or "a caption of 140000 characters") in (records / prepared.SKIPPED).read_text()
-    found = {f.kind: f.names for f in doctor.examine(doctor.raw(cc3m.Builder, raw), cc3m.Builder, None, 1).findings}
+    found = {
+        f.kind: f.names for f in doctor.examine(doctor.raw(cc3m.Builder.survey, raw), cc3m.Builder, None, 1).findings
+    }
     assert (says or "a caption of 140000") in found["broken_line" if says else "broken_caption"][0]
 
 

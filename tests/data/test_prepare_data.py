@@ -13,7 +13,7 @@ from PIL import Image
 from bridge_jax import config
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline, prepared, shapes
-from bridge_jax.data.datasets import flickr8k, karpathy
+from bridge_jax.data.datasets import flickr8k, karpathy, photo_builder, raw_files
 from configs import shapes as shapes_config
 from tools import prepare_data
 
@@ -136,7 +136,7 @@ def test_a_prepared_set_is_never_overwritten(tmp_path):
     [
         ([entry(0), entry(1, captions=())], r"image 1.jpg \(images\[1\]\) has no caption"),
         ([entry(0, split="dev")], "image 0.jpg is in split 'dev'; expected one of train"),
-        ([entry(3), entry(3)], "image id 3 is used 2 times"),
+        ([entry(3), entry(3)], r"image id 3 is used twice, by 3\.jpg \(train\) and by 3\.jpg \(train\)"),
         ([], "lists no photo"),
         ([{"filename": "0.jpg", "imgid": 0, "split": "train"}], r"images\[0\] has no usable 'sentences'"),
     ],
@@ -158,7 +158,11 @@ def test_missing_files_and_folders_are_one_clear_line(tmp_path):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(tmp_path / "raw"))
     (tmp_path / "raw" / "dataset_flickr8k.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ConfigError, match="no image folder images/ or Images/"):
-        karpathy.read(tmp_path / "raw" / "dataset_flickr8k.json", [tmp_path / "images", tmp_path / "Images"])
+        karpathy.survey(
+            tmp_path / "raw" / "dataset_flickr8k.json",
+            [tmp_path / "images", tmp_path / "Images"],
+            photo_builder.at_once,
+        )
     (tmp_path / "raw" / "images").mkdir()
     with pytest.raises(ConfigError, match="is not a Karpathy split file"):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(tmp_path / "raw"))
@@ -250,3 +254,42 @@ def test_a_split_file_that_leaves_its_folder_is_refused(tmp_path, place):
         ConfigError, match=r"images\[0\] has no usable place: '.*' leaves the folder; expected a path inside"
     ):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+def test_an_id_in_two_splits_is_refused(tmp_path):
+    raw = make_raw(tmp_path / "raw", [entry(0), entry(1, "val") | {"imgid": 0}])
+    with pytest.raises(
+        ConfigError, match=r"image id 0 is used twice, by 0\.jpg \(train\) and by 1\.jpg \(val\); ids must"
+    ):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(tmp_path, monkeypatch):
+    raw = make_raw(tmp_path / "raw", [*(entry(i) for i in range(200)), entry(200, "val")])
+    (raw / "images" / "200.jpg").unlink()
+    with pytest.raises(ConfigError, match=r"no picture of the split 'val' is left; give it one or leave it out"):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    monkeypatch.setattr(flickr8k.Builder, "survey", classmethod(lambda *_: {"train": [photo], "val": []}))
+    photo = photo_builder.Photo(raw / "images" / "0.jpg", 0, ("a dog",))
+    with pytest.raises(ConfigError, match=r"no picture of the split 'val' is left"):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+def test_a_text_in_the_place_of_a_list_of_captions_is_refused(tmp_path):
+    photo = photo_builder.Photo(tmp_path / "0.jpg", 0, "a dog")
+    with pytest.raises(ConfigError, match=r"the captions of 0\.jpg are one text, 'a dog'; expected a list"):
+        photo_builder.check({"train": [photo]}, tmp_path / "list", photo_builder.at_once)
+
+
+def test_a_split_file_may_begin_with_a_byte_order_mark(tmp_path):
+    raw = make_raw(tmp_path / "raw", [entry(0)])
+    file = raw / "dataset_flickr8k.json"
+    file.write_text("\ufeff" + file.read_text())
+    assert "train 1" in prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+def test_lines_of_json_end_where_json_says(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\ufeff{"a": "x\u2028y"}\n\n{"a": "z\x85"}', encoding="utf-8")
+    read = [(number, json.loads(line)["a"]) for number, line in raw_files.lines(tmp_path / "a.jsonl")]
+    assert read == [(1, "x\u2028y"), (3, "z\x85")]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data.datasets import lists, photo_builder, tars
+from bridge_jax.data.datasets import lists, photo_builder, raw_files, tars
 from bridge_jax.data.datasets.lists import Columns
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
@@ -43,11 +43,15 @@ class Builder(photo_builder.Builder, skip_registration=True):
         return photos
 
 
-def find(raw: Path, columns: Columns, refuse: Refuse) -> tuple[Path, Iterator[Pair]]:
-    """Return the tars' first, or the list, and the pairs of all. Raises ConfigError where there is neither or both."""
-    found = tars.find(raw)
+def sources(raw: Path) -> tuple[list[Path], list[Path]]:
+    """Return the tars and the lists of a folder; of the lists only those of known names, where there are any."""
     named = [raw / name for name in LISTS if (raw / name).is_file()]
-    listed = named or sorted(path for path in raw.iterdir() if path.name.endswith(lists.SUFFIXES))
+    return tars.find(raw), named or sorted(path for path in raw.iterdir() if path.name.endswith(lists.SUFFIXES))
+
+
+def find(raw: Path, columns: Columns, refuse: Refuse) -> tuple[Path, Iterator[Pair]]:
+    """Return the list or the first tar, and the pairs of all. Raises ConfigError where there is neither or both."""
+    found, listed = sources(raw)
     if len(listed) + bool(found) != 1:
         names = ", ".join(path.name for path in listed + found[:1]) or "neither"
         raise ConfigError(f"--raw_dir: expected *.tar or one of {', '.join(LISTS)} in {raw}, found {names}")
@@ -73,7 +77,7 @@ def _listed(file: Path, columns: Columns, refuse: Refuse) -> Iterator[Pair]:
             if folder is None:  # the first picture that is there says where the others are
                 places = [file.parent / name for name in FOLDERS]
                 folder = next((place for place in places if (place / line.image).exists()), None)
-            path = photo_builder.located(folder or file.parent, line.image, refuse)
+            path = raw_files.located(folder or file.parent, line.image, refuse)
             yield Pair(path, line.captions, line.wrong, line.split)
 
 

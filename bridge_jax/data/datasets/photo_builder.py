@@ -7,8 +7,6 @@ import abc
 import collections
 import functools
 import itertools
-import os
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -24,7 +22,6 @@ from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
 from bridge_jax.data.questions import Question
 
 BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops; one of n captions is 1/n of its image
-SUFFIXES = tuple(".jpg .jpeg .jpe .jfif .png .webp .gif .avif .bmp .tif .tiff .jp2 .ppm .heic .heif".split())
 MAX_ID = 2**31 - 1  # batches hold ids as int32
 _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
@@ -58,6 +55,7 @@ class Photo(NamedTuple):
 
 
 Refuse = Callable[[str], None]  # called with a fault of the raw folder
+Survey = Callable[[Path, Refuse], dict[str, list[Photo]]]
 
 
 def at_once(fault: str) -> NoReturn:
@@ -71,28 +69,6 @@ def leaves(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts
 
 
-def located(folder: Path, name: str, refuse: Refuse) -> Path:
-    """Return the path of a picture, whichever form of its accents the disk has; call `refuse` where it has both."""
-    if name.isascii():
-        return folder / name
-    for part in PurePosixPath(name).parts:
-        same = _accented(folder).get(unicodedata.normalize("NFC", part), [part])
-        if len(same) > 1:
-            refuse(f"{folder}: {part!r} is there twice, with composed and with decomposed accents; remove one")
-        folder /= same[0]
-    return folder
-
-
-@functools.lru_cache(maxsize=16)
-def _accented(folder: Path) -> dict[str, list[str]]:
-    """Return the names in a folder that are not ASCII, by their composed form."""
-    names: dict[str, list[str]] = collections.defaultdict(list)
-    for name in os.listdir(folder) if folder.is_dir() else ():
-        if not name.isascii():
-            names[unicodedata.normalize("NFC", name)].append(name)
-    return dict(names)
-
-
 def whole(value: Any) -> int:
     """Return an image id that a file gives as a number or as digits. Raises ValueError for anything else."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
@@ -102,8 +78,13 @@ def whole(value: Any) -> int:
 
 
 def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refuse) -> None:
-    """Call `refuse` where there is no photo or a folder of photos is missing."""
+    """Call `refuse` where there is no photo, a folder of photos is missing or one text stands for several."""
     everything = [photo for split in photos.values() for photo in split]
+    for photo in everything:
+        if isinstance(photo.captions, str):
+            refuse(
+                f"{annotations}: the captions of {photo.path.name} are one text, {photo.captions!r}; expected a list"
+            )
     if not everything:
         refuse(f"{annotations} lists no photo; list at least one")
     for folder in sorted({p.path.parent for p in everything}):
@@ -123,6 +104,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     PAIRS = False  # whether a second photo belongs to each
     frames = 1  # pictures of a video, where a record is one; 1: no video
     PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: unknown
+    IDS_OF_SPLIT = False  # whether two splits may number their photos alike
     SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another split that has all its photos too
 
     def __init__(self, *, raw_dir: str, workers: int = 1, held_out: HeldOut | None = None, **arguments: Any):
@@ -135,6 +117,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if not raw.is_dir():
             raise ConfigError(f"--raw_dir: {raw} is not a folder")
         self._photos = self.read(raw)
+        self._check_ids()
         self._total = sum(len(split) for split in self._photos.values())
         self._workers = workers
         self._broken: list[str] = []
@@ -146,6 +129,19 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> photos of the raw folder. Raises ConfigError for the first fault."""
         return self.survey(raw, at_once)
+
+    def _check_ids(self) -> None:
+        """Raise ConfigError where two photos have one id."""
+        known: dict[Any, tuple[str, Photo]] = {}
+        for split, photos in self._photos.items():
+            for photo in photos:
+                apart = split if self.IDS_OF_SPLIT or split in self.SUBSETS else ""
+                before, other = known.setdefault((photo.image_id, apart), (split, photo))
+                if other is not photo and not photo.fault:
+                    raise ConfigError(
+                        f"--raw_dir: image id {photo.image_id} is used twice, by {other.path.name} ({before}) and by "
+                        f"{photo.path.name} ({split}); ids must be unique"
+                    )
 
     @classmethod
     @abc.abstractmethod
@@ -174,6 +170,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 f"--held_out: all {len(self._copies)} pictures of {TRAIN} are held out, so none is left; "
                 "name fewer data sets"
             )
+        if empty := [split for split in self._photos if not self.info.splits[split].num_examples]:
+            raise ConfigError(f"--raw_dir: no picture of the split {empty[0]!r} is left; give it one or leave it out")
         if self._held_out is not None and self.info.metadata is not None:
             self.info.metadata.update(self._held_out.save(self._copies, Path(self.data_path)))
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data.datasets import photo_builder
-from bridge_jax.data.datasets.photo_builder import SUFFIXES, Refuse
+from bridge_jax.data.datasets.photo_builder import Refuse
+from bridge_jax.data.datasets.raw_files import SUFFIXES
 
 
 @dataclasses.dataclass(frozen=True)

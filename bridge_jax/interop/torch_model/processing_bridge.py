@@ -130,9 +130,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
     """Return width and height of an upright picture; a TIFF has them before it is loaded."""
-    width, height = image.size
     lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (height, width) if lies else (width, height)
+    return image.size[::-1] if lies else image.size
 
 
 def _opaque(image: Image.Image) -> Image.Image:
