@@ -119,7 +119,7 @@ def _unread(encoded: bytes) -> str:
     Image.init()
     start = encoded[:16].ljust(16, b"\0")
     known = [name for name, (_, accept) in Image.OPEN.items() if accept and accept(start) is True]
-    other = next((name for name in known if name not in FORMATS), "")
+    other = next((name for name in known if name not in (*FORMATS, "HEIF")), "")
     found = f"a file that looks like {other}, which is not read" if other else "no picture in a format that is read"
     return f"{found}; save it as one of {', '.join(FORMATS)}"
 
@@ -285,9 +285,9 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     opaque = _opaque(image)
     profile = image.info.get("icc_profile")
     transform = _colours(profile, opaque.mode).transform if profile else None
-    if transform is None:
-        return opaque.convert("RGB")
-    return transform.apply(opaque if opaque.mode == transform.input_mode else opaque.convert("RGB"))
+    if opaque.mode != (transform.input_mode if transform else "RGB"):
+        opaque = opaque.convert("RGB")
+    return transform.apply(opaque) if transform else opaque
 
 
 def _resize(

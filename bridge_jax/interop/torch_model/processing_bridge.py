@@ -104,7 +104,8 @@ class BridgeProcessor(ProcessorMixin):
 
 def _open(encoded: bytes) -> Image.Image:
     """Open a picture; HEIF too where a plugin for it is registered."""
-    formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS
+    Image.init()
+    formats = [name for name in (*_FORMATS, "HEIF") if name in Image.OPEN]
     try:
         return Image.open(io.BytesIO(encoded), formats=formats)
     except UnidentifiedImageError as error:
@@ -167,6 +168,6 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     opaque = _opaque(image)
     profile = image.info.get("icc_profile")
     transform = _colours(profile, opaque.mode) if profile else None
-    if transform is None:
-        return opaque.convert("RGB")
-    return transform.apply(opaque if opaque.mode == transform.input_mode else opaque.convert("RGB"))
+    if opaque.mode != (transform.input_mode if transform else "RGB"):
+        opaque = opaque.convert("RGB")
+    return transform.apply(opaque) if transform else opaque
