@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -277,7 +278,7 @@ def test_a_split_of_which_nothing_is_left_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_text_in_the_place_of_a_list_of_captions_is_refused(tmp_path):
-    photo = photo_builder.Photo(tmp_path / "0.jpg", 0, "a dog")
+    photo = photo_builder.Photo(tmp_path / "0.jpg", 0, cast(Any, "a dog"))
     with pytest.raises(ConfigError, match=r"the captions of 0\.jpg are one text, 'a dog'; expected a list"):
         photo_builder.check({"train": [photo]}, tmp_path / "list", photo_builder.at_once)
 

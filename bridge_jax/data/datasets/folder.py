@@ -9,7 +9,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data.datasets import pairs, photo_builder, raw_files
@@ -41,7 +41,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
     HOMEPAGE = ""
     CITATION = ""
 
-    def __init__(self, *, options: Options = DEFAULTS, **arguments):
+    def __init__(self, *, options: Options = DEFAULTS, **arguments: Any):
         """Read the folder by `options`. Raises ConfigError (see `survey`)."""
         self._options = options
         super().__init__(**arguments)

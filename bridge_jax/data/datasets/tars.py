@@ -10,7 +10,7 @@ import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data.datasets import photo_builder
@@ -119,7 +119,7 @@ def _captions(parts: _Parts) -> tuple[tuple[str, ...], str]:
         told = json.loads(parts.told[0])["caption"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return (), ": expected JSON with `caption`"
-    captions: Sequence = told if isinstance(told, list) else [told]
+    captions: Sequence[Any] = told if isinstance(told, list) else [told]
     if not captions or not all(isinstance(caption, str) for caption in captions):
         return (), f": `caption` is {told!r}"
     return tuple(caption.strip() for caption in captions), ""
