@@ -87,7 +87,7 @@ class Examples:
         for make in self._makers:
             example |= make(row, generator)
         if self._draw_wrong:
-            example |= self._draw_wrong(record["wrong_captions"], generator)
+            example |= self._draw_wrong(record["wrong_captions"], lines[chosen], generator)
         if ranked := self._ranked:
             caption = int(ranked.first[index]) + chosen
             example |= self._partners(ranked, ranked.draw(index, caption, generator), generator)

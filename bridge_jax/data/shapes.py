@@ -139,14 +139,15 @@ def captions(scene: Scene) -> list[Caption]:
 def descriptions(groups: Sequence[Group]) -> list[Caption]:
     """Return captions that name both groups but not their places; they are the same for either order of the groups."""
     first, second = sorted(groups)
-    everything = [
-        phrasing.format(a.phrase(), b.phrase())
-        for phrasing in _DESCRIPTIONS
-        for a, b in ((first, second), (second, first))
-    ]
+    everything = _all_descriptions((first, second))
     generator = np.random.default_rng(rng.stream_seed(0, f"shapes/{first}/{second}"))
     chosen = generator.choice(len(everything), _DESCRIPTIONS_EACH, replace=False)
     return [Caption("description", everything[i]) for i in sorted(chosen)]
+
+
+def _all_descriptions(groups: Sequence[Group]) -> list[str]:
+    first, second = (group.phrase() for group in groups)
+    return [phrasing.format(*both) for phrasing in _DESCRIPTIONS for both in ((first, second), (second, first))]
 
 
 def relations(scene: Scene) -> list[Caption]:
@@ -167,14 +168,15 @@ def relations(scene: Scene) -> list[Caption]:
 
 def is_true(caption: str, scene: Scene) -> bool:
     """Return whether a caption is true of the scene: word for word one of all its possible captions."""
-    both = (scene.groups, scene.groups[::-1])
-    true = [phrasing.format(*(group.phrase() for group in groups)) for phrasing in _DESCRIPTIONS for groups in both]
-    return caption in (*true, *(relation.text for relation in relations(scene)))
+    return caption in (*_all_descriptions(scene.groups), *(relation.text for relation in relations(scene)))
 
 
 def wrong_captions(scene: Scene) -> list[str]:
-    """Return hard false captions: the same groups with the relation turned round."""
-    return [caption.text for caption in relations(scene.mirror())]
+    """Return hard false captions: true ones of the mirror and of the twins, which hold the same words."""
+    texts = [caption.text for caption in relations(scene.mirror())]
+    for twin in map(scene.twin, EXCHANGED):
+        texts += [*_all_descriptions(twin.groups), *(caption.text for caption in relations(twin))]
+    return [text for text in dict.fromkeys(texts) if not is_true(text, scene)]
 
 
 def render(scene: Scene) -> bytes:

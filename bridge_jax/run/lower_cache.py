@@ -51,6 +51,7 @@ class LowerCache:
     image_ids: np.ndarray  # int32 [photos]
     broken: np.ndarray  # bool [photos], True if the photo has no states
     faults: Mapping[int, str]  # row of an unusable caption -> the reason
+    texts: Sequence[str]  # the words of every caption
     wrong: Sequence[Sequence[str]]  # for each photo, its wrong captions
     draw_wrong: wrong_captions.DrawWrong | None  # where the stage fuses them
     ranked: Ranked | None = None  # where partners come from the whole split
@@ -68,7 +69,7 @@ class LowerCache:
         chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator, weights)
         caption = first + chosen
         crop = int(generator.integers(self.image.shape[1]))
-        wrong = self.draw_wrong(self.wrong[index], generator) if self.draw_wrong else {}
+        wrong = self.draw_wrong(self.wrong[index], self.texts[caption], generator) if self.draw_wrong else {}
         return {
             REFUSED: refused,
             "image_ids": self.image_ids[index],
@@ -162,6 +163,7 @@ def open_or_fill(cfg: Config, stage: Stage, params: Params, predict: Predict, pr
         image_ids=np.array(image_ids, np.int32),
         broken=np.load(broken, allow_pickle=False) if broken.exists() else np.zeros(len(records), bool),
         faults=faults,
+        texts=all_texts if count else (),
         wrong=wrong if count else (),
         draw_wrong=wrong_captions.draw_of(records, cfg.data.dataset, tokenizer, count),
     )

@@ -86,7 +86,17 @@ def test_a_mirror_shares_descriptions_and_swaps_truths(splits):
             assert mirror.mirror() == scene
             assert attributes(scene) == attributes(mirror)
             assert shapes.descriptions(scene.groups) == shapes.descriptions(mirror.groups)
-            assert shapes.wrong_captions(scene) == [caption.text for caption in shapes.relations(mirror)]
+            assert {caption.text for caption in shapes.relations(mirror)} <= set(shapes.wrong_captions(scene))
+
+
+def test_a_wrong_caption_has_the_words_of_a_true_one(splits):
+    """Only their order tells it: the relation of the mirror, or a colour or size of the other group."""
+    for name in ("train", "val_bindings"):
+        for scene in splits[name]:
+            wrong = [sorted(caption.split()) for caption in shapes.wrong_captions(scene)]
+            assert all(sorted(caption.text.split()) in wrong for caption in shapes.relations(scene))
+            if name == "val_bindings":
+                assert all(sorted(caption.text.split()) in wrong for caption in shapes.captions(scene))
 
 
 def test_twins_share_words_and_places_and_no_caption(splits):

@@ -30,13 +30,25 @@ def batches(cfg, count=3, losses=("itm",)):
 def test_a_row_has_wrong_captions_of_its_own_record(cfg):
     records = {r["image_id"]: r for r in pipeline.open_split(cfg.data, cfg.data.train_split)}
     tokenizer, drawn = text.load(cfg.data, cfg.text), set()
-    for batch in batches(drawing(cfg, 2)):
+    for batch in batches(drawing(cfg, 2), count=6):
         for row, image_id in enumerate(batch.image_ids):
             lines = [tokenizer.decode(ids) for ids in batch.wrong_ids[row]]
             assert len(set(lines)) == 2
             assert set(lines) <= set(records[image_id]["wrong_captions"])
-            drawn |= {records[image_id]["wrong_captions"].index(line) for line in lines}
-    assert len(drawn) == max(len(record["wrong_captions"]) for record in records.values())
+            own = sorted(tokenizer.decode(batch.ids[row]).split())
+            same_words = [line for line in records[image_id]["wrong_captions"] if sorted(line.split()) == own]
+            assert lines[0] in same_words or not same_words
+            drawn |= {(int(image_id), line) for line in lines}
+    assert len({image_id for image_id, _ in drawn}) < len(drawn) / 2, "always the same two of a record"
+
+
+def test_those_whose_words_differ_least_from_the_own_caption_come_first(cfg):
+    tokenizer = text.load(cfg.data, cfg.text)
+    wrong = ["two small red circles", "one large blue square below one small red circle", "one small red circle"]
+    own = "One small red circle below one large blue square"
+    for seed in range(4):
+        drawn = wrong_captions.DrawWrong(tokenizer, 3)(wrong, own, np.random.default_rng(seed))
+        assert [tokenizer.decode(ids) for ids in drawn["wrong_ids"]] == [wrong[1], wrong[2], wrong[0]]
 
 
 def test_without_them_the_batch_is_the_same_bit_for_bit(cfg):
@@ -54,7 +66,7 @@ def test_a_stage_that_reads_no_wrong_caption_draws_none(cfg):
 
 def test_rows_that_a_record_lacks_are_masked_and_unusable_captions_left_out(cfg):
     draw = wrong_captions.DrawWrong(text.load(cfg.data, cfg.text), 3)
-    drawn = draw(["a red circle", " ", "two blue squares"], np.random.default_rng(0))
+    drawn = draw(["a red circle", " ", "two blue squares"], "a blue circle", np.random.default_rng(0))
     assert drawn["wrong_mask"].any(axis=1).tolist() == [True, True, False]
     assert drawn["wrong_ids"].shape == drawn["wrong_mask"].shape == (3, cfg.text.length)
 

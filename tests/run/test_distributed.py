@@ -167,7 +167,7 @@ def test_a_run_goes_on_on_one_then_eight_then_two_devices(start, undisturbed, tm
 def test_two_processes_leave_a_bad_step_and_broken_data_behind_together(start, small_shapes, tmp_path):
     """The rate is infinite and one process's records are broken. Both processes learn of both."""
     shutil.copytree(small_shapes, tmp_path / "data")
-    shard = next((tmp_path / "data" / "shapes" / "2.2.0").glob("*train*"))
+    shard = next((tmp_path / "data" / "shapes" / "2.3.0").glob("*train*"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 8] ^= 8
     shard.write_bytes(content)

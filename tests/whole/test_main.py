@@ -54,7 +54,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, says):
     [
         (
             ["--config.data.data_dir=/nothing"],
-            "is not prepared in /nothing/shapes/2.2.0; run python -m tools.prepare_data",
+            "is not prepared in /nothing/shapes/2.3.0; run python -m tools.prepare_data",
         ),
         (["--config.data.eval_split=vall"], "has no split 'vall'; nearest: 'val' (--split, config.data.train_split"),
         (["--config.text.vocab_size=20"], "tokens but config.text.vocab_size is 20"),

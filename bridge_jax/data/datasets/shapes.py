@@ -6,6 +6,7 @@ Version 1.3.0 adds the words of the answers to the end of the vocabulary.
 Version 2.0.0 has other pictures: every object stands in a patch of its own, and a scene has one relation and not two.
 Version 2.1.0 asks for relations in the words of the captions; all else is that of 2.0.0.
 Version 2.2.0 adds val_bindings and test_bindings. Their scenes are not trained on, so `train` is another draw.
+Version 2.3.0 adds wrong captions with exchanged colours or sizes; all else is that of 2.2.0.
 """
 
 import functools
@@ -24,7 +25,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Draw the scenes, write them split by split and train their vocabulary, one token a word."""
 
     name = "shapes"
-    VERSION = tfds.core.Version("2.2.0")
+    VERSION = tfds.core.Version("2.3.0")
 
     def __init__(self, *, num_train: int, seed: int, **arguments: Any):
         """Draw all scenes. Raises ConfigError where `num_train` does not fit (see `shapes.splits`)."""
