@@ -67,6 +67,7 @@ HOMES = {
     "tokenizers": ["bridge_jax/data/text.py"],
     "tensorflow_datasets": ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py", "tools/*.py"],
     "PIL": [
+        "bridge_jax/data/augment.py",
         "bridge_jax/data/image.py",
         "bridge_jax/data/shapes.py",
         "bridge_jax/interop/torch_model/processing_bridge.py",

@@ -12,6 +12,7 @@ Exit code 0: nothing found; 1: warnings; 2: something is broken, or the data set
 says why.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -23,9 +24,11 @@ from rich.console import Console
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import doctor, prepared, text
-from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets import folder, photo_builder
+from bridge_jax.data.datasets.photo_builder import Survey
 from bridge_jax.data.doctor import Finding, Report
 from bridge_jax.run import command_line, terminal
+from tools import folder_options
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of a module in bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string(
@@ -48,11 +51,11 @@ def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int
             "expected one of --raw_dir (raw files) and --data_dir (prepared data), got both or neither; give one"
         )
     if data_dir:
-        folder = prepared.prepared(builder, data_dir, "--data_dir")
-        source, stored = doctor.prepared(folder), folder / prepared.VOCABULARY
+        place = prepared.prepared(builder, data_dir, "--data_dir")
+        source, stored = doctor.prepared(place), place / prepared.VOCABULARY
         vocabulary = vocabulary or (str(stored) if stored.is_file() else "")
     elif issubclass(builder, photo_builder.Builder):
-        source = doctor.raw(builder, Path(raw_dir).expanduser())
+        source = doctor.raw(_survey(builder), Path(raw_dir).expanduser())
     else:
         raise ConfigError(f"--raw_dir: {dataset!r} has no raw files; give --data_dir")
     tokenizer = text.Tokenizer(Path(vocabulary).expanduser(), length) if vocabulary else None
@@ -60,6 +63,12 @@ def look(dataset: str, raw_dir: str, data_dir: str, vocabulary: str, length: int
         _say("no --vocabulary: lengths in tokens and unknown words are not checked")
     with terminal.progress() as bar, terminal.task(bar, f"examining {dataset}") as progress:
         return doctor.examine(source, builder, tokenizer, workers, progress)
+
+
+def _survey(builder: type[photo_builder.Builder]) -> Survey:
+    if not issubclass(builder, folder.Builder):
+        return builder.survey
+    return functools.partial(builder.survey, options=folder_options.given())
 
 
 def show(report: Report) -> None:

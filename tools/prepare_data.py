@@ -4,6 +4,7 @@
     python -m tools.prepare_data --dataset=cc3m --raw_dir=DIR --data_dir=OUT --held_out=coco,flickr30k
     python -m tools.prepare_data --dataset=vqav2 --raw_dir=DIR --data_dir=OUT --min_answer_count=9
     python -m tools.prepare_data --dataset=msrvtt --raw_dir=DIR --data_dir=OUT --num_frames=8
+    python -m tools.prepare_data --dataset=folder --raw_dir=DIR --data_dir=OUT --caption_column=words
     python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
 
 `--held_out` names data sets that are prepared already. A picture in one of their splits other than train, recognised by
@@ -23,6 +24,7 @@ from absl import flags
 from bridge_jax.config import ConfigError
 from bridge_jax.data import held_out, prepared
 from bridge_jax.run import command_line
+from tools import folder_options
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of a module in bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", "", "Folder with the raw images and captions; shapes needs none.")
@@ -86,6 +88,8 @@ def main(argv: list[str]) -> None:
         arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value, "hold_out": _HELD_OUT.value}
         if dataset == "msrvtt":
             arguments |= {"num_frames": _NUM_FRAMES.value}
+        if dataset == "folder":
+            arguments |= {"options": folder_options.given()}
         if dataset == "vqav2":
             arguments |= {"num_answers": _NUM_ANSWERS.value, "min_answer_count": _MIN_ANSWER_COUNT.value}
     print(prepare(dataset, data_dir, **arguments))

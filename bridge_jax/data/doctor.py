@@ -1,6 +1,6 @@
 """Find every fault of a data set, raw or prepared, by name, before a run meets it.
 
-    report = examine(raw(builder, Path("DIR")), builder, tokenizer, workers=2)
+    report = examine(raw(builder.survey, Path("DIR")), builder, tokenizer, workers=2)
     report.exit_code, [(finding.kind, finding.count, finding.names) for finding in report.findings]
 
 Things that cannot be used are broken; things that can be used but may surprise are warnings. The code of preparation
@@ -29,6 +29,7 @@ BuilderClass = type[tfds.core.ShardBasedBuilder]
 
 BROKEN = {  # kind -> its meaning; in the order of a report
     "annotations": "faults in the annotation files; the preparation refuses them",
+    "broken_line": "lines of a list, or samples of a tar, that cannot be used; they are left out",
     "missing_picture": "pictures that cannot be read",
     "damaged_record": "records that cannot be read: prepare the data set anew",
     "oversized_picture": f"pictures of more than {image.MAX_PIXELS / 1e6:.0f} million pixels; they are not decoded",
@@ -40,8 +41,11 @@ BROKEN = {  # kind -> its meaning; in the order of a report
 WARNINGS = {
     "left_out": "pictures and captions that the preparation left out",
     "grey_picture": "greyscale pictures; training gives all three channels the same values",
-    "cmyk_picture": "CMYK pictures; training converts them to RGB without their colour profile",
+    "cmyk_picture": "CMYK pictures; training converts them to RGB",
+    "profile_picture": "pictures whose colour profile is not sRGB; training converts their colours",
+    "broken_profile": "pictures whose colour profile cannot be read; training takes their colours for sRGB",
     "turned_picture": "pictures that EXIF turns or mirrors; training shows them upright, other programs may not",
+    "transparent_picture": "pictures that are transparent in places; training shows those white",
     "cut_caption": "captions or questions with too many tokens; training keeps the first and drops the rest",
     "unknown_word": "tokens that the vocabulary lacks; they become [UNK]",
     "split_size": "splits whose size differs from the published one",
@@ -103,11 +107,14 @@ class Source(NamedTuple):
     listed: dict[str, list[str]]  # kind -> names
 
 
-def raw(builder: type[photo_builder.Builder], folder: Path) -> Source:
-    """Return the raw data set in `folder`. Faults of its annotations become findings; they are not raised."""
+def raw(survey: photo_builder.Survey, folder: Path) -> Source:
+    """Return the raw data set in `folder` by a builder's `survey`.
+
+    Faults of its annotations become findings; they are not raised.
+    """
     faults: list[str] = []
     try:
-        splits = builder.survey(folder, faults.append)
+        splits = survey(folder, faults.append)
     except ConfigError as error:
         splits, faults = {}, [*faults, str(error)]
     reads = [functools.partial(_read_photo, split, photo) for split, photos in splits.items() for photo in photos]
@@ -127,6 +134,8 @@ def prepared(folder: Path) -> Source:
 
 
 def _read_photo(split: str, photo: photo_builder.Photo) -> list[_Item]:
+    if photo.fault:
+        return [_Item(split, str(photo.path), unread="broken_line", fault=photo.fault)]
     items = [_Item(split, str(photo.path), photo.image_id, photo.texts)]
     items += [_Item(split, str(path)) for path in photo.paths[1:]]  # the first picture carries the texts of all
     return [_read_file(item, path) for item, path in zip(items, photo.paths, strict=True)]
@@ -214,9 +223,12 @@ class _Tally:
         if item.unread:
             self.names[item.unread].append(f"{item.name}: {item.fault}")
         elif (look := item.look) is not None:
-            for kind, holds in (("grey", look.grey), ("cmyk", look.cmyk), ("turned", look.turned)):
+            kinds = {
+                f"{kind}_picture": getattr(look, kind) for kind in ("grey", "cmyk", "profile", "turned", "transparent")
+            }
+            for kind, holds in (kinds | {"broken_profile": look.broken_profile}).items():
                 if holds:
-                    self.names[f"{kind}_picture"].append(item.name)
+                    self.names[kind].append(item.name)
             if look.fault:
                 kind = "oversized_picture" if look.oversized else "damaged_picture"
                 self.names[kind].append(f"{item.name}: {look.fault}")

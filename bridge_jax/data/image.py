@@ -2,7 +2,7 @@
 
 JPEGs are decoded at a draft size: libjpeg leaves out the frequencies that the resize would drop, and the picture keeps
 at least the resolution that the view needs. EXIF orientation and colour profiles are respected. An image that cannot be
-decoded to its end, or should not be, raises BrokenError; it never turns grey.
+decoded to its end, or should not be, raises BrokenError.
 """
 
 import contextlib
@@ -10,23 +10,34 @@ import functools
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from bridge_jax import config
+from bridge_jax.data import augment
 from bridge_jax.data.broken import BrokenError
 
 MAX_PIXELS = 80_000_000  # below Pillow's own limit for warnings; COCO's largest picture has 0.4 million
-_ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
+# The formats of photos. Pillow opens others too, and would run Ghostscript on an EPS that is named photo.jpg.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {  # EXIF's orientation -> the turn that shows a picture upright; any other value means nothing
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _EXIF_IFD, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # EXIF tags: a table, and in it DateTimeOriginal; DateTime
 _DAY = re.compile(r"([12]\d{3})[:-](0[1-9]|1[0-2])[:-](0[1-9]|[12]\d|3[01])\b")
 _HEIF = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")}
 _SIDE_WORDS = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-_FILL = (128, 128, 128)  # RandAugment shows it outside the picture
 _CROP_TRIES = 10
 
 
@@ -42,6 +53,9 @@ class Look(NamedTuple):
     grey: bool = False
     cmyk: bool = False
     turned: bool = False  # EXIF has it shown rotated or mirrored
+    transparent: bool = False
+    profile: bool = False  # its colours are converted to sRGB
+    broken_profile: bool = False  # its colours are taken for sRGB
 
 
 def fault(encoded: bytes) -> str:
@@ -57,10 +71,15 @@ def look(encoded: bytes) -> Look:
     properties = Look("")
     try:
         with _opened(encoded) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            properties = Look("", grey=image.mode in ("1", "L", "LA"), cmyk=image.mode == "CMYK", turned=turned)
+            turned = _turn(image) is not None
+            grey, cmyk = image.mode in ("1", "L", "LA"), image.mode == "CMYK"
+            properties = Look("", False, grey, cmyk, turned, image.has_transparency_data)
+            profile = image.info.get("icc_profile")
             image.draft(None, (1, 1))
             image.load()
+            if profile:
+                colours = _colours(profile, _opaque(image).mode)
+                properties = properties._replace(profile=bool(colours.transform), broken_profile=colours.broken)
     except BrokenError as error:
         return properties._replace(fault=str(error), oversized=isinstance(error, OversizedError))
     return properties
@@ -73,10 +92,12 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
     The header is judged before anything is decoded: a bomb of a few kilobytes would take gigabytes. Samples of more
     than 8 bits are a fault, since Pillow cuts them off at 255 and turns the picture white.
     """
+    formats = FORMATS
     if encoded[4:12] in _HEIF:
         _read_heif()
+        formats = ("HEIF", "AVIF")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 most = f"at most {MAX_PIXELS / 1e6:.0f} million are decoded"
                 raise OversizedError(f"{image.width} x {image.height} pixels, {most}")
@@ -88,9 +109,19 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
         raise OversizedError(str(error)) from error
     except UnidentifiedImageError as error:  # its text names a Python object
-        raise BrokenError("no picture in a format that Pillow knows") from error
+        raise BrokenError(_unread(encoded)) from error
     except Exception as error:  # Pillow's plugins raise errors of any type
         raise BrokenError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _unread(encoded: bytes) -> str:
+    """Return the fault of a file in no format that is read, by its first bytes."""
+    Image.init()
+    start = encoded[:16].ljust(16, b"\0")
+    known = [name for name, (_, accept) in Image.OPEN.items() if accept and accept(start) is True]
+    other = next((name for name in known if name not in (*FORMATS, "HEIF")), "")
+    found = f"a file that looks like {other}, which is not read" if other else "no picture in a format that is read"
+    return f"{found}; save it as one of {', '.join(FORMATS)}"
 
 
 @functools.cache
@@ -161,7 +192,7 @@ def train_view(
     if generator.random() < 0.5 and data.flip and may_flip:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
     if data.randaugment_layers:
-        pixels = rand_augment(pixels, data.randaugment_layers, data.randaugment_magnitude, generator)
+        pixels = augment.rand_augment(pixels, data.randaugment_layers, data.randaugment_magnitude, generator)
     return pixels
 
 
@@ -173,9 +204,7 @@ def may_flip(captions: Sequence[str]) -> bool:
 def size(encoded: bytes) -> tuple[int, int]:
     """Return width and height as shown (EXIF orientation applied), from the header alone."""
     with _opened(encoded) as image:
-        width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    return (height, width) if turned else (width, height)
+        return _shown_size(image)
 
 
 def random_crop(
@@ -197,67 +226,68 @@ def random_crop(
     return (width - w) / 2, (height - h) / 2, w, h
 
 
-def rand_augment(
-    pixels: UInt8[np.ndarray, "H W 3"], layers: int, magnitude: int, generator: np.random.Generator
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Apply `layers` operations drawn uniformly, each at `magnitude` 0..10 (RandAugment, arXiv 1909.13719).
-
-    Captions name colours, so no operation changes a hue. Color, Posterize, Solarize and Invert are left out, as in
-    ALBEF and BLIP. Unlike theirs, AutoContrast and Equalize work on the luminance: channel by channel they would tint
-    the picture. Geometric operations never mirror.
-    """
-    image = Image.fromarray(pixels)
-    for _ in range(layers):
-        operation = _OPERATIONS[generator.integers(len(_OPERATIONS))]
-        sign = 1.0 if generator.random() < 0.5 else -1.0
-        image = operation(image, sign * magnitude / 10)
-    return np.asarray(image)
-
-
-def _equalize(image: Image.Image) -> Image.Image:
-    luminance, *chroma = image.convert("YCbCr").split()
-    return Image.merge("YCbCr", (ImageOps.equalize(luminance), *chroma)).convert("RGB")
-
-
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_FILL)
-
-
-_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (  # the level lies in -1..1
-    lambda image, level: image,
-    lambda image, level: ImageOps.autocontrast(image, preserve_tone=True),
-    lambda image, level: _equalize(image),
-    lambda image, level: ImageEnhance.Brightness(image).enhance(1 + 0.9 * level),
-    lambda image, level: ImageEnhance.Contrast(image).enhance(1 + 0.9 * level),
-    lambda image, level: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * level),
-    lambda image, level: image.rotate(30 * level, Image.Resampling.BILINEAR, fillcolor=_FILL),
-    lambda image, level: _affine(image, (1, 0.3 * level, 0, 0, 1, 0)),
-    lambda image, level: _affine(image, (1, 0, 0, 0.3 * level, 1, 0)),
-    lambda image, level: _affine(image, (1, 0, 0.1 * level * image.width, 0, 1, 0)),
-    lambda image, level: _affine(image, (1, 0, 0, 0, 1, 0.1 * level * image.height)),
-)
-
-
 def _decode(encoded: bytes, scale: float) -> Image.Image:
     """Return the upright RGB picture at `scale` or more of its resolution (JPEG; other formats come in full)."""
     with _opened(encoded) as image:
         if scale < 1:
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of a direct conversion
-            upright = upright.convert("RGBA")
-        return _to_srgb(upright.convert("RGB"))
+        image.load()  # turns a TIFF
+        turn = _turn(image)
+        return _to_srgb(image if turn is None else image.transpose(turn))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return the turn that shows a picture upright, by EXIF; None where it is. Pillow turns a TIFF when it loads it."""
+    return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an upright picture; a TIFF has them before it is loaded."""
+    lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return image.size[::-1] if lies else image.size
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return a picture in RGB, L or CMYK, on white where it is transparent: the colours hidden there are never seen."""
+    if not image.has_transparency_data:
+        return image if image.mode in ("L", "CMYK") else image.convert("RGB")
+    shown = image.convert("RGBA")
+    page = Image.new("RGB", image.size, "white")
+    page.paste(shown, mask=shown)
+    return page
+
+
+class _Colours(NamedTuple):
+    """How the colours of a profile become sRGB; None: they are sRGB, or nobody knows as the profile is broken."""
+
+    transform: ImageCms.ImageCmsTransform | None
+    broken: bool = False
+
+
+@functools.lru_cache(maxsize=64)
+def _colours(profile: bytes, mode: str) -> _Colours:
+    """Judge a profile by its effect on some colours, as names lie: within 2 of 255 it is taken for sRGB."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = mode if source.profile.xcolor_space.strip() == {"L": "GRAY"}.get(mode, mode) else "RGB"
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return _Colours(None, broken=True)
+    levels = np.arange(0, 256, 51, np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    some = Image.fromarray(grid).convert(mode)
+    change = np.asarray(transform.apply(some)).astype(int) - np.asarray(some.convert("RGB"))
+    return _Colours(None if np.abs(change).max() <= 2 else transform)
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Convert the colours of another profile, such as the Display P3 of phones. A broken profile is ignored."""
-    if "icc_profile" not in image.info:
-        return image
-    with contextlib.suppress(ImageCms.PyCMSError, OSError):
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        if "sRGB" not in ImageCms.getProfileDescription(profile):
-            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
-    return image
+    """Return a picture in sRGB, converted where it has another profile. A broken profile is ignored."""
+    opaque = _opaque(image)
+    profile = image.info.get("icc_profile")
+    transform = _colours(profile, opaque.mode).transform if profile else None
+    if opaque.mode != (transform.input_mode if transform else "RGB"):
+        opaque = opaque.convert("RGB")
+    return transform.apply(opaque) if transform else opaque
 
 
 def _resize(

@@ -18,7 +18,15 @@ FOLDER = Path(__file__).parent / "datasets"
 VOCABULARY = "tokenizer.json"  # beside the records of a data set that trains its own
 SKIPPED = "skipped_images.txt"  # beside the records, where images or captions were broken
 SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memory while it is written
-_SHARED = ("karpathy", "pairs", "photo_builder", "statements")  # modules there that are no data set
+_SHARED = (
+    "karpathy",
+    "lists",
+    "pairs",
+    "photo_builder",
+    "raw_files",
+    "statements",
+    "tars",
+)  # modules there that are no data set
 
 
 def features(

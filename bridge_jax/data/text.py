@@ -7,9 +7,10 @@
 
 import functools
 import hashlib
+import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,8 +66,9 @@ class Measure(NamedTuple):
 
 
 class Tokenizer:
-    """A `vocab.txt` (lower-case BERT WordPiece) or a `tokenizer.json` of one of KINDS, padded and cut to `length`.
+    """A `vocab.txt` (BERT WordPiece) or a `tokenizer.json` of one of KINDS, padded and cut to `length`.
 
+    With a `vocab.txt` captions become lower case, unless the `tokenizer_config.json` beside it says otherwise.
     `special` maps transformers' names (`pad_token`, ...) to the vocabulary's special tokens.
 
     Raises ConfigError, naming the file, where it cannot be read, lacks a special token, or does not put its kind's
@@ -205,14 +207,38 @@ def _read(path: Path) -> tokenizers.Tokenizer:
         vocabulary = models.WordPiece.read_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception
         raise config.ConfigError(f"config.data.vocabulary: {path} is not a tokenizer file: {error}") from error
+    vocabulary = {token if id_ else token.removeprefix("\ufeff"): id_ for token, id_ in vocabulary.items()}
+    normalizer = _normalizer(vocabulary, path)
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     for token in SPECIAL:  # before add_special_tokens, which would add the missing ones in silence
         _id(tokenizer, token, path)
     tokenizer.add_special_tokens(list(SPECIAL))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     _frame(tokenizer, path)
     return tokenizer
+
+
+def _normalizer(vocabulary: Mapping[str, int], path: Path) -> normalizers.Normalizer:
+    """Return the normaliser of a `vocab.txt`, as the tokenizer_config.json beside it says. Raises ConfigError."""
+    file = path.with_name("tokenizer_config.json")
+    if not file.is_file():
+        if capital := next((w for w in vocabulary if w != w.lower() and not re.fullmatch(r"\[\w+\]", w)), ""):
+            raise config.ConfigError(
+                f"config.data.vocabulary: {path} has capitals ({capital!r}), and nothing says whether captions keep "
+                "theirs; put the tower's tokenizer_config.json beside it, or take its tokenizer.json"
+            )
+        return normalizers.BertNormalizer(lowercase=True)
+    try:
+        settings = json.loads(file.read_bytes())
+        lowercase, strip_accents = settings.get("do_lower_case", True), settings.get("strip_accents")
+        chinese = settings.get("tokenize_chinese_chars", True)
+        return normalizers.BertNormalizer(True, chinese, strip_accents, lowercase)
+    except (ValueError, TypeError, AttributeError) as error:
+        expected = (
+            "expected JSON with `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`, each true or false"
+        )
+        raise config.ConfigError(f"config.data.vocabulary: {file}: {expected} ({error})") from error
 
 
 def _special(tokenizer: tokenizers.Tokenizer, path: Path) -> dict[str, str]:

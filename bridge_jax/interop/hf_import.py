@@ -23,6 +23,8 @@ from bridge_jax.interop import hf_config, names
 from bridge_jax.interop.hf_config import key_of
 
 _WEIGHTS, _INDEX, _PREPROCESSOR = "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_OTHERS = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 _MASK_TOKEN = "embeddings.mask_token"
 
 
@@ -39,8 +41,8 @@ class Imported:
 def load(source: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return (config.json, tensors by stored name) of a local folder or a hub id such as "google/vit-base-patch16-224".
 
-    Reads `model.safetensors` or the shards of `model.safetensors.index.json`. float16 and bfloat16 become float32;
-    integers stay. Raises ConfigError if the folder or hub id cannot be read, holds only pickled weights, or is torn.
+    Reads `model.safetensors` or the shards of `model.safetensors.index.json`. Floating point becomes float32, integers
+    stay. Raises ConfigError if the folder or hub id cannot be read, holds only pickled weights, or is torn.
     """
     folder = fetch(source)
     config = _json(folder / "config.json", source)
@@ -178,7 +180,11 @@ def _fill(
 
 
 def to_ours(entry: names.Entry, name: str, array: np.ndarray, source: Any) -> np.ndarray:
-    """Return the tensor `name` in the layout of our parameter. Raises ConfigError if its shape is wrong."""
+    """Return the tensor `name` in the layout of our parameter. Raises ConfigError if its shape or type is wrong."""
+    if array.dtype != np.float32:
+        raise ConfigError(
+            f"{source}: tensor {name} holds {array.dtype}, expected floating point; save the model without quantisation"
+        )
     if array.shape != entry.stored:
         raise ConfigError(
             f"{source}: tensor {name!r} has shape {array.shape}; expected {entry.stored} to fill {entry.path!r}"
@@ -195,14 +201,23 @@ def all_used(source: Any, unused: list[str], unfilled: list[str]) -> None:
 
 
 def read_tensors(file: Path, source: Any) -> dict[str, np.ndarray]:
-    """Return the tensors of a safetensors file, half precision as float32. Raises ConfigError if it is torn."""
+    """Return the tensors of a safetensors file, floating point as float32.
+
+    Raises ConfigError if it is torn or holds a type that is not read.
+    """
     try:
         with safe_open(file, framework="np") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  not a dict
+            stored = list(handle.keys())
+            for name in stored:
+                if (kind := handle.get_slice(name).get_dtype()) not in (*_FLOATS, *_OTHERS):
+                    read = f"{', '.join(_FLOATS)}, BOOL and integers of 8 to 64 bits"
+                    raise ConfigError(
+                        f"{source}: {file.name}: tensor {name} has the type {kind}; read are {read}: save it as one"
+                    )
+            tensors = {name: handle.get_tensor(name) for name in stored}
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{source}: {file.name} is not a whole safetensors file ({error}); fetch it again") from error
-    half = (np.dtype("float16"), np.dtype("bfloat16"))
-    return {name: array.astype(np.float32) if array.dtype in half else array for name, array in tensors.items()}
+    return {name: array if array.dtype.kind in "biu" else array.astype(np.float32) for name, array in tensors.items()}
 
 
 def _read_shards(folder: Path, index: Mapping[str, Any], source: Any) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from bridge_jax.data import doctor, prepared, text
 from bridge_jax.data.datasets import flickr8k, photo_builder, vqav2
+from tests import profiles
 from tests.data import bad_inputs
 from tests.data.bad_inputs import BROKEN_CAPTIONS, BROKEN_PICTURES, GIF, JPEG, ODD_CAPTIONS, ODD_PICTURES, encode
 from tests.data.test_vqav2 import write
@@ -17,6 +18,7 @@ from tools import prepare_data
 OVERSIZED = {"bomb_20000.png", "bomb_100000.png", "bomb_of_rows.png", "pixels_20000.png"}
 GREY = {"grey.jpg", "grey_alpha.png", "one_bit.png", "pixels_20000_narrow.png"}
 CMYK = {"cmyk.jpg", "cmyk.tif"}
+TRANSPARENT = {"alpha.png", "grey_alpha.png", "palette_transparent.png"}
 TURNED = {"exif_3.jpg", "exif_6.jpg", "exif_8.jpg"}
 TRAIN, VAL = 4, 2
 
@@ -47,7 +49,7 @@ def findings(source, builder: type[photo_builder.Builder] = Small, tokenizer=Non
 
 
 def raw_findings(folder, **arguments):
-    return findings(doctor.raw(Small, folder), **arguments)
+    return findings(doctor.raw(Small.survey, folder), **arguments)
 
 
 def files(finding: doctor.Finding) -> set[str]:
@@ -69,6 +71,10 @@ def say(number, caption):
     return lambda folder: edit(folder, lambda entries: entries[number]["sentences"].append({"raw": caption}))
 
 
+def profiled(profile):
+    return encode(bad_inputs.picture(), "JPEG", icc_profile=profile)
+
+
 def copy(folder):
     (folder / "images" / "good_0.jpg").write_bytes((folder / "images" / "held_out_1.jpg").read_bytes())
 
@@ -87,7 +93,10 @@ PLANTED = {
     "bomb": (put("good_1.jpg", BROKEN_PICTURES["bomb_20000.png"]), "oversized_picture", "good_1.jpg: Image size (40"),
     "grey": (put("good_2.jpg", ODD_PICTURES["grey.jpg"]), "grey_picture", "images/good_2.jpg"),
     "cmyk": (put("held_out_0.jpg", ODD_PICTURES["cmyk.jpg"]), "cmyk_picture", "images/held_out_0.jpg"),
+    "profile": (put("good_2.jpg", profiled(profiles.exchanged())), "profile_picture", "images/good_2.jpg"),
+    "bad_profile": (put("good_2.jpg", profiled(b"no profile")), "broken_profile", "images/good_2.jpg"),
     "turned": (turned, "turned_picture", "images/good_0.jpg"),
+    "transparent": (put("good_2.jpg", ODD_PICTURES["alpha.png"]), "transparent_picture", "images/good_2.jpg"),
     "empty": (say(3, " "), "broken_caption", "good_1.jpg: an empty caption (number 2 of 2)"),
     "endless": (say(0, "dog " * 25_000), "broken_caption", "held_out_0.jpg: a caption of 99999 characters"),
     "control": (say(0, "a\x00dog"), "broken_caption", "held_out_0.jpg: a caption with the control character U+0000"),
@@ -155,6 +164,7 @@ def test_all_that_is_broken_or_odd_is_sorted_into_its_kind(tmp_path):
         "grey_picture": GREY,
         "cmyk_picture": CMYK,
         "turned_picture": TURNED,
+        "transparent_picture": TRANSPARENT,
     }
     assert not files(found["broken_caption"]) & ODD_CAPTIONS.keys()
     assert [finding.broken for finding in found.values()] == sorted(
@@ -237,9 +247,9 @@ def test_the_questions_of_one_photo_in_test_and_test_dev_are_no_fault(tmp_path):
         write(tmp_path, subset, asked=[(9, 5, "Why?")], said=None)
     (tmp_path / "test-dev2015").rename(tmp_path / "elsewhere")
     (tmp_path / "test2015" / "COCO_test2015_000000000005.jpg").write_bytes(JPEG)
-    assert findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder) == {}
+    assert findings(doctor.raw(vqav2.Builder.survey, tmp_path), vqav2.Builder) == {}
     write(tmp_path, "val2014", asked=[(10, 7, "Why?")], said={10: ("other", ["no"] * 10)})
-    found = findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder)
+    found = findings(doctor.raw(vqav2.Builder.survey, tmp_path), vqav2.Builder)
     assert {kind: finding.count for kind, finding in found.items()} == {"id_collision": 1, "same_picture": 1}
     prepare_data.prepare("vqav2", str(tmp_path), raw_dir=str(tmp_path), num_answers=9, min_answer_count=1)
     again = findings(doctor.prepared(prepared.folder(tmp_path, vqav2.Builder)), vqav2.Builder)
@@ -252,7 +262,7 @@ def test_every_fault_of_the_question_files_is_told(tmp_path):
     write(tmp_path, "train2014", asked=[(1, 7, "Is it red?"), (2, 8, " ")], said={1: ("yes/no", ["yes"] * 10)})
     write(tmp_path, "val2014", asked=[(3, 9, "Why?")], said=None)
     (tmp_path / "train2014" / "COCO_train2014_000000000007.jpg").unlink()
-    found = findings(doctor.raw(vqav2.Builder, tmp_path), vqav2.Builder)
+    found = findings(doctor.raw(vqav2.Builder.survey, tmp_path), vqav2.Builder)
     assert "question 2 of v2_OpenEnded_mscoco_train2014_questions.json has no annot" in found["annotations"].names[0]
     assert "has no v2_mscoco_val2014_annotations.json beside it" in found["annotations"].names[1]
     assert files(found["missing_picture"]) == {"COCO_train2014_000000000007.jpg"}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from bridge_jax import config
-from bridge_jax.data import image
+from bridge_jax.data import augment, image
 from bridge_jax.data.broken import BrokenError
 from configs import shapes as shapes_config
 
@@ -175,18 +175,18 @@ def test_rand_augment_keeps_colours_and_does_nothing_without_layers():
     shade = np.linspace(0.4, 1.0, 32)[:, None, None] * np.ones((1, 32, 1))
     pixels = (shade * (200, 120, 60)).astype(np.uint8)  # a shaded orange: stretched channel by channel it turns grey
     for seed in range(80):
-        out = image.rand_augment(pixels, 1, 10, np.random.default_rng(seed))
+        out = augment.rand_augment(pixels, 1, 10, np.random.default_rng(seed))
         red, green, blue = out[10:22, 10:22].reshape(-1, 3).mean(axis=0)
         assert red > green + 3
         assert green > blue + 3
-    np.testing.assert_array_equal(image.rand_augment(pixels, 0, 10, np.random.default_rng(0)), pixels)
+    np.testing.assert_array_equal(augment.rand_augment(pixels, 0, 10, np.random.default_rng(0)), pixels)
 
 
 def test_rand_augment_grows_with_its_magnitude():
     pixels = np.asarray(smooth(64, 64))
 
     def change(magnitude):
-        views = [image.rand_augment(pixels, 2, magnitude, np.random.default_rng(s)) for s in range(60)]
+        views = [augment.rand_augment(pixels, 2, magnitude, np.random.default_rng(s)) for s in range(60)]
         return np.mean([np.abs(view.astype(int) - pixels).mean() for view in views])
 
     assert change(1) < change(5) < change(10)

@@ -212,7 +212,9 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path):
     assert "it lists no video" in refused(tmp_path)
     listed = tmp_path / "MSRVTT_JSFUSION_test.csv"
     listed.write_text("key,video,sentence\nret0,video1,a dog\n")
-    assert "row 1: expected `video_id` and `sentence`, got key, video, sentence" in refused(tmp_path)
+    assert "line 1: expected a column for the picture (video_id) and one for the caption (sentence), got" in refused(
+        tmp_path
+    )
     listed.write_text("video_id,sentence\n../../etc,a dog\n")
     assert "video_id '../../etc' is not the name of a folder in frames/" in refused(tmp_path)
 
@@ -231,12 +233,12 @@ def test_the_doctor_reads_every_frame_raw_and_prepared(tmp_path):
         return {f.kind: f.names for f in doctor.examine(source, msrvtt.Builder, None, workers=1).findings}
 
     sizes = {"split_size": ["test: 2 of 1,000"]}
-    assert kinds(doctor.raw(msrvtt.Builder, tmp_path)) == sizes
+    assert kinds(doctor.raw(msrvtt.Builder.survey, tmp_path)) == sizes
     prepare(tmp_path)
     source = doctor.prepared(prepared.folder(tmp_path / "out", msrvtt.Builder))
     assert kinds(source) == sizes
     (tmp_path / "frames" / "video2" / "0006.jpg").unlink()  # not one of those that are kept
-    (missing,) = kinds(doctor.raw(msrvtt.Builder, tmp_path))["missing_picture"]
+    (missing,) = kinds(doctor.raw(msrvtt.Builder.survey, tmp_path))["missing_picture"]
     assert missing.endswith("frames/video2/0006.jpg: No such file or directory")
     records = records_of(tmp_path)
     spoiled = dict(records[1]) | {"later_frames": [b"", *records[1]["later_frames"][1:]]}

@@ -158,20 +158,20 @@ def test_the_doctor_sees_both_pictures_raw_and_prepared(tmp_path):
     def kinds(source):
         return {f.kind: f.names for f in doctor.examine(source, nlvr2.Builder, None, workers=1).findings}
 
-    assert kinds(doctor.raw(nlvr2.Builder, tmp_path)) == {}
+    assert kinds(doctor.raw(nlvr2.Builder.survey, tmp_path)) == {}
     prepare(tmp_path)
     right = tmp_path / "images" / "dev" / "dev-850-0-img1.png"
     right.write_bytes((tmp_path / "images" / "train" / "42" / "train-5-0-img1.png").read_bytes())
-    (same,) = kinds(doctor.raw(nlvr2.Builder, tmp_path))["same_picture"]
+    (same,) = kinds(doctor.raw(nlvr2.Builder.survey, tmp_path))["same_picture"]
     assert f"{right} (dev)" in same
     right.unlink()
-    assert "dev-850-0-img1.png: No such file" in kinds(doctor.raw(nlvr2.Builder, tmp_path))["missing_picture"][0]
+    assert "dev-850-0-img1.png: No such file" in kinds(doctor.raw(nlvr2.Builder.survey, tmp_path))["missing_picture"][0]
     source = doctor.prepared(prepared.folder(tmp_path / "out", nlvr2.Builder))
     assert kinds(source) == {}
     found = doctor.examine(source, nlvr2.Builder, None, workers=1)
     assert (found.sizes, found.captions) == ({"train": 2, "dev": 2}, 5)
     (tmp_path / "train.json").write_text('{"identifier": "x"}\n{"identifier": "y"}\n')
-    assert len(kinds(doctor.raw(nlvr2.Builder, tmp_path))["annotations"]) >= 2
+    assert len(kinds(doctor.raw(nlvr2.Builder.survey, tmp_path))["annotations"]) >= 2
 
 
 def test_the_corpus_of_nlvr_as_it_comes(tmp_path):

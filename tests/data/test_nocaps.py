@@ -115,7 +115,7 @@ def test_files_that_do_not_fit_are_one_clear_line(tmp_path, change, says):
         prepare(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-    (told,) = doctor.raw(nocaps.Builder, tmp_path).listed.values()
+    (told,) = doctor.raw(nocaps.Builder.survey, tmp_path).listed.values()
     assert str(caught.value) in told
 
 

@@ -77,7 +77,7 @@ def test_a_list_may_say_several_things_of_a_picture(tmp_path, name):
     ("row", "says"),
     [
         ({"wrong_caption": "say a"}, r"a\.png has 'say a' as a caption and as a wrong one"),
-        ({"wrong_caption": ["b", "c"]}, r"row 1: expected one text as `wrong_caption`, got \['b', 'c'\]; give each"),
+        ({"wrong_caption": ["b", "c"]}, r"line 1: expected one text as `wrong_caption`, got \['b', 'c'\]; give each"),
     ],
 )
 def test_a_bad_wrong_caption_is_one_clear_line(tmp_path, row, says):
@@ -124,8 +124,8 @@ def test_half_a_tar_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"image": "../x.png", "caption": "a"}', r"row 1: '\.\./x\.png' leaves the folder"),
-        ('{"image": "x.png"}', r"row 1: expected `image` and `caption`, got image"),
+        ('{"image": "../x.png", "caption": "a"}', r"line 1: '\.\./x\.png' leaves the folder"),
+        ('{"image": "x.png"}', r"line 1: expected a caption of x\.png, got None among image"),
         ("{oops", r"line 1: expected JSON"),
         ("", r"captions\.jsonl lists no photo"),
     ],

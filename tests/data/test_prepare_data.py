@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from bridge_jax import config
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline, prepared, shapes, wrong_captions
-from bridge_jax.data.datasets import flickr8k, karpathy
+from bridge_jax.data.datasets import flickr8k, karpathy, photo_builder, raw_files
 from configs import shapes as shapes_config
 from tools import prepare_data
 
@@ -136,7 +137,7 @@ def test_a_prepared_set_is_never_overwritten(tmp_path):
     [
         ([entry(0), entry(1, captions=())], r"image 1.jpg \(images\[1\]\) has no caption"),
         ([entry(0, split="dev")], "image 0.jpg is in split 'dev'; expected one of train"),
-        ([entry(3), entry(3)], "image id 3 is used 2 times"),
+        ([entry(3), entry(3)], r"image id 3 is used twice, by 3\.jpg \(train\) and by 3\.jpg \(train\)"),
         ([], "lists no photo"),
         ([{"filename": "0.jpg", "imgid": 0, "split": "train"}], r"images\[0\] has no usable 'sentences'"),
     ],
@@ -158,7 +159,11 @@ def test_missing_files_and_folders_are_one_clear_line(tmp_path):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(tmp_path / "raw"))
     (tmp_path / "raw" / "dataset_flickr8k.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ConfigError, match="no image folder images/ or Images/"):
-        karpathy.read(tmp_path / "raw" / "dataset_flickr8k.json", [tmp_path / "images", tmp_path / "Images"])
+        karpathy.survey(
+            tmp_path / "raw" / "dataset_flickr8k.json",
+            [tmp_path / "images", tmp_path / "Images"],
+            photo_builder.at_once,
+        )
     (tmp_path / "raw" / "images").mkdir()
     with pytest.raises(ConfigError, match="is not a Karpathy split file"):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(tmp_path / "raw"))
@@ -232,3 +237,60 @@ def test_a_builder_whose_name_is_not_that_of_its_file_is_refused(monkeypatch):
 @pytest.mark.parametrize("name", prepared.names())
 def test_the_name_of_a_builder_is_that_of_its_file(name):
     assert prepared.builder_class(name, "").name == name
+
+
+@pytest.mark.parametrize("number", [0.7, True, None, [1], -1, 1 << 31, float("inf"), float("nan"), "one"])
+def test_an_id_that_is_no_whole_number_is_refused(tmp_path, number):
+    raw = make_raw(tmp_path / "raw", [entry(0)])
+    (raw / "dataset_flickr8k.json").write_text(json.dumps({"images": [entry(0) | {"imgid": number}]}))
+    with pytest.raises(ConfigError, match=r"images\[0\] has no usable .*expected a whole number from 0 to 2147483647"):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+@pytest.mark.parametrize("place", [{"filename": "../../outside.jpg"}, {"filename": "/etc/0.jpg"}, {"filepath": ".."}])
+def test_a_split_file_that_leaves_its_folder_is_refused(tmp_path, place):
+    raw = make_raw(tmp_path / "raw", [entry(0)])
+    (raw / "dataset_flickr8k.json").write_text(json.dumps({"images": [entry(0) | place]}))
+    with pytest.raises(
+        ConfigError, match=r"images\[0\] has no usable place: '.*' leaves the folder; expected a path inside"
+    ):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+def test_an_id_in_two_splits_is_refused(tmp_path):
+    raw = make_raw(tmp_path / "raw", [entry(0), entry(1, "val") | {"imgid": 0}])
+    with pytest.raises(
+        ConfigError, match=r"image id 0 is used twice, by 0\.jpg \(train\) and by 1\.jpg \(val\); ids must"
+    ):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(tmp_path, monkeypatch):
+    raw = make_raw(tmp_path / "raw", [*(entry(i) for i in range(200)), entry(200, "val")])
+    (raw / "images" / "200.jpg").unlink()
+    with pytest.raises(ConfigError, match=r"no picture of the split 'val' is left; give it one or leave it out"):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    monkeypatch.setattr(flickr8k.Builder, "survey", classmethod(lambda *_: {"train": [photo], "val": []}))
+    photo = photo_builder.Photo(raw / "images" / "0.jpg", 0, ("a dog",))
+    with pytest.raises(ConfigError, match=r"no picture of the split 'val' is left"):
+        prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+def test_a_text_in_the_place_of_a_list_of_captions_is_refused(tmp_path):
+    photo = photo_builder.Photo(tmp_path / "0.jpg", 0, cast(Any, "a dog"))
+    with pytest.raises(ConfigError, match=r"the captions of 0\.jpg are one text, 'a dog'; expected a list"):
+        photo_builder.check({"train": [photo]}, tmp_path / "list", photo_builder.at_once)
+
+
+def test_a_split_file_may_begin_with_a_byte_order_mark(tmp_path):
+    raw = make_raw(tmp_path / "raw", [entry(0)])
+    file = raw / "dataset_flickr8k.json"
+    file.write_text("\ufeff" + file.read_text())
+    assert "train 1" in prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
+
+
+def test_lines_of_json_end_where_json_says(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\ufeff{"a": "x\u2028y"}\n\n{"a": "z\x85"}', encoding="utf-8")
+    read = [(number, json.loads(line)["a"]) for number, line in raw_files.lines(tmp_path / "a.jsonl")]
+    assert read == [(1, "x\u2028y"), (3, "z\x85")]

@@ -187,3 +187,48 @@ def test_photos_without_a_vocabulary_say_which_file_to_name(tmp_path):
     cfg = config_with("", dataset="flickr8k", data_dir=str(tmp_path))
     with pytest.raises(ConfigError, match="vocabulary is empty and data set 'flickr8k' stores no vocabulary"):
         text.load(cfg.data, cfg.text)
+
+
+CASED = [*WORDS[:5], "Paris", "in", "A", "dog", "a", "É", "e"]
+
+
+def vocabulary(folder, words, **settings):
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder / "vocab.txt"
+
+
+def test_a_cased_vocabulary_keeps_capitals_and_accents(tmp_path):
+    tokenizer = text.Tokenizer(vocabulary(tmp_path, CASED, do_lower_case=False), 8)
+    ids, _ = tokenizer.encode(["A dog in Paris É"])
+    assert ids[0].tolist() == [2, 7, 8, 6, 5, 10, 3, 0]
+
+
+def test_its_tokenizer_config_says_what_is_dropped(tmp_path):
+    path = vocabulary(tmp_path, CASED, do_lower_case=True, strip_accents=True)
+    assert text.Tokenizer(path, 5).encode(["A É"])[0].tolist() == [[2, 9, 11, 3, 0]]
+    path = vocabulary(tmp_path, CASED, do_lower_case=False, strip_accents=True)
+    assert text.Tokenizer(path, 5).encode(["A é"])[0].tolist() == [[2, 7, 11, 3, 0]]
+
+
+def test_capitals_without_a_tokenizer_config_are_refused(tmp_path):
+    path = vocabulary(tmp_path, CASED)
+    with pytest.raises(
+        ConfigError, match=r"vocab\.txt has capitals \('Paris'\).* put the tower's tokenizer_config\.js"
+    ):
+        text.Tokenizer(path, 8)
+    assert text.Tokenizer(vocabulary(tmp_path, [*WORDS, "[unused0]", "ß"]), 8).vocab_size == len(WORDS) + 2
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"do_lower_case": "no"}', '{"strip_accents": 1}'])
+def test_a_tokenizer_config_that_cannot_be_is_refused(tmp_path, content):
+    path = vocabulary(tmp_path, WORDS)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"tokenizer_config\.json: expected JSON with `do_lower_case`"):
+        text.Tokenizer(path, 8)
+
+
+def test_a_vocabulary_may_begin_with_a_byte_order_mark(tmp_path):
+    path = vocabulary(tmp_path, ["\ufeff[PAD]", *WORDS[1:]])
+    assert text.Tokenizer(path, 4).encode(["a dog"])[0].tolist() == [[2, 5, 6, 3]]

@@ -122,7 +122,7 @@ def test_files_that_do_not_fit_are_one_clear_line(tmp_path, images, regions, say
         prepare(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-    (told,) = doctor.raw(visual_genome.Builder, tmp_path).listed.values()
+    (told,) = doctor.raw(visual_genome.Builder.survey, tmp_path).listed.values()
     assert str(caught.value) in told
 
 

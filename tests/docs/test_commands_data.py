@@ -1,6 +1,7 @@
 """The commands of the pages and the configs that prepare data other than photos with captions, run as described."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -108,3 +109,13 @@ def test_videos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     (tmp_path / "raw" / "MSRVTT_JSFUSION_test.csv").write_text(rows)
     changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
     assert run([sys.executable, *changed[1:]]).stdout.endswith("test 1\n")
+
+
+@pytest.mark.parametrize("words", prepares("folder"), ids=name_of)
+def test_own_photos_are_prepared_from_the_list_that_is_described(words, tmp_path):
+    for number in range(40):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "photos.csv").write_text("File,Words\n" + "".join(f"{number}.png,a dog\n" for number in range(40)))
+    changed = [word.replace("=DIR", f"={tmp_path}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    line = run([sys.executable, *changed[1:]]).stdout
+    assert sum(int(number) for number in re.findall(r"(?:train|val|test) (\d+)", line)) == 40

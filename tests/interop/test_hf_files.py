@@ -134,3 +134,34 @@ def test_what_is_neither_a_folder_nor_on_the_hub_is_refused(vision, monkeypatch)
         hf_import.vision_params("google/vit-tiny", vision)
     with refused("./no/such/folder: no such folder, and not a hub id (expected a folder or owner/name)"):
         hf_import.vision_params("./no/such/folder", vision)
+
+
+def typed(path, kind, size):
+    """Write a safetensors file with four numbers of a type that NumPy may not have."""
+    header = json.dumps({"a.weight": {"dtype": kind, "shape": [4], "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\x38" * size)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("F8_E4M3", 4), ("F8_E5M2", 4), ("F8_E8M0", 4), ("F4", 2), ("F6_E2M3", 3), ("C64", 32)]
+)
+def test_a_type_that_is_not_read_is_named(tmp_path, kind, size):
+    file = typed(tmp_path / "model.safetensors", kind, size)
+    with refused(
+        f"tensor a.weight has the type {kind}; read are F64, F32, F16, BF16, BOOL and integers of 8 to 64 bits"
+    ):
+        hf_import.read_tensors(file, tmp_path)
+
+
+def test_double_precision_becomes_single(tmp_path):
+    save_file({"a": np.full(3, 1 / 3)}, tmp_path / "a.safetensors")
+    assert hf_import.read_tensors(tmp_path / "a.safetensors", tmp_path)["a"].dtype == np.float32
+
+
+def test_weights_in_integers_are_refused(vit_folder, vision):
+    name = next(name for name in vit_folder.tensors if name.endswith("query.weight"))
+    vit_folder.tensors[name] = vit_folder.tensors[name].astype(np.int8)
+    with refused(f"tensor {name} holds int8, expected floating point; save the model without quantisation"):
+        hf_import.vision_params(vit_folder.write(), vision)

@@ -92,7 +92,7 @@ def test_lines_that_cannot_be(tmp_path, change, says):
     with pytest.raises(ConfigError, match=says):
         prepare_data.prepare("snli_ve", str(tmp_path / "out"), raw_dir=str(tmp_path))
     (tmp_path / "snli_ve_test.jsonl").unlink()
-    found = doctor.raw(prepared.builder_class("snli_ve", ""), tmp_path)
+    found = doctor.raw(prepared.builder_class("snli_ve", "").survey, tmp_path)
     assert any("no snli_ve_test.jsonl" in fault for fault in found.listed["annotations"])
 
 

@@ -5,14 +5,13 @@ The JSON holds `images`, each with `filename`, `imgid`, `split`, `sentences` (ea
 """
 
 import collections
-import itertools
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets import photo_builder, raw_files
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
 SPLITS = {
@@ -21,15 +20,6 @@ SPLITS = {
     "val": "val",
     "test": "test",
 }  # COCO's restval joins train, as in all published work
-
-
-def read(annotations: Path, image_dirs: Sequence[Path]) -> dict[str, list[Photo]]:
-    """Return split -> photos as `survey` does. Raises ConfigError for the first fault, and where an id occurs twice."""
-    photos = survey(annotations, image_dirs, photo_builder.at_once)
-    id_, count = collections.Counter(p.image_id for p in itertools.chain(*photos.values())).most_common(1)[0]
-    if count > 1:
-        raise ConfigError(f"{annotations}: image id {id_} is used {count} times; ids must be unique")
-    return photos
 
 
 def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dict[str, list[Photo]]:
@@ -46,7 +36,7 @@ def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dic
         wanted = " or ".join(f"{d.name}/" for d in image_dirs)
         raise ConfigError(f"--raw_dir: no image folder {wanted} in {annotations.parent}")
     try:
-        entries = json.loads(annotations.read_text(encoding="utf-8"))["images"]
+        entries = json.loads(annotations.read_text(encoding="utf-8-sig"))["images"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{annotations} is not a Karpathy split file: expected JSON with a list `images` ({error!r})"
@@ -72,9 +62,12 @@ def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dic
 
 
 def _photo(entry: Mapping[str, Any], image_dir: Path) -> Photo:
-    path = image_dir / entry["filepath"] / entry["filename"] if "filepath" in entry else image_dir / entry["filename"]
+    name = PurePosixPath(entry.get("filepath", ""), entry["filename"])
+    if photo_builder.leaves(str(name)):
+        raise ValueError(f"place: '{name}' leaves the folder; expected a path inside {image_dir}")
     image_id = entry["cocoid"] if "cocoid" in entry else entry["imgid"]
-    return Photo(path, int(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
+    path = raw_files.located(image_dir, str(name), photo_builder.at_once)
+    return Photo(path, photo_builder.whole(image_id), tuple(s["raw"].strip() for s in entry["sentences"]))
 
 
 class Builder(photo_builder.Builder, skip_registration=True):
@@ -82,10 +75,6 @@ class Builder(photo_builder.Builder, skip_registration=True):
 
     ANNOTATIONS: str  # file name in the raw folder
     IMAGE_DIRS: tuple[str, ...]  # folders in the raw folder; the first that exists is used
-
-    def read(self, raw: Path) -> dict[str, list[Photo]]:
-        """Return split -> photos of the raw folder. Raises ConfigError for the first fault."""
-        return read(raw / self.ANNOTATIONS, [raw / d for d in self.IMAGE_DIRS])
 
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:

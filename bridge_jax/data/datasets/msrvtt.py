@@ -1,7 +1,6 @@
 """MSR-VTT: captions of short videos, for retrieval. A video comes as its extracted frames."""
 
 import collections
-import csv
 import itertools
 import json
 import re
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets import lists, photo_builder
+from bridge_jax.data.datasets.lists import Columns
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
 TEST_1K = "MSRVTT_JSFUSION_test.csv"
@@ -85,21 +85,18 @@ class Builder(photo_builder.Builder, skip_registration=True):
 def read_csv(file: Path, refuse: Refuse) -> dict[str, list[str]]:
     """Return video -> captions in the order of the lines; call `refuse` for a line that lacks either."""
     captions: dict[str, list[str]] = collections.defaultdict(list)
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines), 1):
-            video, caption = row.get("video_id"), row.get("sentence")
-            if not video or caption is None:
-                columns = ", ".join(map(str, row))
-                refuse(f"{file}, row {number}: expected `video_id` and `sentence`, got {columns or 'nothing'}")
-                continue
-            captions[video.strip()].append(caption.strip())
+    for line in lists.read(file, Columns("video_id", "sentence")):
+        if line.fault:
+            refuse(f"{file}, line {line.number}: {line.fault}")
+        else:
+            captions[line.image] += line.captions
     return captions
 
 
 def read_json(file: Path) -> dict[str, list[str]]:
     """Return video -> captions of the official test, in the order of the videos. Raises ConfigError."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
         captions = {video["video_id"]: [] for video in content["videos"] if video["split"] == "test"}
         for sentence in content["sentences"]:
             if sentence["video_id"] in captions:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bridge_jax.data.datasets import statements
+from bridge_jax.data.datasets import photo_builder, statements
 from bridge_jax.data.datasets.statements import Place
 
 
@@ -31,4 +31,6 @@ class Builder(statements.Builder, skip_registration=True):
             if "image" not in entry
             else entry["image"]
         )
+        if photo_builder.leaves(path):
+            raise ValueError(f"the picture {path!r} lies outside the folder")
         return Place((raw / path,), f"{split}-{identifier.partition('-')[0]}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bridge_jax.data.datasets import statements
+from bridge_jax.data.datasets import photo_builder, statements
 from bridge_jax.data.datasets.statements import Place
 
 _IDENTIFIER = re.compile(r"(?P<split>\w+)-(?P<set>\d+)-(?P<pair>\d+)-(?P<sentence>\d+)")
@@ -36,6 +36,8 @@ class Builder(statements.Builder, skip_registration=True):
         folder = next((d for d in (raw / "images" / split, raw / split) if d.is_dir()), raw / "images" / split)
         if "directory" in entry:
             folder /= str(entry["directory"])
+            if photo_builder.leaves(str(entry["directory"])):
+                raise ValueError(f"the directory {entry['directory']!r} lies outside the folder")
         pair = f"{parts['split']}-{parts['set']}-{parts['pair']}"
         paths = (folder / f"{pair}-img0.png", folder / f"{pair}-img1.png")
         return Place(paths, f"{parts['split']}-{parts['set']}-{parts['sentence']}")

@@ -27,6 +27,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
     """
 
     name = "nocaps"
+    IDS_OF_SPLIT = True
     PUBLISHED: ClassVar = {"val": 4_500, "test": 10_600}
     DESCRIPTION = "nocaps, novel object captioning at scale: photos of Open Images, 10 captions a photo of val."
     HOMEPAGE = "https://nocaps.org/"
@@ -56,7 +57,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
 def _photos(file: Path, folder: Path, described: bool, refuse: Refuse) -> list[Photo]:
     """Return the photos of a file, with captions where they are `described`."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8", errors="replace"))
+        content = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))
         images, annotations = content["images"], content["annotations"] if described else ()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         lists = "`images` and `annotations`" if described else "`images`"

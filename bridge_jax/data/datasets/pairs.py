@@ -1,54 +1,34 @@
-"""Read pictures with captions collected from the web: webdataset tars, or a folder with a list.
+"""Read pictures with captions collected from the web: webdataset tars (`tars`), or a folder with a list (`lists`).
 
     *.tar            a picture and a text of the same name: 000001.jpg and 000001.txt (or 000001.json with `caption`)
-    captions.jsonl   a line a caption: {"image": "path in the folder", "caption": "..."}
+    captions.jsonl   a line a picture: {"image": "path in the folder", "caption": "..."}
     captions.csv     the same with a header, or .tsv
 
 A line of a list may also have a `wrong_caption`, which is false of the picture (config.mining.wrong_captions).
-All of it is one split, `train`. Nothing is unpacked: a tar is read where it lies.
+All of it is one split, `train`. Nothing is unpacked. A line or a sample that cannot be used is listed and skipped.
 """
 
-import collections
-import csv
-import dataclasses
-import json
-import tarfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets import lists, photo_builder, raw_files, tars
+from bridge_jax.data.datasets.lists import Columns
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
-LISTS = ("captions.jsonl", "captions.csv", "captions.tsv")
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+LISTS = ("captions.jsonl", "captions.csv", "captions.tsv", "captions.txt", "results.csv")
+FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "flickr30k_images")  # beside a list
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A picture in a tar; it stands in the place of a photo's path."""
+class Pair(NamedTuple):
+    """A picture with captions, or, where there is a fault, the file that has it."""
 
-    tar: Path
-    inside: str
-    offset: int
-    size: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.tar.name}/{self.inside}"
-
-    @property
-    def parent(self) -> Path:
-        return self.tar.parent
-
-    def read_bytes(self) -> bytes:
-        with self.tar.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-    def __str__(self) -> str:
-        return f"{self.tar}/{self.inside}"
+    path: Any  # Path, or a Member of a tar
+    captions: tuple[str, ...] = ()
+    wrong: str = ""
+    split: str = ""
+    fault: str = ""
 
 
 class Builder(photo_builder.Builder, skip_registration=True):
@@ -57,92 +37,71 @@ class Builder(photo_builder.Builder, skip_registration=True):
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
         """Return the pictures of all tars, or of the list. Raises ConfigError where there is neither."""
-        tars, lists = sorted(raw.glob("*.tar")), [raw / name for name in LISTS if (raw / name).is_file()]
-        if len(lists) + bool(tars) != 1:
-            names = ", ".join(path.name for path in lists + tars[:1]) or "neither"
-            raise ConfigError(f"--raw_dir: expected *.tar or one of {', '.join(LISTS)} in {raw}, found {names}")
-        texts: dict[Any, list[str]] = collections.defaultdict(list)
-        wrong: dict[Any, list[str]] = collections.defaultdict(list)
-        for path, caption, false in read_tars(tars, refuse) if tars else read_list(lists[0], refuse):
-            texts[path].append(caption.strip())
-            if false.strip():
-                wrong[path].append(false.strip())
-        for path, captions in wrong.items():
-            for both in sorted(set(captions) & set(texts[path])):
-                refuse(f"{lists[0]}: {path.name} has {both!r} as a caption and as a wrong one; remove one of them")
-        photos = [
-            Photo(path, number, tuple(captions), wrong_captions=tuple(dict.fromkeys(wrong.get(path, ()))))
-            for number, (path, captions) in enumerate(texts.items())
-        ]
-        photo_builder.check({"train": photos}, tars[0] if tars else lists[0], refuse)
-        return {"train": photos}
+        source, pairs = find(raw, Columns(), refuse)
+        photos = {"train": [photo for _, photo in photos_of(pairs, source, refuse)]}
+        photo_builder.check(photos, source, refuse)
+        return photos
 
 
-def read_list(file: Path, refuse: Refuse) -> Iterator[tuple[Path, str, str]]:
-    """Yield picture, caption and wrong caption of every line; the last is empty where there is none."""
-    for number, row in enumerate(_rows(file, refuse), 1):
-        image, caption, wrong = row.get("image"), row.get("caption"), row.get("wrong_caption") or ""
-        if not isinstance(image, str) or not isinstance(caption, str):
-            refuse(f"{file}, row {number}: expected `image` and `caption`, got {', '.join(map(str, row)) or 'nothing'}")
-        elif not isinstance(wrong, str):
-            refuse(f"{file}, row {number}: expected one text as `wrong_caption`, got {wrong!r}; give each its own line")
-        elif photo_builder.leaves(image):
-            refuse(f"{file}, row {number}: {image!r} leaves the folder; expected a path inside {file.parent}")
+def sources(raw: Path) -> tuple[list[Path], list[Path]]:
+    """Return the tars and the lists of a folder; of the lists only those of known names, where there are any."""
+    named = [raw / name for name in LISTS if (raw / name).is_file()]
+    return tars.find(raw), named or sorted(path for path in raw.iterdir() if path.name.endswith(lists.SUFFIXES))
+
+
+def find(raw: Path, columns: Columns, refuse: Refuse) -> tuple[Path, Iterator[Pair]]:
+    """Return the list or the first tar, and the pairs of all. Raises ConfigError where there is neither or both."""
+    found, listed = sources(raw)
+    if len(listed) + bool(found) != 1:
+        names = ", ".join(path.name for path in listed + found[:1]) or "neither"
+        raise ConfigError(f"--raw_dir: expected *.tar or one of {', '.join(LISTS)} in {raw}, found {names}")
+    return (listed or found)[0], _packed(found, refuse) if found else _listed(listed[0], columns, refuse)
+
+
+def _packed(found: Iterable[Path], refuse: Refuse) -> Iterator[Pair]:
+    for tar in found:
+        for sample in tars.read(tar, refuse):
+            yield Pair(sample.path or tar, sample.captions, fault=sample.fault)
+
+
+def _listed(file: Path, columns: Columns, refuse: Refuse) -> Iterator[Pair]:
+    folder = None
+    for line in lists.read(file, columns):
+        if line.fault:
+            yield Pair(file, fault=f"line {line.number}: {line.fault}")
+        elif photo_builder.leaves(line.image):
+            refuse(
+                f"{file}, line {line.number}: {line.image!r} leaves the folder; expected a path inside {file.parent}"
+            )
         else:
-            yield file.parent / image, caption, wrong
+            if folder is None:  # the first picture that is there says where the others are
+                places = [file.parent / name for name in FOLDERS]
+                folder = next((place for place in places if (place / line.image).exists()), None)
+            path = raw_files.located(folder or file.parent, line.image, refuse)
+            yield Pair(path, line.captions, line.wrong, line.split)
 
 
-def _rows(file: Path, refuse: Refuse) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-        if file.suffix != ".jsonl":
-            yield from csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
-            return
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except ValueError as error:
-                refuse(f"{file}, line {number}: expected JSON ({error})")
-                continue
-            yield row if isinstance(row, dict) else {}
+def photos_of(pairs: Iterable[Pair], source: Path, refuse: Refuse) -> Iterator[tuple[str, Photo]]:
+    """Yield split and photo, a photo for all pairs of a picture, in the order in which the pictures come first.
 
-
-def read_tars(tars: list[Path], refuse: Refuse) -> Iterator[tuple[Member, str, str]]:
-    """Yield picture and caption of every sample, and no wrong caption."""
-    for tar in tars:
-        pictures: dict[str, Member] = {}
-        captions: dict[str, str] = {}
-        try:
-            with tarfile.open(tar) as archive:
-                for entry in archive:
-                    if photo_builder.leaves(entry.name) or not (entry.isfile() or entry.isdir()):
-                        refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
-                    elif entry.isfile():
-                        _sort(tar, archive, entry, pictures, captions)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            refuse(f"{tar}: not a complete tar archive ({error}); fetch it again")
-        for key in sorted(pictures.keys() ^ captions.keys()):
-            refuse(f"{tar}: sample {key!r} has no {'caption' if key in pictures else 'picture'}")
-        yield from ((pictures[key], captions[key], "") for key in pictures.keys() & captions.keys())
-
-
-def _sort(
-    tar: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo, pictures: dict[str, Member], captions: dict[str, str]
-) -> None:
-    path = PurePosixPath(entry.name)
-    key, kind = str(path.parent / path.name.partition(".")[0]), path.suffix.lower()
-    if kind in _PICTURES:
-        pictures[key] = Member(tar, entry.name, entry.offset_data, entry.size)
-    elif kind in (".txt", ".json"):
-        file = archive.extractfile(entry)
-        text = file.read().decode(errors="replace") if file else ""
-        if kind == ".txt":
-            captions[key] = text
+    Calls `refuse` where all pairs have a fault, a picture is in two splits, or a caption is true and wrong of it.
+    """
+    faults: list[Pair] = []
+    of_picture: dict[Any, list[Pair]] = {}
+    for pair in pairs:
+        if pair.fault:
+            faults.append(pair)
         else:
-            captions.setdefault(key, _json_caption(text))
-
-
-def _json_caption(text: str) -> str:
-    try:
-        return str(json.loads(text)["caption"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+            of_picture.setdefault(pair.path, []).append(pair)
+    if faults and not of_picture:
+        refuse(f"{faults[0].path}, {faults[0].fault}")
+    for number, (path, said) in enumerate(of_picture.items()):
+        captions = tuple(caption for pair in said for caption in pair.captions)
+        wrong = tuple(dict.fromkeys(pair.wrong for pair in said if pair.wrong))
+        for both in sorted(set(captions) & set(wrong)):
+            refuse(f"{source}: {path.name} has {both!r} as a caption and as a wrong one; remove one of them")
+        if len(splits := sorted({pair.split for pair in said})) > 1:
+            refuse(f"{source}: {path.name} is in the splits {' and '.join(map(repr, splits))}; leave it in one")
+        yield splits[0], Photo(path, number, captions, wrong_captions=wrong)
+    for pair in faults:
+        yield "", Photo(pair.path, -1, (), fault=pair.fault)

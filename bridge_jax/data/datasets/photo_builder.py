@@ -22,6 +22,7 @@ from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
 from bridge_jax.data.questions import Question
 
 BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops; one of n captions is 1/n of its image
+MAX_ID = 2**31 - 1  # batches hold ids as int32
 _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
 
@@ -41,6 +42,7 @@ class Photo(NamedTuple):
     kind: str = "caption"
     later: tuple[Path, ...] = ()
     wrong_captions: tuple[str, ...] = ()  # known to be false of it
+    fault: str = ""  # why it is skipped and listed; then `path` is the file that is at fault
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -53,6 +55,7 @@ class Photo(NamedTuple):
 
 
 Refuse = Callable[[str], None]  # called with a fault of the raw folder
+Survey = Callable[[Path, Refuse], dict[str, list[Photo]]]
 
 
 def at_once(fault: str) -> NoReturn:
@@ -66,9 +69,22 @@ def leaves(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts
 
 
+def whole(value: Any) -> int:
+    """Return an image id that a file gives as a number or as digits. Raises ValueError for anything else."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if type(number) is not int or not 0 <= number <= MAX_ID:
+        raise ValueError(f"image id {value!r}: expected a whole number from 0 to {MAX_ID}")
+    return number
+
+
 def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refuse) -> None:
-    """Call `refuse` where there is no photo or a folder of photos is missing."""
+    """Call `refuse` where there is no photo, a folder of photos is missing or one text stands for several."""
     everything = [photo for split in photos.values() for photo in split]
+    for photo in everything:
+        if isinstance(photo.captions, str):
+            refuse(
+                f"{annotations}: the captions of {photo.path.name} are one text, {photo.captions!r}; expected a list"
+            )
     if not everything:
         refuse(f"{annotations} lists no photo; list at least one")
     for folder in sorted({p.path.parent for p in everything}):
@@ -88,6 +104,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     PAIRS = False  # whether a second photo belongs to each
     frames = 1  # pictures of a video, where a record is one; 1: no video
     PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: unknown
+    IDS_OF_SPLIT = False  # whether two splits may number their photos alike
     SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another split that has all its photos too
 
     def __init__(self, *, raw_dir: str, workers: int = 1, held_out: HeldOut | None = None, **arguments: Any):
@@ -100,6 +117,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if not raw.is_dir():
             raise ConfigError(f"--raw_dir: {raw} is not a folder")
         self._photos = self.read(raw)
+        self._check_ids()
         self._total = sum(len(split) for split in self._photos.values())
         self._workers = workers
         self._broken: list[str] = []
@@ -111,6 +129,19 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def read(self, raw: Path) -> dict[str, list[Photo]]:
         """Return split -> photos of the raw folder. Raises ConfigError for the first fault."""
         return self.survey(raw, at_once)
+
+    def _check_ids(self) -> None:
+        """Raise ConfigError where two photos have one id."""
+        known: dict[Any, tuple[str, Photo]] = {}
+        for split, photos in self._photos.items():
+            for photo in photos:
+                apart = split if self.IDS_OF_SPLIT or split in self.SUBSETS else ""
+                before, other = known.setdefault((photo.image_id, apart), (split, photo))
+                if other is not photo and not photo.fault:
+                    raise ConfigError(
+                        f"--raw_dir: image id {photo.image_id} is used twice, by {other.path.name} ({before}) and by "
+                        f"{photo.path.name} ({split}); ids must be unique"
+                    )
 
     @classmethod
     @abc.abstractmethod
@@ -139,6 +170,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 f"--held_out: all {len(self._copies)} pictures of {TRAIN} are held out, so none is left; "
                 "name fewer data sets"
             )
+        if empty := [split for split in self._photos if not self.info.splits[split].num_examples]:
+            raise ConfigError(f"--raw_dir: no picture of the split {empty[0]!r} is left; give it one or leave it out")
         if self._held_out is not None and self.info.metadata is not None:
             self.info.metadata.update(self._held_out.save(self._copies, Path(self.data_path)))
 
@@ -219,6 +252,8 @@ class _Read(NamedTuple):
 
 
 def _read_images(photo: Photo) -> _Read:
+    if photo.fault:
+        return _Read([], photo.path, photo.fault)
     encoded = []
     for path in photo.paths:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets import photo_builder, raw_files
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 from bridge_jax.data.questions import Question
 
@@ -52,7 +52,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
 def _statements(raw: Path, path: Path, ids: Iterator[int], refuse: Refuse) -> Iterator[tuple[Path, Question]]:
     """Yield the photo and the statement of every line on which people agreed."""
     known: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in raw_files.lines(path):
         try:
             entry = json.loads(line)
             photo, name, sentence = str(entry["Flickr30K_ID"]), str(entry["pairID"]), entry["sentence2"].strip()

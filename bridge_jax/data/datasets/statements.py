@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets import photo_builder, raw_files
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 from bridge_jax.data.questions import JUDGEMENTS, Question
 
@@ -58,9 +58,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
         """Return the pictures of a file in the order in which its lines name them."""
         stated: dict[tuple[Path, ...], list[Question]] = {}
         known: set[str] = set()
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if not line.strip():
-                continue
+        for number, line in raw_files.lines(path):
             try:
                 entry = json.loads(line)
                 name, sentence = str(entry["identifier"]), entry["sentence"].strip()

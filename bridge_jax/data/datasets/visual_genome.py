@@ -100,7 +100,7 @@ def _slim(entry: dict[str, Any]) -> Any:
 
 def _list(file: Path, hook: Any) -> list[Any]:
     try:
-        entries = json.loads(file.read_text(encoding="utf-8", errors="replace"), object_hook=hook)
+        entries = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"), object_hook=hook)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not a Visual Genome file: expected JSON with a list ({error})") from error
     if not isinstance(entries, list):

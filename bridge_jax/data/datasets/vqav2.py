@@ -120,10 +120,11 @@ def _photos(raw: Path, subset: str, questions: Path, annotations: Path | None, r
 def _entries(path: Path, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Return the list `name` of a JSON file, every entry with `keys`. Raises ConfigError."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))[name]
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))[name]
         for entry in entries:
             for key in keys:
                 entry[key]
+            photo_builder.whole(entry.get("image_id", 0))
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a VQA v2 file: expected JSON with a list `{name}`, each with {', '.join(keys)} ({error!r})"

@@ -6,7 +6,7 @@ or an unconverted `Image.open(path)`. A picture that is decoded already, such as
 resized from its full resolution.
 """
 
-import contextlib
+import functools
 import io
 import math
 from pathlib import Path
@@ -14,11 +14,22 @@ from typing import ClassVar
 
 import numpy as np
 import transformers
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, UnidentifiedImageError
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-_ORIENTATION = 0x0112  # EXIF tag; 5..8 swap width and height
+# The formats of photos. Pillow opens others too, and would run Ghostscript on an EPS that is named photo.jpg.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {  # EXIF's orientation -> the turn that shows a picture upright; any other value means nothing
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BridgeImageProcessor(BaseImageProcessor):
@@ -51,17 +62,17 @@ class BridgeImageProcessor(BaseImageProcessor):
         if isinstance(image, Image.Image):
             image = _encoded(image) or image
         if isinstance(image, bytes):
-            image = Image.open(io.BytesIO(image))
+            image = _open(image)
         if not isinstance(image, Image.Image):
             image = Image.fromarray(np.asarray(image))
-        width, height = image.size
-        if image.getexif().get(_ORIENTATION, 1) >= 5:
-            width, height = height, width
+        width, height = _shown_size(image)
         side = min(width, height)
         scale = self.image_size / side
         if scale < 1 and hasattr(image, "draft"):
             image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        image = _to_srgb(ImageOps.exif_transpose(image).convert("RGB"))
+        image.load()
+        turn = _turn(image)
+        image = _to_srgb(image if turn is None else image.transpose(turn))
         x, y = image.width / width, image.height / height
         across, down = (width, height) if self.squash else (side, side)
         left, top = (width - across) / 2, (height - down) / 2
@@ -91,6 +102,16 @@ class BridgeProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
 
+def _open(encoded: bytes) -> Image.Image:
+    """Open a picture; HEIF too where a plugin for it is registered."""
+    Image.init()
+    formats = [name for name in (*_FORMATS, "HEIF") if name in Image.OPEN]
+    try:
+        return Image.open(io.BytesIO(encoded), formats=formats)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"expected a picture in one of the formats {', '.join(formats)}") from error
+
+
 def _encoded(image: Image.Image) -> bytes | None:
     """Return the encoded bytes of a picture that is not decoded yet, or None; the caller's object does not change."""
     file = getattr(image, "fp", None)
@@ -103,12 +124,50 @@ def _encoded(image: Image.Image) -> bytes | None:
     return encoded
 
 
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return the turn that shows a picture upright, by EXIF; None where it is. Pillow turns a TIFF when it loads it."""
+    return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an upright picture; a TIFF has them before it is loaded."""
+    lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return image.size[::-1] if lies else image.size
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return a picture in RGB, L or CMYK, on white where it is transparent: the colours hidden there are never seen."""
+    if not image.has_transparency_data:
+        return image if image.mode in ("L", "CMYK") else image.convert("RGB")
+    shown = image.convert("RGBA")
+    page = Image.new("RGB", image.size, "white")
+    page.paste(shown, mask=shown)
+    return page
+
+
+@functools.lru_cache(maxsize=64)
+def _colours(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return what makes the colours of a profile sRGB; None where they are, or the profile is broken.
+
+    It is judged by its effect on some colours, as names lie: within 2 of 255 it is taken for sRGB."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = mode if source.profile.xcolor_space.strip() == {"L": "GRAY"}.get(mode, mode) else "RGB"
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    levels = np.arange(0, 256, 51, np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    some = Image.fromarray(grid).convert(mode)
+    change = np.asarray(transform.apply(some)).astype(int) - np.asarray(some.convert("RGB"))
+    return None if np.abs(change).max() <= 2 else transform
+
+
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Convert the colours of another profile, such as the Display P3 of phones. A broken profile is ignored."""
-    if "icc_profile" not in image.info:
-        return image
-    with contextlib.suppress(ImageCms.PyCMSError, OSError):
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        if "sRGB" not in ImageCms.getProfileDescription(profile):
-            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
-    return image
+    """Return a picture in sRGB, converted where it has another profile. A broken profile is ignored."""
+    opaque = _opaque(image)
+    profile = image.info.get("icc_profile")
+    transform = _colours(profile, opaque.mode) if profile else None
+    if opaque.mode != (transform.input_mode if transform else "RGB"):
+        opaque = opaque.convert("RGB")
+    return transform.apply(opaque) if transform else opaque

@@ -1,0 +1,125 @@
+"""Read webdataset tars where they lie: a picture and a text of the same name are a sample.
+
+000001.jpg goes with 000001.txt, or with 000001.json and its `caption`, a text or several. Samples come in the order of
+the archive. Of two pictures, or two texts, of one name the first counts; the other is a fault.
+"""
+
+import dataclasses
+import json
+import tarfile
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from bridge_jax.config import ConfigError
+from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets.photo_builder import Refuse
+from bridge_jax.data.datasets.raw_files import SUFFIXES
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A picture in a tar; it stands in the place of a photo's path."""
+
+    tar: Path
+    inside: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.tar.name}/{self.inside}"
+
+    @property
+    def parent(self) -> Path:
+        return self.tar.parent
+
+    def read_bytes(self) -> bytes:
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def __str__(self) -> str:
+        return f"{self.tar}/{self.inside}"
+
+
+class Sample(NamedTuple):
+    """A picture with its captions, or the fault for which a sample is skipped."""
+
+    path: Member | None
+    captions: tuple[str, ...] = ()
+    fault: str = ""
+
+
+class _Parts(NamedTuple):
+    pictures: list[Member]
+    texts: list[str]
+    told: list[str]  # the contents of its .json
+
+
+def find(raw: Path) -> list[Path]:
+    """Return the tars of a folder, or of its folders. Raises ConfigError where they are compressed."""
+    tars = sorted(raw.glob("*.tar")) or sorted(raw.glob("*/*.tar"))
+    if not tars and (packed := sorted(path for kind in ("gz", "bz2", "xz") for path in raw.glob(f"*.tar.{kind}"))):
+        raise ConfigError(
+            f"--raw_dir: {packed[0]} is compressed, and pictures are read where they lie; unpack it to .tar"
+        )
+    return tars
+
+
+def read(tar: Path, refuse: Refuse) -> Iterator[Sample]:
+    """Yield the samples of a tar; call `refuse` where it is not whole, or a name or a link leaves it."""
+    samples: dict[str, _Parts] = {}
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for entry in archive:
+                odd = not (entry.isfile() or entry.isdir()) or entry.issparse()
+                if photo_builder.leaves(entry.name) or odd:
+                    refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
+                elif entry.isfile() and not PurePosixPath(entry.name).name.startswith("."):
+                    _sort(tar, archive, entry, samples)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        refuse(f"{tar}: not a complete tar archive ({error}); fetch it again, or unpack it if it is compressed")
+    for key, parts in samples.items():
+        yield from _samples(key, parts)
+
+
+def _sort(tar: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo, samples: dict[str, _Parts]) -> None:
+    path = PurePosixPath(unicodedata.normalize("NFC", entry.name))
+    kind = path.suffix.lower()
+    if kind not in (*SUFFIXES, ".txt", ".json"):
+        return
+    parts = samples.setdefault(str(path.parent / path.name.partition(".")[0]), _Parts([], [], []))
+    if kind in SUFFIXES:
+        parts.pictures.append(Member(tar, entry.name, entry.offset_data, entry.size))
+    elif (file := archive.extractfile(entry)) is not None:
+        (parts.texts if kind == ".txt" else parts.told).append(file.read().decode(errors="replace"))
+
+
+def _samples(key: str, parts: _Parts) -> Iterator[Sample]:
+    if not parts.pictures:
+        yield Sample(None, fault=f"sample {key!r} has no picture")
+        return
+    captions, reason = _captions(parts)
+    if captions:
+        yield Sample(parts.pictures[0], captions)
+    else:
+        yield Sample(None, fault=f"sample {key!r} has no caption{reason}")
+    if max(map(len, parts)) > 1:
+        names = ", ".join(picture.inside for picture in parts.pictures)
+        yield Sample(None, fault=f"sample {key!r} is there twice ({names}); the first is taken, names must be unique")
+
+
+def _captions(parts: _Parts) -> tuple[tuple[str, ...], str]:
+    """Return the captions of a sample, or none and the reason."""
+    if parts.texts or not parts.told:
+        return tuple(text.strip() for text in parts.texts[:1]), ""
+    try:
+        told = json.loads(parts.told[0])["caption"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return (), ": expected JSON with `caption`"
+    captions: Sequence[Any] = told if isinstance(told, list) else [told]
+    if not captions or not all(isinstance(caption, str) for caption in captions):
+        return (), f": `caption` is {told!r}"
+    return tuple(caption.strip() for caption in captions), ""
