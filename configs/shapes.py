@@ -64,12 +64,12 @@ def retrieval(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             train=common.EVERYTHING,
             learning_rate=1e-3,
         ),
-        align=common.stage(steps=150, caption_kinds=kinds[1:2], **mirrored),
-        task=common.stage(steps=350, caption_kinds=kinds[1:], kind_shares=(0.65, 0.35), **mirrored),
+        align=common.stage(steps=250, caption_kinds=kinds[1:2], **mirrored),
+        task=common.stage(steps=450, caption_kinds=kinds[1:], kind_shares=(0.65, 0.35), **mirrored),
     )
     config.stage_order = ("stabilise", "align", "task")
     # Given, not fitted: `val` holds no mirror images, so there the towers' own order is best.
-    config.evals.retrieval.update(splits=("val", "val_relations", "val_bindings"), rerank_top_k=4, rerank_weight=32.0)
+    config.evals.retrieval.update(splits=("val", "val_relations", "val_bindings"), rerank_top_k=4, rerank_weight=16.0)
     return config
 
 

@@ -69,7 +69,7 @@ class LowerCache:
         chosen, refused = draw_caption(drawn, lambda caption: self.faults.get(first + caption, ""), generator, weights)
         caption = first + chosen
         crop = int(generator.integers(self.image.shape[1]))
-        wrong = self.draw_wrong(self.wrong[index], self.kinds[caption], generator) if self.draw_wrong else {}
+        wrong = self.draw_wrong(self.wrong[index], self.kinds[int(caption)], generator) if self.draw_wrong else {}
         return {
             REFUSED: refused,
             "image_ids": self.image_ids[index],

@@ -70,12 +70,13 @@ def _line(number: int, row: Mapping[str, Any], columns: Columns) -> Line:
     captions = caption if isinstance(caption, list) else [caption]
     if not isinstance(image, str) or not image.strip():
         return Line(number, fault=f"expected the name of a picture, got {image!r} among {', '.join(row) or 'nothing'}")
-    if not captions or not all(isinstance(one, str) for one in captions):
+    texts = tuple(one.strip() for one in captions if isinstance(one, str))
+    if not captions or len(texts) < len(captions):
         return Line(number, fault=f"expected a caption of {image}, got {caption!r} among {', '.join(row)}")
     wrong, split = row.get("wrong_caption") or "", row.get(columns.split.strip().lower() or "split") or ""
     if not isinstance(wrong, str):
         return Line(number, fault=f"expected one text as `wrong_caption`, got {wrong!r}; give each its own line")
-    return Line(number, image.strip(), tuple(one.strip() for one in captions), wrong.strip(), str(split).strip())
+    return Line(number, image.strip(), texts, wrong.strip(), str(split).strip())
 
 
 def _name(names: Iterable[str], wanted: str, usual: Sequence[str]) -> str:

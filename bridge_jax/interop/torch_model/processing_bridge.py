@@ -132,7 +132,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _shown_size(image: Image.Image) -> tuple[int, int]:
     """Return width and height of an upright picture; a TIFF has them before it is loaded."""
     lies = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    return image.size[::-1] if lies else image.size
+    return (image.height, image.width) if lies else image.size
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -152,11 +152,11 @@ def _colours(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     It is judged by its effect on some colours, as names lie: within 2 of 255 it is taken for sRGB."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        mode = mode if source.profile.xcolor_space.strip() == {"L": "GRAY"}.get(mode, mode) else "RGB"
+        mode = mode if profile[16:20].strip() == {"L": b"GRAY"}.get(mode, mode.encode()) else "RGB"  # ICC.1, 7.2.6
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, OSError):
         return None
-    levels = np.arange(0, 256, 51, np.uint8)
+    levels = np.arange(0, 256, 51, dtype=np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
     some = Image.fromarray(grid).convert(mode)
     change = np.asarray(transform.apply(some)).astype(int) - np.asarray(some.convert("RGB"))
