@@ -223,7 +223,8 @@ def _normalizer(vocabulary: Mapping[str, int], path: Path) -> normalizers.Normal
     """Return the normaliser of a `vocab.txt`, as the tokenizer_config.json beside it says. Raises ConfigError."""
     file = path.with_name("tokenizer_config.json")
     if not file.is_file():
-        if capital := next((w for w in vocabulary if w != w.lower() and not re.fullmatch(r"\[\w+\]", w)), ""):
+        cased = [word for word in vocabulary if word != word.lower() and not re.fullmatch(r"\[\w+\]", word)]
+        if capital := min(cased, key=vocabulary.__getitem__, default=""):
             raise config.ConfigError(
                 f"config.data.vocabulary: {path} has capitals ({capital!r}), and nothing says whether captions keep "
                 "theirs; put the tower's tokenizer_config.json beside it, or take its tokenizer.json"

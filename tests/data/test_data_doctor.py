@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
+from bridge_jax.config import ConfigError
 from bridge_jax.data import doctor, prepared, text
 from bridge_jax.data.datasets import flickr8k, photo_builder, vqav2
 from tests import profiles
@@ -241,7 +242,7 @@ def test_a_shard_that_is_missing_or_cut_is_told_and_does_not_stop_the_rest(whole
     assert [name.split(":")[0] for name in found["damaged_record"].names] == ["record 0 of val", "record 1 of val"]
 
 
-def test_the_questions_of_one_photo_in_test_and_test_dev_are_no_fault(tmp_path):
+def test_the_questions_of_one_photo_in_test_and_test_dev_are_no_fault(tmp_path, monkeypatch):
     write(tmp_path, "train2014")
     for subset in ("test2015", "test-dev2015"):
         write(tmp_path, subset, asked=[(9, 5, "Why?")], said=None)
@@ -251,7 +252,11 @@ def test_the_questions_of_one_photo_in_test_and_test_dev_are_no_fault(tmp_path):
     write(tmp_path, "val2014", asked=[(10, 7, "Why?")], said={10: ("other", ["no"] * 10)})
     found = findings(doctor.raw(vqav2.Builder.survey, tmp_path), vqav2.Builder)
     assert {kind: finding.count for kind, finding in found.items()} == {"id_collision": 1, "same_picture": 1}
-    prepare_data.prepare("vqav2", str(tmp_path), raw_dir=str(tmp_path), num_answers=9, min_answer_count=1)
+    how = dict(raw_dir=str(tmp_path), num_answers=9, min_answer_count=1)
+    with pytest.raises(ConfigError, match=r"image id 7 is used twice, by COCO_train2014_0+7\.jpg \(train\) and"):
+        prepare_data.prepare("vqav2", str(tmp_path), **how)
+    monkeypatch.setattr(vqav2.Builder, "IDS_OF_SPLIT", True)  # as older code prepared it
+    prepare_data.prepare("vqav2", str(tmp_path), **how)
     again = findings(doctor.prepared(prepared.folder(tmp_path, vqav2.Builder)), vqav2.Builder)
     names = ["COCO_train2014_000000000007.jpg (train)", "COCO_val2014_000000000007.jpg (val)"]
     assert again["id_collision"].names == [f"7: {', '.join(names)}"]
