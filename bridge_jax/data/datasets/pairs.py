@@ -4,7 +4,7 @@
     captions.jsonl   a line a picture: {"image": "path in the folder", "caption": "..."}
     captions.csv     the same with a header, or .tsv
 
-A line of a list may also have a `wrong_caption`, which is false of the picture (config.mining.wrong_captions).
+A line of a list may also have a `wrong_caption`, which is false of the picture (`wrong_captions` of a stage).
 All of it is one split, `train`. Nothing is unpacked. A line or a sample that cannot be used is listed and skipped.
 """
 
