@@ -69,7 +69,7 @@ def retrieval(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     )
     config.stage_order = ("stabilise", "align", "task")
     # Given, not fitted: `val` holds no mirror images, so there the towers' own order is best.
-    config.evals.retrieval.update(splits=("val", "val_relations", "val_bindings"), rerank_top_k=4, rerank_weight=16.0)
+    config.evals.retrieval.update(splits=("val", "val_relations", "val_bindings"), rerank_top_k=4, rerank_weight=32.0)
     return config
 
 
