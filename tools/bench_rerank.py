@@ -2,8 +2,8 @@
 
 The bridge scores one caption with --candidates photos, from stored lower states and with random parameters. Two ways
 take turns in one process on this machine: `gathered`, where states are on the device once and each batch of pairs takes
-its own from there, as evaluation and search do; and `repeated`, where each batch is put together on the host with the
-caption's states once a pair. Prints milliseconds and pairs/s of both, and how far their logits differ.
+its own from there, as search does; and `repeated`, where each batch is put together on the host with the caption's
+states once a pair, as evaluation does. Prints milliseconds and pairs/s of both, and how far their logits differ.
 
 With --topology=v5e:2x2 it measures nothing. It compiles one batch for a chip of that slice and prints the bound of its
 pairs/s (tools.plan explains the bounds), and the chip-minutes of COCO's 5,000 test photos and 25,000 captions.

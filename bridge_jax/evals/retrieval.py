@@ -5,15 +5,13 @@ true pairs are then fused by the bridge, from the cached lower states, and score
 
 A video is its k frames. Its embedding is the mean of their embeddings, scaled to length one. The bridge sees the tokens
 of all frames, while the image tower's own blocks see one frame at a time (`BridgeModel.fused`). A batch of pairs holds
-k times the states, and so do the lower states of a split, which are all in memory, and on every device while pairs are
-fused.
+k times the states, and so do the lower states of a split, which are all in memory.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import jax
 import numpy as np
 
 from bridge_jax.config import Config, ConfigError, evaluators
@@ -286,11 +284,11 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
         self, params: Params, texts: Side, images: Side, rows: np.ndarray, columns: np.ndarray, report: Progress
     ) -> np.ndarray:
         """Return the match logit of every pair (texts[rows[i]], images[columns[i]]), fused by the bridge."""
-        logits, predict = [], self._predict
-        states = predict.place(Lower(image=images.lower, text=texts.lower, text_mask=texts.mask))
+        logits = []
         for picked, _ in padded_batches(len(rows), self._settings.batch_size):
-            logits.append(predict.match(params, states, columns[picked], rows[picked]))
-            jax.block_until_ready(logits[-2:-1])  # one batch waits behind the one that runs
+            t, i = rows[picked], columns[picked]
+            lower = Lower(image=images.lower[i], text=texts.lower[t], text_mask=texts.mask[t])
+            logits.append(np.asarray(self._predict.fused(params, lower)[1]))
             report("pairs", picked[-1] + 1, len(rows))
         return np.concatenate(logits)[: len(rows)]
 

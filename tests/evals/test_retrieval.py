@@ -107,19 +107,6 @@ def test_recalls_are_the_slow_twins(metrics, twin, direction):
     assert metrics[f"rerank_gain/{direction}/r@1"] == pytest.approx(gain)
 
 
-def test_states_are_placed_once_for_all_pairs(cfg, params, predict, twin):
-    """The logits are those of pairs that are fused one by one."""
-    placed = []
-    watched = dataclasses.replace(predict, place=lambda lower: placed.append(lower) or predict.place(lower))
-    evaluator = Evaluator(cfg, watched)
-    images, texts = evaluator._sides(params, SPLIT, 0, True, lambda *_: None)
-    pairs = np.nonzero(np.ones(twin.logits.shape))
-    logits = evaluator._fuse(params, texts, images, *pairs, lambda *_: None)
-    np.testing.assert_allclose(logits.reshape(twin.logits.shape), twin.logits, rtol=1e-5, atol=1e-5)
-    (lower,) = placed
-    assert (len(lower.image), len(lower.text), len(lower.text_mask)) == (*twin.cosines.shape[::-1], len(twin.text_ids))
-
-
 @pytest.mark.parametrize("depth", MORE)
 def test_other_numbers_of_candidates_are_reranked_too(metrics, twin, depth):
     for direction, (cosines, score, own) in sides(twin).items():
