@@ -23,7 +23,7 @@ from tests.report.test_page import Tags, assert_it_loads_nothing
 
 ROOT = Path(__file__).resolve().parents[2]
 TOUR = ROOT / "docs/tour.ipynb"
-STEPS = 2
+STEPS = 4
 COLAB = "https://colab.research.google.com/github/OWNER/bridge_jax/blob/main/docs/tour.ipynb"
 
 
@@ -91,7 +91,7 @@ def test_it_links_to_pages_that_are_there(notebook):
 def test_it_trains_the_steps_that_are_asked_for_and_prints_the_recall(told):
     (text,) = (text for text, _ in told if "shapes/val_relations" in text)
     assert f"stabilise: step {STEPS}/{STEPS} " in text
-    assert f"align: step {3 * STEPS}/{3 * STEPS} " in text
+    assert f"align: step {STEPS * 3 // 2}/{STEPS * 3 // 2} " in text
     assert re.search(r"text_to_image +│ rerank", text)
     (shares,) = (text for text, _ in told if "% right" in text)
     assert re.fullmatch(r"unimodal +\d+ % right\nrerank +\d+ % right\n", shares)
