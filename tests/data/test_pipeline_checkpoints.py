@@ -90,6 +90,7 @@ def cached(folder: Path, crops: int, length: int) -> lower_cache.LowerCache:
         image_ids=np.arange(PHOTOS, dtype=np.int32),
         broken=np.arange(PHOTOS) == 9,
         faults={7: "an empty caption"},
+        kinds=["caption"] * 2 * PHOTOS,
         wrong=(),
         draw_wrong=None,
     )

@@ -43,6 +43,7 @@ def told(notebook, tiny, small_shapes, tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("STEPS", str(STEPS))
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv("VIRTUAL_ENV", raising=False)  # IPython warns where it is of another Python
         patch.setattr(shapes, "get_config", lambda: config)
         patch.setattr(train_step, "build", runs.build)
         patch.setattr(train, "build_predict", runs._build_predict)

@@ -118,6 +118,7 @@ def test_of_a_mixture_every_data_set_with_the_split_is_scored(cfg, params, metri
 
 def test_it_needs_the_head(tiny):
     settings = tiny()
+    del settings.losses.mlm
     settings.evals.mlm = common.mlm()
     with pytest.raises(ConfigError, match=r"config\.evals\.mlm needs the loss mlm: add it"):
         config.parse(settings)

@@ -126,7 +126,7 @@ def test_the_newest_checkpoint_and_moved_data(workdir, small_shapes):
         (["--split=vall"], "data set 'shapes' has no split 'vall'; nearest: 'val'"),
         (["--split=val", "--checkpoint=3"], "no checkpoint '3' in "),
         (["--split=val", "--checkpoint=newest"], "there is best, latest, 2, 4"),
-        (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/2.2.0; run python -m"),
+        (["--split=val", "--data_dir=/no/data"], "is not prepared in /no/data/shapes/2.3.0; run python -m"),
         (["--split=val", "--vocabulary=/no/vocab.txt"], "no file /no/vocab.txt"),
     ],
 )
