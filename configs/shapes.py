@@ -1,4 +1,4 @@
-"""Train on the embedded data set of coloured shapes: from nothing to a recall table on a laptop's CPU in five minutes.
+"""Train on the embedded data set of coloured shapes: from nothing to recall tables on a laptop's CPU in ten minutes.
 
     bash launch/local.sh
 
