@@ -47,7 +47,7 @@ class _View(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What an index holds beside the embeddings."""
+    """The parts of an index beside the embeddings."""
 
     states: bool = True  # the lower states that the bridge reads; their size is told before they are written
     refusal: bool = True  # calibrated on the held-out pairs of the model's config, once

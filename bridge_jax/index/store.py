@@ -57,7 +57,7 @@ class Manifest:
 
     @property
     def searched(self) -> tuple[Any, ...]:
-        """What a search sees of the index. Commits in the middle of a build do not change it."""
+        """The state of the index that a search reads. Commits in the middle of a build do not change it."""
         return self.photos, self.files, self.refusal, self.approximate
 
 

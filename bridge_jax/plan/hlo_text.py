@@ -65,7 +65,7 @@ class Instruction:
 
     @property
     def target(self) -> str:
-        """What a custom call runs, or an empty string."""
+        """Name of the function that a custom call runs, or an empty string."""
         return self.attribute(r'custom_call_target="([^"]*)"')
 
     @property
