@@ -35,7 +35,8 @@ def spans():
     """Return the commands within a sentence or a table that no block has."""
     outside = [re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S) for path in PAGES]
     lines = [line for text in outside for line in re.findall(r"`((?:python -m|bash|hf) [^`]*)`", text)]
-    return [words for words in words_of("\n".join(lines)) if words not in commands()]
+    whole = [" ".join(line.split()) for line in lines]  # a sentence may break its line within a command
+    return [words for words in words_of("\n".join(whole)) if words not in commands()]
 
 
 def launched():
