@@ -2,9 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +15,8 @@ from bridge_jax.config import ConfigError
 from bridge_jax.interop import authors, hf_config, names_authors
 from bridge_jax.interop.torch_model.modeling_bridge_towers import Dense, TextTower, VisionTower
 from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import process
 from tests import tiny as tiny_model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Block(nn.Module):
@@ -269,10 +265,6 @@ def test_pickles_and_torn_files_are_never_read(cfg, file, tmp_path):
 
 
 def test_the_commands_go_both_ways(tiny, tmp_path, tiny_flags):
-    def command(tool, *arguments):
-        words = [sys.executable, "-m", tool, *map(str, arguments)]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
     flags = [flag for flag in tiny_flags if not flag.startswith("--config.bridge.placement=")]
     flags.append("--config.bridge.placement=after")
     settings = tiny()
@@ -282,14 +274,14 @@ def test_the_commands_go_both_ways(tiny, tmp_path, tiny_flags):
     saves.save(5, "align", tiny_model.params(cfg), None, cfg)
     saves.close()
     out, back = tmp_path / "theirs", tmp_path / "back"
-    done = command("tools.export_pytorch", f"--workdir={tmp_path / 'run'}", "--layout=authors", f"--out={out}")
+    done = process.run("tools.export_pytorch", f"--workdir={tmp_path / 'run'}", "--layout=authors", f"--out={out}")
     assert (done.returncode, done.stderr) == (0, "")
     assert "drawn anew, since the authors' model reads other states there: vision/pooler/kernel" in done.stdout
-    done = command("tools.import_authors", out, *flags, f"--workdir={back}")
+    done = process.run("tools.import_authors", out, *flags, f"--workdir={back}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("started fresh: heads/fused_image/linear/bias")
     meta = Checkpoints(back, read_only=True).meta(1)
     assert meta.fused_trained
-    done = command("tools.import_authors", out, *tiny_flags, f"--workdir={tmp_path / 'no'}")
+    done = process.run("tools.import_authors", out, *tiny_flags, f"--workdir={tmp_path / 'no'}")
     assert (done.returncode, done.stdout, (tmp_path / "no").exists()) == (2, "", False)
     assert done.stderr.startswith("error: config.bridge.placement: expected 'after'")

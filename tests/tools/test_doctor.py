@@ -2,22 +2,18 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bridge_jax.data.datasets import coco, flickr8k, flickr30k
+from tests import process
 from tests.data import bad_inputs
 from tools import prepare_data
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def run(*arguments):
-    command = [sys.executable, "-m", "tools.doctor", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return process.run("tools.doctor", *arguments)
 
 
 @pytest.fixture(scope="module")

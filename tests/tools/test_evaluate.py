@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +16,11 @@ from bridge_jax.step.params import init_params
 from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir import rankings
 from bridge_jax.workdir.checkpoint import Checkpoints
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import process
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "tools.evaluate", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return process.run("tools.evaluate", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ parameter by its rate, 1e-3: ten tolerances.
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from bridge_jax.config.as_json import as_dict
 from bridge_jax.data import shapes
 from bridge_jax.interop import torch_import
 from bridge_jax.workdir.checkpoint import Checkpoints
-from tests import runs
+from tests import process, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = ROOT / "tests" / "golden" / "before_the_moves" / "runs.tar.xz"
@@ -62,9 +60,7 @@ def end(made) -> dict[str, np.ndarray]:
 
 
 def command(module: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
+    done = process.run(module, *arguments)
     assert done.returncode == 0, done.stderr
 
 
