@@ -2,9 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,10 +13,10 @@ from bridge_jax.data.records import open_splits
 from bridge_jax.evals.scores import caption, ptb
 from bridge_jax.step.params import init_params
 from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import process
 from tests.data.bad_inputs import encode, picture
 from tools import prepare_data
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("red", "blue", "circle", "square", "left", "of", "a", "large")
 DOMAINS = dict(zip((4, 0, 7, 9, 2, 5), ("in-domain", "near-domain", "out-domain") * 2, strict=True))
 
@@ -137,8 +134,7 @@ def test_missing_files_and_folders_are_one_clear_line(tmp_path):
 def evaluate(workdir, data_dir, vocabulary, *arguments):
     given = [f"--workdir={workdir}", f"--data_dir={data_dir}", f"--vocabulary={vocabulary}", *arguments]
     settings = ["--config=configs/nocaps.py", "--config.evals.caption.bootstrap_samples=20"]
-    command = [sys.executable, "-m", "tools.evaluate", *settings, "--config.evals.caption.beams=2", *given]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return process.run("tools.evaluate", *settings, "--config.evals.caption.beams=2", *given)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from PIL import Image
 from bridge_jax.config import evaluators, parse
 from bridge_jax.data import pipeline
 from bridge_jax.types import Batch, Outputs
+from tests import process
 from tests.docs.test_commands import given, words_of
 from tests.test_architecture import (
     PACKAGE,
@@ -90,7 +91,7 @@ def copy(small_shapes, tmp_path_factory):
 
 def run(copy, words, *more):
     assert words[:2] == ["python", "-m"], words
-    done = subprocess.run([sys.executable, *words[1:], *more], cwd=copy, capture_output=True, text=True, timeout=300)
+    done = process.run(*words[2:], *more, cwd=copy)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import process
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / ".pytest_cache" / "jax"
+ANEW = ("env",)  # in front of a program that imports its libraries itself
 CHANGED = {"stage_order": "('stabilise','align')", "stages.align.losses": "('itc','fused_itc')"}
 
 
@@ -31,13 +34,15 @@ class Run:
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(programs), "DRILL_LOG": str(self.log), "DRILL_STALL": stall,
         }  # fmt: skip
-        command = [*before, sys.executable, str(Path(__file__).with_name("child.py")), *flags, f"--workdir={workdir}"]
-        command.append(f"--config.cache_dir={cache}")
-        environment["PYTHONPATH"] = str(ROOT)
+        words = ("tests.drills.child", *flags, f"--workdir={workdir}", f"--config.cache_dir={cache}")
+        if not before:
+            self.process = process.start(*words, env=environment, stderr=self.stderr)
+            return
         with self.stderr.open("w") as stderr:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-            )
+                [*before, sys.executable, "-m", *words], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
+                stderr=stderr, start_new_session=True,
+            )  # fmt: skip
 
     def lines(self) -> list[str]:
         """Return the lines of the process's log; a killed process may have left half a line."""
@@ -72,7 +77,7 @@ def flags(tiny_flags) -> list[str]:
 @pytest.fixture(scope="session")
 def whole(flags, tmp_path_factory) -> Run:
     """Run undisturbed, compile the programs, and log what is unpickled."""
-    run = Run(flags, tmp_path_factory.mktemp("whole") / "run", PROGRAMS, "pickle")
+    run = Run(flags, tmp_path_factory.mktemp("whole") / "run", PROGRAMS, "pickle", ANEW)
     assert run.end() == 0, run.stderr.read_text()
     return run
 

@@ -17,7 +17,7 @@ import time
 import pytest
 
 from bridge_jax.workdir import manifest
-from tests.drills.conftest import drawn
+from tests.drills.conftest import ANEW, drawn
 from tests.runs import assert_same
 
 UNPICKLED_ON_PURPOSE = {"unpickled pathlib PosixPath"}  # child.py does, so that the hook is seen to see
@@ -92,7 +92,7 @@ def test_stops(start, whole, tmp_path):
     workdir = tmp_path / f"run{next(workdirs)}"
     while stopped.total() < STOPS:
         phase, times, spread, stall = next(windows)
-        run = start(workdir, stall)
+        run = start(workdir, stall, ANEW if phase == "import" else ())
         if run.reaches(phase, times):
             time.sleep(draw.uniform(0, spread))
         signum = signal.SIGINT if stopped.total() % 4 == 3 else signal.SIGTERM

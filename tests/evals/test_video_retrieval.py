@@ -6,8 +6,6 @@ The videos are scenes of the shapes set, four frames of four different ones each
 import dataclasses
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +21,9 @@ from bridge_jax.step import sharding
 from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
-from tests import runs
+from tests import process, runs
 from tools import prepare_data
 
-ROOT = Path(__file__).resolve().parents[2]
 VIDEOS, FRAMES, TOP_K, WEIGHT = 12, 3, 4, 0.5
 
 
@@ -170,9 +167,7 @@ def workdir(trained, tmp_path_factory):
 
 
 def evaluate(workdir, *arguments):
-    command = [sys.executable, "-m", "tools.evaluate", f"--workdir={workdir}", "--config=configs/msrvtt.py"]
-    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    return done
+    return process.run("tools.evaluate", f"--workdir={workdir}", "--config=configs/msrvtt.py", *arguments)
 
 
 def test_a_checkpoint_of_photos_is_scored_on_videos(workdir, cfg, metrics, tmp_path):

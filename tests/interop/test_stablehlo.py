@@ -16,9 +16,8 @@ from bridge_jax.data import text
 from bridge_jax.interop import stablehlo, torch_export
 from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import process
 from tests import tiny as tiny_model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # A stranger's program: the lines of the folder's README, run on pictures and captions of another number each time.
 STRANGER = """
@@ -40,12 +39,12 @@ np.savez(sys.argv[3], images=image_embedding(weights, images), texts=text_embedd
 def served(run) -> Path:
     """The run's best checkpoint through the command line."""
     out = run.parent / "served"
-    command = [sys.executable, "-m", "tools.export_stablehlo", f"--workdir={run}", f"--out={out}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = ("tools.export_stablehlo", f"--workdir={run}", f"--out={out}")
+    done = process.run(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{out}: step 2 of {run}, ")
     assert done.stdout.endswith(" parameters, for cpu, cuda, tpu\n")
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    again = process.run(*command)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     assert again.stderr.startswith(f"error: {out} exists: expected a new folder")
     return out

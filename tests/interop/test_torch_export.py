@@ -23,7 +23,7 @@ from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
 from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
-from tests import profiles
+from tests import process, profiles
 from tests import tiny as tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,8 +60,7 @@ print(json.dumps(found))
 
 
 def export(*arguments):
-    command = [sys.executable, "-m", "tools.export_pytorch", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return process.run("tools.export_pytorch", *arguments)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +21,7 @@ from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.run import origin
 from bridge_jax.step import sharding
 from bridge_jax.workdir.checkpoint import Checkpoints
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import process
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +181,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(copy, tmp_path, spoil, sa
 
 
 def import_hf(*arguments):
-    command = [sys.executable, "-m", "tools.import_hf", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    return process.run("tools.import_hf", *arguments)
 
 
 def test_the_command_makes_a_checkpoint_once(exported, tmp_path):

@@ -1,7 +1,5 @@
 """The ONNX graphs in onnxruntime against the PyTorch model that they come from, on batches of other sizes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,8 @@ from bridge_jax.data.text import Tokenizer
 from bridge_jax.interop import torch_export, torch_onnx
 from bridge_jax.interop.torch_model.modeling_bridge import BridgeModel
 from bridge_jax.workdir.meta import Meta
-from tests import tiny
+from tests import process, tiny
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "house", *"bcdefghijklm"]
 TOWERS = {
     "vit_bert": {},
@@ -70,8 +67,7 @@ def test_large_weights_lie_beside_the_graph(tmp_path, monkeypatch):
 
 
 def export_onnx(*arguments):
-    command = [sys.executable, "-m", "tools.export_onnx", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return process.run("tools.export_onnx", *arguments)
 
 
 def test_the_command_and_the_lines_of_its_readme(tmp_path, monkeypatch):

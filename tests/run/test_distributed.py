@@ -6,8 +6,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +20,10 @@ from bridge_jax.run import bad_step, distributed
 from bridge_jax.step import sharding
 from bridge_jax.step.params import abstract_params
 from bridge_jax.workdir.checkpoint import Checkpoints
-from tests import runs
+from tests import process, runs
 
 ROOT = Path(__file__).resolve().parents[2]
-MAIN = ("-m", "bridge_jax.main")
-SLOW = ("-m", "tests.drills.child")  # the same, and half a second a batch
+MAIN, SLOW = "bridge_jax.main", "tests.drills.child"  # the same, and half a second a batch
 
 
 def free_address() -> str:
@@ -35,7 +32,7 @@ def free_address() -> str:
         return f"localhost:{server.getsockname()[1]}"
 
 
-Start = Callable[..., list[subprocess.Popen]]
+Start = Callable[..., list[process.Process]]
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +48,9 @@ def start(tiny_flags) -> Start:
         *,
         count: int,
         devices: int,
-        program: tuple[str, ...] = MAIN,
+        program: str = MAIN,
         trees: tuple[Path, ...] = (ROOT, ROOT),
-    ) -> list[subprocess.Popen]:
+    ) -> list[process.Process]:
         compiler = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = os.environ | {"XLA_FLAGS": compiler}
         environment |= {"DRILL_LOG": os.devnull, "DRILL_STALL": "slow"}
@@ -61,28 +58,19 @@ def start(tiny_flags) -> Start:
         for index, own in enumerate(flags):
             own_names = {flag.split("=")[0] for flag in own}  # a tuple flag that comes twice is one longer tuple
             kept = [flag for flag in tiny_flags if flag.split("=")[0] not in own_names]
-            command = [sys.executable, *program, *kept, f"--workdir={workdir}", *own]
+            words = [program, *kept, f"--workdir={workdir}", *own]
             if count > 1:
-                command += [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={index}"]
-            started.append(
-                subprocess.Popen(
-                    command,
-                    cwd=trees[index],
-                    env=environment,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
-            )
+                words += [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={index}"]
+            stderr = workdir.with_name(f"{index}.stderr")
+            started.append(process.start(*words, cwd=trees[index], env=environment, stderr=stderr))
         return started
 
     return processes
 
 
-def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+def ends(processes: list[process.Process]) -> list[tuple[int, str]]:
     """Return the exit code and stderr of each process."""
-    texts = [process.communicate(timeout=400)[1] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, texts, strict=True)]
+    return [(each.wait(timeout=400), each.stderr.read_text()) for each in processes]
 
 
 def close(workdir: Path, expected: Path) -> None:
@@ -108,13 +96,13 @@ def last_parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return paths.flatten(saves.restore_params(step, abstract_params(cfg, mesh)))
 
 
-def stop_at(processes: list[subprocess.Popen], workdir: Path, step: int, signum: int) -> list[tuple[int, str]]:
+def stop_at(processes: list[process.Process], workdir: Path, step: int, signum: int) -> list[tuple[int, str]]:
     """Send a signal to the last process once a step is logged. Return exit code and stderr of each process."""
     log = workdir / "metrics.jsonl"
     while not (
         log.exists() and log.read_text().rpartition("\n")[0].rpartition("\n")[2].startswith(f'{{"step": {step},')
     ):
-        assert all(process.poll() is None for process in processes), ends(processes)
+        assert all(each.poll() is None for each in processes), ends(processes)
         time.sleep(0.02)
     processes[-1].send_signal(signum)
     return ends(processes)

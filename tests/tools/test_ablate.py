@@ -20,6 +20,7 @@ from bridge_jax.step.params import param_shapes
 from bridge_jax.step.predict import build_predict
 from bridge_jax.workdir import lock
 from bridge_jax.workdir.checkpoint import Checkpoints
+from tests import process
 from tools.ablation import cell, run
 from tools.ablation.rows import rows
 
@@ -131,8 +132,7 @@ def test_a_cell_has_all_that_it_takes_to_judge_it(grid, every):
 
 
 def program(file, *flags):
-    command = [sys.executable, "-m", "tools.ablate", f"--config={file}", *map(str, flags)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return process.run("tools.ablate", f"--config={file}", *flags)
 
 
 def test_dry_run_lists_the_cells(grid, every, file):

@@ -1,9 +1,6 @@
 """configs/coco.py as a user starts it: shrunk by overrides alone, on the real COCO photos of ../shared."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -13,9 +10,9 @@ from bridge_jax.step import optim, sharding
 from bridge_jax.step.params import param_shapes
 from bridge_jax.workdir import log
 from configs import coco, flickr30k
+from tests import process
 from tools import prepare_data
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "vision.depth": 2, "vision.width": 32, "vision.heads": 2, "vision.mlp_width": 64, "vision.pretrained": "",
     "vision.image_px": 32, "vision.position_grid": 2,
@@ -75,9 +72,8 @@ def trained(shared, tmp_path_factory):
         "data.vocabulary": shared / "weights" / "minilm_l6" / "vocab.txt",
         "cache_dir": folder / "cache",
     }
-    command = [sys.executable, "-m", "bridge_jax.main", "--config=configs/coco.py", f"--workdir={folder / 'run'}"]
-    command += [f"--config.{key}={value}" for key, value in values.items()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    flags = [f"--config.{key}={value}" for key, value in values.items()]
+    done = process.run("bridge_jax.main", "--config=configs/coco.py", f"--workdir={folder / 'run'}", *flags)
     assert done.returncode == 0, done.stderr
     return folder / "run", done
 

@@ -1,9 +1,6 @@
 """A run whose last stage judges statements about two pictures: watched, resumed and chosen by its own evaluator."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +11,9 @@ from bridge_jax.run import origin
 from bridge_jax.step import sharding
 from bridge_jax.step.params import init_params
 from bridge_jax.workdir.checkpoint import Checkpoints
-from tests import runs
+from tests import process, runs
 from tests.runs import assert_same, logged
 
-ROOT = Path(__file__).resolve().parents[2]
 LAST = 8
 pytestmark = pytest.mark.usefixtures("keep_compilation_cache")
 
@@ -60,8 +56,7 @@ def test_a_run_of_another_task_may_be_started_from_and_the_head_is_new(cfg, tiny
 
 def test_the_commands_evaluate_a_checkpoint_and_write_its_judgements(whole, cfg, tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "tools.evaluate", f"--workdir={whole[0]}", "--split=test", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = process.run("tools.evaluate", f"--workdir={whole[0]}", "--split=test", *arguments)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 

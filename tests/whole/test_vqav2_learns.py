@@ -5,18 +5,15 @@ No figure of a model that could be used: that the whole pipeline can learn, from
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from bridge_jax.data import answers, questions
 from bridge_jax.data.records import open_splits
+from tests import process
 from tools import prepare_data
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "vision.depth": 2, "vision.width": 64, "vision.heads": 2, "vision.mlp_width": 128, "vision.pretrained": "",
     "vision.image_px": 32, "vision.position_grid": 2,
@@ -58,9 +55,9 @@ def trained(shared, tmp_path_factory):
         "cache_dir": folder / "cache",
         "losses.vqa.answers": len(listed),
     }
-    command = [sys.executable, "-m", "bridge_jax.main", "--config=configs/vqav2.py", f"--workdir={folder / 'run'}"]
-    command += [f"--config.{key}={value}" for key, value in values.items()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    flags = [f"--config.{key}={value}" for key, value in values.items()]
+    run = ("--config=configs/vqav2.py", f"--workdir={folder / 'run'}")
+    done = process.run("bridge_jax.main", *run, *flags, timeout=900)
     assert done.returncode == 0, done.stderr
     return folder, listed
 
@@ -76,8 +73,7 @@ def test_the_questions_it_was_shown_are_answered(trained):
 def test_the_results_file_is_the_servers(trained):
     folder, listed = trained
     out = folder / "results.json"
-    command = [sys.executable, "-m", "tools.evaluate", f"--workdir={folder / 'run'}", "--split=train"]
-    done = subprocess.run([*command, f"--results={out}"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = process.run("tools.evaluate", f"--workdir={folder / 'run'}", "--split=train", f"--results={out}")
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text(encoding="utf-8"))
     asked: dict[int, questions.Question] = {}
