@@ -31,7 +31,7 @@ class BrokenLog:
     def __init__(self, workdir: Path, resume_step: int, records: Sequence[Record], limit: float):
         self._path, self._records, self._limit = workdir / FILE, records, limit
         self._met: dict[tuple[int, int], dict[str, Any]] = {}
-        for number, line in enumerate(self._path.read_text().splitlines() if self._path.exists() else (), 1):
+        for number, line in enumerate(_lines(self._path), 1):
             try:
                 entry = json.loads(line)
                 if entry["step"] <= resume_step:
@@ -77,3 +77,7 @@ class BrokenLog:
         if jax.process_index() == 0 and (self._met or self._path.exists()):
             lines = (json.dumps(entry) + "\n" for entry in self._met.values())
             atomic.write_text(self._path, "".join(lines))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

@@ -65,10 +65,10 @@ class RunLog:
             kept = _entries_until(path, resume_step)
             atomic.write_text(path, "".join(_line(entry) for entry in kept))
             self._logged_at_resume = {_names(entry) for entry in kept if entry["step"] == resume_step}
+        (folder / "tensorboard").mkdir(exist_ok=True)
         self._lines = path.open("a", encoding="utf-8")
         # The files' names hold the second they were opened: without a fraction a quick restart erases the last file.
         fraction = f".{time.time_ns() % 1_000_000_000:09d}"
-        (folder / "tensorboard").mkdir(exist_ok=True)
         # Not SummaryWriter: a full disk ends its thread, and the run then waits for ever at a queue nobody empties.
         self._board = EventsWriter(str(folder / "tensorboard" / "events"), fraction)
         if resume_step is not None:  # TensorBoard then hides all earlier events after this step
@@ -121,7 +121,9 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     A killed run may leave a last line without its end; it is not an entry. Raises ConfigError for other damage.
     """
     entries = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), 1):
+    for number, line in enumerate(
+        Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1
+    ):
         if not line.endswith("\n"):
             break
         try:

@@ -47,6 +47,8 @@ def read(folder: Path) -> dict[str, Any]:
         whole = manifest["sha256"] == _digest(manifest["files"], manifest["scores"])
     except FileNotFoundError as error:
         raise ValueError(f"{FILE} is missing") from error
+    except OSError as error:
+        raise ValueError(f"{FILE} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{FILE} is damaged") from error
     if not whole:
@@ -66,12 +68,15 @@ def fault(folder: Path) -> str:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} was added"
-        size = present[name].stat().st_size
-        if size != expected[name]["bytes"]:
-            return f"{name} has {size} bytes, but {expected[name]['bytes']} were written"
-        with present[name].open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected[name]["sha256"]:
-                return f"{name} has changed since it was written"
+        try:
+            size = present[name].stat().st_size
+            if size != expected[name]["bytes"]:
+                return f"{name} has {size} bytes, but {expected[name]['bytes']} were written"
+            with present[name].open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected[name]["sha256"]:
+                    return f"{name} has changed since it was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     return ""
 
 

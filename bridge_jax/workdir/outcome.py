@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from absl import logging
+
 from bridge_jax.config import ConfigError
 from bridge_jax.workdir import atomic, lock, manifest
 from bridge_jax.workdir.lock import WorkdirBusyError
@@ -89,6 +91,7 @@ _DISK_ERRORS = {
     errno.EIO,
     errno.ESTALE,
 }
+_PATH_ERRORS = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}  # a name leads nowhere
 
 
 def cause_of(error: BaseException | None) -> Cause:
@@ -97,6 +100,8 @@ def cause_of(error: BaseException | None) -> Cause:
         return INTERRUPTED if error.signum == signal.SIGINT else TERMINATED
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return STORAGE
+    if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
+        return USER
     kinds = {ConfigError: USER, FloatingPointError: NUMBERS, WorkdirBusyError: BUSY, StorageError: STORAGE,
              AbandonedError: ABANDONED, KeyboardInterrupt: INTERRUPTED, type(None): FINISHED}  # fmt: skip
     return next((cause for kind, cause in kinds.items() if isinstance(error, kind)), INTERNAL)
@@ -218,7 +223,7 @@ class Outcome:
         return before
 
     def _take_account(self) -> None:
-        """Continue the account of the process before this one. Raises ConfigError if it cannot be read."""
+        """Continue the account of the process before this one. What cannot be read is set aside and named."""
         path = self.folder / FILE
         if not path.exists():
             return
@@ -227,8 +232,11 @@ class Outcome:
             written = datetime.datetime.fromisoformat(before["at"]).timestamp()
             earlier = {str(name): float(value) for name, value in before["secs"].items()}
             self._starts, step, stage = int(before["starts"]) + 1, int(before["step"]), str(before["stage"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path}: expected an outcome of bridge_jax ({error!r}); move the file away") from error
+        except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
+            aside = path.rename(path.with_name(f"{FILE}.damaged-{time.time_ns()}"))
+            fault = f"{path}: expected an outcome of bridge_jax ({error!r})"
+            logging.warning("%s; it is now %s, and the account of seconds begins anew", fault, aside.name)
+            return
         log = self.folder / "metrics.jsonl"  # a killed run was last alive when it wrote the last line
         alive = max(written, log.stat().st_mtime) if before["cause"] == "running" and log.exists() else written
         began = datetime.datetime.fromisoformat(self._began).timestamp()

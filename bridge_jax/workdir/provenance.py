@@ -31,7 +31,7 @@ def write(folder: Path, step: int, data: str) -> None:
         "processes": jax.process_count(),
         "data": data,
     }
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     atomic.write_text(path, before + json.dumps(line) + "\n")
 
 
@@ -41,7 +41,7 @@ def read(folder: Path) -> list[Mapping[str, Any]]:
     if not path.exists():
         return []
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             record = json.loads(line)
             found.append({key: record[key] for key in KEYS})

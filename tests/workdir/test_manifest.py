@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 
 import pytest
 
@@ -69,3 +70,23 @@ def test_only_numbers_are_committed_steps(tmp_path):
         (tmp_path / name).mkdir()
     assert manifest.committed(tmp_path) == [2, 10]
     assert manifest.committed(tmp_path / "nothing") == []
+
+
+@pytest.fixture
+def nobody():
+    """Drop the rights of root for the test, since root reads every file."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+@pytest.mark.parametrize("name", ["meta", "manifest.json", "params/d/array"])
+def test_a_file_that_cannot_be_read_is_a_fault_of_its_folder(folder, name, request):
+    for parent in (folder, *folder.parents):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    (folder / name).chmod(0)
+    request.getfixturevalue("nobody")
+    assert manifest.fault(folder) == f"{name} cannot be read (Permission denied)"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bridge_jax.config import ConfigError
-from bridge_jax.workdir import lock, outcome
+from bridge_jax.workdir import broken_log, lock, log, outcome, provenance
 from bridge_jax.workdir.lock import WorkdirBusyError
 from bridge_jax.workdir.outcome import AbandonedError, Outcome, StoppedError, StorageError
 
@@ -135,11 +135,49 @@ def test_the_account_goes_on_over_restarts_and_knows_what_a_kill_cost(tmp_path):
     assert run.shares().keys() == {f"goodput/{name}_secs" for name in ("start", "train", "lost", "down")}
 
 
-def test_a_foreign_outcome_is_not_overwritten(tmp_path):
-    (tmp_path / "outcome.json").write_text("mine")
-    with pytest.raises(ConfigError, match=r"outcome.json: expected an outcome of bridge_jax"):
-        Outcome(tmp_path).begin()
-    assert (tmp_path / "outcome.json").read_text() == "mine"
+@pytest.mark.parametrize("content", [b"mine", bytes(900), b"\xff", b"{}", b"[]", b"", None])
+def test_an_outcome_that_cannot_be_read_is_set_aside_and_the_run_goes_on(tmp_path, caplog, content):
+    """A machine that lost power may leave zeros. What is there is kept: it may be a foreign file, or a folder."""
+    path = tmp_path / "outcome.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with Outcome(tmp_path) as run:
+        run.begin()
+        assert (record(tmp_path)["cause"], record(tmp_path)["starts"]) == ("running", 1)
+    (aside,) = tmp_path.glob("outcome.json.damaged-*")
+    assert aside.is_dir() if content is None else aside.read_bytes() == content
+    assert "outcome.json: expected an outcome of bridge_jax" in caplog.text
+    assert f"it is now {aside.name}" in caplog.text
+
+
+def error_of(use, folder):
+    try:
+        use(folder)
+    except Exception as error:
+        return error
+
+
+USES = {  # of a workdir -> whether they end where its files are folders, and where its folders are files
+    "lock": (lock.take, True, False),
+    "refuse": (lock.refuse_if_taken, False, False),
+    "log": (lambda folder: log.RunLog(folder, 0), True, True),
+    "starts": (lambda folder: provenance.write(folder, 0, ""), True, False),
+    "broken": (lambda folder: broken_log.BrokenLog(folder, 0, (), 0.0), True, True),
+    "workdir": (lambda folder: Outcome(folder / "lock").begin(), False, True),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("files", [False, True])
+def test_a_folder_or_a_file_in_the_place_of_the_other_is_one_line(tmp_path, name, files):
+    use, *ends = USES[name]
+    for own in ("lock", "metrics.jsonl", "starts.jsonl", "broken_data.jsonl", "tensorboard"):
+        (tmp_path / own).write_bytes(bytes(100)) if files else (tmp_path / own).mkdir()
+    error = error_of(use, tmp_path)
+    assert (error is not None) == ends[files], repr(error)
+    if error is not None:
+        assert outcome.cause_of(error) is outcome.USER, repr(error)
+        assert str(tmp_path) in outcome.last_line(error)
+        assert "\n" not in outcome.last_line(error)
 
 
 def test_two_processes_cannot_hold_one_workdir_and_a_killed_one_holds_nothing(tmp_path):
