@@ -83,11 +83,13 @@ def start(
     return Process(list(map(str, words)), cwd, dict(os.environ if env is None else env), stdout, stderr)
 
 
-def run(*words: object, cwd: Path = ROOT, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: object, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m WORDS` to its end."""
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
-        process = start(*words, stderr=stderr, stdout=stdout, cwd=cwd)
+        process = start(*words, stderr=stderr, stdout=stdout, cwd=cwd, env=env)
         try:
             code = process.wait(timeout)
         finally:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.report import embedding
@@ -60,13 +62,8 @@ def of(model: Model, gallery: Gallery, about: About, count: int, kept: Path, pro
 def write_parquet(path: Path, gallery: Gallery, split: str, points: Points) -> None:
     """Write the trained points as a table that embedding-atlas opens: x, y, text, image_id, split, kind.
 
-    A photo's text is its first caption. Raises ConfigError where the folder is not there or pyarrow is missing.
+    A photo's text is its first caption.
     """
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--parquet needs pyarrow: {embedding.INSTALL}") from error
     layout, n = points.layouts[TRAINED], len(points.rows)
     places = np.concatenate([layout.images, layout.texts])
     captions = [gallery.captions(row)[0] for row in points.rows]

@@ -28,12 +28,26 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.workdir.checkpoint import Checkpoints
-from configs import caption, coco, flickr8k, flickr30k, msrvtt, nlvr, nlvr2, nocaps, pretrain, shapes, snli_ve, vqav2
+from configs import (
+    caption,
+    coco,
+    flickr8k,
+    flickr30k,
+    msrvtt,
+    nlvr,
+    nlvr2,
+    nocaps,
+    own,
+    pretrain,
+    shapes,
+    snli_ve,
+    vqav2,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 OF_A_COPY = ROOT / "docs/contributing.md"
-MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, snli_ve, caption, nocaps, pretrain, msrvtt)
+MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, snli_ve, caption, own, nocaps, pretrain, msrvtt)
 CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")

@@ -1,8 +1,8 @@
-"""One's own photos: a folder with a list of captions (`lists`), with tars (`tars`), or a text beside each photo.
+"""One's own photos: a folder with a list of captions, with tables or tars (`pairs`), or a text beside each photo.
 
 A text beside a photo has its name, `a.jpg` and `a.txt`, and holds a caption a line. A list may have a column that names
-the split of each photo. Without one, the split is drawn from a hash of the photo's bytes: it stays the same when photos
-are added or renamed, and copies of a photo are in one split.
+the split of each photo, or there is a list for each split. Without either, the split is drawn from a hash of the
+photo's bytes: it stays the same when photos are added or renamed, and copies of a photo are in one split.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from bridge_jax.data.datasets.pairs import Pair
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 from bridge_jax.data.datasets.raw_files import SUFFIXES
 
-_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 SPLITS = ("train", "val", "test")
 
 
@@ -66,7 +65,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
         by_column = False
         for split, photo in pairs.photos_of(found, source, refuse):
             by_column = by_column or bool(split)
-            split = _NAMES.get(split.lower(), split.lower()) or _drawn(photo, options)
+            split = pairs.SPLITS.get(split.lower(), split.lower()) or _drawn(photo, options)
             if photo.fault:
                 skipped.append(photo)
             elif split in SPLITS:

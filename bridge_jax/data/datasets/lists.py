@@ -2,8 +2,8 @@
 
     for line in read(Path("captions.csv"), Columns()): line.number, line.image, line.captions, line.fault
 
-A list is UTF-8, with or without a byte order mark. Its first line names the columns, in any case and with any spaces
-around them; the commas of a CSV may be semicolons, bars or tabs. Fields between commas or semicolons may stand in
+A list is UTF-8, with or without a byte order mark. Its first line names the columns, in any case; `File Name` is
+`file_name`. The commas of a CSV may be semicolons, bars or tabs. Fields between commas or semicolons may stand in
 quotes; tabs and bars know no quotes. JSON lines may hold several captions as a list. Files named `*.token` or
 `*.token.txt` have no header: `0.jpg#0`, a tab, a caption.
 """
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bridge_jax.config import ConfigError
+from bridge_jax.data.datasets.raw_files import Packed
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".token", ".token.txt")
-IMAGE = ("image", "image_name", "image_path", "file_name", "filename")
-CAPTION = ("caption", "captions", "comment", "sentence", "text")
+IMAGE = ("image", "image_name", "image_path", "image_file", "file_name", "filename", "file", "path", "photo")
+CAPTION = ("caption", "captions", "comment", "sentence", "text", "description")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _NEXT_ROW = re.compile(r"[\r\n][^\r\n,;]+\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf])[\"']?\s*[,;]", re.IGNORECASE)
 
@@ -33,13 +34,13 @@ class Columns(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a list: its number from 1, the picture's name and its captions; or the `fault` for which it is skipped.
+    """A line of a list: its number from 1, the picture and its captions; or the `fault` for which it is skipped.
 
     `wrong` is a caption that is false of the picture, or empty.
     """
 
     number: int
-    image: str = ""
+    image: str | Packed = ""  # a name, or the picture itself
     captions: tuple[str, ...] = ()
     wrong: str = ""
     split: str = ""
@@ -62,26 +63,48 @@ def read(file: Path, columns: Columns) -> Iterator[Line]:
         else:
             rows = _table(file, lines, columns)
         for number, row in rows:
-            yield Line(number, fault=row) if isinstance(row, str) else _line(number, row, columns)
+            yield Line(number, fault=row) if isinstance(row, str) else line_of(number, row, columns)
 
 
-def _line(number: int, row: Mapping[str, Any], columns: Columns) -> Line:
+def line_of(number: int, row: Mapping[str, Any], columns: Columns) -> Line:
+    """Return the line that a row stands for. `row` holds its fields by their `plain` names."""
     image, caption = row.get(_name(row, columns.image, IMAGE)), row.get(_name(row, columns.caption, CAPTION))
     captions = caption if isinstance(caption, list) else [caption]
-    if not isinstance(image, str) or not image.strip():
+    image = image.strip() if isinstance(image, str) else image
+    if not image or not isinstance(image, str | Packed):
         return Line(number, fault=f"expected the name of a picture, got {image!r} among {', '.join(row) or 'nothing'}")
     texts = tuple(one.strip() for one in captions if isinstance(one, str))
     if not captions or len(texts) < len(captions):
         return Line(number, fault=f"expected a caption of {image}, got {caption!r} among {', '.join(row)}")
-    wrong, split = row.get("wrong_caption") or "", row.get(columns.split.strip().lower() or "split") or ""
+    wrong, split = row.get("wrong_caption") or "", row.get(plain(columns.split) or "split") or ""
     if not isinstance(wrong, str):
         return Line(number, fault=f"expected one text as `wrong_caption`, got {wrong!r}; give each its own line")
-    return Line(number, image.strip(), texts, wrong.strip(), str(split).strip())
+    return Line(number, image, texts, wrong.strip(), str(split).strip())
+
+
+def plain(name: str) -> str:
+    """Return the name of a column without capitals, and with an underscore for spaces."""
+    return "_".join(name.lower().split())
+
+
+def complete(names: Iterable[str], columns: Columns) -> bool:
+    """Return whether a list with columns of these `plain` names has one for the picture and one for the caption."""
+    found = tuple(names)
+    return _name(found, columns.image, IMAGE) in found and _name(found, columns.caption, CAPTION) in found
+
+
+def incomplete(where: str, got: str, columns: Columns) -> ConfigError:
+    """Return the error of a list that lacks a column."""
+    return ConfigError(
+        f"{where}: expected a column for the picture ({columns.image or ', '.join(IMAGE)}) and one for the caption "
+        f"({columns.caption or ', '.join(CAPTION)}), got {got[:200]!r}; rename them there, or name yours with "
+        "--image_column and --caption_column"
+    )
 
 
 def _name(names: Iterable[str], wanted: str, usual: Sequence[str]) -> str:
     """Return the name of a column: `wanted`, or the first of the usual ones that is there."""
-    return wanted.strip().lower() if wanted else next((name for name in usual if name in names), "")
+    return plain(wanted) if wanted else next((name for name in usual if name in names), "")
 
 
 def _json_rows(lines: Iterable[str]) -> Iterator[_Row]:
@@ -95,7 +118,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[_Row]:
             named = isinstance(row, dict)
             yield (
                 number,
-                {key.strip().lower(): row[key] for key in row} if named else f"expected an object, got {row!r}",
+                {plain(key): row[key] for key in row} if named else f"expected an object, got {row!r}",
             )
 
 
@@ -123,14 +146,10 @@ def _table(file: Path, lines: Iterator[str], columns: Columns) -> Iterator[_Row]
 def _header(file: Path, line: str, columns: Columns) -> tuple[str, list[str]]:
     """Return the delimiter by which a header has both columns, and the names of all. Raises ConfigError."""
     for delimiter in "\t" if file.suffix == ".tsv" else ",;|\t":
-        names = [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter), [])]
-        found = _name(names, columns.image, IMAGE), _name(names, columns.caption, CAPTION)
-        if all(name in names for name in found):
+        names = [plain(name) for name in next(csv.reader([line], delimiter=delimiter), [])]
+        if complete(names, columns):
             return delimiter, names
-    raise ConfigError(
-        f"{file}, line 1: expected a column for the picture ({columns.image or ', '.join(IMAGE)}) and one for the "
-        f"caption ({columns.caption or ', '.join(CAPTION)}), got {line.strip()[:200]!r}; rename them there"
-    )
+    raise incomplete(f"{file}, line 1", line.strip(), columns)
 
 
 def _plain(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:

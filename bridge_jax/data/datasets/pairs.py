@@ -1,22 +1,30 @@
-"""Read pictures with captions collected from the web: webdataset tars (`tars`), or a folder with a list (`lists`).
+"""Read pictures with captions collected from the web: webdataset tars, a folder with a list, or tables of both.
 
     *.tar            a picture and a text of the same name: 000001.jpg and 000001.txt (or 000001.json with `caption`)
     captions.jsonl   a line a picture: {"image": "path in the folder", "caption": "..."}
     captions.csv     the same with a header, or .tsv
+    *.parquet        the same with paths, or with the pictures inside; or *.arrow (`tables`)
 
-A line of a list may also have a `wrong_caption`, which is false of the picture (`wrong_captions` of a stage).
+A line may also have a `wrong_caption`, which is false of the picture (`wrong_captions` of a stage).
 All of it is one split, `train`. Nothing is unpacked. A line or a sample that cannot be used is listed and skipped.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data.datasets import lists, photo_builder, raw_files, tars
+from bridge_jax.data.datasets import lists, photo_builder, raw_files, tables, tars
 from bridge_jax.data.datasets.lists import Columns
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.raw_files import Packed
 
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}  # as people call them
 LISTS = ("captions.jsonl", "captions.csv", "captions.tsv", "captions.txt", "results.csv")
 FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "flickr30k_images")  # beside a list
 
@@ -24,7 +32,7 @@ FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "fli
 class Pair(NamedTuple):
     """A picture with captions, or, where there is a fault, the file that has it."""
 
-    path: Any  # Path, or a Member of a tar
+    path: Any  # Path, or Packed
     captions: tuple[str, ...] = ()
     wrong: str = ""
     split: str = ""
@@ -38,24 +46,63 @@ class Builder(photo_builder.Builder, skip_registration=True):
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
         """Return the pictures of all tars, or of the list. Raises ConfigError where there is neither."""
         source, pairs = find(raw, Columns(), refuse)
-        photos = {"train": [photo for _, photo in photos_of(pairs, source, refuse)]}
+        placed = list(photos_of(pairs, source, refuse))
+        if others := sorted({split for split, _ in placed if SPLITS.get(split.lower(), split or "train") != "train"}):
+            refuse(
+                f"{source}: expected pictures to train on, found the split {others[0]!r}; leave it out, or prepare all "
+                "with --dataset=folder"
+            )
+        photos = {"train": [photo for _, photo in placed]}
         photo_builder.check(photos, source, refuse)
         return photos
 
 
-def sources(raw: Path) -> tuple[list[Path], list[Path]]:
-    """Return the tars and the lists of a folder; of the lists only those of known names, where there are any."""
+def sources(raw: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the tars, the lists and the tables of a folder.
+
+    Of the lists only those of known names count, where there are any. A table beside a tar of its name describes it.
+    """
+    found = tars.find(raw)
     named = [raw / name for name in LISTS if (raw / name).is_file()]
-    return tars.find(raw), named or sorted(path for path in raw.iterdir() if path.name.endswith(lists.SUFFIXES))
+    listed = named or next(filter(None, (sorted(filter(_is_list, raw.glob(at))) for at in ("*", "*/*"))), [])
+    described = {path.with_suffix("") for path in found}
+    return found, listed, [path for path in tables.find(raw) if path.with_suffix("") not in described]
+
+
+def _is_list(path: Path) -> bool:
+    return path.name.endswith(lists.SUFFIXES)
 
 
 def find(raw: Path, columns: Columns, refuse: Refuse) -> tuple[Path, Iterator[Pair]]:
-    """Return the list or the first tar, and the pairs of all. Raises ConfigError where there is neither or both."""
-    found, listed = sources(raw)
-    if len(listed) + bool(found) != 1:
-        names = ", ".join(path.name for path in listed + found[:1]) or "neither"
-        raise ConfigError(f"--raw_dir: expected *.tar or one of {', '.join(LISTS)} in {raw}, found {names}")
-    return (listed or found)[0], _packed(found, refuse) if found else _listed(listed[0], columns, refuse)
+    """Return the first file that tells of pictures, and the pairs of all such files.
+
+    Several lists or tables whose names, or whose folders' names, begin with a split hold that split each. Raises
+    ConfigError where files of several kinds, several lists of no split, or none are there.
+    """
+    found, listed, stored = sources(raw)
+    kinds = [kind for kind in (found, listed, stored) if kind]
+    every = [path for kind in kinds for path in kind]
+    splits = {path: _split_of(raw, path) for path in every}
+    by_file = "" not in splits.values() and len(set(splits.values())) > 1
+    if len(kinds) != 1 or (len(every) > 1 and kinds[0] is listed and not by_file):
+        names = ", ".join(str(path.relative_to(raw)) for path in every[:4]) or "none of them"
+        raise ConfigError(
+            f"--raw_dir: expected *.tar, *.parquet or one of {', '.join(LISTS)} in {raw}, found {names}; several lists "
+            "are read where each is named by its split, such as train.csv and val.csv"
+        )
+    if found:
+        return every[0], _packed(every, refuse)
+    return every[0], (
+        pair._replace(split=pair.split or (splits[path] if by_file else ""))
+        for path in every
+        for pair in _listed(path, raw, columns, refuse)
+    )
+
+
+def _split_of(raw: Path, path: Path) -> str:
+    """Return the split by which a file's name begins, or that of its folder within `raw`, or nothing."""
+    words = (re.match("[a-z]*", name.lower()) for name in reversed(path.relative_to(raw).parts))
+    return next((SPLITS[word[0]] for word in words if word and word[0] in SPLITS), "")
 
 
 def _packed(found: Iterable[Path], refuse: Refuse) -> Iterator[Pair]:
@@ -64,18 +111,20 @@ def _packed(found: Iterable[Path], refuse: Refuse) -> Iterator[Pair]:
             yield Pair(sample.path or tar, sample.captions, fault=sample.fault)
 
 
-def _listed(file: Path, columns: Columns, refuse: Refuse) -> Iterator[Pair]:
+def _listed(file: Path, raw: Path, columns: Columns, refuse: Refuse) -> Iterator[Pair]:
     folder = None
-    for line in lists.read(file, columns):
+    for line in (tables if file.suffix in tables.SUFFIXES else lists).read(file, columns):
         if line.fault:
             yield Pair(file, fault=f"line {line.number}: {line.fault}")
+        elif isinstance(line.image, Packed):
+            yield Pair(line.image, line.captions, line.wrong, line.split)
         elif photo_builder.leaves(line.image):
             refuse(
                 f"{file}, line {line.number}: {line.image!r} leaves the folder; expected a path inside {file.parent}"
             )
         else:
             if folder is None:  # the first picture that is there says where the others are
-                places = [file.parent / name for name in FOLDERS]
+                places = [place / name for place in dict.fromkeys((file.parent, raw)) for name in FOLDERS]
                 folder = next((place for place in places if (place / line.image).exists()), None)
             path = raw_files.located(folder or file.parent, line.image, refuse)
             yield Pair(path, line.captions, line.wrong, line.split)

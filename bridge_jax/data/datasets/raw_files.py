@@ -1,5 +1,6 @@
 """Read what a raw folder holds: the kinds of its pictures, the lines of its files, names with accents."""
 
+import abc
 import collections
 import functools
 import os
@@ -11,6 +12,23 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".avif"),
     *(".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".heic", ".heif"),
 )
+
+
+class Packed(abc.ABC):
+    """A picture inside another file. It stands in the place of a photo's path, and has a path's `name` and `parent`."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str: ...
+
+    @property
+    @abc.abstractmethod
+    def parent(self) -> Path:
+        """The folder of the file that holds it."""
+
+    @abc.abstractmethod
+    def read_bytes(self) -> bytes:
+        """Return the encoded picture. Raises OSError where it is not there."""
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from bridge_jax.config import ConfigError
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import Refuse
-from bridge_jax.data.datasets.raw_files import SUFFIXES
+from bridge_jax.data.datasets.raw_files import SUFFIXES, Packed
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """A picture in a tar; it stands in the place of a photo's path."""
+class Member(Packed):
+    """A picture in a tar."""
 
     tar: Path
     inside: str
