@@ -126,7 +126,8 @@ def forward(
     """Run their forward pass, dropout off, with `params` as `read` returns them.
 
     The blocks follow both finished towers. The cross embeddings pool the *input* projections of the last block, so its
-    update is not used. Means are over all tokens, padding included. Only the text tower's own attention is masked.
+    update is not used. Means of texts are over their real tokens, but the blocks read padding too: only the text
+    tower's own attention is masked.
     """
     dtype, every = jnp.dtype("float32"), jnp.ones_like(mask)
 
@@ -141,17 +142,19 @@ def forward(
     tower = towers.tower_class("text", cfg.text.tower)(cfg.text, dtype)
     text: Any = tower.apply({"params": params["text"]}, ids, method=text_tower)
 
-    def embed(name: str, states: Array) -> Any:
+    def embed(name: str, states: Array, real: Array | None = None) -> Any:
         head = heads.Projection(cfg.bridge.embed_width)
-        return head.apply({"params": params["heads"][name]}, layers.masked_mean(states, None))
+        return head.apply({"params": params["heads"][name]}, layers.masked_mean(states, real))
 
-    unimodal = embed("unimodal_image", image), embed("unimodal_text", text)
+    unimodal = embed("unimodal_image", image), embed("unimodal_text", text, mask)
     block = interaction.Interaction(cfg.bridge, dtype)
     for q in range(cfg.bridge.layers - 1):
         image, text = _apply(block, params["bridge"][f"layer_{q}"], image, text, every, True)[:2]
     last = params["bridge"][f"layer_{cfg.bridge.layers - 1}"]
-    shared = (_to_shared(cfg, last, side, states) for side, states in (("image", image), ("text", text)))
-    fused = [embed(name, z) for name, z in zip(("fused_image", "fused_text"), shared, strict=True)]
+    fused = [
+        embed("fused_image", _to_shared(cfg, last, "image", image)),
+        embed("fused_text", _to_shared(cfg, last, "text", text), mask),
+    ]
     cosine = (fused[0] * fused[1]).sum(axis=-1, keepdims=True)
     joined = jnp.concatenate([fused[1], fused[0], cosine], axis=-1)
     itm = params["heads"]["itm"]

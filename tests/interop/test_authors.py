@@ -80,16 +80,20 @@ class Theirs(nn.Module):
         self.itm_head = nn.Sequential(nn.Linear(2 * E + 1, E), nn.ReLU(), nn.Dropout(0.1), nn.Linear(E, 2))
         self.logit_scale, self.itc_alpha = nn.Parameter(torch.tensor(2.6592)), nn.Parameter(torch.tensor(0.5))
 
+    def mean(self, states, mask):
+        """Texts are averaged by the attention mask, which the blocks do not read."""
+        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
     def forward(self, pixels, ids, mask):
         vit, bert = self.vision_encoder.vit, self.text_encoder.bert
         H_v = vit.finish(vit.blocks(vit.embed(pixels), 0, self.depths[0]))
         H_t = bert.blocks(bert.embed(ids), mask, 0, self.depths[1])
         u_v = F.normalize(self.vision_pool_proj_uni(H_v.mean(1)), dim=-1)
-        u_t = F.normalize(self.text_pool_proj_uni(H_t.mean(1)), dim=-1)
+        u_t = F.normalize(self.text_pool_proj_uni(self.mean(H_t, mask)), dim=-1)
         for block in self.interaction_layers:
             H_v, H_t, Z_v, Z_t = block(H_v, H_t)
         p_v = F.normalize(self.vision_pool_proj_cross(Z_v.mean(1)), dim=-1)
-        p_t = F.normalize(self.text_pool_proj_cross(Z_t.mean(1)), dim=-1)
+        p_t = F.normalize(self.text_pool_proj_cross(self.mean(Z_t, mask)), dim=-1)
         return u_v, u_t, p_v, p_t, self.itm_head(torch.cat([p_t, p_v, (p_t * p_v).sum(1, keepdim=True)], dim=1))
 
 
