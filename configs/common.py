@@ -144,6 +144,7 @@ def base() -> ml_collections.ConfigDict:
         threads=16,
         prefetch_batches=4,
         broken_limit=0.01,
+        may_change=False,
     )
     config.mining = dict(
         source="batch",

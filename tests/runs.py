@@ -25,12 +25,12 @@ CLOCK_METRICS = ("time", "train/train/pairs_per_second", "train/train/waiting_fo
 build, _build_predict = (functools.lru_cache(maxsize=8)(make) for make in (train_step.build, build_predict))
 
 
-def prepare_small_shapes(folder: Path) -> Path:
+def prepare_small_shapes(folder: Path, seed: int = 0) -> Path:
     """Write a small shapes set: 32 training scenes, 16 in each held-out split."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "HELD_OUT_SCENES", 16)
         patch.setattr(shapes, "HELD_OUT_PAIRS", 8)
-        prepare_data.prepare("shapes", str(folder), num_train=32, seed=0)
+        prepare_data.prepare("shapes", str(folder), num_train=32, seed=seed)
     return folder
 
 

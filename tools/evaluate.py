@@ -30,6 +30,7 @@ from absl import flags
 from bridge_jax import types
 from bridge_jax.config import Config, ConfigError, Mesh, evaluators, objectives
 from bridge_jax.config.as_json import as_dict
+from bridge_jax.data import records
 from bridge_jax.evals import retrieval
 from bridge_jax.run import command_line, finish, origin, terminal
 from bridge_jax.step import sharding
@@ -58,7 +59,7 @@ _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary
 def evaluate(
     saves: Checkpoints, step: int, split: str, *, rerank: bool, other: Config | None = None, **data: str
 ) -> tuple[types.Table, dict]:
-    """Return the table of `split`, and a record for JSON: data set, split, step, stage, metrics and config.
+    """Return the table of `split`, and a record for JSON: the split, the step, the data of both, metrics and config.
 
     `other` is the config whose data set and evaluator replace the checkpoint's, `data` replaces keys of config.data.
     """
@@ -118,7 +119,8 @@ def _restored(saves: Checkpoints, step: int, cfg: Config, name: str) -> tuple[ty
 
 
 def _record(meta: Meta, cfg: Config, split: str, metrics: dict[str, float]) -> dict[str, Any]:
-    record = {"dataset": cfg.data.dataset, "split": split, "step": meta.step, "stage": meta.stage}
+    record = {"dataset": cfg.data.dataset, "split": split, "data": records.fingerprint(cfg.data, split)}
+    record |= {"step": meta.step, "stage": meta.stage, "trained_on": meta.data}
     return record | {"metrics": metrics, "config": as_dict(cfg)}
 
 

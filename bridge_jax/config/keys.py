@@ -104,6 +104,7 @@ class Data:
     threads: int
     prefetch_batches: int
     broken_limit: float  # share of the training records that may be broken; the run replaces them, and stops above it
+    may_change: bool  # whether a resumed run may train on other records than before
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,11 @@ def _from_10(config: dict[str, Any]) -> None:
         _fill(config, {"stages.*.wrong_captions": mining.pop("wrong_captions")})
 
 
+def _from_11(config: dict[str, Any]) -> None:
+    """State that a run goes on with the records that it began with, which nothing checked."""
+    _fill(config, {"data.may_change": False})
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
@@ -102,6 +107,7 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
     _from_8,
     _from_9,
     _from_10,
+    _from_11,
 )
 SCHEMA = _FIRST + len(MIGRATIONS)
 

@@ -152,12 +152,18 @@ def fingerprint(data: config.Data, split: str) -> str:
     return digest.hexdigest()
 
 
+def training_fingerprint(data: config.Data) -> str:
+    """Return a hash of the records that a run trains on, in their order. Raises ConfigError as `open_split`."""
+    sources = [dataclasses.replace(data, dataset=name) for name, _ in data.mixture] or [data]
+    parts = [fingerprint(source, data.train_split) for source in sources]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
+
+
 def run_fingerprint(cfg: config.Config) -> str:
     """Return a hash of the data that a run reads: its splits, and the vocabulary if that is a file of its own."""
     data = cfg.data
     scored = {split for name in cfg.evals for split in evaluators.settings(cfg, name).splits}
-    sources = [dataclasses.replace(data, dataset=name) for name, _ in data.mixture] or [data]
-    parts = [fingerprint(source, data.train_split) for source in sources]
+    parts = [training_fingerprint(data)]
     parts += [fingerprint(data, split) for split in sorted({data.eval_split, *scored})]
     if data.vocabulary:
         parts.append(hashlib.sha256(Path(data.vocabulary).expanduser().read_bytes()).hexdigest())

@@ -1,8 +1,9 @@
-"""Start a run of several processes: they meet, compare config and code, and start jax.distributed.
+"""Start a run of several processes: they meet, compare config, code and data, and start jax.distributed.
 
 If processes are missing, jax.distributed ends the others with a C++ stack and does not say which are missing. So the
-processes first meet on the coordinator's port by plain TCP. Each sends its index, host, config and code; process 0
-waits for all, compares, and sends all the same answer. Any fault is one line on every host and exit code 2.
+processes first meet on the coordinator's port by plain TCP. Each sends its index, host, config, code and the hash of
+its records; process 0 waits for all, compares, and sends all the same answer. Any fault is one line on every host and
+exit code 2.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from jax._src.clusters import ClusterEnv  # jax.distributed.initialize uses it; 
 import bridge_jax
 from bridge_jax.config import Config, ConfigError
 from bridge_jax.config.as_json import as_dict, differences
+from bridge_jax.data.records import training_fingerprint
 
 _RETRY_SECS = 0.2
 _ANSWER_SECS = 10.0  # after the time-out, for process 0 to answer which are missing
@@ -29,7 +31,7 @@ def start(cfg: Config, coordinator_address: str, num_processes: int, process_id:
     """Start jax.distributed if this is one of several processes: by the flags, or on a TPU slice, GKE or Slurm.
 
     An empty address and -1 mean the values of the environment. Raises ConfigError if processes are missing after
-    `timeout_secs`, or differ in config, code or version of jax.
+    `timeout_secs`, or differ in config, code, data or version of jax.
     """
     explicit = (coordinator_address != "", num_processes >= 0, process_id >= 0)
     if any(explicit) and not all(explicit):
@@ -55,9 +57,13 @@ def start(cfg: Config, coordinator_address: str, num_processes: int, process_id:
 
 
 def about(cfg: Config) -> dict[str, Any]:
-    """Return this process's host, and the config, code and version of jax that all processes must share."""
+    """Return this process's host, and the config, code, data and version of jax that all processes must share."""
     config = json.loads(json.dumps(as_dict(cfg)))
-    return {"host": socket.gethostname(), "jax": jax.__version__, "code": code(), "config": config}
+    try:
+        data = training_fingerprint(cfg.data)
+    except ConfigError as error:
+        data = f"missing ({error})"
+    return {"host": socket.gethostname(), "jax": jax.__version__, "code": code(), "data": data, "config": config}
 
 
 def code() -> str:
@@ -134,12 +140,12 @@ def _fault(met: dict[int, dict[str, Any]], count: int, timeout_secs: float) -> s
     for index in sorted(met):
         for line in _differences(met[0], met[index]):
             differing = f"process {index} ({met[index]['host']}) differs from process 0: {line}"
-            return f"{differing}; start all with the same config, code and jax"
+            return f"{differing}; start all with the same config, code, data and jax"
     return None
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
-    for key in ("jax", "code"):
+    for key in ("jax", "code", "data"):
         if first[key] != other[key]:
             yield f"{key} {first[key]} -> {other[key]}"
     yield from (f"config.{line}" for line in differences(first["config"], other["config"]))

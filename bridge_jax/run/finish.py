@@ -32,6 +32,7 @@ class Run:
     log: RunLog
     stop: Stop
     broken: BrokenLog
+    data: str  # `records.training_fingerprint`
 
 
 def finish(run: Run, final: Mapping[str, Evaluator], params: Params, step: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ from bridge_jax import paths
 from bridge_jax.config import Config, ConfigError, objectives
 from bridge_jax.config.as_json import differences
 from bridge_jax.data import questions
+from bridge_jax.data.records import training_fingerprint
 from bridge_jax.interop import hf_import
 from bridge_jax.step import train_step
 from bridge_jax.step.params import abstract_params, init_params, param_shapes
@@ -18,7 +19,7 @@ from bridge_jax.workdir.meta import check_answers
 # A resumed run may differ in these keys: they change how long, where and how often, not what is computed.
 MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps", "watchdog_secs", "checkpoint",
               "cache_dir", "data.workers", "data.threads", "data.prefetch_batches", "data.data_dir",
-              "data.broken_limit", "evals", "mesh", "report", "sharding", "vision.pretrained",
+              "data.broken_limit", "data.may_change", "evals", "mesh", "report", "sharding", "vision.pretrained",
               "text.pretrained")  # fmt: skip
 
 # Parameters that exist only for a run's losses, beside the heads. With init_from either side may lack them: new ones
@@ -27,7 +28,10 @@ OF_TASKS = ("decoder/", "vision/mask_token", "loss_weights/")
 
 
 def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
-    """Return the parameters of the newest checkpoint. Raises ConfigError if the config computes something else."""
+    """Return the parameters of the newest checkpoint.
+
+    Raises ConfigError if the config computes something else, or the prepared records are others.
+    """
     changed = [
         line
         for line in differences(saves.meta(step).config, cfg)
@@ -40,6 +44,13 @@ def resume(cfg: Config, saves: Checkpoints, step: int, mesh: Mesh) -> Params:
             f"({'; '.join(changed[:3])}{more}): use the earlier config, or another --workdir"
         )
     check_answers(saves.meta(step), answers(cfg), f"{saves.folder}/{step}")
+    before, now = saves.meta(step).data, training_fingerprint(cfg.data)
+    if before not in ("", now) and not cfg.data.may_change:
+        raise ConfigError(
+            f"{saves.folder}/{step}: it was trained on records with the fingerprint {before}, those in "
+            f"{cfg.data.data_dir!r} have {now}: give the same data, or go on with these by "
+            "--config.data.may_change=true"
+        )
     logging.info("resuming at step %d", step)
     return saves.restore_params(step, abstract_params(cfg, mesh))
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from bridge_jax.config import Config, Stage, evaluators, objectives
 from bridge_jax.data import pipeline, text
-from bridge_jax.data.records import run_fingerprint
+from bridge_jax.data.records import run_fingerprint, training_fingerprint
 from bridge_jax.run import bad_step, origin, ranking, terminal
 from bridge_jax.run.finish import Run, finish
 from bridge_jax.run.stage_data import StageData
@@ -73,7 +73,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
             provenance.write(stop.outcome.folder, now, run_fingerprint(cfg))
         broken = BrokenLog(stop.outcome.folder, now, records, cfg.data.broken_limit)
         with RunLog(workdir, resume_step=now) as log, stop.watchdog(cfg.watchdog_secs):
-            shared = Run(cfg, mesh, saves, log, stop, broken)
+            shared = Run(cfg, mesh, saves, log, stop, broken, training_fingerprint(cfg.data))
             for stage, stage_step, start, end in zip(cfg.run_stages, stage_steps, starts, ends, strict=True):
                 if now < end or (now == end and not saves.scores(now)):  # killed before its last state was scored
                     loop = StageLoop(shared, stage, stage_step, predicts[objectives.evaluator_of(stage)])
@@ -99,6 +99,7 @@ class StageLoop:
     def __init__(self, run: Run, stage: Stage, stage_step: StageStep, predict: Predict) -> None:
         self.cfg, self.mesh, self.saves, self.log = run.cfg, run.mesh, run.saves, run.log
         self.stop, self.spending, self.broken = run.stop, run.stop.outcome.spending, run.broken
+        self.trained_on = run.data
         self.stage, self.stage_step, self.predict = stage, stage_step, predict
         self.signal = 0  # the signal that a host received, once all hosts know of it
         self.index = self.cfg.stage_order.index(stage.name)
@@ -197,9 +198,9 @@ class StageLoop:
     def _save(self, step: int, state: TrainState) -> None:
         trained = self.fused_was_trained or objectives.trains_fused(self.stage)
         with self.spending("save"):
-            answers = origin.answers(self.cfg)
+            about = {"answers": origin.answers(self.cfg), "data": self.trained_on}
             self.saves.save(
-                step, self.stage.name, state.params, state.opt_state, self.cfg, fused_trained=trained, answers=answers
+                step, self.stage.name, state.params, state.opt_state, self.cfg, fused_trained=trained, **about
             )
             self.log.write(step, self.stop.outcome.shares())
             self.stop.outcome.write()

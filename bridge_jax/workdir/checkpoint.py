@@ -63,7 +63,7 @@ class Checkpoints:
         )
 
     def save(self, step: int, stage: str, params: Params, opt_state: Any, cfg: Config, **about: Any) -> None:
-        """Start a save; the arrays are copied before this returns. `about`: `fused_trained` and `answers` of Meta.
+        """Start a save; the arrays are copied before this returns. `about`: other fields of Meta.
 
         Without `opt_state` (None) a run can start from the checkpoint, but cannot resume its stage.
         """

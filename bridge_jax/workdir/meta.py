@@ -25,6 +25,7 @@ class Meta:
     config: Mapping[str, Any]
     fused_trained: bool = False  # whether this run, or the checkpoint it started from, trained the fused heads
     answers: tuple[str, ...] = ()  # possible answers to questions: the vqa head's outputs, or those a decoder ranks
+    data: str = ""  # hash of the records that it was trained on (`records.training_fingerprint`); empty: unknown
     frozen: str = ""  # hash of the manifest of `frozen`; empty: every parameter is in the checkpoint itself
 
 

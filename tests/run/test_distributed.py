@@ -1,5 +1,6 @@
 """Several processes on this machine act as one run: they meet, agree, and get the results of one process."""
 
+import dataclasses
 import json
 import os
 import re
@@ -231,6 +232,23 @@ def test_a_file_of_any_folder_counts_as_code(other_code, tiny, monkeypatch):
         path.write_bytes(path.read_bytes() + b"#")
         codes.append(distributed.about(cfg)["code"])
     assert len(set(codes)) == len(one_a_folder) + 1
+
+
+def test_hosts_that_prepared_other_records_are_told_apart(tiny, tmp_path):
+    """Each host may have its own disk at the same path."""
+    cfg = config.parse(tiny())
+    link = tmp_path / "data"
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, data_dir=str(link)))
+    hosts = {}
+    for number, folder in enumerate((tiny().data.data_dir, tiny().data.data_dir, tmp_path / "other")):
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder)
+        hosts[number] = distributed.about(cfg)
+    assert distributed._fault({0: hosts[0], 1: hosts[1]}, 2, 1.0) is None
+    assert re.search(
+        r"^process 2 \(.*\) differs from process 0: data [0-9a-f]{12} -> missing \(.*tools.prepare_data.*\); start all",
+        distributed._fault(hosts, 3, 1.0),
+    )
 
 
 def test_a_process_without_its_first_says_so():

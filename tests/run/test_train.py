@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from bridge_jax import config, paths
 from bridge_jax.config import ConfigError
+from bridge_jax.data import records
 from bridge_jax.evals.scores import reranking
 from bridge_jax.run import bad_step, lower_cache, origin, train
 from bridge_jax.step import sharding, train_step
@@ -152,6 +154,20 @@ def test_another_config_is_refused_and_nothing_is_overwritten(whole, cfg):
     ):
         train.run(other, str(whole[0]))
     assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file()} == before
+
+
+def test_other_records_are_refused_unless_they_may_change(whole, cfg, tmp_path):
+    runs.prepare_small_shapes(tmp_path, seed=1)
+    other = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, data_dir=str(tmp_path)))
+    before, now = (records.training_fingerprint(each.data) for each in (cfg, other))
+    says = f"/12: it was trained on records with the fingerprint {before}, those in '{tmp_path}' have {now}: give"
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        train.run(other, str(whole[0]))
+    saves, mesh = Checkpoints(whole[0], read_only=True), sharding.make_mesh(cfg.mesh)
+    may = dataclasses.replace(other, data=dataclasses.replace(other.data, may_change=True))
+    found = paths.flatten(origin.resume(may, saves, 12, mesh))
+    for path, value in parameters(whole[0], cfg, 12).items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
 def test_init_from_starts_from_the_best_parameters_of_another_run(whole, cfg):

@@ -42,7 +42,7 @@ def workdir(cfg, params, tmp_path_factory):
     )
     saves = Checkpoints(folder)
     for step, rsum in ((2, 90.0), (4, 80.0)):
-        saves.save(step, "stabilise", params, opt_state, cfg)
+        saves.save(step, "stabilise", params, opt_state, cfg, data="0123456789ab")
         saves.score(step, {"stage_index": 0.0, "unimodal_rsum": rsum})
     saves.fit(2, "retrieval", {"rerank_weight": 8.0})
     saves.close()
@@ -56,6 +56,8 @@ def test_it_prints_and_writes_the_evaluators_numbers(cfg, params, workdir, tmp_p
     assert "\nshapes/test, step 2\n" in done.stdout
     record = json.loads((tmp_path / "out.json").read_text())
     assert (record["dataset"], record["split"], record["step"], record["stage"]) == ("shapes", "test", 2, "stabilise")
+    assert record["data"] == records.fingerprint(cfg.data, "test")
+    assert record["trained_on"] == "0123456789ab"
     fitted = dataclasses.replace(cfg.evals["retrieval"], rerank_weight=8.0)
     cfg = dataclasses.replace(cfg, evals={**cfg.evals, "retrieval": fitted})
     assert record["config"] == json.loads(json.dumps(as_dict(cfg)))
