@@ -68,6 +68,7 @@ HOMES = {
     "tensorflow_datasets": ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py", "tools/*.py"],
     "PIL": [
         "bridge_jax/data/augment.py",
+        "bridge_jax/data/encode.py",
         "bridge_jax/data/image.py",
         "bridge_jax/data/shapes.py",
         "bridge_jax/interop/torch_model/processing_bridge.py",

@@ -5,17 +5,22 @@
     python -m tools.prepare_data --dataset=vqav2 --raw_dir=DIR --data_dir=OUT --min_answer_count=9
     python -m tools.prepare_data --dataset=msrvtt --raw_dir=DIR --data_dir=OUT --num_frames=8
     python -m tools.prepare_data --dataset=folder --raw_dir=DIR --data_dir=OUT --caption_column=words
+    python -m tools.prepare_data --dataset=coco --raw_dir=DIR --data_dir=OUT --store_px=256
     python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
 
 `--held_out` names data sets that are prepared already. A picture in one of their splits other than train, recognised by
 its id in COCO or by its perceptual hash, is left out of the train split. The line at the end and the metadata of the
 data set count the pictures left out; `held_out_copies.txt` beside the records lists them.
 
+`--store_px` stores pictures whose shorter side is longer as smaller JPEGs, so that training decodes less; pictures that
+are smaller already, and those of other data sets, stay as they are.
+
 A preparation that stops leaves nothing behind; a prepared data set is never overwritten.
 """
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -23,6 +28,7 @@ from absl import flags
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import held_out, prepared
+from bridge_jax.data.encode import Stored
 from bridge_jax.run import command_line
 from tools import folder_options
 
@@ -44,6 +50,12 @@ _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads to read a
 _HELD_OUT = flags.DEFINE_list(
     "held_out", [], "Photos: prepared data sets whose evaluation pictures to leave out of train."
 )
+_STORE_PX = flags.DEFINE_integer(
+    "store_px", 0, "Photos: shorter side to store them at, at least that of the crops; 0: as they are.", lower_bound=0
+)
+_STORE_QUALITY = flags.DEFINE_integer(
+    "store_quality", 90, "Photos: quality of the JPEGs that --store_px writes.", lower_bound=1, upper_bound=95
+)
 
 
 def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **arguments: Any) -> str:
@@ -56,6 +68,7 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
     if folder.is_dir():
         builder = tfds.builder_from_directory(folder)
         held_out.check(_metadata(builder), hold_out, folder)
+        _check_stored(_metadata(builder), arguments.get("stored", Stored()), folder)
         return f"{folder} is prepared already ({_sizes(builder)}); nothing done. Delete the folder to prepare it anew"
     if hold_out:
         arguments["held_out"] = held_out.read(hold_out, data_dir, arguments["workers"])
@@ -68,6 +81,15 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
 def _sizes(builder: tfds.core.DatasetBuilder) -> str:
     sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
     return sizes + held_out.summary(_metadata(builder))
+
+
+def _check_stored(metadata: Mapping[str, Any], stored: Stored, folder: Path) -> None:
+    there = {key: metadata[key] for key in metadata if key.startswith("store_")}
+    if stored.px and stored.metadata != there:
+        raise ConfigError(
+            f"--store_px: {folder} was prepared with {there or 'pictures as they are'}; delete the folder to prepare "
+            "it anew"
+        )
 
 
 def _metadata(builder: tfds.core.DatasetBuilder) -> Mapping[str, Any]:
@@ -85,7 +107,9 @@ def main(argv: list[str]) -> None:
     elif not _RAW_DIR.value:
         raise ConfigError(f"--raw_dir is missing: give the folder with the raw files of {dataset!r}")
     else:
+        stored = Stored(_STORE_PX.value, _STORE_QUALITY.value)
         arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value, "hold_out": _HELD_OUT.value}
+        arguments |= {"stored": stored}
         if dataset == "msrvtt":
             arguments |= {"num_frames": _NUM_FRAMES.value}
         if dataset == "folder":

@@ -141,18 +141,11 @@ def eval_view(encoded: bytes, image_px: int, squash: bool = False) -> UInt8[np.n
     """
     width, height = size(encoded)
     if squash:
-        image = _decode(encoded, max(image_px / width, image_px / height))
+        image = decode(encoded, max(image_px / width, image_px / height))
         return _resize(image, (width, height), (0, 0, width, height), image_px)
     side = min(width, height)
-    image = _decode(encoded, image_px / side)
+    image = decode(encoded, image_px / side)
     return _resize(image, (width, height), ((width - side) / 2, (height - side) / 2, side, side), image_px)
-
-
-def webp(pixels: UInt8[np.ndarray, "H W 3"], quality: int = 70) -> bytes:
-    """Return a picture as a WebP file, the same bytes for the same pixels."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "WEBP", quality=quality, method=4)
-    return content.getvalue()
 
 
 def taken(encoded: bytes) -> str:
@@ -162,14 +155,6 @@ def taken(encoded: bytes) -> str:
         found = _DAY.match(str(exif.get_ifd(_EXIF_IFD).get(_TAKEN) or exif.get(_CHANGED) or ""))
         return "-".join(found.groups()) if found else ""
     return ""
-
-
-def thumbnail(encoded: bytes, side_px: int) -> bytes:
-    """Return the whole picture, upright, as a WebP file whose longer side has at most `side_px`. Raises BrokenError."""
-    width, height = size(encoded)
-    scale = min(1.0, side_px / max(width, height))
-    small = _decode(encoded, scale).resize((max(1, round(width * scale)), max(1, round(height * scale))))
-    return webp(np.asarray(small), quality=80)
 
 
 def train_view(
@@ -187,7 +172,7 @@ def train_view(
     across, down = (side, side) if data.squash else (width, height)
     box = random_crop(across, down, data.crop_area, data.crop_ratio, generator)
     box = (box[0] * width / across, box[1] * height / down, box[2] * width / across, box[3] * height / down)
-    image = _decode(encoded, max(image_px / box[2], image_px / box[3]))
+    image = decode(encoded, max(image_px / box[2], image_px / box[3]))
     pixels = _resize(image, (width, height), box, image_px)
     if generator.random() < 0.5 and data.flip and may_flip:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
@@ -207,6 +192,19 @@ def size(encoded: bytes) -> tuple[int, int]:
         return _shown_size(image)
 
 
+def decode(encoded: bytes, scale: float) -> Image.Image:
+    """Return the upright picture in sRGB, at `scale` or more of its resolution (JPEG; others come in full).
+
+    Raises BrokenError.
+    """
+    with _opened(encoded) as image:
+        if scale < 1:
+            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+        image.load()  # turns a TIFF
+        turn = _turn(image)
+        return _to_srgb(image if turn is None else image.transpose(turn))
+
+
 def random_crop(
     width: int, height: int, area: Sequence[float], ratio: Sequence[float], generator: np.random.Generator
 ) -> tuple[float, float, float, float]:
@@ -224,16 +222,6 @@ def random_crop(
     w = min(width, height * ratio[1])
     h = min(height, width / ratio[0])
     return (width - w) / 2, (height - h) / 2, w, h
-
-
-def _decode(encoded: bytes, scale: float) -> Image.Image:
-    """Return the upright RGB picture at `scale` or more of its resolution (JPEG; other formats come in full)."""
-    with _opened(encoded) as image:
-        if scale < 1:
-            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        image.load()  # turns a TIFF
-        turn = _turn(image)
-        return _to_srgb(image if turn is None else image.transpose(turn))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -25,6 +25,7 @@ _SHARED = (
     "photo_builder",
     "raw_files",
     "statements",
+    "tables",
     "tars",
 )  # modules there that are no data set
 

@@ -32,7 +32,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import image
+from bridge_jax.data import encode
 from bridge_jax.index import attention, page, query, script, style
 from bridge_jax.index.query import Answer, Filter, Search
 from bridge_jax.index.store import Photo
@@ -163,7 +163,7 @@ class Server:
         search = self._newest()
         photo = _photo(search, request.path_params["id"])
         if (small := self._thumbnails.get(photo.id)) is None:
-            small = self._thumbnails[photo.id] = image.thumbnail(_read(search, photo), THUMBNAIL_PX)
+            small = self._thumbnails[photo.id] = encode.thumbnail(_read(search, photo), THUMBNAIL_PX)
             while len(self._thumbnails) > THUMBNAILS:
                 self._thumbnails.popitem(last=False)
         return Response(small, media_type="image/webp", headers=FOREVER)

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
-from bridge_jax.data import image, records
+from bridge_jax.data import encode, image, records
 
 PX = 160  # side of a photo on the page
 
@@ -31,7 +31,7 @@ class Gallery:
         Raises BrokenError.
         """
         record = self.records[row]
-        encoded = image.webp(image.eval_view(record["image"], PX, self.squash))
+        encoded = encode.webp(image.eval_view(record["image"], PX, self.squash))
         said = (record["captions"] or ["a photo without captions"])[0]
         source = base64.b64encode(encoded).decode()
         return Markup('<img src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}">').format(

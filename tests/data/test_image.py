@@ -57,7 +57,7 @@ def test_draft_decoding_is_used_and_hardly_shows(monkeypatch):
 def test_draft_never_leaves_less_than_the_view_needs():
     encoded = encode(smooth(801, 601), format="JPEG")
     for px in (75, 76, 150, 151, 301, 700):
-        decoded = image._decode(encoded, px / 601)
+        decoded = image.decode(encoded, px / 601)
         assert min(decoded.size) >= min(px, 601)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from bridge_jax.data import image
 from bridge_jax.data.broken import BrokenError
+from bridge_jax.data.encode import thumbnail
 from bridge_jax.interop.torch_model.processing_bridge import BridgeImageProcessor
 from tests import profiles
 from tests.data.test_image import data_with
@@ -26,7 +27,7 @@ def views(encoded) -> list[np.ndarray]:
     """Return the whole picture as evaluation, training, a thumbnail and the exported processor show it."""
     data = data_with(squash=True, crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
     assert image.fault(encoded) == ""
-    small = Image.open(io.BytesIO(image.thumbnail(encoded, 40))).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    small = Image.open(io.BytesIO(thumbnail(encoded, 40))).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return [
         image.eval_view(encoded, SIDE, squash=True),
         image.train_view(encoded, SIDE, data, False, np.random.default_rng(0)),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from bridge_jax.data import image
 from bridge_jax.data.broken import BrokenError
+from bridge_jax.data.encode import thumbnail
 from tests import profiles
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -42,7 +43,7 @@ def test_a_rotated_photo_is_shown_upright(kind):
     view = image.eval_view(encoded, 8, squash=True).astype(int)
     np.testing.assert_allclose(view[0, 4], RED, atol=8)
     np.testing.assert_allclose(view[-1, 4], BLUE, atol=8)
-    small = Image.open(io.BytesIO(image.thumbnail(encoded, 30)))
+    small = Image.open(io.BytesIO(thumbnail(encoded, 30)))
     assert (small.format, small.size) == ("WEBP", (20, 30))
     assert image.fault(encoded) == ""
     assert image.taken(encoded) == "2021-05-04"

@@ -18,11 +18,13 @@ from absl import logging
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, prepared, text
 from bridge_jax.data.broken import BrokenError
+from bridge_jax.data.encode import Stored, smaller
 from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
 from bridge_jax.data.questions import Question
 
 BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops; one of n captions is 1/n of its image
 MAX_ID = 2**31 - 1  # batches hold ids as int32
+AS_THEY_ARE = Stored()
 _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
 
@@ -107,11 +109,19 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     IDS_OF_SPLIT = False  # whether two splits may number their photos alike
     SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another split that has all its photos too
 
-    def __init__(self, *, raw_dir: str, workers: int = 1, held_out: HeldOut | None = None, **arguments: Any):
+    def __init__(
+        self,
+        *,
+        raw_dir: str,
+        workers: int = 1,
+        held_out: HeldOut | None = None,
+        stored: Stored = AS_THEY_ARE,
+        **arguments: Any,
+    ):
         """Read and check the lists of `raw_dir`, before anything is written. Raises ConfigError (see `read`).
 
         Images are read and checked in `workers` threads: decoding releases the GIL. Pictures in `held_out` are left out
-        of train.
+        of train. The others are stored as `stored` says.
         """
         raw = Path(raw_dir).expanduser()
         if not raw.is_dir():
@@ -122,7 +132,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._workers = workers
         self._broken: list[str] = []
         self._share = 0.0  # of broken parts, counted in images
-        self._held_out = held_out
+        self._held_out, self._stored = held_out, stored
         self._copies: list[tuple[Path, Copy]] = []
         super().__init__(**arguments)
 
@@ -157,7 +167,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             ),
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
-            metadata=None if self._held_out is None else tfds.core.MetadataDict(),
+            metadata=tfds.core.MetadataDict(self._stored.metadata) if self._held_out or self._stored.px else None,
         )
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
@@ -200,6 +210,12 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     yield photo.image_id, _record(usable, encoded[0]) | self._further(usable, encoded)
 
     def _read(self, split: str, photo: Photo) -> "_Read":
+        read = self._judged(split, photo)
+        if self._stored.px and not read.fault and not read.copy:
+            return read._replace(encoded=[smaller(one, self._stored) for one in read.encoded])
+        return read
+
+    def _judged(self, split: str, photo: Photo) -> "_Read":
         held = self._held_out if split == TRAIN else None
         if held and (copy := held.copy_by_id(photo.image_id if self.name in COCO_NUMBERED else photo.coco_id)):
             return _Read([], photo.path, copy=copy)
