@@ -12,7 +12,14 @@ from tests.docs.test_commands import MODULE, PAGES, ROOT, blocks, commands, give
 
 PROGRAMS = (
     *("bridge_jax.main", "tools.ablate", "tools.evaluate", "tools.plan", "tools.search"),
-    *("tools.bench_step", "tools.bench_decode", "tools.bench_rerank", "tools.bench_search", "tools.replay"),
+    *(
+        "tools.bench_data",
+        "tools.bench_step",
+        "tools.bench_decode",
+        "tools.bench_rerank",
+        "tools.bench_search",
+        "tools.replay",
+    ),
 )
 PARSE = """
 import importlib, json, os, shlex, sys
