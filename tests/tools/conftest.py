@@ -1,0 +1,17 @@
+"""Fixtures of the tests of tools."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> Iterator[None]:
+    """Leave what lives already out of garbage collections.
+
+    statsmodels collects after every correction of p, which takes 15 s where the suite's millions of objects are visited.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()
