@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridge_jax.config.convert import SECTION
@@ -20,9 +20,17 @@ def as_dict(cfg: Any) -> Any:
     return [as_dict(value) for value in cfg] if isinstance(cfg, tuple) else cfg
 
 
+def loads(text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return a JSON document that may be anybody's. Raises ValueError where it is none or is nested too deep."""
+    try:
+        return json.loads(text, object_hook=object_hook)  # noqa: TID251
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
 def differences(saved: Mapping[str, Any], now: Config | Mapping[str, Any]) -> list[str]:
     """Return a line `a.b.c: saved -> now` for every config key in which a stored config and another differ."""
-    now = json.loads(json.dumps(as_dict(now)))
+    now = loads(json.dumps(as_dict(now)))
 
     def walk(a: Any, b: Any, key: str) -> list[str]:
         if isinstance(a, Mapping) and isinstance(b, Mapping):

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from bridge_jax import config
+from bridge_jax.config import as_json
 from bridge_jax.data import prepared, text
 
 JUDGEMENTS = ("false", "true")
@@ -37,7 +38,7 @@ class Question(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Question":
-        fields = json.loads(text)
+        fields = as_json.loads(text)
         return cls(**fields | {"answers": tuple(fields["answers"])})
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from bridge_jax import rng
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 
 CANVAS_PX = 64
 BACKGROUND = (235, 235, 235)
@@ -94,7 +94,7 @@ class Scene:
 
     @classmethod
     def from_json(cls, text: str) -> "Scene":
-        scene = json.loads(text)
+        scene = as_json.loads(text)
         groups = [Group(g["count"], g["size"], g["colour"], g["shape"]) for g in scene["groups"]]
         centres = tuple(tuple((x, y) for x, y in g["centres"]) for g in scene["groups"])
         return cls(scene["axis"], (groups[0], groups[1]), centres)

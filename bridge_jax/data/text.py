@@ -7,7 +7,6 @@
 
 import functools
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from jaxtyping import Bool, Int32
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from bridge_jax import config
+from bridge_jax.config import as_json
 from bridge_jax.data import prepared
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -231,7 +231,7 @@ def _normalizer(vocabulary: Mapping[str, int], path: Path) -> normalizers.Normal
             )
         return normalizers.BertNormalizer(lowercase=True)
     try:
-        settings = json.loads(file.read_bytes())
+        settings = as_json.loads(file.read_bytes())
         lowercase, strip_accents = settings.get("do_lower_case", True), settings.get("strip_accents")
         chinese = settings.get("tokenize_chinese_chars", True)
         return normalizers.BertNormalizer(True, chinese, strip_accents, lowercase)

@@ -180,7 +180,8 @@ def open_search(model: Model, folder: str | Path, *, approximate: bool = False) 
     if approximate and graph is None:
         raise ConfigError(f"--approximate: {folder} has no approximate index: build it with --approximate")
     neighbours = Neighbours(index.folder, graph) if approximate and graph else None
-    return Search(model, index, Refusal(**refusal) if refusal else None, neighbours)
+    with store.reading(index.folder / store.MANIFEST):
+        return Search(model, index, Refusal(**refusal) if refusal else None, neighbours)
 
 
 def newest(search: Search) -> Search:

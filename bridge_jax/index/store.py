@@ -11,19 +11,20 @@
 A row belongs to a content, not to a path: photos that move keep theirs, and copies share one.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.workdir import atomic
 
 FORMAT = 1
@@ -105,16 +106,38 @@ class Index:
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest, None where the folder has none. Raises ConfigError where this code cannot read it."""
     try:
-        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        record = as_json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ConfigError(f"--index: {folder} has format {record['format']}, expected {FORMAT}: build it anew")
-        return Manifest(**record | {"shape": tuple(record["shape"])})
+        manifest = Manifest(**record | {"shape": tuple(record["shape"])})
+        _check(manifest)
+        return manifest
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"--index: {folder / MANIFEST} is damaged ({error}): remove {folder} and build anew"
         ) from error
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise TypeError where a manifest holds values of another kind."""
+    _, _, _ = manifest.shape
+    counts = (manifest.step, manifest.rows, manifest.contents_bytes, *manifest.shape)
+    texts = (manifest.checkpoint, manifest.workdir, manifest.photos, manifest.files)
+    records = (manifest.refusal or {}, manifest.approximate or {})
+    for values, kind in ((counts, int), (texts, str), (records, dict)):
+        if odd := [value for value in values if type(value) is not kind]:
+            raise TypeError(f"{odd[0]!r:.60}")
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Raise ConfigError, naming the file of an index, for any error that its content makes."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"--index: {file} is damaged ({error!r}): remove {file.parent} and build anew") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -151,9 +174,13 @@ def append(
 
 
 def contents(folder: Path, manifest: Manifest) -> list[dict[str, str]]:
-    """Return the content of every row."""
-    with (folder / CONTENTS).open("rb") as file:
-        return [json.loads(line) for line in file.read(manifest.contents_bytes).splitlines()]
+    """Return the content of every row: its `sha256`, and when it was `taken`. Raises ConfigError for a damaged file."""
+    with reading(folder / CONTENTS), (folder / CONTENTS).open("rb") as file:
+        lines = file.read(manifest.contents_bytes).splitlines()
+        found = [{key: str(as_json.loads(line)[key]) for key in ("sha256", "taken")} for line in lines]
+        if len(found) != manifest.rows:
+            raise ValueError(f"{len(found)} lines, expected {manifest.rows}")
+        return found
 
 
 def embeddings(folder: Path, manifest: Manifest) -> Float[np.ndarray, "rows E"]:
@@ -162,17 +189,20 @@ def embeddings(folder: Path, manifest: Manifest) -> Float[np.ndarray, "rows E"]:
 
 
 def read_files(folder: Path, manifest: Manifest) -> list[File]:
-    """Return the files of the folder, in the order of their paths."""
+    """Return the files of the folder, in the order of their paths. Raises ConfigError for a damaged list."""
     if not manifest.files:
         return []
-    with (folder / manifest.files).open(encoding="utf-8") as file:
-        return [File(*json.loads(line)) for line in file]
+    with reading(folder / manifest.files):
+        text = (folder / manifest.files).read_text(encoding="utf-8")
+        if _list_name(text) != manifest.files:
+            raise ValueError("it has changed since it was written")
+        return [File(*as_json.loads(line)) for line in text.splitlines()]
 
 
 def write_files(folder: Path, manifest: Manifest, files: Iterable[File]) -> Manifest:
     """Replace the list of files and return the new manifest."""
     text = "".join(json.dumps(list(file)) + "\n" for file in files)
-    name = f"files-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+    name = _list_name(text)
     atomic.write_text(folder / name, text)
     manifest = dataclasses.replace(manifest, files=name)
     write_manifest(folder, manifest)
@@ -180,6 +210,10 @@ def write_files(folder: Path, manifest: Manifest, files: Iterable[File]) -> Mani
         if old.name != name:
             old.unlink()
     return manifest
+
+
+def _list_name(text: str) -> str:
+    return f"files-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
 
 
 def open_index(folder: str | Path) -> Index:
@@ -213,7 +247,8 @@ def _day(mtime_ns: int) -> str:
 
 
 def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    return np.memmap(path, dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
+    with reading(path):
+        return np.memmap(path, dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
 
 
 def half(lower: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ The file's own `config.json` must agree with our config key by key, every tensor
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from bridge_jax import paths
-from bridge_jax.config import ConfigError, Text, Vision
+from bridge_jax.config import ConfigError, Text, Vision, as_json
 from bridge_jax.interop import hf_config, names
 from bridge_jax.interop.hf_config import key_of
 
@@ -221,7 +220,9 @@ def read_tensors(file: Path, source: Any) -> dict[str, np.ndarray]:
 
 
 def _read_shards(folder: Path, index: Mapping[str, Any], source: Any) -> dict[str, np.ndarray]:
-    weight_map: Mapping[str, str] = index["weight_map"]
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise ConfigError(f"{source}: {_INDEX}: expected `weight_map` from tensors to files; fetch it again")
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
@@ -237,9 +238,12 @@ def _json(file: Path, source: Any) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{source}: {file.name} is missing; expected a folder in Hugging Face's layout")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = as_json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{source}: {file.name} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{source}: {file.name}: expected a JSON object, got {found!r:.60}")
+    return found
 
 
 def _list(items: list[str], most: int = 8) -> str:

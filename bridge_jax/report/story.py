@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.workdir import log, manifest, outcome, provenance
 from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import common
@@ -99,7 +99,7 @@ def changes(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
     Values are JSON. A key that one of the two does not have is ABSENT there.
     """
-    base, here = flat(json.loads(json.dumps(common.base().to_dict()))), flat(config)
+    base, here = flat(as_json.loads(json.dumps(common.base().to_dict()))), flat(config)
     names = [*here, *(name for name in base if name not in here)]
     pairs = [(name, _json(base, name), _json(here, name)) for name in names]
     return [(name, before, now) for name, before, now in pairs if before != now]
@@ -124,7 +124,7 @@ def _outcome(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not there: expected a workdir of bridge_jax.main")
     wanted = ("cause", "exit_code", "message", "command", "host", "began", "at", "stage", "starts", "goodput")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = as_json.loads(path.read_text(encoding="utf-8"))
         texts = {name: str(record[name]) for name in wanted}
         secs = {str(name): float(value) for name, value in record["secs"].items()}
         if not all(math.isfinite(value) and value >= 0 for value in secs.values()):

@@ -5,7 +5,6 @@ WORKDIR/bad_step_7/checkpoints/6    the state before the step
                   /report.json      step, stage, the first bad tensor, loss and gradient norm, the examples' ids
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bridge_jax.config import BadSteps, Config, ConfigError
+from bridge_jax.config import BadSteps, Config, ConfigError, as_json
 from bridge_jax.step.train_step import TrainState
 from bridge_jax.types import Batch
 from bridge_jax.workdir import atomic
@@ -81,7 +80,7 @@ def check_budget(workdir: Path, settings: BadSteps, step: int, line: str) -> Non
 def read(folder: Path) -> tuple[Checkpoints, dict[str, Any], Batch]:
     """Return the checkpoint, the report and the batch. Raises ConfigError if `keep` did not write the folder."""
     try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report = as_json.loads((folder / REPORT).read_text(encoding="utf-8"))
         with np.load(folder / BATCH, allow_pickle=False) as arrays:
             batch = Batch.from_arrays(dict(arrays))
     except (OSError, ValueError, TypeError) as error:

@@ -19,7 +19,7 @@ import jax
 from jax._src.clusters import ClusterEnv  # jax.distributed.initialize uses it; there is no public API
 
 import bridge_jax
-from bridge_jax.config import Config, ConfigError
+from bridge_jax.config import Config, ConfigError, as_json
 from bridge_jax.config.as_json import as_dict, differences
 from bridge_jax.data.records import training_fingerprint
 
@@ -58,7 +58,7 @@ def start(cfg: Config, coordinator_address: str, num_processes: int, process_id:
 
 def about(cfg: Config) -> dict[str, Any]:
     """Return this process's host, and the config, code, data and version of jax that all processes must share."""
-    config = json.loads(json.dumps(as_dict(cfg)))
+    config = as_json.loads(json.dumps(as_dict(cfg)))
     try:
         data = training_fingerprint(cfg.data)
     except ConfigError as error:
@@ -98,7 +98,7 @@ def _wait_for_all(port: int, count: int, timeout_secs: float, mine: dict[str, An
             try:
                 peer = open_sockets.enter_context(server.accept()[0])
                 peer.settimeout(max(left, _RETRY_SECS))
-                record = json.loads(_line(peer))
+                record = as_json.loads(_line(peer))
             except (TimeoutError, ConnectionError, ValueError):  # no connection, or one from another program
                 continue
             met[record.pop("index")] = record
@@ -118,7 +118,7 @@ def _report(host: str, port: int, index: int, timeout_secs: float, mine: dict[st
             with socket.create_connection((host, port), timeout=max(left, _RETRY_SECS)) as peer:
                 peer.sendall(json.dumps({"index": index, **mine}).encode() + b"\n")
                 peer.settimeout(max(left, 0) + _ANSWER_SECS)
-                return json.loads(_line(peer))
+                return as_json.loads(_line(peer))
         except (OSError, ValueError) as error:  # process 0 is not up yet, or left without an answer
             if left <= 0:
                 waited = f"process {index} waited {timeout_secs:g} s for process 0"

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.records import Record, broken_part
 from bridge_jax.workdir import atomic
 
@@ -33,7 +33,7 @@ class BrokenLog:
         self._met: dict[tuple[int, int], dict[str, Any]] = {}
         for number, line in enumerate(_lines(self._path), 1):
             try:
-                entry = json.loads(line)
+                entry = as_json.loads(line)
                 if entry["step"] <= resume_step:
                     self._met[entry["record"], entry["caption"]] = entry
             except (ValueError, KeyError, TypeError) as error:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bridge_jax.config import as_json
+
 FILE = "lock"
 
 
@@ -57,7 +59,7 @@ def _lock(folder: Path, flags: int, flag: str) -> int:
         os.close(descriptor)
         who = "another process"
         if text.endswith("}"):  # the holder may not have written it yet
-            holder = json.loads(text)
+            holder = as_json.loads(text)
             who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
         raise WorkdirBusyError(
             f"{flag} {str(folder)!r} is in use by {who}: wait for it or end it, or give another {flag}"

@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 
 import jax
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.workdir import atomic
 
 # Where torch is installed, tensorboardX imports it for a type annotation: two seconds and 180 MB in every process of a
@@ -127,7 +127,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
         if not line.endswith("\n"):
             break
         try:
-            entry = {name: float(value) for name, value in json.loads(line).items()}
+            entry = {name: float(value) for name, value in as_json.loads(line).items()}
             entries.append(entry | {"step": int(entry["step"])})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bridge_jax.config import as_json
 from bridge_jax.workdir import atomic
 
 FILE = "manifest.json"
@@ -43,7 +44,7 @@ def write(folder: Path) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """Return the manifest: `files`, `scores` and the hash of both. Raises ValueError if it is missing or damaged."""
     try:
-        manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        manifest = as_json.loads((folder / FILE).read_text(encoding="utf-8"))
         whole = manifest["sha256"] == _digest(manifest["files"], manifest["scores"])
     except FileNotFoundError as error:
         raise ValueError(f"{FILE} is missing") from error

@@ -8,7 +8,6 @@ command that is refused before the run began (a wrong config, a workdir in use) 
 import dataclasses
 import datetime
 import errno
-import json
 import multiprocessing
 import os
 import shlex
@@ -25,7 +24,7 @@ from typing import Any, NoReturn, Self
 
 from absl import logging
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.workdir import atomic, lock, manifest
 from bridge_jax.workdir.lock import WorkdirBusyError
 
@@ -228,7 +227,7 @@ class Outcome:
         if not path.exists():
             return
         try:
-            before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            before: dict[str, Any] = as_json.loads(path.read_text(encoding="utf-8"))
             written = datetime.datetime.fromisoformat(before["at"]).timestamp()
             earlier = {str(name): float(value) for name, value in before["secs"].items()}
             self._starts, step, stage = int(before["starts"]) + 1, int(before["step"]), str(before["stage"])

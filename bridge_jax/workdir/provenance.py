@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 import bridge_jax
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.workdir import atomic
 
 FILE = "starts.jsonl"
@@ -43,7 +43,7 @@ def read(folder: Path) -> list[Mapping[str, Any]]:
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
-            record = json.loads(line)
+            record = as_json.loads(line)
             found.append({key: record[key] for key in KEYS})
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}, line {number}: expected a start ({error!r}); move the file away") from error

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.evals.scores.rankings import Ranked, Rankings
 from bridge_jax.workdir import atomic
 
@@ -50,7 +50,7 @@ def _read(path: Path) -> tuple[About, Rankings]:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             arrays: dict[str, Any] = {name: stored[name] for name in stored.files}
-        about = About(**json.loads(str(arrays.pop("about"))))
+        about = About(**as_json.loads(str(arrays.pop("about"))))
         sides = {side: Ranked(**{name: arrays.pop(f"{side}/{name}") for name in Ranked._fields}) for side in _SIDES}
         weight = float(arrays.pop("weight"))
         return about, Rankings(**sides, **arrays, weight=weight)

@@ -17,6 +17,7 @@ from bridge_jax.data.datasets.folder import Options
 from bridge_jax.data.datasets.lists import Columns
 from bridge_jax.data.records import open_splits
 from tests.data.test_odd_tars import samples, write
+from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = Options(val_share=0, test_share=0)
@@ -133,3 +134,13 @@ def test_the_commands_prepare_and_examine_it(tmp_path):
     assert records[5]["captions"] == ["photo 5", "again"]
     seen = run("tools.doctor")
     assert "60 pictures (train 54, val 6), 120 captions" in seen.stdout, seen.stderr
+
+
+def test_a_name_that_no_file_can_have_is_skipped(tmp_path):
+    raw = listed(tmp_path / "raw", range(200))
+    with (raw / "captions.csv").open("a") as rows:
+        rows.write("a\0b.png,a dog\n")
+    said = prepare_data.prepare("folder", str(tmp_path / "out"), raw_dir=str(raw), options=ALL)
+    assert said.endswith(": train 200")
+    skipped = prepared.folder(tmp_path / "out", folder.Builder) / prepared.SKIPPED
+    assert skipped.read_text().endswith("a\0b.png: embedded null byte\n")

@@ -10,6 +10,7 @@ from PIL import Image
 from bridge_jax import config
 from bridge_jax.config import ConfigError
 from bridge_jax.data import questions
+from bridge_jax.data.datasets import photo_builder, vqav2
 from bridge_jax.data.records import open_split
 from configs import shapes
 from tools import prepare_data
@@ -113,3 +114,22 @@ def test_the_real_sample(shared, tmp_path):
     assert {len(q.answers) for q in asked} == {10}
     assert {q.kind for q in asked} == {"yes/no", "number", "other"}
     assert (next(tmp_path.rglob(questions.ANSWERS))).read_text().splitlines()[:2] == ["yes", "no"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"question_id": []}, r"question_id \[\]"),
+        ({"answers": "yes"}, "answers 'yes'"),
+        ({"answers": [{}]}, "'answer'"),
+        ({"answers": [7]}, "not subscriptable"),
+        ({"answer_type": None}, "answer_type None"),
+    ],
+)
+def test_answers_of_another_type_are_named(tmp_path, changed, says):
+    write(tmp_path, "train2014")
+    file = tmp_path / "v2_mscoco_train2014_annotations.json"
+    entries = json.loads(file.read_text())["annotations"]
+    file.write_text(json.dumps({"annotations": [entries[0] | changed, *entries[1:]]}))
+    with pytest.raises(ConfigError, match=rf"annotations\.json is not a VQA v2 file: .*{says}"):
+        vqav2.Builder.survey(tmp_path, photo_builder.at_once)

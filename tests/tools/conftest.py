@@ -10,7 +10,7 @@ import pytest
 def frozen_heap() -> Iterator[None]:
     """Leave what lives already out of garbage collections.
 
-    statsmodels collects after every correction of p, which takes 15 s where the suite's millions of objects are visited.
+    statsmodels collects after every correction of p, which takes 15 s where it visits the suite's millions of objects.
     """
     gc.freeze()
     yield

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bridge_jax import paths
-from bridge_jax.config import Config, ConfigError, evaluators, objectives
+from bridge_jax.config import Config, ConfigError, as_json, evaluators, objectives
 from bridge_jax.config.as_json import as_dict
 from bridge_jax.data import pipeline, text
 from bridge_jax.data.records import run_fingerprint
@@ -109,7 +109,7 @@ def workdir_of(out: Path, cell: Cell) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """Return the record of a cell. Raises ConfigError where the file is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = as_json.loads(path.read_text(encoding="utf-8"))
         lacks = [key for key in KEYS if key not in record]
         fault = f"it lacks {', '.join(lacks)}" if lacks else f"it is the cell {record['name']}"
         if not lacks and record["name"] == path.stem:
@@ -134,7 +134,7 @@ def run(cell: Cell, out: Path, grid: str, *, keep_workdir: bool) -> Path:
         train.run(_unscored(cell.cfg), str(workdir), stop)
     started = time.monotonic()
     splits = _score(cell.cfg, workdir)
-    spent = json.loads((workdir / FILE).read_text(encoding="utf-8"))["secs"]
+    spent = as_json.loads((workdir / FILE).read_text(encoding="utf-8"))["secs"]
     seconds = {**spent, "probe": round(probe_secs, 3), "score": round(time.monotonic() - started, 3)}
     if (distributed.code(), run_fingerprint(cell.cfg)) != (code, data):
         raise ConfigError(f"code or data changed while cell {cell.name} ran, which begins again: change nothing then")

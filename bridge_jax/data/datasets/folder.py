@@ -86,7 +86,7 @@ def _drawn(photo: Photo, options: Options) -> str:
     """Return the split of a photo by its bytes; one that cannot be read is skipped later, and counts as train."""
     try:
         content = photo.path.read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no file can have such a name
         return "train"
     place = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2**64
     return (

@@ -5,12 +5,11 @@ The JSON holds `images`, each with `filename`, `imgid`, `split`, `sentences` (ea
 """
 
 import collections
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import photo_builder, raw_files
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
@@ -36,15 +35,17 @@ def survey(annotations: Path, image_dirs: Sequence[Path], refuse: Refuse) -> dic
         wanted = " or ".join(f"{d.name}/" for d in image_dirs)
         raise ConfigError(f"--raw_dir: no image folder {wanted} in {annotations.parent}")
     try:
-        entries = json.loads(annotations.read_text(encoding="utf-8-sig"))["images"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        entries = as_json.loads(annotations.read_text(encoding="utf-8-sig"))["images"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{annotations} is not a Karpathy split file: expected JSON with a list `images` ({error!r})"
         ) from error
     photos: dict[str, list[Photo]] = collections.defaultdict(list)
+    if not isinstance(entries, list):
+        raise ConfigError(f"{annotations} is not a Karpathy split file: expected a list `images`, got {entries!r:.60}")
     for position, entry in enumerate(entries):
         try:
-            photo, split = _photo(entry, image_dir), entry["split"]
+            photo, split = _photo(entry, image_dir), str(entry["split"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             refuse(f"{annotations}: images[{position}] has no usable {error}")
             continue

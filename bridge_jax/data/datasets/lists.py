@@ -9,13 +9,12 @@ quotes; tabs and bars know no quotes. JSON lines may hold several captions as a 
 """
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets.raw_files import Packed
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".token", ".token.txt")
@@ -111,8 +110,8 @@ def _json_rows(lines: Iterable[str]) -> Iterator[_Row]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                row = as_json.loads(line)
+            except ValueError as error:
                 yield number, f"expected JSON ({error})"
                 continue
             named = isinstance(row, dict)

@@ -2,13 +2,12 @@
 
 import collections
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import lists, photo_builder
 from bridge_jax.data.datasets.lists import Columns
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
@@ -96,7 +95,7 @@ def read_csv(file: Path, refuse: Refuse) -> dict[str, list[str]]:
 def read_json(file: Path) -> dict[str, list[str]]:
     """Return video -> captions of the official test, in the order of the videos. Raises ConfigError."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = as_json.loads(file.read_text(encoding="utf-8-sig"))
         captions = {video["video_id"]: [] for video in content["videos"] if video["split"] == "test"}
         for sentence in content["sentences"]:
             if sentence["video_id"] in captions:

@@ -1,12 +1,11 @@
 """nocaps: captions of photos of Open Images, most with objects that COCO's captions do not name; to evaluate on."""
 
 import collections
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
@@ -57,9 +56,9 @@ class Builder(photo_builder.Builder, skip_registration=True):
 def _photos(file: Path, folder: Path, described: bool, refuse: Refuse) -> list[Photo]:
     """Return the photos of a file, with captions where they are `described`."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))
+        content = as_json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))
         images, annotations = content["images"], content["annotations"] if described else ()
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         lists = "`images` and `annotations`" if described else "`images`"
         raise ConfigError(f"{file} is not a nocaps file: expected JSON with {lists} ({error!r})") from error
     captions = _captions(file, annotations, refuse)

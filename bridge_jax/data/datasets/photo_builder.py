@@ -274,8 +274,9 @@ def _read_images(photo: Photo) -> _Read:
     for path in photo.paths:
         try:
             encoded.append(path.read_bytes())
-        except OSError as error:
-            return _Read(encoded, path, error.strerror or str(error))
+        except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+            fault = error.strerror if isinstance(error, OSError) else ""
+            return _Read(encoded, path, fault or str(error))
         if fault := image.fault(encoded[-1]):
             return _Read(encoded, path, fault)
     return _Read(encoded, photo.path)

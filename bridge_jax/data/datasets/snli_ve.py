@@ -1,11 +1,11 @@
 """SNLI-VE: statements about photos of Flickr30k; a photo entails a statement, contradicts it or leaves it open."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from bridge_jax.config import as_json
 from bridge_jax.data.datasets import photo_builder, raw_files
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 from bridge_jax.data.questions import Question
@@ -54,7 +54,7 @@ def _statements(raw: Path, path: Path, ids: Iterator[int], refuse: Refuse) -> It
     known: set[str] = set()
     for number, line in raw_files.lines(path):
         try:
-            entry = json.loads(line)
+            entry = as_json.loads(line)
             photo, name, sentence = str(entry["Flickr30K_ID"]), str(entry["pairID"]), entry["sentence2"].strip()
             label = entry["gold_label"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:

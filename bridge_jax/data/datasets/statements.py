@@ -8,11 +8,11 @@ the same of other pictures.
 
 import abc
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from bridge_jax.config import as_json
 from bridge_jax.data.datasets import photo_builder, raw_files
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 from bridge_jax.data.questions import JUDGEMENTS, Question
@@ -60,7 +60,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
         known: set[str] = set()
         for number, line in raw_files.lines(path):
             try:
-                entry = json.loads(line)
+                entry = as_json.loads(line)
                 name, sentence = str(entry["identifier"]), entry["sentence"].strip()
                 place = cls.place(raw, split, entry)
             except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,7 +8,6 @@ Only the other columns are read to list the rows; a picture is read when it is i
 
 import dataclasses
 import functools
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import compute, ipc, parquet
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import lists
 from bridge_jax.data.datasets.lists import Columns, Line
 from bridge_jax.data.datasets.raw_files import Packed
@@ -75,7 +74,9 @@ def _counts(path: Path) -> bool:
     if path.suffix != ".arrow" or not state.is_file():
         return True
     try:
-        return path.name in [file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+        return path.name in [
+            file["filename"] for file in as_json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{state}: expected the files of a saved data set ({error!r}); save it again") from error
 

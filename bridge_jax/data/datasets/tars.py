@@ -5,14 +5,13 @@ the archive. Of two pictures, or two texts, of one name the first counts; the ot
 """
 
 import dataclasses
-import json
 import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import Refuse
 from bridge_jax.data.datasets.raw_files import SUFFIXES, Packed
@@ -116,8 +115,8 @@ def _captions(parts: _Parts) -> tuple[tuple[str, ...], str]:
     if parts.texts or not parts.told:
         return tuple(text.strip() for text in parts.texts[:1]), ""
     try:
-        told = json.loads(parts.told[0])["caption"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        told = as_json.loads(parts.told[0])["caption"]
+    except (ValueError, KeyError, TypeError):
         return (), ": expected JSON with `caption`"
     captions: Sequence[Any] = told if isinstance(told, list) else [told]
     if not captions or not all(isinstance(caption, str) for caption in captions):

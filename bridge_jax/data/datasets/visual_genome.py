@@ -6,12 +6,11 @@ time the photo is shown, one phrase is drawn, as one of the five captions of a C
 differ only in capitals and spaces are kept once.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
 
@@ -100,8 +99,8 @@ def _slim(entry: dict[str, Any]) -> Any:
 
 def _list(file: Path, hook: Any) -> list[Any]:
     try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"), object_hook=hook)
-    except (ValueError, RecursionError) as error:
+        entries = as_json.loads(file.read_text(encoding="utf-8-sig", errors="replace"), object_hook=hook)
+    except ValueError as error:
         raise ConfigError(f"{file} is not a Visual Genome file: expected JSON with a list ({error})") from error
     if not isinstance(entries, list):
         kind = type(entries).__name__

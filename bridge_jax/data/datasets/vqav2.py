@@ -1,12 +1,11 @@
 """VQA v2: the official question and annotation files over COCO's photos, and the list of answers to choose from."""
 
 import collections
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bridge_jax.config import ConfigError
+from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.answers import normalise
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import Photo, Refuse
@@ -117,14 +116,19 @@ def _photos(raw: Path, subset: str, questions: Path, annotations: Path | None, r
     ]
 
 
+_KINDS = {"question_id": int, "image_id": int, "question": str, "answer_type": str, "answers": list}
+
+
 def _entries(path: Path, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Return the list `name` of a JSON file, every entry with `keys`. Raises ConfigError."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))[name]
+        entries = as_json.loads(path.read_text(encoding="utf-8-sig"))[name]
         for entry in entries:
             for key in keys:
-                entry[key]
+                if type(entry[key]) is not _KINDS[key]:
+                    raise TypeError(f"{key} {entry[key]!r:.60}")
             photo_builder.whole(entry.get("image_id", 0))
+            [answer["answer"] for answer in entry.get("answers", ())]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a VQA v2 file: expected JSON with a list `{name}`, each with {', '.join(keys)} ({error!r})"
