@@ -117,7 +117,7 @@ def real_loop(
             checkpoints = Checkpoints(workdir, 1, frozen=origin.frozen_towers(cfg, [stage_step]))
             broken = broken_log.BrokenLog(Path(workdir), 0, records, cfg.data.broken_limit)
             with RunLog(workdir, resume_step=0) as log:
-                run = train.Run(cfg, mesh, checkpoints, log, stop.Stop(outcome), broken)
+                run = train.Run(cfg, mesh, checkpoints, log, stop.Stop(outcome), broken, data="")
                 loop = _Unscored(run, cfg.run_stages[0], stage_step, predict)
                 loop.ends = []
                 jax.block_until_ready(loop.run(jax.tree.map(jnp.copy, params), 0, 0))

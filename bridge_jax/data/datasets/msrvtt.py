@@ -88,7 +88,7 @@ def read_csv(file: Path, refuse: Refuse) -> dict[str, list[str]]:
         if line.fault:
             refuse(f"{file}, line {line.number}: {line.fault}")
         else:
-            captions[line.image] += line.captions
+            captions[str(line.image)] += line.captions
     return captions
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import compute, ipc, parquet
+from pyarrow import ipc, parquet
 
 from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import lists
@@ -110,7 +110,7 @@ def _rows(file: Path, group: int, schema: pa.Schema, before: int) -> Iterator[di
     inside = named + [field.name for field in schema if _is_bytes(field.type)]
     others = [name for name in schema.names if name not in inside]
     table = _read(file, group, others, named)
-    paths = {name: compute.struct_field(table.column(name), "path").to_pylist() for name in named}
+    paths = {name: table.select([name]).flatten().column(f"{name}.path").to_pylist() for name in named}
     for row, values in enumerate(table.select(others).to_pylist()):
         for name in inside:
             own = (paths[name][row] if name in paths else None) or f"row {before + row + 1}"
