@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, text
 from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.held_out import TRAIN
 from bridge_jax.data.prepared import SKIPPED
 from bridge_jax.data.records import Split, open_splits, pictures, texts
 from bridge_jax.types import Progress
@@ -73,12 +74,24 @@ class Finding(NamedTuple):
         return (BROKEN | WARNINGS)[self.kind]
 
 
+class Usable(NamedTuple):
+    """A picture that can be used, with the captions that can."""
+
+    split: str
+    name: str
+    captions: tuple[str, ...]
+
+
 class Report(NamedTuple):
-    """All findings, broken ones first; the pictures of each split; the number of captions and questions read."""
+    """All findings, broken ones first; the pictures of each split; the number of captions and questions read.
+
+    `usable` is empty unless it was asked for. A picture of train that another split has too is not in it.
+    """
 
     findings: list[Finding]
     sizes: dict[str, int]
     captions: int
+    usable: tuple[Usable, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -174,15 +187,17 @@ def examine(
     tokenizer: text.Tokenizer | None,
     workers: int,
     progress: Progress = lambda *_: None,
+    *,
+    list_usable: bool = False,
 ) -> Report:
-    """Read and decode every picture in `workers` threads and return all findings.
+    """Read and decode every picture in `workers` threads and return all findings, and what can be used if asked for.
 
     With a `tokenizer`, captions are compared with its length and words with its vocabulary. `progress` is called as
     ("pictures", done, total).
     """
     photos = builder if issubclass(builder, photo_builder.Builder) else None
     subsets = photos.SUBSETS if photos else {}
-    tally = _Tally({part for part, whole in subsets.items() if whole in source.sizes}, tokenizer)
+    tally = _Tally({part for part, whole in subsets.items() if whole in source.sizes}, tokenizer, list_usable)
     with ThreadPoolExecutor(workers) as pool:
         for done, items in enumerate(pool.map(lambda read: read(), source.reads), 1):
             for item in items:
@@ -195,7 +210,7 @@ def examine(
     totals |= dict.fromkeys(("annotations", "left_out", "split_size"), 0)
     totals |= {"broken_caption": tally.captions, "cut_caption": tally.captions, "unknown_word": tally.tokens}
     findings = [Finding(kind, counts[kind], totals[kind], names[kind]) for kind in totals if names.get(kind)]
-    return Report(findings, source.sizes, tally.captions)
+    return Report(findings, source.sizes, tally.captions, tally.cleaned())
 
 
 def _sizes(sizes: Mapping[str, int], published: Mapping[str, int]) -> dict[str, list[str]]:
@@ -206,11 +221,12 @@ def _sizes(sizes: Mapping[str, int], published: Mapping[str, int]) -> dict[str, 
 class _Tally:
     """The faults of the pictures so far. By design, the pictures of the splits `inside` are in another split too."""
 
-    def __init__(self, inside: set[str], tokenizer: text.Tokenizer | None):
+    def __init__(self, inside: set[str], tokenizer: text.Tokenizer | None, list_usable: bool):
         self.names: dict[str, list[str]] = collections.defaultdict(list)  # kind -> names
         self.unknown: collections.Counter[str] = collections.Counter()
         self.pictures = self.captions = self.tokens = 0
-        self._inside, self._tokenizer = inside, tokenizer
+        self._inside, self._tokenizer, self._list_usable = inside, tokenizer, list_usable
+        self._usable: list[tuple[Usable, bytes]] = []  # with the hash of the picture
         self._names_by_id: dict[int, list[str]] = collections.defaultdict(list)
         self._names_by_hash: dict[bytes, dict[str, str]] = collections.defaultdict(dict)  # hash -> split -> name
 
@@ -234,9 +250,12 @@ class _Tally:
                 self.names[kind].append(f"{item.name}: {look.fault}")
             elif apart:
                 self._names_by_hash[item.sha256].setdefault(item.split, item.name)
-        self._take_texts(item)
+        captions = self._take_texts(item)
+        if self._list_usable and captions and item.look is not None and not item.look.fault:
+            self._usable.append((Usable(item.split, item.name, tuple(captions)), item.sha256))
 
-    def _take_texts(self, item: _Item) -> None:
+    def _take_texts(self, item: _Item) -> list[str]:
+        """Count the texts of a picture and return those that can be used."""
         self.captions += len(item.texts)
         usable = []
         for number, caption in enumerate(item.texts, 1):
@@ -245,14 +264,21 @@ class _Tally:
                 self.names["broken_caption"].append(f"{item.name}: {fault} ({place})")
             else:
                 usable.append((place, caption))
-        if self._tokenizer is None:
-            return
-        measured = self._tokenizer.measure([caption for _, caption in usable])
-        for (place, _), (tokens, length, unknown) in zip(usable, measured, strict=True):
-            self.tokens += tokens
-            self.unknown.update(unknown)
-            if length > self._tokenizer.length:
-                self.names["cut_caption"].append(f"{item.name}: {length} tokens ({place})")
+        captions = [caption for _, caption in usable]
+        measured = self._tokenizer.measure(captions) if self._tokenizer else [None] * len(captions)
+        for (place, _), found in zip(usable, measured, strict=True):
+            if found is None or self._tokenizer is None:
+                continue
+            self.tokens += found.tokens
+            self.unknown.update(found.unknown)
+            if found.length > self._tokenizer.length:
+                self.names["cut_caption"].append(f"{item.name}: {found.length} tokens ({place})")
+        return captions
+
+    def cleaned(self) -> tuple[Usable, ...]:
+        """Return what can be used, without pictures of train that another split has too."""
+        shared = {sha256 for sha256, places in self._names_by_hash.items() if len(places) > 1}
+        return tuple(one for one, sha256 in self._usable if one.split != TRAIN or sha256 not in shared)
 
     def twice(self) -> dict[str, list[str]]:
         """Return the ids that several pictures share, and the pictures that several splits share."""

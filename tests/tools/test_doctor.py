@@ -156,3 +156,35 @@ def test_the_real_photos(shared, tmp_path):
     damaged = run(*flags, f"--raw_dir={folder}")
     assert damaged.returncode == 2
     assert f"    {photo}: image file is truncated" in damaged.stdout
+
+
+def test_what_can_be_used_becomes_a_list_and_nothing_else_is_touched(tmp_path):
+    raw = tmp_path / "raw"
+    (raw / "deep").mkdir(parents=True)
+    draw = bad_inputs.picture
+    for number in range(150):
+        (raw / "deep" / f"{number}.png").write_bytes(bad_inputs.encode(draw(seed=number), "PNG"))
+    (raw / "deep" / "0.png").write_bytes(b"no picture")
+    (raw / "deep" / "2.png").write_bytes((raw / "deep" / "1.png").read_bytes())
+    rows = [f'deep/{n}.png,"a dog, {n}",{"val" if n in (2, 3) else "train"}' for n in range(150)]
+    rows += ["deep/4.png,  ,train", 'deep/5.png,"says ""wuff""",train']
+    (raw / "mine.csv").write_text("\n".join(["image,caption,split", *rows]) + "\n")
+    before = {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()}
+    found = run("--dataset=folder", f"--raw_dir={raw}", "--fix=cleaned.csv")
+    assert found.returncode == 2
+    assert "broken: same_picture: 1 of" in found.stdout
+    assert f"{raw}/cleaned.csv: 148 pictures, 149 captions; prepare them with --list=cleaned.csv\n" in found.stdout
+    assert {path: path.read_bytes() for path in before} == before
+    said = process.run(
+        "tools.prepare_data",
+        "--dataset=folder",
+        f"--raw_dir={raw}",
+        "--list=cleaned.csv",
+        f"--data_dir={tmp_path / 'out'}",
+    )
+    assert said.stdout.endswith(": train 146, val 2\n"), said.stderr
+    good = run("--dataset=folder", f"--raw_dir={raw}", "--list=cleaned.csv")
+    assert "broken" not in good.stdout
+    again = run("--dataset=folder", f"--raw_dir={raw}", "--list=cleaned.csv", "--fix=cleaned.csv")
+    assert again.returncode == 2
+    assert again.stderr.startswith("error: --fix: expected the name of a new .csv in")

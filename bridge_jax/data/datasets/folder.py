@@ -22,11 +22,12 @@ SPLITS = ("train", "val", "test")
 
 
 class Options(NamedTuple):
-    """The columns of the list, and the shares of the photos for val and test where no column names the splits."""
+    """The list and its columns, and the shares of the photos for val and test where nothing names their split."""
 
     columns: Columns = Columns()
     val_share: float = 0.1
     test_share: float = 0.1
+    list: str = ""  # the list to read, within the folder; empty: the only one
 
 
 DEFAULTS = Options()
@@ -56,8 +57,8 @@ class Builder(photo_builder.Builder, skip_registration=True):
             raise ConfigError(
                 "--val_share and --test_share: expected less than 1 together, so that some is left to train"
             )
-        if any(pairs.sources(raw)):
-            source, found = pairs.find(raw, options.columns, refuse)
+        if options.list or any(pairs.sources(raw)):
+            source, found = pairs.find(raw, options.columns, refuse, options.list)
         else:
             source, found = raw, _beside(raw)
         photos: dict[str, list[Photo]] = {split: [] for split in SPLITS}

@@ -73,12 +73,16 @@ def _is_list(path: Path) -> bool:
     return path.name.endswith(lists.SUFFIXES)
 
 
-def find(raw: Path, columns: Columns, refuse: Refuse) -> tuple[Path, Iterator[Pair]]:
-    """Return the first file that tells of pictures, and the pairs of all such files.
+def find(raw: Path, columns: Columns, refuse: Refuse, chosen: str = "") -> tuple[Path, Iterator[Pair]]:
+    """Return the first file that tells of pictures, and the pairs of all such files, or of the list `chosen` alone.
 
     Several lists or tables whose names, or whose folders' names, begin with a split hold that split each. Raises
     ConfigError where files of several kinds, several lists of no split, or none are there.
     """
+    if chosen:
+        if not (raw / chosen).is_file():
+            raise ConfigError(f"--list: there is no file {raw / chosen}; give a path within {raw}")
+        return raw / chosen, _listed(raw / chosen, raw, columns, refuse)
     found, listed, stored = sources(raw)
     kinds = [kind for kind in (found, listed, stored) if kind]
     every = [path for kind in kinds for path in kind]
