@@ -33,7 +33,7 @@ def get_config(base: str = "base=flickr8k") -> ml_collections.ConfigDict:
     config.data.update(dataset="folder", vocabulary=vocabulary)
     if "token_itc" in config.losses:
         config.losses.token_itc.group = 0  # the whole batch, which is small
-    # A few hundred photos are seen many times: a wider crop, and few steps at a low rate for all.
+    # A few hundred photos are seen many times: a wider crop, and few steps at a low rate.
     config.data.crop_area = (0.6, 1.0)
     config.stages = dict(
         align=common.stage(
@@ -42,7 +42,7 @@ def get_config(base: str = "base=flickr8k") -> ml_collections.ConfigDict:
             losses=tuple(config.losses),
             top_blocks=1,
             learning_rate=1e-4,
-            lr_factors=common.lr_factors(new=1.0, scalars=1.0),
+            lr_factors=common.lr_factors(new=1.0, scalars=20.0),
             weight_decay=0.3,
             cached_crops=4,
         )

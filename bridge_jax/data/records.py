@@ -166,7 +166,7 @@ def run_fingerprint(cfg: config.Config) -> str:
     parts = [training_fingerprint(data)]
     parts += [fingerprint(data, split) for split in sorted({data.eval_split, *scored})]
     if data.vocabulary:
-        parts.append(hashlib.sha256(Path(data.vocabulary).expanduser().read_bytes()).hexdigest())
+        parts.append(text.load(data, cfg.text).fingerprint)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 

@@ -230,14 +230,16 @@ class Outcome:
             before: dict[str, Any] = as_json.loads(path.read_text(encoding="utf-8"))
             written = datetime.datetime.fromisoformat(before["at"]).timestamp()
             earlier = {str(name): float(value) for name, value in before["secs"].items()}
-            self._starts, step, stage = int(before["starts"]) + 1, int(before["step"]), str(before["stage"])
+            starts, step, stage = int(before["starts"]), int(before["step"]), str(before["stage"])
+            running = before["cause"] == "running"
         except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
             aside = path.rename(path.with_name(f"{FILE}.damaged-{time.time_ns()}"))
             fault = f"{path}: expected an outcome of bridge_jax ({error!r})"
             logging.warning("%s; it is now %s, and the account of seconds begins anew", fault, aside.name)
             return
+        self._starts = starts + 1
         log = self.folder / "metrics.jsonl"  # a killed run was last alive when it wrote the last line
-        alive = max(written, log.stat().st_mtime) if before["cause"] == "running" and log.exists() else written
+        alive = max(written, log.stat().st_mtime) if running and log.exists() else written
         began = datetime.datetime.fromisoformat(self._began).timestamp()
         earlier["lost"] = earlier.get("lost", 0.0) + alive - written
         earlier["down"] = earlier.get("down", 0.0) + max(0.0, began - alive)

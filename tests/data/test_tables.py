@@ -138,6 +138,13 @@ def test_a_table_that_is_not_whole_or_has_other_columns_is_refused(tmp_path):
             surveyed(tmp_path / str(number))
 
 
+def test_a_picture_of_which_only_the_path_is_stored_cannot_be_read(tmp_path):
+    write(tmp_path / "a.parquet", {"image": [{"path": "/a/0.png", "height": 8}], "caption": ["a dog"]})
+    (only,) = folder.Builder.survey(tmp_path, photo_builder.at_once, ALL)["train"]
+    with pytest.raises(OSError, match="the table has no picture in this row, at most a path"):
+        only.path.read_bytes()
+
+
 def test_a_damaged_row_group_is_a_picture_that_cannot_be_read(tmp_path):
     file = tmp_path / "a.parquet"
     write(file, {"image": held(range(4)), "caption": list("abcd")})

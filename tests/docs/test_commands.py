@@ -9,7 +9,8 @@ experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs
 `tools.plan` in tests/plan/test_planner.py, `tools.ablate` in tests/tools/test_ablate.py and `tools.search` in
 tests/index/test_search_tool.py. Checked against the config:
 `hf download` and `tools.import_hf` of a tower, which need the network. Checked for syntax: `launch/*.sh`. The blocks of
-docs/contributing.md add files to the package, so test_contributing.py runs them in a copy of it.
+docs/contributing.md add files to the package, so test_contributing.py runs them in a copy of it; those of
+docs/own_photos.md need a folder of photos, so test_own_photos.py runs them there.
 """
 
 import ast
@@ -156,7 +157,9 @@ def photos_for(words, tmp_path):
     return [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
 
 
-@pytest.mark.parametrize("words", of("python", "-m", "tools.doctor"), ids=name_of)
+@pytest.mark.parametrize(
+    "words", [w for w in of("python", "-m", "tools.doctor") if given(w, "dataset") != "folder"], ids=name_of
+)
 def test_the_doctor_examines_what_is_described(words, tmp_path):
     changed = photos_for(words, tmp_path)
     if given(words, "data_dir"):

@@ -111,11 +111,12 @@ def test_videos_are_prepared_from_the_layout_that_is_described(words, tmp_path):
     assert run([sys.executable, *changed[1:]]).stdout.endswith("test 1\n")
 
 
-@pytest.mark.parametrize("words", prepares("folder"), ids=name_of)
+@pytest.mark.parametrize("words", [w for w in prepares("folder") if "--raw_dir=DIR" in w], ids=name_of)
 def test_own_photos_are_prepared_from_the_list_that_is_described(words, tmp_path):
     for number in range(40):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    (tmp_path / "photos.csv").write_text("File,Words\n" + "".join(f"{number}.png,a dog\n" for number in range(40)))
+    header = "File,Words\n" if given(words, "caption_column") else "File Name,Caption\n"
+    (tmp_path / "photos.csv").write_text(header + "".join(f"{number}.png,a dog\n" for number in range(40)))
     changed = [word.replace("=DIR", f"={tmp_path}").replace("=data", f"={tmp_path / 'data'}") for word in words]
     line = run([sys.executable, *changed[1:]]).stdout
     assert sum(int(number) for number in re.findall(r"(?:train|val|test) (\d+)", line)) == 40

@@ -62,6 +62,6 @@ def other_values(draw: st.DrawFn, valid: bytes) -> bytes:
 
 def like(valid: bytes) -> st.SearchStrategy[bytes]:
     """Return the strategy of files that are almost `valid`."""
-    if valid[:1] in b"{[":
+    if valid[:1] == b"{" or valid[:2] in (b'["', b"[{"):
         return changed(valid) | other_values(valid) | st.sampled_from([b"", DEEP.encode()])
     return changed(valid) | st.just(b"")

@@ -135,7 +135,10 @@ def test_the_account_goes_on_over_restarts_and_knows_what_a_kill_cost(tmp_path):
     assert run.shares().keys() == {f"goodput/{name}_secs" for name in ("start", "train", "lost", "down")}
 
 
-@pytest.mark.parametrize("content", [b"mine", bytes(900), b"\xff", b"{}", b"[]", b"", None])
+NO_CAUSE = b'{"at": "2026-01-01T00:00:00+00:00", "secs": {}, "starts": 1, "step": 1, "stage": "align"}'
+
+
+@pytest.mark.parametrize("content", [b"mine", bytes(900), b"\xff", b"{}", NO_CAUSE, b"[]", b"", None])
 def test_an_outcome_that_cannot_be_read_is_set_aside_and_the_run_goes_on(tmp_path, caplog, content):
     """A machine that lost power may leave zeros. What is there is kept: it may be a foreign file, or a folder."""
     path = tmp_path / "outcome.json"

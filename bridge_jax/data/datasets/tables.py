@@ -50,8 +50,8 @@ class Cell(Packed):
             value = pictures[self.row].as_py()
         except (pa.ArrowException, OSError) as error:
             raise OSError(f"the table cannot be read ({_in_a_line(error)})") from error
-        encoded = value["bytes"] if isinstance(value, dict) else value
-        if encoded is None:
+        encoded = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(encoded, bytes):
             raise OSError("the table has no picture in this row, at most a path; save it with the pictures inside")
         return encoded
 
