@@ -43,7 +43,7 @@ def place(shared, tmp_path_factory):
         rows.writerow(name.upper().center(len(name) + 2) for name in shown.split(","))
         for entry in chosen:
             shutil.copy(source / "images" / entry["filename"], folder / "photos")
-            rows.writerows((entry["filename"], sentence["raw"]) for sentence in entry["sentences"])
+            rows.writerow((entry["filename"], entry["sentences"][0]["raw"]))
     settings = flickr8k.get_config()
     settings.data.vocabulary = "data/minilm/vocab.txt"
     settings.vision.pretrained = str(shared / "weights/dinov2_small")
