@@ -1,4 +1,4 @@
-"""Your own photos and captions, from a run of configs/flickr8k.py: some minutes on two CPU cores (docs/own_photos.md).
+"""Your own photos and captions, from a run of configs/flickr8k.py: on two CPU cores (docs/own_photos.md).
 
     python -m tools.prepare_data --dataset=folder --raw_dir=DIR --data_dir=data
     python -m bridge_jax.main --config=configs/own.py --workdir=runs/own

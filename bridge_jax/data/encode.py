@@ -30,10 +30,8 @@ def smaller(encoded: bytes, stored: Stored) -> bytes:
     scale = stored.px / min(width, height)
     if scale >= 1:
         return encoded
-    size = max(stored.px, round(width * scale)), max(stored.px, round(height * scale))
     content = io.BytesIO()
-    picture = image.decode(encoded, scale).resize(size, Image.Resampling.BICUBIC)
-    picture.save(content, "JPEG", quality=stored.quality)
+    _scaled(encoded, scale).save(content, "JPEG", quality=stored.quality)
     return content.getvalue()
 
 
@@ -48,5 +46,10 @@ def thumbnail(encoded: bytes, side_px: int) -> bytes:
     """Return the whole picture, upright, as a WebP file whose longer side has at most `side_px`. Raises BrokenError."""
     width, height = image.size(encoded)
     scale = min(1.0, side_px / max(width, height))
-    small = image.decode(encoded, scale).resize((max(1, round(width * scale)), max(1, round(height * scale))))
-    return webp(np.asarray(small), quality=80)
+    return webp(np.asarray(_scaled(encoded, scale)), quality=80)
+
+
+def _scaled(encoded: bytes, scale: float) -> Image.Image:
+    width, height = image.size(encoded)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return image.decode(encoded, scale).resize(size, Image.Resampling.BICUBIC)

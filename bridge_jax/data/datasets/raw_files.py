@@ -2,6 +2,7 @@
 
 import abc
 import collections
+import dataclasses
 import functools
 import os
 import unicodedata
@@ -14,21 +15,27 @@ SUFFIXES = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
 class Packed(abc.ABC):
     """A picture inside another file. It stands in the place of a photo's path, and has a path's `name` and `parent`."""
 
-    @property
-    @abc.abstractmethod
-    def name(self) -> str: ...
+    file: Path
+    inside: str  # its name there
 
     @property
-    @abc.abstractmethod
+    def name(self) -> str:
+        return f"{self.file.name}/{self.inside}"
+
+    @property
     def parent(self) -> Path:
-        """The folder of the file that holds it."""
+        return self.file.parent
 
     @abc.abstractmethod
     def read_bytes(self) -> bytes:
         """Return the encoded picture. Raises OSError where it is not there."""
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.inside}"
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -27,21 +27,11 @@ _READING = threading.Lock()  # several threads ask for pictures of one row group
 
 @dataclasses.dataclass(frozen=True)
 class Cell(Packed):
-    """A picture in a table. Arrow files count as one row group."""
+    """A picture in a table, by its own name or the number of its row. Arrow files count as one row group."""
 
-    file: Path
     group: int
     row: int  # of the row group
     column: str
-    inside: str  # the picture's own name, or the number of its row
-
-    @property
-    def name(self) -> str:
-        return f"{self.file.name}/{self.inside}"
-
-    @property
-    def parent(self) -> Path:
-        return self.file.parent
 
     def read_bytes(self) -> bytes:
         try:
@@ -54,9 +44,6 @@ class Cell(Packed):
         if not isinstance(encoded, bytes):
             raise OSError("the table has no picture in this row, at most a path; save it with the pictures inside")
         return encoded
-
-    def __str__(self) -> str:
-        return f"{self.parent}/{self.name}"
 
 
 def find(raw: Path) -> list[Path]:
@@ -114,7 +101,7 @@ def _rows(file: Path, group: int, schema: pa.Schema, before: int) -> Iterator[di
     for row, values in enumerate(table.select(others).to_pylist()):
         for name in inside:
             own = (paths[name][row] if name in paths else None) or f"row {before + row + 1}"
-            values[name] = Cell(file, group, row, name, Path(own).name)
+            values[name] = Cell(file, Path(own).name, group, row, name)
         yield {lists.plain(name): values[name] for name in schema.names}
 
 

@@ -21,26 +21,13 @@ from bridge_jax.data.datasets.raw_files import SUFFIXES, Packed
 class Member(Packed):
     """A picture in a tar."""
 
-    tar: Path
-    inside: str
     offset: int
     size: int
 
-    @property
-    def name(self) -> str:
-        return f"{self.tar.name}/{self.inside}"
-
-    @property
-    def parent(self) -> Path:
-        return self.tar.parent
-
     def read_bytes(self) -> bytes:
-        with self.tar.open("rb") as file:
+        with self.file.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
-
-    def __str__(self) -> str:
-        return f"{self.tar}/{self.inside}"
 
 
 class Sample(NamedTuple):
