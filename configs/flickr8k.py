@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
             steps=500, batch_size=256, losses=("itc", "token_itc"), learning_rate=1e-3, cached_crops=4
         ),
         align=common.stage(
-            steps=600,
+            steps=200,
             losses=("itc", "token_itc", "fused_itc", "itm", "cycle"),
             top_blocks=1,
             learning_rate=2e-4,
