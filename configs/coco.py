@@ -81,7 +81,7 @@ def get_config(size: str = "size=base") -> ml_collections.ConfigDict:
     config.vision, config.text, vocabulary, bridge = known[name]
     config.bridge.update(bridge)
     config.data.update(dataset="coco", vocabulary=vocabulary, crop_area=(0.9, 1.0), flip=True, workers=8)
-    config.blocks = dict(scan=True, remat="full")  # 64 pairs fit a TPU v5e chip, and a stage compiles in minutes
+    config.blocks.update(scan=True, remat="full")  # 64 pairs fit a TPU v5e chip, and a stage compiles in minutes
     config.stages = stages(TRAIN_PHOTOS)
     config.stage_order = ("stabilise", "align", "task")
     config.evals.retrieval.update(splits=("test",), folds=5)

@@ -26,7 +26,9 @@ ROOMS = {
     "config": Room(1, "keys of an experiment, contracts of losses and evaluators", ("bridge_jax/config/*.py",)),
     "rules": Room(2, "the matcher of path rules", ("bridge_jax/rules.py",)),
     "data": Room(2, "files -> the batch of a step", ("bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py")),
-    "models": Room(2, "towers, bridge, heads, decoder and its search", ("bridge_jax/models/*.py",)),
+    "models": Room(
+        2, "towers, bridge, heads, decoder, kernels", ("bridge_jax/models/*.py", "bridge_jax/models/kernels/*.py")
+    ),
     "scores": Room(2, "the metrics, in plain NumPy", ("bridge_jax/evals/scores/*.py",)),
     "analysis": Room(2, "measures of what a model learned, in plain NumPy", ("bridge_jax/analysis/*.py",)),
     "losses": Room(3, "one objective a file", ("bridge_jax/losses/*.py",)),

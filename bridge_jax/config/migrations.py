@@ -95,6 +95,11 @@ def _from_11(config: dict[str, Any]) -> None:
     _fill(config, {"data.may_change": False})
 
 
+def _from_12(config: dict[str, Any]) -> None:
+    """Let attention take the form that suits the devices: checkpoints do not depend on it."""
+    _fill(config, {"blocks.attention": "auto"})
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
@@ -108,6 +113,7 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
     _from_9,
     _from_10,
     _from_11,
+    _from_12,
 )
 SCHEMA = _FIRST + len(MIGRATIONS)
 

@@ -171,5 +171,5 @@ class InteractionLayers(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        bridge = self.cfg.bridge
-        self.layers = [Interaction(bridge, self.dtype, name=f"layer_{q}") for q in range(bridge.layers)]
+        settings = self.cfg.bridge, self.dtype, self.cfg.blocks.attention
+        self.layers = [Interaction(*settings, name=f"layer_{q}") for q in range(self.cfg.bridge.layers)]

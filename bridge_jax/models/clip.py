@@ -39,7 +39,7 @@ class TextTower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    execution: Blocks = Blocks(scan=False, remat="none")
+    execution: Blocks = Blocks(scan=False, remat="none", attention="plain")
     side: ClassVar[str] = "text"
     period: ClassVar[int] = 1  # blocks whose indices differ by it have equal structure
     causal: ClassVar[bool] = True
@@ -51,7 +51,10 @@ class TextTower(nn.Module):
         self.word = nn.Embed(cfg.vocab_size, **table)
         self.position = nn.Embed(cfg.max_positions, **table)
         self.layers = [
-            layers.PreNormBlock(cfg, self.dtype, self.activation, name=f"block_{i:02d}") for i in range(cfg.depth)
+            layers.PreNormBlock(
+                cfg, self.dtype, self.activation, attention=self.execution.attention, name=f"block_{i:02d}"
+            )
+            for i in range(cfg.depth)
         ]
         self.final_norm = layers.layer_norm(cfg.norm_eps, self.dtype)
 

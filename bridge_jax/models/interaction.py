@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from bridge_jax.config import Bridge
 from bridge_jax.models import layers
+from bridge_jax.models.kernels import attention as kernel
 from bridge_jax.models.token_similarity import QueryKey
 from bridge_jax.types import Array
 
@@ -32,6 +33,7 @@ class CosineAttention(nn.Module):
     dropout: float
     dtype: jnp.dtype
     pictures: tuple[int, int] = (1, 1)  # of the query side, of the other side; each picture has the same position bias
+    attention: str = "plain"  # config.blocks.attention
 
     @nn.compact
     def __call__(
@@ -42,22 +44,34 @@ class CosineAttention(nn.Module):
         deterministic: bool,
         compare: bool = False,
     ) -> Any:
-        (_, L, S), M = query_BLS.shape, other_BMS.shape[1]
+        (B, L, S), M = query_BLS.shape, other_BMS.shape[1]
         query_pictures, other_pictures = self.pictures
         query, key, value = (layers.AffineMap((S, S), name=name) for name in ("query", "key", "value"))
-        (q_BNLK,) = layers.project(query_BLS, self.heads, query)
-        k_BNMK, v_BNMK = layers.project(other_BMS, self.heads, key, value)
-        q_BNLK, k_BNMK = (layers.l2_normalise(x).astype(self.dtype) for x in (q_BNLK, k_BNMK))
         if compare:
+            ((q_BNLK,), (k_BNMK,)) = (
+                layers.project(query_BLS, self.heads, query),
+                layers.project(other_BMS, self.heads, key),
+            )
+            q_BNLK, k_BNMK = (layers.l2_normalise(x).astype(self.dtype) for x in (q_BNLK, k_BNMK))
             return QueryKey(layers.join_heads(q_BNLK), layers.join_heads(k_BNMK) / self.heads)
         tau_raw = float(np.log(np.expm1(self.tau_start)))
         tau = nn.softplus(self.param("tau", nn.initializers.constant(tau_raw), ()))
         bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L // query_pictures, M // other_pictures))
         bias_LM = bias_LM if self.pictures == (1, 1) else jnp.tile(bias_LM, self.pictures)
+        drop = layers.Dropout(self.dropout)
+        form = kernel.form_of(self.attention, B, (L, M, S), self.heads, self.dtype)
+        if form != "plain":
+            states = layers.project_joined(query_BLS, query), layers.project_joined(other_BMS, key, value)
+            dropped = drop.in_kernel(deterministic)
+            out_BLS, weights_BLM = kernel.attend(form, self.heads, states, 1 / tau, bias_LM, other_mask, **dropped)
+            return layers.dense(S, self.dtype, "out")(out_BLS), weights_BLM
+        (q_BNLK,) = layers.project(query_BLS, self.heads, query)
+        k_BNMK, v_BNMK = layers.project(other_BMS, self.heads, key, value)
+        q_BNLK, k_BNMK = (layers.l2_normalise(x).astype(self.dtype) for x in (q_BNLK, k_BNMK))
         logits_BNLM = jnp.einsum("BNLK,BNMK->BNLM", q_BNLK, k_BNMK).astype(jnp.float32) / tau + bias_LM[None, None]
         mask = None if other_mask is None else other_mask[:, None, None, :]
         weights_BNLM = layers.masked_softmax(logits_BNLM, mask)
-        kept_BNLM = layers.Dropout(self.dropout)(weights_BNLM, deterministic=deterministic).astype(self.dtype)
+        kept_BNLM = drop(weights_BNLM, deterministic=deterministic).astype(self.dtype)
         out_BNLK = jnp.einsum("BNLM,BNMK->BNLK", kept_BNLM, v_BNMK)
         return layers.dense(S, self.dtype, "out")(layers.join_heads(out_BNLK)), weights_BNLM.mean(axis=1)
 
@@ -90,6 +104,7 @@ class Interaction(nn.Module):
 
     cfg: Bridge
     dtype: jnp.dtype
+    attention: str = "plain"  # config.blocks.attention
 
     @nn.compact
     def __call__(
@@ -118,8 +133,8 @@ class Interaction(nn.Module):
             text_over_image = image_over_text = None
         else:
             settings = (cfg.heads, cfg.tau_start, cfg.attention_dropout, dtype)
-            text_attention = CosineAttention(*settings, (1, k), name="text_over_image")
-            image_attention = CosineAttention(*settings, (k, 1), name="image_over_text")
+            text_attention = CosineAttention(*settings, (1, k), self.attention, name="text_over_image")
+            image_attention = CosineAttention(*settings, (k, 1), self.attention, name="image_over_text")
             by_text = text_attention(z_t, z_v, None, deterministic, compare)
             by_image = image_attention(z_v, z_t, mask_BT, deterministic, compare)
             if compare:
@@ -135,7 +150,11 @@ class Interaction(nn.Module):
     def _self_attend(self, side: str, z: Array, mask: Array | None, deterministic: bool) -> jax.Array:
         y = layers.layer_norm(NORM_EPS, self.dtype, f"{side}_self_norm")(z)
         attention = layers.SelfAttention(
-            self.cfg.heads, self.dtype, self.cfg.attention_dropout, name=f"{side}_self_attention"
+            self.cfg.heads,
+            self.dtype,
+            self.cfg.attention_dropout,
+            attention=self.attention,
+            name=f"{side}_self_attention",
         )
         return z + attention(y, mask, deterministic)
 

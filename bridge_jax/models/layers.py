@@ -1,6 +1,7 @@
 """Layers that the towers and the bridge share: float32 parameters, softmax and norms; matrix products in `dtype`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, UInt32
 
 from bridge_jax.config import Text, Vision
 from bridge_jax.models import rotary
+from bridge_jax.models.kernels import attention as kernel
 from bridge_jax.types import Array
 
 
@@ -100,6 +102,10 @@ class Dropout(nn.Module):
         kept = hashed_bits(self.make_rng("dropout"), x.shape) >= np.uint32(dropped)
         return jnp.where(kept, x / (1 - dropped / 2**32), jnp.zeros_like(x))
 
+    def in_kernel(self, deterministic: bool) -> dict[str, Any]:
+        """Return the arguments `rate` and `key` with which a kernel drops the same elements."""
+        return {} if deterministic or not self.rate else {"rate": self.rate, "key": self.make_rng("dropout")}
+
 
 def hashed_bits(key: Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     """Return 32 random bits per element: its position, mixed with the key by lowbias32 (Wellons 2018).
@@ -161,6 +167,13 @@ def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple
     return tuple(split_heads(y_BLJS[:, :, j], heads) for j in range(len(maps)))
 
 
+def project_joined(x_BLD: Float[Array, "B L D"], *maps: AffineMap) -> Float[Array, "J B L S"]:
+    """Apply several affine maps to the same states in one product, for a kernel: the heads stay joined."""
+    kernels, biases = zip(*(affine_map() for affine_map in maps), strict=True)
+    kernel_JDS, bias_JS = (jnp.stack(x).astype(x_BLD.dtype) for x in (kernels, biases))
+    return jnp.einsum("BLD,JDS->JBLS", x_BLD, kernel_JDS) + bias_JS[:, None, None]
+
+
 def attend(
     q_BNQK: Float[Array, "B N Q K"],
     k_BNLK: Float[Array, "B N L K"],
@@ -184,6 +197,7 @@ class SelfAttention(nn.Module):
     dtype: jnp.dtype
     dropout: float = 0.0
     key_bias: bool = True
+    attention: str = "plain"  # config.blocks.attention
 
     @nn.compact
     def __call__(
@@ -193,14 +207,21 @@ class SelfAttention(nn.Module):
         deterministic: bool,
         rotation: rotary.Rotation | None = None,
     ) -> Float[Array, "B L D"]:
-        D = x_BLD.shape[-1]
+        (B, L, D), drop = x_BLD.shape, Dropout(self.dropout)
         maps = (AffineMap((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value"))
+        has_kernel = rotation is None and (mask is None or mask.ndim == 2)
+        form = kernel.form_of(self.attention if has_kernel else "plain", B, (L, L, D), self.heads, self.dtype)
+        if form != "plain":
+            states = (project_joined(x_BLD.astype(self.dtype), *maps),)
+            scale = jnp.float32(1 / np.sqrt(D // self.heads))
+            dropped = drop.in_kernel(deterministic)
+            attended_BLD, _ = kernel.attend(form, self.heads, states, scale, mask=mask, **dropped)
+            return dense(D, self.dtype, "out")(attended_BLD)
         q_BNLK, k_BNLK, v_BNLK = project(x_BLD.astype(self.dtype), self.heads, *maps)
         if rotation is not None:
             q_BNLK, k_BNLK = rotary.rotate(q_BNLK, rotation), rotary.rotate(k_BNLK, rotation)
         if mask is not None:
             mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-        drop = Dropout(self.dropout)
         out_BNLK = attend(q_BNLK, k_BNLK, v_BNLK, mask, lambda weights: drop(weights, deterministic=deterministic))
         return dense(D, self.dtype, "out")(join_heads(out_BNLK))
 
@@ -235,6 +256,7 @@ class PreNormBlock(nn.Module):
     activation: Callable = gelu
     layer_scale: bool = False
     key_bias: bool = True
+    attention: str = "plain"  # config.blocks.attention
 
     @nn.compact
     def __call__(
@@ -245,7 +267,7 @@ class PreNormBlock(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
         cfg, dtype = self.cfg, self.dtype
-        attention = SelfAttention(cfg.heads, dtype, key_bias=self.key_bias, name="attention")
+        attention = SelfAttention(cfg.heads, dtype, key_bias=self.key_bias, attention=self.attention, name="attention")
         y = attention(layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BLD), mask, deterministic, rotation)
         y = LayerScale(name="attention_scale")(y) if self.layer_scale else y
         x_BLD = x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)

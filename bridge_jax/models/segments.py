@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 
-from bridge_jax.config import Blocks
 from bridge_jax.models import stack
 from bridge_jax.types import Array
 
@@ -51,7 +50,8 @@ def run_group(
             attention.append(weights)
         return states, attention
     execution, first = model.cfg.blocks, group[0]
-    unbound = type(model)(dataclasses.replace(model.cfg, blocks=Blocks(scan=False, remat="none")), parent=None)
+    plain = dataclasses.replace(execution, scan=False, remat="none")
+    unbound = type(model)(dataclasses.replace(model.cfg, blocks=plain), parent=None)
     params = model.variables["params"]
     image_blocks, text_blocks = blocks_after(model, first)
 

@@ -23,7 +23,7 @@ class Tower(nn.Module):
 
     cfg: Vision
     dtype: jnp.dtype
-    execution: Blocks = Blocks(scan=False, remat="none")
+    execution: Blocks = Blocks(scan=False, remat="none", attention="plain")
     side: ClassVar[str] = "vision"
     prefix: ClassVar[int] = 1  # tokens before the patches: the class token
     patch_bias: ClassVar[bool] = True
@@ -38,7 +38,15 @@ class Tower(nn.Module):
         self._make_positions()
         if cfg.mask_token:
             self.mask_token = self.param("mask_token", token_init, (1, 1, cfg.width))
-        block = functools.partial(layers.PreNormBlock, cfg, self.dtype, self.activation, cfg.layer_scale, self.key_bias)
+        block = functools.partial(
+            layers.PreNormBlock,
+            cfg,
+            self.dtype,
+            self.activation,
+            cfg.layer_scale,
+            self.key_bias,
+            self.execution.attention,
+        )
         self.layers = [block(name=f"block_{i:02d}") for i in range(cfg.depth)]
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,13 +21,8 @@ def flops_of(function: Any, *arguments: Any) -> float:
 def flops_in(program: Any) -> float:
     """Return the same of a program that is traced already, a (closed) jaxpr."""
     total = 0.0
-    jaxpr = getattr(program, "jaxpr", program)
-    for equation in jaxpr.eqns:
-        times = _times(equation)
-        for value in equation.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
-                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                    total += times * flops_in(inner)
+    for equation in getattr(program, "jaxpr", program).eqns:
+        total += _times(equation) * sum(flops_in(inner) for inner in _inner(equation))
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
@@ -36,6 +32,22 @@ def flops_in(program: Any) -> float:
             out_features = equation.params["dimension_numbers"].rhs_spec[0]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out_features]
     return total
+
+
+def kernels_in(program: Any) -> int:
+    """Return the number of Pallas kernels in a program; a loop counts once."""
+    return sum(
+        1 if equation.primitive.name == "pallas_call" else sum(kernels_in(inner) for inner in _inner(equation))
+        for equation in getattr(program, "jaxpr", program).eqns
+    )
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    """Yield the programs inside an equation: the bodies of loops, kernels and jitted functions."""
+    for value in equation.params.values():
+        for inner in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield inner
 
 
 def _times(equation: Any) -> int:

@@ -63,6 +63,7 @@ class Plan:
     memory: Memory
     model_flops: float  # FLOPs of the products in the config's step, with nothing computed twice
     compiled_flops: float
+    kernels: int  # of attention in the program, a loop counted once; 0: it is plain
     hbm_bytes: float
     traffic: tuple[Traffic, ...]
     host_transfers: tuple[str, ...]
@@ -92,6 +93,7 @@ class _Compiled:
     stage: Stage
     mesh: Mesh
     step: Any
+    kernels: int
     seconds: float  # that the compiler took
 
     @property
@@ -107,13 +109,14 @@ def plan(cfg: Config, stage: Stage, chip: Chip, devices: list[Any]) -> Plan:
 def _compile(cfg: Config, stage: Stage, devices: list[Any]) -> _Compiled:
     mesh = sharding.make_mesh(cfg.mesh, devices)
     step, *arguments = step_of(cfg, stage, mesh)
-    lowered = step.lower(*arguments)
+    traced = step.trace(*arguments)
+    lowered = traced.lower()
     started = time.monotonic()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise _does_not_fit(cfg, stage, mesh, error) from error
-    return _Compiled(cfg, stage, mesh, compiled, time.monotonic() - started)
+    return _Compiled(cfg, stage, mesh, compiled, flops.kernels_in(traced.jaxpr), time.monotonic() - started)
 
 
 def _plan(compiled: _Compiled, chip: Chip) -> Plan:
@@ -130,6 +133,7 @@ def _plan(compiled: _Compiled, chip: Chip) -> Plan:
         memory=memory_of(compiled.step),
         model_flops=model_flops(cfg, stage, mesh) / mesh.size,
         compiled_flops=program.flops,
+        kernels=compiled.kernels,
         hbm_bytes=program.hbm_bytes,
         traffic=traffic,
         host_transfers=program.host_transfers,
@@ -203,7 +207,7 @@ def memory_of(compiled: Any) -> Memory:
 
 def model_flops(cfg: Config, stage: Stage, mesh: Mesh) -> float:
     """Return the FLOPs of a step on the whole batch, with blocks neither scanned nor computed twice."""
-    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none"))
+    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none", attention="plain"))
     return flops.flops_of(*step_of(plain, dataclasses.replace(stage, microbatches=1), mesh))
 
 

@@ -58,6 +58,7 @@ def _passes(cfg: Config, stage: Stage, trainable: tuple[str, ...], mesh: Mesh) -
     def run(params: Params, batch: Batch, step: Array, part: Array | None) -> Outputs:
         keys = (rng.key(cfg.seed, stream, step) for stream in ("dropout", "mining"))
         dropout, mining = (key if part is None else jax.random.fold_in(key, part) for key in keys)
-        return forward.outputs(model, params, batch, how, forward.Keys(dropout, mining))
+        with sharding.known_to_kernels(mesh):
+            return forward.outputs(model, params, batch, how, forward.Keys(dropout, mining))
 
     return run

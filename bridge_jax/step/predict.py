@@ -45,7 +45,8 @@ def build_predict(cfg: Config, mesh: Mesh, name: str = "retrieval") -> Predict:
 
     def method(function: Callable[..., Any], put: Callable[..., Any] = sharding.put_whole) -> Any:
         def run(params: Params, *args: Any) -> Any:
-            return sharding.spread_rows(nn.apply(function, model)({"params": params}, *args), mesh)
+            with sharding.known_to_kernels(mesh):
+                return sharding.spread_rows(nn.apply(function, model)({"params": params}, *args), mesh)
 
         jitted = jax.jit(run, out_shardings=sharding.replicated(mesh))
         return lambda params, *args: jitted(params, *put(args, mesh))

@@ -5,6 +5,7 @@ batch. `fsdp`: the batch is spread over it too, and so are each copy's parameter
 gathered where they are used. `tensor`: both sides of a matrix product are spread over it. jax.jit adds the transfers.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -48,6 +49,11 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 def over_rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding of a global batch: its rows over the `data` and `fsdp` axes."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def known_to_kernels(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Return the context in which a program is traced whose kernels run on the devices of `mesh`, each on its part."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def spread_rows(rows: Any, mesh: Mesh) -> Any:

@@ -19,7 +19,11 @@ KIND = dataclasses.replace(
 )
 IDS = np.random.default_rng(0).integers(5, 300, (2, LENGTH))
 MASK = np.arange(LENGTH) < np.array([[LENGTH], [100]])
-BLOCKS = (Blocks(scan=False, remat="none"), Blocks(scan=False, remat="full"), Blocks(scan=True, remat="dots"))
+BLOCKS = (
+    Blocks(scan=False, remat="none", attention="plain"),
+    Blocks(scan=False, remat="full", attention="plain"),
+    Blocks(scan=True, remat="dots", attention="plain"),
+)
 
 
 @pytest.fixture(scope="module")

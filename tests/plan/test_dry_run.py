@@ -108,9 +108,20 @@ def test_costs_are_the_planners(screen, cfg, mesh):
 def test_a_program_that_was_read_says_so(cfg, mesh):
     cost = dry_run.cost_of(cfg, cfg.stages["align"], mesh)
     fresh = dataclasses.replace(cost, kept=False, compile_secs=61.24)
-    assert dry_run._lines(cfg.stages["align"], fresh, 100)[-1].endswith("; compiled in 61.2 s")
+    assert dry_run._lines(cfg.stages["align"], fresh, "auto", 100)[-2].endswith("; compiled in 61.2 s")
     again = dataclasses.replace(cost, kept=True, compile_secs=0.5)
-    assert dry_run._lines(cfg.stages["align"], again, 100)[-1].endswith("; compiled before, read in 0.5 s")
+    assert dry_run._lines(cfg.stages["align"], again, "auto", 100)[-2].endswith("; compiled before, read in 0.5 s")
+
+
+def test_it_says_how_attention_runs(screen, cfg, mesh):
+    assert screen.count("  attention plain (config.blocks.attention = 'auto')") == len(cfg.stage_order)
+    kernel = dataclasses.replace(cfg, blocks=dataclasses.replace(cfg.blocks, attention="interpret"))
+    step, *arguments = planner.step_of(kernel, kernel.stages["align"], mesh)
+    kernels = flops.kernels_in(step.trace(*arguments).jaxpr)
+    assert kernels > 0
+    cost = dataclasses.replace(dry_run.cost_of(cfg, cfg.stages["align"], mesh), kernels=kernels)
+    shown = dry_run._lines(cfg.stages["align"], cost, "interpret", 100)[-1]
+    assert shown == f"  attention in {kernels} kernels, a loop counted once (config.blocks.attention = 'interpret')"
 
 
 @pytest.mark.parametrize(

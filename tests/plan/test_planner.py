@@ -32,7 +32,7 @@ def shrunken(*, depth: int = 2):
     config.text.vocab_size = 512
     # An embed_width that is no batch's size: scores of pairs by pairs are told from embeddings by it.
     config.bridge.update(layers=depth - 1, shared_width=128, heads=2, embed_width=96)
-    config.blocks = dict(scan=True, remat="full")
+    config.blocks.update(scan=True, remat="full")
     config.stages.align.top_blocks = depth // 2
     config.mining.group = PAIRS
     return config

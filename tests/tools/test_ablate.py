@@ -142,7 +142,7 @@ def test_dry_run_lists_the_cells(grid, every, file):
     assert lines[1].startswith("  1  joint, seed 0: 0.")
     assert lines[4] == f"  4  paper, seed 2: missing ({every[4].name})"
     assert lines[-2] == "6 cells: 2 rows, and 4 more of the method and its rival"
-    secs = [sum(record["seconds"].values()) for record in records(grid, every)]
+    secs = [cell.total_secs(record) for record in records(grid, every)]
     assert lines[-1].startswith(f"4 are missing: about {4 * np.mean(secs) / 3600:.1f} hours")
 
 
