@@ -13,6 +13,7 @@ class BridgeConfig(PretrainedConfig):
     """
 
     model_type = "bridge"
+    attribute_map = {"projection_dim": "embed_width"}  # noqa: RUF012 - the name that sentence-transformers looks for
 
     def __init__(
         self,
@@ -69,3 +70,12 @@ class BridgeConfig(PretrainedConfig):
         self.answering_decoder = answering_decoder
         self.bridge_jax = bridge_jax or {}
         super().__init__(**kwargs)
+
+    @property
+    def num_labels(self) -> int:
+        """The scores of a pair, one. `id2label` holds the answers of a checkpoint that answers questions."""
+        return 1
+
+    @num_labels.setter
+    def num_labels(self, value):
+        """Ignore the value: transformers and sentence-transformers set it, and would replace the answers."""
