@@ -15,6 +15,7 @@ library_name: transformers
 pipeline_tag: zero-shot-image-classification
 tags:
 - bridge
+- sentence-transformers
 - image-text-retrieval
 ---
 """

@@ -1,5 +1,7 @@
 """The configuration of a BRIDGE model: two towers in Hugging Face's own terms, the bridge and the heads."""
 
+from typing import ClassVar
+
 from transformers import PretrainedConfig
 
 
@@ -13,7 +15,7 @@ class BridgeConfig(PretrainedConfig):
     """
 
     model_type = "bridge"
-    attribute_map = {"projection_dim": "embed_width"}  # noqa: RUF012 - the name that sentence-transformers looks for
+    attribute_map: ClassVar = {"projection_dim": "embed_width"}  # the name that sentence-transformers looks for
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
     get_image_features, get_text_features   embeddings of each side alone: search a gallery by dot products
     forward                                 row i of the images fused with row i of the texts
-    match                                   every image fused with every text: rerank the best candidates
+    match, match_pairs                      every image, or some, fused with texts: rerank the best candidates
     answer                                  answers to questions about pictures, if the checkpoint has that head
     judge                                   whether statements are true of their pictures, if it has that head
     classify                                logits of any other classifier of pairs, by the name of its loss
@@ -103,13 +103,19 @@ class BridgeModel(PreTrainedModel):
 
     def match(self, pixel_values, input_ids, attention_mask=None, pairs_at_once: int = 128):
         """Fuse every picture [I,3,H,W] with every caption [T,L]; the blocks below the bridge run once for each side."""
+        images, texts = len(pixel_values), len(input_ids)
+        pairs = torch.cartesian_prod(torch.arange(images), torch.arange(texts)).to(input_ids.device)
+        found = self.match_pairs(pixel_values, input_ids, attention_mask, pairs[:, 0], pairs[:, 1], pairs_at_once)
+        return MatchOutput(*(each.view(images, texts) for each in found))
+
+    def match_pairs(self, pixel_values, input_ids, attention_mask, image_of, text_of, pairs_at_once: int = 128):
+        """Fuse picture `image_of[i]` with caption `text_of[i]` for each of B pairs: logits and scores [B]."""
         mask = _mask(input_ids, attention_mask)
         image, text = self._lower_image(pixel_values), self._lower_text(input_ids, mask)
-        cosines = self._embed_image(image) @ self._embed_text(text, mask).T
-        pairs = torch.cartesian_prod(torch.arange(len(image)), torch.arange(len(text))).to(image.device)
-        parts = [self._fused(image[i], text[t], mask[t])[2] for i, t in (p.T for p in pairs.split(pairs_at_once))]
-        logits = torch.cat(parts).view_as(cosines)
-        return MatchOutput(logits, logits + self.config.rerank_weight * self.logit_scale() * cosines)
+        cosines = (self._embed_image(image)[image_of] * self._embed_text(text, mask)[text_of]).sum(-1)
+        pairs = zip(image_of.split(pairs_at_once), text_of.split(pairs_at_once), strict=True)
+        logits = torch.cat([self._fused(image[i], text[t], mask[t])[2] for i, t in pairs])
+        return logits, logits + self.config.rerank_weight * self.logit_scale() * cosines
 
     def logit_scale(self):
         """Return the contrastive scale: logits are scale x cosine."""
@@ -184,9 +190,7 @@ class BridgeModel(PreTrainedModel):
         Pass the answers as the tokenizer returns them, padded on the right; `answer_mask` is its attention mask.
         """
         if not self.config.answering_decoder:
-            raise ValueError(
-                "this checkpoint was trained without the vqa_generative loss: no decoder answers questions"
-            )
+            raise ValueError("this checkpoint was trained without the vqa_generative loss: no decoder answers")
         memory = self._memory(pixel_values, input_ids, attention_mask)
         return self._decoder().likelihoods(memory, answer_ids, answer_mask.bool())
 
@@ -276,11 +280,11 @@ class BridgeForSequenceClassification(BridgeModel):
             raise ValueError("this checkpoint has no bridge (design none) and scores no pairs: use SentenceTransformer")
         super().__init__(config)
 
-    def forward(self, pixel_values, input_ids, attention_mask=None, return_dict=True):
-        """Return `logits` [B,1], the scores that `match` has for these pairs."""
-        output = super().forward(pixel_values, input_ids, attention_mask)
-        cosines = (output.image_embeds * output.text_embeds).sum(-1)
-        scores = output.match_logits + self.config.rerank_weight * self.logit_scale() * cosines
+    def forward(self, pixel_values, input_ids, attention_mask=None, image_of=None, text_of=None, return_dict=True):
+        """Return `logits` [B,1], the scores of `match_pairs`. Without `image_of` and `text_of`, rows i are a pair."""
+        rows = torch.arange(len(input_ids))
+        pairs = (rows, rows) if image_of is None else (image_of, text_of)
+        _, scores = self.match_pairs(pixel_values, input_ids, attention_mask, *pairs)
         return SequenceClassifierOutput(logits=scores[:, None])
 
 

@@ -121,12 +121,18 @@ class BridgeProcessor(ProcessorMixin):
     def apply_chat_template(self, conversation, chat_template=None, tokenize=False, **kwargs):
         """Return the inputs of pairs that sentence-transformers' CrossEncoder gives as chats of a query and a document.
 
-        One of the two is a picture and the other a text; a prompt comes before the text. Pixels are those of `square`.
+        One of the two is a picture and the other a text; a prompt comes before the text. A picture or text that is in
+        several pairs is given once, and the inputs `image_of` and `text_of` say which are a pair.
         """
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template, **kwargs)
         pairs = [_pair(messages) for messages in conversation]
-        return self(images=[image for image, _ in pairs], text=[text for _, text in pairs])
+        images, texts = {_key(image): image for image, _ in pairs}, dict.fromkeys(text for _, text in pairs)
+        image_row, text_row = ({key: row for row, key in enumerate(keys)} for keys in (images, texts))
+        inputs = dict(self(images=list(images.values()), text=list(texts)))
+        inputs["image_of"] = [image_row[_key(image)] for image, _ in pairs]
+        inputs["text_of"] = [text_row[text] for _, text in pairs]
+        return BatchFeature(inputs, tensor_type="pt")
 
 
 def _pair(messages) -> tuple:
@@ -140,6 +146,11 @@ def _pair(messages) -> tuple:
         raise ValueError(f"a pair of {' and '.join(kinds) or 'nothing'}: expected one picture and one text")
     (image,) = (part["image"] for _, part in parts if part["type"] == "image")
     return image, "".join(part["text"] for _, part in parts if part["type"] == "text")
+
+
+def _key(image):
+    """Return what two pairs with the same picture have in common: its path, or the object."""
+    return image if isinstance(image, str) else id(image)
 
 
 def _refuse_place(text: str):
