@@ -69,6 +69,7 @@ found["refused"] = {
     for place in ("https://example.org/a.jpg", "http://example.org/a", "data:image/png;base64,AAAA", "gone.jpg")
 }
 found["two_texts"] = error(reranker.predict, [("a dog", "a cat")])
+found["not_a_text"] = error(encoder.encode, [("a dog", "a cat")])
 found["mixed"] = error(encoder.encode, [photos[0], captions[0]])
 found["no_bridge"] = error(lambda: CrossEncoder("no_bridge", trust_remote_code=True))
 found["no_bridge_width"] = len(SentenceTransformer("no_bridge", trust_remote_code=True).encode("a red circle"))
@@ -227,6 +228,7 @@ def test_a_wrong_path_is_no_caption(found):
     for says in found["refused"]["gone.jpg"]:
         assert says.startswith("'gone.jpg' names a picture but came as a text: no such file")
     assert found["two_texts"] == "a pair of text and text: expected one picture and one text"
+    assert found["not_a_text"] == "a text is tuple: expected a string"
     assert "mixes multiple modalities (image, text)" in found["mixed"]
 
 

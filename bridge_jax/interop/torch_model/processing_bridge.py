@@ -153,8 +153,10 @@ def _key(image):
     return image if isinstance(image, str) else id(image)
 
 
-def _refuse_place(text: str):
+def _refuse_place(text):
     """Raise ValueError for a text that names a file or a page: a path that is wrong would pass for a caption."""
+    if not isinstance(text, str):
+        raise ValueError(f"a text is {type(text).__name__}: expected a string")
     _refuse_url(text, "a text")
     if _FILE.fullmatch(text):
         raise ValueError(f"{text!r} names a picture but came as a text: no such file, or open it with PIL.Image.open")
