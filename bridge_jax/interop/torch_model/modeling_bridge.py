@@ -112,7 +112,7 @@ class BridgeModel(PreTrainedModel):
         """Fuse picture `image_of[i]` with caption `text_of[i]` for each of B pairs: logits and scores [B]."""
         mask = _mask(input_ids, attention_mask)
         image, text = self._lower_image(pixel_values), self._lower_text(input_ids, mask)
-        cosines = (self._embed_image(image)[image_of] * self._embed_text(text, mask)[text_of]).sum(-1)
+        cosines = (self._embed_image(image) @ self._embed_text(text, mask).T)[image_of, text_of]
         pairs = zip(image_of.split(pairs_at_once), text_of.split(pairs_at_once), strict=True)
         logits = torch.cat([self._fused(image[i], text[t], mask[t])[2] for i, t in pairs])
         return logits, logits + self.config.rerank_weight * self.logit_scale() * cosines
