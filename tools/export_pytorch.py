@@ -6,6 +6,8 @@
 
     model = transformers.AutoModel.from_pretrained("exported", trust_remote_code=True)
     processor = transformers.AutoProcessor.from_pretrained("exported", trust_remote_code=True)
+    encoder = sentence_transformers.SentenceTransformer("exported", trust_remote_code=True)
+    reranker = sentence_transformers.CrossEncoder("exported", trust_remote_code=True)
 
 `python -m tools.import_hf exported --workdir=runs/back` is the way back. `--layout=authors` writes the state dict of
 the BRIDGE authors' code instead, for a run with placement `after` and design `cross`; tools.import_authors reads it.

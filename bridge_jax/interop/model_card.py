@@ -15,6 +15,7 @@ library_name: transformers
 pipeline_tag: zero-shot-image-classification
 tags:
 - bridge
+- sentence-transformers
 - image-text-retrieval
 ---
 """
@@ -30,6 +31,13 @@ texts = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])  
 cosines = images @ texts.T  # the order of a search
 scores = model.match(**inputs).scores  # [2,3]: the order after the bridge has looked at every pair
 ```
+"""
+
+_RECALLS = """\
+R@k is the percent of queries with a right answer among the best k of {gallery}, with 95 % bootstrap intervals
+over photos; ties count against the model. In `text_to_image` a caption seeks its photo, in `image_to_text` a photo any
+of its captions. `unimodal` orders by the cosine of the embeddings; in `rerank` the bridge then orders {best} anew.
+
 """
 
 
@@ -101,7 +109,7 @@ def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
     accuracies = [line for split, prefix in prefixes.items() for line in _accuracies(split, prefix, scored)]
     parts = []
     if recalls:
-        parts.append("Recall in percent with 95 % bootstrap intervals over photos; ties count against the model.\n\n")
+        parts.append(_explained(cfg, whole=scored in final))
         parts.append("| split | direction | score | R@1 [95 %] | R@5 | R@10 | median rank |\n")
         parts += ["| --- | --- | --- | --- | --- | --- | --- |\n", *recalls, "\n"]
     if accuracies:
@@ -110,6 +118,17 @@ def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
     if cfg.data.eval_split in prefixes:
         parts.append(f"The checkpoint was chosen on `{cfg.data.eval_split}`, so its numbers there flatter it.\n")
     return "".join(parts)
+
+
+def _explained(cfg: Config, whole: bool) -> str:
+    """Say what the recalls are of; `whole`: they were scored at the end of the run, on whole splits."""
+    gallery, best = "the whole split", "the best candidates"
+    if "retrieval" in cfg.evals:
+        settings = cfg.evals["retrieval"]
+        best = f"the best {settings.rerank_top_k}"
+        if settings.select_images and not whole:
+            gallery = f"the first {settings.select_images} photos of the split"
+    return _RECALLS.format(gallery=gallery, best=best)
 
 
 def _recalls(split: str, prefix: str, entry: Mapping[str, float]) -> list[str]:

@@ -3,6 +3,7 @@
     config.json, *.py            the model: AutoModel.from_pretrained(FOLDER, trust_remote_code=True)
     model.safetensors            float32, under the names of `names.whole`
     preprocessor_config.json, tokenizer.json and the two beside it: AutoProcessor
+    modules.json and two more    SentenceTransformer(FOLDER, trust_remote_code=True), and CrossEncoder likewise
     README.md                    the model card
 
 The Python files are unchanged copies of those in `torch_model`. Nothing in the folder depends on the time or the place
@@ -42,6 +43,22 @@ MODEL_TYPE = "bridge"
 # Losses whose heads are written by name in torch_model; all others are generic classifiers.
 HEADS = ("itm", "mlm", "mim", "vqa", "nlvr2", "sigmoid", "token_itc")
 CODE = Path(__file__).parent / "torch_model"
+# The files that sentence-transformers (5.4 or newer) reads: an embedding is what the model's own methods return.
+SENTENCE_TRANSFORMERS = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "get_text_features", "method_output_name": None},
+            "image": {"method": "get_image_features", "method_output_name": None},
+        },
+        "module_output_name": "sentence_embedding",
+        "processing_kwargs": {"text": {"padding": "max_length", "truncation": True}},
+    },
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+}
 
 
 def export(saves: Checkpoints, step: int, out: str | Path, **data: str) -> int:
@@ -79,6 +96,8 @@ def write(out: str | Path, cfg: Config, params: Params, meta: Meta, tokenizer: T
         _write_json(folder / "preprocessor_config.json", _preprocessor_config(cfg))
         _write_json(folder / "special_tokens_map.json", tokenizer.special)
         _write_json(folder / "tokenizer_config.json", _tokenizer_config(cfg) | tokenizer.special)
+        for name, values in SENTENCE_TRANSFORMERS.items():
+            _write_json(folder / name, values)
         (folder / VOCABULARY).write_text(tokenizer.to_json(), encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
         for file in sorted(CODE.glob("*_bridge*.py")):
@@ -134,8 +153,11 @@ def config_json(cfg: Config, params: Params, meta: Meta) -> dict[str, Any]:
         "auto_map": {
             "AutoConfig": "configuration_bridge.BridgeConfig",
             "AutoModel": "modeling_bridge.BridgeModel",
+            "AutoModelForSequenceClassification": "modeling_bridge.BridgeForSequenceClassification",
+            "AutoModelForZeroShotImageClassification": "modeling_bridge.BridgeForZeroShotImageClassification",
             "AutoProcessor": "processing_bridge.BridgeProcessor",
         },
+        "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},  # of a CrossEncoder's scores
         "model_type": MODEL_TYPE,
         "dtype": "float32",
         "vision_config": hf_config.vision_config(cfg),
@@ -249,5 +271,5 @@ def _tokenizer_config(cfg: Config) -> dict[str, Any]:
     }
 
 
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+def _write_json(file: Path, values: Mapping[str, Any] | list[dict[str, Any]]) -> None:
     file.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.meta import Meta, read_config, read_meta
 
 # Keys of config.json that do not describe the model, or that transformers writes.
-_FREE = {"architectures", "auto_map", "dtype", "bridge_jax"}
+_FREE = {"architectures", "auto_map", "sentence_transformers", "dtype", "bridge_jax"}
 
 
 def read(source: str | Path) -> tuple[Meta, Config, Params]:

@@ -246,7 +246,7 @@ def test_the_way_to_pytorch_and_back(workdir, tmp_path):
         [words for words in of("python", "-m", tool) if given(words, "workdir")]
         for tool in ("tools.export_pytorch", "tools.import_hf")
     )
-    (script,) = re.findall(
+    script, *_ = re.findall(  # tests/interop/test_sentence_transformers.py runs the others
         r"^```python\n(.*?)^```", (ROOT / "docs/export.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
     assert len(script.splitlines()) < 15

@@ -87,9 +87,10 @@ def test_the_command_writes_the_same_bytes_as_before(run, exported, tmp_path):
     assert contents(exported).keys() == {
         *("config.json", "configuration_bridge.py", "modeling_bridge.py", "modeling_bridge_interaction.py"),
         *("modeling_bridge_clip.py", "modeling_bridge_dinov3.py", "modeling_bridge_modernbert.py"),
-        *("modeling_bridge_decoder.py", "modeling_bridge_heads.py"),
+        *("modeling_bridge_decoder.py", "modeling_bridge_heads.py", "modeling_bridge_outputs.py"),
         *("modeling_bridge_towers.py", "processing_bridge.py", "model.safetensors", "preprocessor_config.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "README.md"),
+        *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     }
     again = export(f"--workdir={run}", f"--out={tmp_path / 'again'}")
     assert (again.returncode, again.stdout) == (2, "")
@@ -207,11 +208,13 @@ def test_dropout_runs_in_training_alone(exported):
 
 
 def test_the_card_says_what_the_run_says(run, exported, tmp_path):
-    card = (exported / "README.md").read_text()
+    card, cfg = (exported / "README.md").read_text(), Checkpoints(run, read_only=True).config(2)
     assert "| data | shapes, split `train`; chosen on `val` |" in card
     assert "| checkpoint | step 2, stage `align` of `stabilise`, `align`, `task` |" in card
     # The last table of a run is of its best checkpoint, although it is logged at the last step.
     assert "| val | image_to_text | rerank | 71.4 [66.9, 76.0] | 90.0 | 95.0 | 1 |" in card
+    assert "R@k is the percent of queries with a right answer among the best k of the whole split" in card
+    assert f"in `rerank` the bridge then orders the best {cfg.evals['retrieval'].rerank_top_k} anew" in card
     assert "- The image tower was trained from random weights." in card
     torch_export.export(Checkpoints(run, read_only=True), 4, tmp_path / "last")
     assert "This checkpoint was not scored." in (tmp_path / "last" / "README.md").read_text()

@@ -1,5 +1,7 @@
 """The configuration of a BRIDGE model: two towers in Hugging Face's own terms, the bridge and the heads."""
 
+from typing import ClassVar
+
 from transformers import PretrainedConfig
 
 
@@ -13,6 +15,7 @@ class BridgeConfig(PretrainedConfig):
     """
 
     model_type = "bridge"
+    attribute_map: ClassVar = {"projection_dim": "embed_width"}  # the name that sentence-transformers looks for
 
     def __init__(
         self,
@@ -69,3 +72,12 @@ class BridgeConfig(PretrainedConfig):
         self.answering_decoder = answering_decoder
         self.bridge_jax = bridge_jax or {}
         super().__init__(**kwargs)
+
+    @property
+    def num_labels(self) -> int:
+        """The scores of a pair, one. `id2label` holds the answers of a checkpoint that answers questions."""
+        return 1
+
+    @num_labels.setter
+    def num_labels(self, value):
+        """Ignore the value: transformers and sentence-transformers set it, and would replace the answers."""

@@ -2,7 +2,7 @@
 
     get_image_features, get_text_features   embeddings of each side alone: search a gallery by dot products
     forward                                 row i of the images fused with row i of the texts
-    match                                   every image fused with every text: rerank the best candidates
+    match, match_pairs                      every image, or some, fused with texts: rerank the best candidates
     answer                                  answers to questions about pictures, if the checkpoint has that head
     judge                                   whether statements are true of their pictures, if it has that head
     classify                                logits of any other classifier of pairs, by the name of its loss
@@ -13,20 +13,19 @@ Shapes: B rows, P image tokens (the patches last), T text tokens, D a tower's wi
 width of an embedding. Embeddings have length one.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils.generic import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from .configuration_bridge import BridgeConfig
 from .modeling_bridge_clip import ClipTextTower, ClipVisionTower
 from .modeling_bridge_decoder import Decoder
 from .modeling_bridge_dinov3 import Dinov3Tower
 from .modeling_bridge_heads import Heads
-from .modeling_bridge_interaction import Interaction, image_prefix, pool
+from .modeling_bridge_interaction import Bridge, Interaction, image_prefix, pool
 from .modeling_bridge_modernbert import ModernBertTower
+from .modeling_bridge_outputs import BridgeOutput, MatchOutput, ZeroShotOutput
 from .modeling_bridge_towers import TextTower, VisionTower
 
 VISION_TOWERS = {
@@ -43,35 +42,6 @@ TEXT_TOWERS = {
     "siglip_text_model": ClipTextTower,
     "modernbert": ModernBertTower,
 }
-
-
-@dataclass
-class BridgeOutput(ModelOutput):
-    """The results of `forward` for B pairs."""
-
-    image_embeds: torch.Tensor | None = None  # [B,E], the pictures alone
-    text_embeds: torch.Tensor | None = None  # [B,E], the captions alone
-    fused_image_embeds: torch.Tensor | None = None  # [B,E], the pictures fused with their captions
-    fused_text_embeds: torch.Tensor | None = None  # [B,E], the captions fused with their pictures
-    match_logits: torch.Tensor | None = None  # [B], positive: picture and caption belong together
-    image_states: torch.Tensor | None = None  # [B,P,D], finished states of the fused pass
-    text_states: torch.Tensor | None = None  # [B,T,D]
-
-
-@dataclass
-class MatchOutput(ModelOutput):
-    """The results of `match` for I images and T texts."""
-
-    logits: torch.Tensor | None = None  # [I,T], match logits of the fused pairs
-    scores: torch.Tensor | None = None  # [I,T], logits + rerank_weight x logit scale x cosine of the embeddings
-
-
-class Bridge(nn.Module):
-    """The interaction layers, one for each pair of blocks after which the towers meet."""
-
-    def __init__(self, config: BridgeConfig):
-        super().__init__()
-        self.layers = nn.ModuleList(Interaction(config) for _ in config.image_after)
 
 
 class BridgeModel(PreTrainedModel):
@@ -99,6 +69,10 @@ class BridgeModel(PreTrainedModel):
         """Return False: `generate` is our own search and ignores transformers' generation settings."""
         return False
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table of words, the first that the text tower has."""
+        return next(module for module in self.text_model.modules() if isinstance(module, nn.Embedding))
+
     def get_image_features(self, pixel_values):
         """Return the embeddings [B,E] of pictures [B,3,H,W] alone."""
         return self._embed_image(self._lower_image(pixel_values))
@@ -108,11 +82,18 @@ class BridgeModel(PreTrainedModel):
         mask = _mask(input_ids, attention_mask)
         return self._embed_text(self._lower_text(input_ids, mask), mask)
 
-    def forward(self, pixel_values, input_ids, attention_mask=None, bool_masked_pos=None, return_dict=True):
+    def forward(
+        self, pixel_values, input_ids=None, attention_mask=None, bool_masked_pos=None, return_dict=True
+    ) -> BridgeOutput | BaseModelOutputWithPooling | tuple:
         """Fuse row i of the pictures with row i of the captions.
 
         Patches where `bool_masked_pos` [B,patches] is True are hidden. With `return_dict=False`, return a tuple.
+        Without captions, return the pictures' own states [B,P,D] and embeddings [B,E], as a pipeline asks for them.
         """
+        if input_ids is None:
+            states = self._finish_image(self._lower_image(pixel_values, bool_masked_pos))
+            alone = BaseModelOutputWithPooling(states, self.heads.unimodal_image(pool(states, None)))
+            return alone if return_dict else alone.to_tuple()
         mask = _mask(input_ids, attention_mask)
         image = self._lower_image(pixel_values, bool_masked_pos)
         text = self._lower_text(input_ids, mask)
@@ -122,13 +103,19 @@ class BridgeModel(PreTrainedModel):
 
     def match(self, pixel_values, input_ids, attention_mask=None, pairs_at_once: int = 128):
         """Fuse every picture [I,3,H,W] with every caption [T,L]; the blocks below the bridge run once for each side."""
+        images, texts = len(pixel_values), len(input_ids)
+        pairs = torch.cartesian_prod(torch.arange(images), torch.arange(texts)).to(input_ids.device)
+        found = self.match_pairs(pixel_values, input_ids, attention_mask, pairs[:, 0], pairs[:, 1], pairs_at_once)
+        return MatchOutput(*(each.view(images, texts) for each in found))
+
+    def match_pairs(self, pixel_values, input_ids, attention_mask, image_of, text_of, pairs_at_once: int = 128):
+        """Fuse picture `image_of[i]` with caption `text_of[i]` for each of B pairs: logits and scores [B]."""
         mask = _mask(input_ids, attention_mask)
         image, text = self._lower_image(pixel_values), self._lower_text(input_ids, mask)
-        cosines = self._embed_image(image) @ self._embed_text(text, mask).T
-        pairs = torch.cartesian_prod(torch.arange(len(image)), torch.arange(len(text))).to(image.device)
-        parts = [self._fused(image[i], text[t], mask[t])[2] for i, t in (p.T for p in pairs.split(pairs_at_once))]
-        logits = torch.cat(parts).view_as(cosines)
-        return MatchOutput(logits, logits + self.config.rerank_weight * self.logit_scale() * cosines)
+        cosines = (self._embed_image(image) @ self._embed_text(text, mask).T)[image_of, text_of]
+        pairs = zip(image_of.split(pairs_at_once), text_of.split(pairs_at_once), strict=True)
+        logits = torch.cat([self._fused(image[i], text[t], mask[t])[2] for i, t in pairs])
+        return logits, logits + self.config.rerank_weight * self.logit_scale() * cosines
 
     def logit_scale(self):
         """Return the contrastive scale: logits are scale x cosine."""
@@ -203,9 +190,7 @@ class BridgeModel(PreTrainedModel):
         Pass the answers as the tokenizer returns them, padded on the right; `answer_mask` is its attention mask.
         """
         if not self.config.answering_decoder:
-            raise ValueError(
-                "this checkpoint was trained without the vqa_generative loss: no decoder answers questions"
-            )
+            raise ValueError("this checkpoint was trained without the vqa_generative loss: no decoder answers")
         memory = self._memory(pixel_values, input_ids, attention_mask)
         return self._decoder().likelihoods(memory, answer_ids, answer_mask.bool())
 
@@ -285,6 +270,30 @@ class BridgeModel(PreTrainedModel):
         image_embeds, text_embeds = self.heads.fused_image(pool(image, None)), self.heads.fused_text(pool(text, mask))
         match_logits = self.heads.itm(text_embeds, image_embeds) + token_term
         return image_embeds, text_embeds, match_logits, image, text
+
+
+class BridgeForSequenceClassification(BridgeModel):
+    """Score picture i with text i: sentence-transformers' CrossEncoder loads this class."""
+
+    def __init__(self, config: BridgeConfig):
+        if config.design == "none":
+            raise ValueError("this checkpoint has no bridge (design none) and scores no pairs: use SentenceTransformer")
+        super().__init__(config)
+
+    def forward(self, pixel_values, input_ids, attention_mask=None, image_of=None, text_of=None, return_dict=True):
+        """Return `logits` [B,1], the scores of `match_pairs`. Without `image_of` and `text_of`, rows i are a pair."""
+        rows = torch.arange(len(input_ids))
+        pairs = (rows, rows) if image_of is None else (image_of, text_of)
+        _, scores = self.match_pairs(pixel_values, input_ids, attention_mask, *pairs)
+        return SequenceClassifierOutput(logits=scores[:, None])
+
+
+class BridgeForZeroShotImageClassification(BridgeModel):
+    """Compare every picture with every text, each alone: the pipeline of that name loads this class."""
+
+    def forward(self, pixel_values, input_ids, attention_mask=None, return_dict=True):
+        images, texts = self.get_image_features(pixel_values), self.get_text_features(input_ids, attention_mask)
+        return ZeroShotOutput(self.logit_scale() * images @ texts.T)
 
 
 def _mask(input_ids, attention_mask):

@@ -122,6 +122,14 @@ class Interaction(nn.Module):
         return z_v, z_t
 
 
+class Bridge(nn.Module):
+    """The interaction layers, one for each pair of blocks after which the towers meet."""
+
+    def __init__(self, config: BridgeConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(Interaction(config) for _ in config.image_after)
+
+
 def image_prefix(config: dict) -> int:
     """Return the number of image tokens before the patches: a class token and DINOv3's registers; SigLIP has none."""
     if config["model_type"] == "siglip_vision_model":

@@ -9,6 +9,7 @@ resized from its full resolution.
 import functools
 import io
 import math
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +21,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 # The formats of photos. Pillow opens others too, and would run Ghostscript on an EPS that is named photo.jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
+_FILE = re.compile(r"\S+\.(jpe?g|png|webp|gif|avif|bmp|tiff?|jp2|ppm|hei[cf])", re.IGNORECASE)
+_URL = re.compile(r"([a-z][a-z0-9+.-]*://|data:)\S*$", re.IGNORECASE)
+# What a chat says: its texts. The pictures of a chat go to the model as they are.
+_PAIR = (
+    "{% for message in messages %}{% for part in message.content if part.type == 'text' %}{{ part.text }}"
+    "{% endfor %}{% endfor %}"
+)
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {  # EXIF's orientation -> the turn that shows a picture upright; any other value means nothing
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +65,8 @@ class BridgeImageProcessor(BaseImageProcessor):
 
     def square(self, image) -> np.ndarray:
         """Return the uint8 square [image_size,image_size,3] that the model sees, before normalisation."""
+        if isinstance(image, str):
+            _refuse_url(image, "a path, the file's bytes or an opened picture")
         if isinstance(image, (str, Path)):
             image = Path(image).read_bytes()
         if isinstance(image, Image.Image):
@@ -88,18 +98,73 @@ class BridgeProcessor(ProcessorMixin):
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
 
-    def __init__(self, image_processor, tokenizer):
-        super().__init__(image_processor, tokenizer)
+    def __init__(self, image_processor, tokenizer, chat_template=None):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or _PAIR)
 
-    def __call__(self, images=None, text=None, return_tensors="pt", **kwargs):
-        """Pad or cut captions to the length of training; `padding` and `truncation` change that."""
+    def __call__(self, images=None, text=None, return_tensors="pt", text_kwargs=None, **kwargs):
+        """Pad or cut captions to the length of training; `padding` and `truncation` change that.
+
+        They are arguments, or entries of `text_kwargs` as sentence-transformers has them.
+        """
         data = {}
+        for other in ("images_kwargs", "audio_kwargs", "videos_kwargs", "common_kwargs"):
+            kwargs.pop(other, None)
         if text is not None:
             text = [text] if isinstance(text, str) else list(text)
-            data |= self.tokenizer(text, **{"padding": "max_length", "truncation": True} | kwargs)
+            for each in text:
+                _refuse_place(each)
+            data |= self.tokenizer(text, **{"padding": "max_length", "truncation": True} | kwargs | (text_kwargs or {}))
         if images is not None:
             data |= self.image_processor(images)
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def apply_chat_template(self, conversation, chat_template=None, tokenize=False, **kwargs):
+        """Return the inputs of pairs that sentence-transformers' CrossEncoder gives as chats of a query and a document.
+
+        One of the two is a picture and the other a text; a prompt comes before the text. A picture or text that is in
+        several pairs is given once, and the inputs `image_of` and `text_of` say which are a pair.
+        """
+        if not tokenize:
+            return super().apply_chat_template(conversation, chat_template, **kwargs)
+        pairs = [_pair(messages) for messages in conversation]
+        images, texts = {_key(image): image for image, _ in pairs}, dict.fromkeys(text for _, text in pairs)
+        image_row, text_row = ({key: row for row, key in enumerate(keys)} for keys in (images, texts))
+        inputs = dict(self(images=list(images.values()), text=list(texts)))
+        inputs["image_of"] = [image_row[_key(image)] for image, _ in pairs]
+        inputs["text_of"] = [text_row[text] for _, text in pairs]
+        return BatchFeature(inputs, tensor_type="pt")
+
+
+def _pair(messages) -> tuple:
+    """Return the picture and the text of a chat."""
+    parts = [(message["role"], part) for message in messages for part in message["content"]]
+    for _, part in parts:
+        if part["type"] == "text":
+            _refuse_place(part["text"])
+    kinds = [part["type"] for role, part in parts if role != "system"]
+    if sorted(kinds) != ["image", "text"]:
+        raise ValueError(f"a pair of {' and '.join(kinds) or 'nothing'}: expected one picture and one text")
+    (image,) = (part["image"] for _, part in parts if part["type"] == "image")
+    return image, "".join(part["text"] for _, part in parts if part["type"] == "text")
+
+
+def _key(image):
+    """Return what two pairs with the same picture have in common: its path, or the object."""
+    return image if isinstance(image, str) else id(image)
+
+
+def _refuse_place(text):
+    """Raise ValueError for a text that names a file or a page: a path that is wrong would pass for a caption."""
+    if not isinstance(text, str):
+        raise ValueError(f"a text is {type(text).__name__}: expected a string")
+    _refuse_url(text, "a text")
+    if _FILE.fullmatch(text):
+        raise ValueError(f"{text!r} names a picture but came as a text: no such file, or open it with PIL.Image.open")
+
+
+def _refuse_url(text: str, expected: str):
+    if _URL.match(text):
+        raise ValueError(f"{text[:80]!r} is a URL: expected {expected}; download it first")
 
 
 def _open(encoded: bytes) -> Image.Image:
