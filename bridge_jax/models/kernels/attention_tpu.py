@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from bridge_jax.models.kernels import dropout_bits
 from bridge_jax.types import Array
 
 LANES, SUBLANES = 128, 16  # of a tile; a scalar result is stored as one row of lanes
@@ -191,16 +191,11 @@ class _Cell(NamedTuple):
 
     def dropped(self, r: Any, head: int, x_LM: Array) -> Array:
         """Apply dropout, with the bits that `layers.hashed_bits` has at this row and head of [B,N,L,M]."""
-        dropped = round(self.form.rate * 2**32)
-        if not dropped:
+        if not round(self.form.rate * 2**32):
             return x_LM
-        L, M = x_LM.shape
         key_first, key_second, row, first_head, heads = (self.ref.numbers[i] for i in range(5))
-        start = ((row + self.first + r) * heads + first_head + head) * (L * M)
-        x = start + _iota(L, M, 0) * M + _iota(L, M, 1)
-        bits = _mix(_mix(x ^ key_first) + key_second)
-        kept = (bits ^ _int32(1 << 31)) >= _int32(dropped ^ 1 << 31)  # compares as if unsigned
-        return jnp.where(kept, x_LM / (1 - dropped / 2**32), 0.0)
+        place = (row + self.first + r) * heads + first_head + head
+        return dropout_bits.dropped(x_LM, self.form.rate, (key_first, key_second), place)
 
 
 def _forward(cell: _Cell, out: list[Any]) -> None:
@@ -238,8 +233,8 @@ def _backward(cell: _Cell, refs: list[Any]) -> None:
         for head in range(heads):
             q, k, v = cell.states(r, head)
             d_out = out_grad[r, :, cell.lanes(head)]
-            units = (_unit(q), _unit(k))
-            if cosine:
+            units = [_unit(x) for x in (q, k)] if cosine else []
+            if units:
                 q, k = (unit.scaled for unit in units)
             products, weights = cell.weights(r, q, k)
             d_v = _dot(cell.dropped(r, head, weights).astype(v.dtype), d_out, 0, 0)
@@ -253,7 +248,7 @@ def _backward(cell: _Cell, refs: list[Any]) -> None:
                 sums[1][0] += jnp.broadcast_to(d_scale, (1, LANES))
             d_products = (d_logits * cell.ref.scale[0]).astype(q.dtype)
             d_q, d_k = _dot(d_products, k, 1, 0), _dot(d_products, q, 0, 0)
-            if cosine:
+            if units:
                 d_q, d_k = (unit.grad(x) for unit, x in zip(units, (d_q, d_k), strict=True))
             for (ref, at), grad in zip(_places(state_grads), (d_q, d_k, d_v), strict=True):
                 ref[at, r, :, cell.lanes(head)] = grad.astype(ref.dtype)
@@ -289,21 +284,3 @@ def _places(states: Sequence[Any]) -> list[tuple[Any, int]]:
 
 def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
     return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32)
-
-
-def _iota(L: int, M: int, axis: int) -> Array:
-    return lax.broadcasted_iota(jnp.int32, (L, M), axis)
-
-
-def _int32(number: int) -> np.int32:
-    """Return the 32 bits of `number` as a signed integer: TPUs compare no unsigned ones."""
-    return np.uint32(number).view(np.int32)
-
-
-def _mix(x: Array) -> Array:
-    def shifted(x: Array, by: int) -> Array:
-        return lax.shift_right_logical(x, jnp.full_like(x, by))
-
-    x = (x ^ shifted(x, 16)) * _int32(0x7FEB352D)
-    x = (x ^ shifted(x, 15)) * _int32(0x846CA68B)
-    return x ^ shifted(x, 16)
