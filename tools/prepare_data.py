@@ -27,8 +27,11 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import held_out, prepared
+from bridge_jax.data import held_out, prepared, processes, tar_preparation
+from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets.photo_builder import Tars
 from bridge_jax.data.encode import Stored
+from bridge_jax.data.tar_preparation import Job
 from bridge_jax.run import command_line
 from tools import folder_options
 
@@ -46,7 +49,9 @@ _MIN_ANSWER_COUNT = flags.DEFINE_integer(
     "min_answer_count", 1, "vqav2: fewest questions for an answer to be kept.", lower_bound=1
 )
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", 12, "msrvtt: frames to keep of a video.", lower_bound=1)
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads to read and check images with.", lower_bound=1)
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", None, "Photos: processes for tars, threads for all else; without it, one a core.", lower_bound=1
+)
 _HELD_OUT = flags.DEFINE_list(
     "held_out", [], "Photos: prepared data sets whose evaluation pictures to leave out of train."
 )
@@ -65,17 +70,36 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
     """
     builder_class = prepared.builder_class(dataset, "--dataset")
     folder = prepared.folder(data_dir, builder_class)
-    if folder.is_dir():
+    stored, workers = arguments.get("stored", Stored()), arguments.get("workers", 1)
+    tars = _tars(builder_class, arguments)
+    if (folder / "dataset_info.json").is_file():
         builder = tfds.builder_from_directory(folder)
         held_out.check(_metadata(builder), hold_out, folder)
-        _check_stored(_metadata(builder), arguments.get("stored", Stored()), folder)
-        return f"{folder} is prepared already ({_sizes(builder)}); nothing done. Delete the folder to prepare it anew"
-    if hold_out:
-        arguments["held_out"] = held_out.read(hold_out, data_dir, arguments["workers"])
+        _check_stored(_metadata(builder), stored, folder)
+        if tars is None or not tar_preparation.is_open(folder, Path(arguments["raw_dir"]).expanduser(), tars):
+            again = "Delete the folder to prepare it anew"
+            return f"{folder} is prepared already ({_sizes(builder)}); nothing done. {again}"
+    elif tars is None and folder.is_dir():
+        raise ConfigError(f"{folder} was begun with tars: give --raw_dir with them to go on, or delete it")
+    held = held_out.read(hold_out, data_dir, workers) if hold_out else None
+    if tars is not None:
+        raw = Path(arguments["raw_dir"]).expanduser()
+        tar_preparation.prepare(Job(builder_class, folder, raw, tars, stored, held), workers)
+        return f"{folder}: {_sizes(tfds.builder_from_directory(folder))}"
+    if held:
+        arguments["held_out"] = held
     builder = builder_class(data_dir=str(folder.parent.parent), file_format="array_record", **arguments)
     with tempfile.TemporaryDirectory() as unused:  # tfds wants a download folder even where nothing is downloaded
         builder.download_and_prepare(download_dir=unused)
     return f"{folder}: {_sizes(builder)}"
+
+
+def _tars(builder: type[tfds.core.ShardBasedBuilder], arguments: Mapping[str, Any]) -> Tars | None:
+    """Return the tars that hold the raw data set, or None where it has another form or is not there."""
+    raw = Path(arguments.get("raw_dir", "")).expanduser()
+    if not issubclass(builder, photo_builder.Builder) or not raw.is_dir():
+        return None
+    return builder.tars(raw, **{key: arguments[key] for key in ("options",) if key in arguments})
 
 
 def _sizes(builder: tfds.core.DatasetBuilder) -> str:
@@ -107,8 +131,9 @@ def main(argv: list[str]) -> None:
     elif not _RAW_DIR.value:
         raise ConfigError(f"--raw_dir is missing: give the folder with the raw files of {dataset!r}")
     else:
+        workers = _NUM_WORKERS.value or processes.usable_cores()
         stored = Stored(_STORE_PX.value, _STORE_QUALITY.value)
-        arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value, "hold_out": _HELD_OUT.value}
+        arguments = {"raw_dir": _RAW_DIR.value, "workers": workers, "hold_out": _HELD_OUT.value}
         arguments |= {"stored": stored}
         if dataset == "msrvtt":
             arguments |= {"num_frames": _NUM_FRAMES.value}

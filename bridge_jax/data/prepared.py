@@ -23,6 +23,7 @@ _SHARED = (
     "lists",
     "pairs",
     "photo_builder",
+    "photo_records",
     "raw_files",
     "statements",
     "tables",
