@@ -29,7 +29,6 @@ from absl import flags
 from bridge_jax.config import ConfigError
 from bridge_jax.data import held_out, prepared, processes, tar_preparation
 from bridge_jax.data.datasets import photo_builder
-from bridge_jax.data.datasets.photo_builder import Tars
 from bridge_jax.data.encode import Stored
 from bridge_jax.data.tar_preparation import Job
 from bridge_jax.run import command_line
@@ -71,20 +70,19 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
     builder_class = prepared.builder_class(dataset, "--dataset")
     folder = prepared.folder(data_dir, builder_class)
     stored, workers = arguments.get("stored", Stored()), arguments.get("workers", 1)
-    tars = _tars(builder_class, arguments)
+    job = _job(builder_class, folder, arguments)
     if (folder / "dataset_info.json").is_file():
         builder = tfds.builder_from_directory(folder)
         held_out.check(_metadata(builder), hold_out, folder)
         _check_stored(_metadata(builder), stored, folder)
-        if tars is None or not tar_preparation.is_open(folder, Path(arguments["raw_dir"]).expanduser(), tars):
+        if job is None or not tar_preparation.is_open(job):
             again = "Delete the folder to prepare it anew"
             return f"{folder} is prepared already ({_sizes(builder)}); nothing done. {again}"
-    elif tars is None and folder.is_dir():
+    elif job is None and folder.is_dir():
         raise ConfigError(f"{folder} was begun with tars: give --raw_dir with them to go on, or delete it")
     held = held_out.read(hold_out, data_dir, workers) if hold_out else None
-    if tars is not None:
-        raw = Path(arguments["raw_dir"]).expanduser()
-        tar_preparation.prepare(Job(builder_class, folder, raw, tars, stored, held), workers)
+    if job is not None:
+        tar_preparation.prepare(job._replace(held_out=held), workers)
         return f"{folder}: {_sizes(tfds.builder_from_directory(folder))}"
     if held:
         arguments["held_out"] = held
@@ -94,12 +92,13 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
     return f"{folder}: {_sizes(builder)}"
 
 
-def _tars(builder: type[tfds.core.ShardBasedBuilder], arguments: Mapping[str, Any]) -> Tars | None:
-    """Return the tars that hold the raw data set, or None where it has another form or is not there."""
+def _job(builder: type[tfds.core.ShardBasedBuilder], folder: Path, arguments: Mapping[str, Any]) -> Job | None:
+    """Return the preparation of the tars in the raw folder, or None where it has another form or is not there."""
     raw = Path(arguments.get("raw_dir", "")).expanduser()
     if not issubclass(builder, photo_builder.Builder) or not raw.is_dir():
         return None
-    return builder.tars(raw, **{key: arguments[key] for key in ("options",) if key in arguments})
+    tars = builder.tars(raw, **{key: arguments[key] for key in ("options",) if key in arguments})
+    return None if tars is None else Job(builder, folder, raw, tars, arguments.get("stored", Stored()), None)
 
 
 def _sizes(builder: tfds.core.DatasetBuilder) -> str:

@@ -30,13 +30,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def mapped(function: Callable[[_Argument], _Result], arguments: Iterable[_Argument], workers: int) -> Generator[_Result, None, None]:
-    """Yield the result of each argument, in order. One worker is this process itself.
+def mapped(
+    function: Callable[[_Argument], _Result], arguments: Iterable[_Argument], workers: int
+) -> Generator[_Result, None, None]:
+    """Yield the result of each argument, in order. With one worker or none, this process does it.
 
     An error of `function` is raised here. Raises ConfigError where a process was killed. The processes end with this
     one, even if it is killed.
     """
-    if workers == 1:
+    if workers <= 1:
         yield from map(function, arguments)
         return
     context = multiprocessing.get_context("forkserver")  # a fork of this process would copy its threads' locks

@@ -10,6 +10,7 @@ of its name; or the `fault` for which the sample is left out. Texts are stored a
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,24 +85,30 @@ def whole(path: Path) -> Iterator[Path]:
     """Yield where to write a file that takes its place when it is whole, and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    yield fresh
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        yield fresh
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def write(tar: Tar) -> None:
     """Write the index of a tar. Raises ConfigError where it is not whole, or a name in it leads out of it."""
-    path, rows = Path(tar.raw, tar.name), []
+    path = Path(tar.raw, tar.name)
+    samples = tars.read(path, photo_builder.at_once)
     try:
-        with path.open("rb") as file:
-            for sample in tars.read(path, photo_builder.at_once):
-                rows.append(_row(tar.name, sample, file))
+        schema = _SCHEMA.with_metadata({_BYTES: str(path.stat().st_size)})
+        with (
+            path.open("rb") as file,
+            whole(Path(tar.index)) as fresh,
+            parquet.ParquetWriter(fresh, schema, compression="zstd") as table,
+        ):
+            while rows := [_row(tar.name, sample, file) for sample in itertools.islice(samples, _ROWS)]:
+                table.write_table(pa.Table.from_pylist(rows, schema), _ROWS)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; fetch it again") from error
-    table = pa.Table.from_pylist(rows, _SCHEMA.with_metadata({_BYTES: str(path.stat().st_size)}))
-    with whole(Path(tar.index)) as fresh:
-        parquet.write_table(table, fresh, row_group_size=_ROWS, compression="zstd")
 
 
 def _row(tar: str, sample: tars.Sample, file: BinaryIO) -> dict[str, object]:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from absl import logging
-from etils import epath
 
 from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data import prepared
@@ -119,8 +118,9 @@ def finish(folder: Path, builder: type[photo_builder.Builder], manifest: Manifes
 def _info(folder: Path, builder: type[photo_builder.Builder], manifest: Manifest) -> tfds.core.DatasetInfo:
     """Return the description by which tfds opens the records."""
     stored = Stored(manifest.settings["px"], manifest.settings["quality"])
+    place: Any = folder  # tfds makes a path of etils of it
     template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(folder), template=TEMPLATE, dataset_name=builder.name, filetype_suffix="array_record"
+        data_dir=place, template=TEMPLATE, dataset_name=builder.name, filetype_suffix="array_record"
     )
     splits = [
         tfds.core.SplitInfo(
@@ -135,7 +135,9 @@ def _info(folder: Path, builder: type[photo_builder.Builder], manifest: Manifest
         split: hashlib.sha256("".join(shard.sha256 for shard in manifest.shards(split)).encode()).hexdigest()
         for split in manifest.splits()
     }
-    identity = tfds.core.DatasetIdentity(builder.name, tfds.core.Version(str(builder.VERSION)), str(folder), builder.__module__)
+    identity = tfds.core.DatasetIdentity(
+        builder.name, tfds.core.Version(str(builder.VERSION)), str(folder), builder.__module__
+    )
     info = builder.about(identity, prepared.features(), {"fingerprint": fingerprints, **stored.metadata})
     info.set_file_format("array_record")
     info.set_splits(tfds.core.SplitDict(splits))

@@ -69,12 +69,13 @@ class Job(NamedTuple):
         return tar_shards.index(self.folder, tar)
 
 
-def is_open(folder: Path, raw: Path, tars: Tars) -> bool:
-    """Return whether `prepare` has something to do, or to say, in a folder that is prepared: tars came or changed."""
-    if not (folder / tar_manifest.FILE).is_file():  # before there was one, all was prepared at once
+def is_open(job: Job) -> bool:
+    """Return whether there is something to do, or to refuse, in a folder that is prepared: tars came or changed."""
+    if not (job.folder / tar_manifest.FILE).is_file():  # before there was one, all was prepared at once
         return False
-    sizes = {source.tar: source.bytes for source in tar_manifest.read(folder).sources}
-    return (folder / UNFINISHED).is_dir() or any((raw / tar).stat().st_size != sizes.get(tar) for tar in tars.splits)
+    sizes = {source.tar: source.bytes for source in tar_manifest.read(job.folder).sources}
+    changed = any((job.raw / tar).stat().st_size != sizes.get(tar) for tar in job.tars.splits)
+    return changed or (job.folder / UNFINISHED).is_dir()
 
 
 def prepare(job: Job, workers: int, progress: Progress = lambda *_: None) -> bool:
@@ -89,13 +90,15 @@ def prepare(job: Job, workers: int, progress: Progress = lambda *_: None) -> boo
         if not names and not (job.folder / UNFINISHED).is_dir():
             return False
         missing = [Tar(str(job.raw), name, str(job.index(name))) for name in names if not job.index(name).is_file()]
-        for done, _ in enumerate(processes.mapped(tar_index.write, missing, workers), 1):
+        indexed = processes.mapped(tar_index.write, missing, min(workers, len(missing)))
+        for done, _ in enumerate(indexed, 1):
             progress("tars", done, len(missing))
         sources = _write(job, before, names, workers, progress)
         manifest = Manifest(job.settings, (*before.sources, *sources))
         tar_manifest.finish(job.folder, job.builder, manifest, job.held_out)
         for left in job.folder.rglob("*.tmp"):
             left.unlink()
+        (job.folder / UNFINISHED / _PLAN).unlink(missing_ok=True)  # first: without it, what is left says nothing
         shutil.rmtree(job.folder / UNFINISHED)
     return True
 
@@ -119,7 +122,7 @@ def _plan(job: Job, before: Manifest) -> list[str]:
     Once a shard is whole, its plan stands: other settings or a tar that has changed would give other bytes.
     """
     file = job.folder / UNFINISHED / _PLAN
-    stands = any(path.name != _PLAN for path in file.parent.glob("*.json"))
+    stands = file.is_file() and any(path != file for path in file.parent.glob("*.json"))
     planned = as_json.loads(file.read_text(encoding="utf-8")) if stands else {"settings": before.settings, "tars": {}}
     known = {source.tar: source.split for source in before.sources} | planned["tars"]
     tars = planned["tars"] | {tar: split for tar, split in job.tars.splits.items() if tar not in known}
@@ -154,10 +157,11 @@ def _differs(before: Any, now: Any) -> str:
 
 def _write(job: Job, before: Manifest, names: Sequence[str], workers: int, progress: Progress) -> list[Source]:
     """Write the shards of the tars `names` and return what they hold. Raises ConfigError where too much is broken."""
-    found = {tar: tar_index.summary(job.index(tar)) for tar in names}
-    counts = {tar: {split: len(rows) for split, rows in _rows(job, tar, one).items()} for tar, one in found.items()}
-    faults = {tar: tuple(f"{job.raw / tar}: {fault}" for fault in one.faults) for tar, one in found.items()}
-    del found
+    counts, faults = {}, {}
+    for tar in names:
+        found = tar_index.summary(job.index(tar))
+        counts[tar] = {split: len(rows) for split, rows in _rows(job, tar, found).items()}
+        faults[tar] = tuple(f"{job.raw / tar}: {fault}" for fault in found.faults)
     _check_splits(job, before, counts, faults)
     skipped = Skipped(before.photos() + sum(sum(counts[tar].values()) + len(faults[tar]) for tar in names))
     for line, share in before.skipped():
@@ -166,7 +170,8 @@ def _write(job: Job, before: Manifest, names: Sequence[str], workers: int, progr
         skipped.add(line, 1.0)
     total = sum(-(-count // prepared.SHARD_EXAMPLES) for tar in names for count in counts[tar].values())
     reports: dict[str, list[Report]] = {tar: [] for tar in names}
-    with contextlib.closing(processes.mapped(tar_shards.write, _tasks(job, before, names), workers)) as written:
+    tasks = _tasks(job, before, names)
+    with contextlib.closing(processes.mapped(tar_shards.write, tasks, min(workers, total))) as written:
         for done, report in enumerate(written, 1):
             reports[report.tar].append(report)
             for line, share in report.skipped:

@@ -76,7 +76,7 @@ class Report(NamedTuple):
 
 def write(task: Task) -> Report:
     """Write a shard, if it is not there yet, and return its report. Raises ConfigError where the tar has changed."""
-    if task.path.is_file():
+    if task.path.is_file() and task.report.is_file():
         return Report.from_json(as_json.loads(task.report.read_text(encoding="utf-8")))
     made = _Made()
     with tar_index.whole(task.path) as fresh:

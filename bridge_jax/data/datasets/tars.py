@@ -79,6 +79,8 @@ def read(tar: Path, refuse: Refuse) -> Iterator[Sample]:
     """Yield the samples of a tar; call `refuse` where it is not whole, or a name or a link leaves it."""
     samples: dict[str, _Parts] = {}
     try:
+        if tar.stat().st_size % tarfile.BLOCKSIZE:  # tarfile takes a torn header for the end
+            raise tarfile.ReadError("it ends within a block")
         with tarfile.open(tar, "r:", tarinfo=_Entry) as archive:
             for entry in archive:
                 odd = not (entry.isfile() or entry.isdir()) or entry.issparse()
@@ -86,7 +88,7 @@ def read(tar: Path, refuse: Refuse) -> Iterator[Sample]:
                     refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
                 elif entry.isfile():
                     _sort(tar, archive, entry, samples)
-                archive.members.clear()  # it would keep every entry
+                archive.members = []  # it would keep every entry
     except (tarfile.TarError, EOFError, OSError) as error:
         refuse(f"{tar}: not a complete tar archive ({error}); fetch it again, or unpack it if it is compressed")
     for key, parts in samples.items():
