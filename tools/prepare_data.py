@@ -15,22 +15,27 @@ data set count the pictures left out; `held_out_copies.txt` beside the records l
 `--store_px` stores pictures whose shorter side is longer as smaller JPEGs, so that training decodes less; pictures that
 are smaller already, and those of other data sets, stay as they are.
 
-A preparation that stops leaves nothing behind; a prepared data set is never overwritten.
+A preparation that stops leaves nothing behind; one of tars goes on with the same command, and takes up tars that were
+added (`bridge_jax/data/tar_preparation.py`). A prepared data set is never overwritten.
 """
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import flags
+from rich import progress
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import held_out, prepared, processes, tar_preparation
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.encode import Stored
-from bridge_jax.data.tar_preparation import Job
+from bridge_jax.data.tar_preparation import Job, Progress
 from bridge_jax.run import command_line
 from tools import folder_options
 
@@ -82,7 +87,8 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
         raise ConfigError(f"{folder} was begun with tars: give --raw_dir with them to go on, or delete it")
     held = held_out.read(hold_out, data_dir, workers) if hold_out else None
     if job is not None:
-        tar_preparation.prepare(job._replace(held_out=held), workers)
+        with _bar() as report:
+            tar_preparation.prepare(job._replace(held_out=held), workers, report)
         return f"{folder}: {_sizes(tfds.builder_from_directory(folder))}"
     if held:
         arguments["held_out"] = held
@@ -90,6 +96,22 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
     with tempfile.TemporaryDirectory() as unused:  # tfds wants a download folder even where nothing is downloaded
         builder.download_and_prepare(download_dir=unused)
     return f"{folder}: {_sizes(builder)}"
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    """Show how far a preparation is, where stderr is a terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        rows: dict[str, progress.TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in rows:
+                rows[what] = bar.add_task(what)
+            bar.update(rows[what], completed=done, total=total)
+
+        yield report
 
 
 def _job(builder: type[tfds.core.ShardBasedBuilder], folder: Path, arguments: Mapping[str, Any]) -> Job | None:

@@ -21,7 +21,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +37,9 @@ from bridge_jax.data.held_out import HeldOut
 from bridge_jax.data.tar_index import Summary, Tar, whole
 from bridge_jax.data.tar_manifest import Manifest, Source
 from bridge_jax.data.tar_shards import MOST_SHARDS, UNFINISHED, Report, Task
-from bridge_jax.types import Progress
 
 IDS = 1 << 28
+Progress = Callable[[str, int, int], None]  # as in `types`, whose import of jax would double the start of a process
 _PLAN = "plan.json"
 
 
