@@ -141,7 +141,8 @@ def size(index: Path) -> int:
 
 def summary(index: Path) -> Summary:
     """Return what a plan needs of an index."""
-    table = parquet.read_table(index, columns=["sha256", "number", "fault"])
+    with parquet.ParquetFile(index) as file:  # `read_table` would make columns of folders named a=b
+        table = file.read(["sha256", "number", "fault"])
     good = np.flatnonzero(table["fault"].is_null())
     faults = [_decoded(fault) for fault in table["fault"].drop_null().to_pylist()]
     kept = table.take(good)

@@ -154,8 +154,8 @@ def fingerprint(out):
 
 
 def test_ids_and_splits_follow_the_sample_whichever_tars_are_there(tmp_path):
-    both = tar(tar(tmp_path / "both", "a.tar", range(30)), "b.tar", range(30, 60))
-    one = tar(tmp_path / "one", "b.tar", range(30, 60))
+    both = tar(tar(tmp_path / "both", "n=1/a.tar", range(30)), "n=1/b.tar", range(30, 60))
+    one = tar(tmp_path / "one", "n=1/b.tar", range(30, 60))
     found = {}
     for raw in (both, one):
         _, out = prepare(raw, tmp_path / f"out_{raw.name}", "folder", options=Options(val_share=0.3, test_share=0.2))
@@ -248,7 +248,7 @@ def test_a_torn_tar_that_is_mended_goes_on_and_a_folder_is_held_by_one(tmp_path)
     assert prepare(raw, tmp_path / "out")[0].endswith(": train 20")
 
 
-def test_a_record_is_what_tfds_would_write(tmp_path):
+def test_a_record_is_what_tfds_would_write():
     record = {"image": jpeg(0), "image_id": 7, "filename": "é.jpg", "captions": ("a", "b"), "scene": ""}
     record |= {"caption_kinds": ("caption", "caption"), "wrong_captions": ()}
     features = prepared.features()
@@ -257,19 +257,18 @@ def test_a_record_is_what_tfds_would_write(tmp_path):
     assert tar_shards.serialize(record) == slow
 
 
-def test_ids_are_free_and_the_first_keeps_its_own():
-    numbers = np.random.default_rng(0).integers(0, 2**64, 60, dtype=np.uint64)
-    taken = np.zeros(8, np.uint8)  # of 64 ids
-    ids = np.concatenate([tar_preparation.free_ids(numbers[:40], taken), tar_preparation.free_ids(numbers[40:], taken)])
-    assert len(set(ids.tolist())) == 60
+def test_of_two_samples_with_one_id_the_first_has_it_and_all_differ():
+    numbers, taken = np.random.default_rng(0).integers(0, 2**64, 60, dtype=np.uint64), np.zeros(8, np.uint8)
+    used: set[int] = set()
+    for part in (numbers[:40], numbers[40:]):  # two tars, of 64 ids
+        wanted = [int(number) % 64 for number in part]
+        ids = tar_preparation.free_ids(part, taken).tolist()
+        firsts = [place for place, one in enumerate(wanted) if one not in used and one not in wanted[:place]]
+        assert [ids[place] for place in firsts] == [wanted[place] for place in firsts]
+        assert len(set(ids)) == len(ids)
+        assert not used & set(ids)
+        used |= set(ids)
     assert int(np.bitwise_count(taken).sum()) == 60
-    first = {int(number) % 64: place for place, number in reversed(list(enumerate(numbers[:40])))}
-    assert all(ids[place] == wanted for wanted, place in first.items() if ids[place] < 64 and place == 0)
-    slow, used = [], set()
-    for number in numbers[:40]:
-        slow.append(int(number) % 64)
-        used.add(slow[-1])
-    assert set(slow) <= set(ids[:40].tolist())
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
