@@ -88,7 +88,7 @@ def read(tar: Path, refuse: Refuse) -> Iterator[Sample]:
                     refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
                 elif entry.isfile():
                     _sort(tar, archive, entry, samples)
-                archive.members = []  # it would keep every entry
+                vars(archive)["members"].clear()  # it would keep every entry
     except (tarfile.TarError, EOFError, OSError) as error:
         refuse(f"{tar}: not a complete tar archive ({error}); fetch it again, or unpack it if it is compressed")
     for key, parts in samples.items():
