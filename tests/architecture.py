@@ -79,7 +79,8 @@ HOMES = {
     ],
     "markupsafe": ["bridge_jax/report/*.py"],
     "umap": ["bridge_jax/report/embedding.py"],
-    "pyarrow": ["bridge_jax/data/datasets/tables.py", "bridge_jax/report/points.py"],
+    "array_record": ["bridge_jax/data/tar_shards.py"],
+    "pyarrow": ["bridge_jax/data/datasets/tables.py", "bridge_jax/data/tar_index.py", "bridge_jax/report/points.py"],
     "pillow_heif": ["bridge_jax/data/image.py"],
     "usearch": ["bridge_jax/index/approximate.py"],
     "starlette": ["bridge_jax/index/serve.py"],
@@ -91,7 +92,6 @@ HOMES = {
 }
 
 NOT_IMPORTED = {
-    "array_record": "tensorflow-datasets opens the prepared files with it",
     "flatbuffers": "jax.export writes its programs with it",
     "importlib_resources": "tensorflow-datasets reads without TensorFlow only when it is present",
 }

@@ -15,20 +15,27 @@ data set count the pictures left out; `held_out_copies.txt` beside the records l
 `--store_px` stores pictures whose shorter side is longer as smaller JPEGs, so that training decodes less; pictures that
 are smaller already, and those of other data sets, stay as they are.
 
-A preparation that stops leaves nothing behind; a prepared data set is never overwritten.
+A preparation that stops leaves nothing behind; one of tars goes on with the same command, and takes up tars that were
+added (`bridge_jax/data/tar_preparation.py`). A prepared data set is never overwritten.
 """
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import flags
+from rich import progress
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import held_out, prepared
+from bridge_jax.data import held_out, prepared, processes, tar_preparation
+from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.encode import Stored
+from bridge_jax.data.tar_preparation import Job, Progress
 from bridge_jax.run import command_line
 from tools import folder_options
 
@@ -46,7 +53,9 @@ _MIN_ANSWER_COUNT = flags.DEFINE_integer(
     "min_answer_count", 1, "vqav2: fewest questions for an answer to be kept.", lower_bound=1
 )
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", 12, "msrvtt: frames to keep of a video.", lower_bound=1)
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Photos: threads to read and check images with.", lower_bound=1)
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", None, "Photos: processes for tars, threads for all else; without it, one a core.", lower_bound=1
+)
 _HELD_OUT = flags.DEFINE_list(
     "held_out", [], "Photos: prepared data sets whose evaluation pictures to leave out of train."
 )
@@ -65,17 +74,53 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
     """
     builder_class = prepared.builder_class(dataset, "--dataset")
     folder = prepared.folder(data_dir, builder_class)
-    if folder.is_dir():
+    stored, workers = arguments.get("stored", Stored()), arguments.get("workers", 1)
+    job = _job(builder_class, folder, arguments)
+    if (folder / "dataset_info.json").is_file():
         builder = tfds.builder_from_directory(folder)
         held_out.check(_metadata(builder), hold_out, folder)
-        _check_stored(_metadata(builder), arguments.get("stored", Stored()), folder)
-        return f"{folder} is prepared already ({_sizes(builder)}); nothing done. Delete the folder to prepare it anew"
-    if hold_out:
-        arguments["held_out"] = held_out.read(hold_out, data_dir, arguments["workers"])
+        _check_stored(_metadata(builder), stored, folder)
+        if job is None or not tar_preparation.is_open(job):
+            again = "Delete the folder to prepare it anew"
+            return f"{folder} is prepared already ({_sizes(builder)}); nothing done. {again}"
+    elif job is None and folder.is_dir():
+        raise ConfigError(f"{folder} was begun with tars: give --raw_dir with them to go on, or delete it")
+    held = held_out.read(hold_out, data_dir, workers) if hold_out else None
+    if job is not None:
+        with _bar() as report:
+            tar_preparation.prepare(job._replace(held_out=held), workers, report)
+        return f"{folder}: {_sizes(tfds.builder_from_directory(folder))}"
+    if held:
+        arguments["held_out"] = held
     builder = builder_class(data_dir=str(folder.parent.parent), file_format="array_record", **arguments)
     with tempfile.TemporaryDirectory() as unused:  # tfds wants a download folder even where nothing is downloaded
         builder.download_and_prepare(download_dir=unused)
     return f"{folder}: {_sizes(builder)}"
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    """Show how far a preparation is, where stderr is a terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        rows: dict[str, progress.TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in rows:
+                rows[what] = bar.add_task(what)
+            bar.update(rows[what], completed=done, total=total)
+
+        yield report
+
+
+def _job(builder: type[tfds.core.ShardBasedBuilder], folder: Path, arguments: Mapping[str, Any]) -> Job | None:
+    """Return the preparation of the tars in the raw folder, or None where it has another form or is not there."""
+    raw = Path(arguments.get("raw_dir", "")).expanduser()
+    if not issubclass(builder, photo_builder.Builder) or not raw.is_dir():
+        return None
+    tars = builder.tars(raw, **{key: arguments[key] for key in ("options",) if key in arguments})
+    return None if tars is None else Job(builder, folder, raw, tars, arguments.get("stored", Stored()), None)
 
 
 def _sizes(builder: tfds.core.DatasetBuilder) -> str:
@@ -107,8 +152,9 @@ def main(argv: list[str]) -> None:
     elif not _RAW_DIR.value:
         raise ConfigError(f"--raw_dir is missing: give the folder with the raw files of {dataset!r}")
     else:
+        workers = _NUM_WORKERS.value or processes.usable_cores()
         stored = Stored(_STORE_PX.value, _STORE_QUALITY.value)
-        arguments = {"raw_dir": _RAW_DIR.value, "workers": _NUM_WORKERS.value, "hold_out": _HELD_OUT.value}
+        arguments = {"raw_dir": _RAW_DIR.value, "workers": workers, "hold_out": _HELD_OUT.value}
         arguments |= {"stored": stored}
         if dataset == "msrvtt":
             arguments |= {"num_frames": _NUM_FRAMES.value}

@@ -1,5 +1,7 @@
 """The data sets: one module each, a TFDS builder that writes ArrayRecord. Neither writing nor reading needs TensorFlow.
 
+Tars are written by `tar_preparation`, in the same form. All else is written by tfds in one process.
+
 Every builder has the same record, so the pipeline knows none of them by name (`features`). The builders are
 `ShardBasedBuilder`s: `GeneratorBasedBuilder` spills a split of more than 1 GB through `tf.io.gfile`, which COCO would
 exceed, and shuffles the records, while the shapes set needs a scene and its mirror to stay neighbours.
@@ -23,6 +25,7 @@ _SHARED = (
     "lists",
     "pairs",
     "photo_builder",
+    "photo_records",
     "raw_files",
     "statements",
     "tables",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bridge_jax.data import image, text
-from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets import photo_records
 from tools import prepare_data
 
 
@@ -137,7 +137,7 @@ def prepare_unchecked(data_dir: Path, raw_dir: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image, "fault", lambda encoded: "")
         patch.setattr(text, "fault", lambda caption: "")
-        patch.setattr(photo_builder, "_record", _as_bytes(photo_builder._record))
+        patch.setattr(photo_records, "record", _as_bytes(photo_records.record))
         prepare_data.prepare("flickr8k", str(data_dir), raw_dir=str(raw_dir))
 
 

@@ -105,7 +105,7 @@ def test_preparation_skips_and_lists_the_same(raw, tmp_path, cfg):
     with pytest.raises(ConfigError, match="more than 1% of 97 images are broken"):
         prepare_data.prepare("flickr8k", str(tmp_path), raw_dir=str(raw))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bridge_jax.data.datasets.photo_builder.BROKEN_LIMIT", 1.0)
+        patch.setattr("bridge_jax.data.datasets.photo_records.BROKEN_LIMIT", 1.0)
         prepare_data.prepare("flickr8k", str(tmp_path), raw_dir=str(raw))
     data = dataclasses.replace(cfg.data, data_dir=str(tmp_path))
     listed = (prepared.prepared_folder(data) / prepared.SKIPPED).read_text(encoding="utf-8").splitlines()

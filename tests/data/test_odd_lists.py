@@ -9,7 +9,7 @@ from PIL import Image
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import doctor, prepared
-from bridge_jax.data.datasets import cc3m, photo_builder
+from bridge_jax.data.datasets import cc3m, photo_builder, photo_records
 from bridge_jax.data.records import open_splits
 from tools import prepare_data
 
@@ -142,7 +142,7 @@ def test_one_bad_line_is_skipped_and_listed(tmp_path, monkeypatch, name):
     assert [says in fault for fault in faults] == [True] * bool(says)
     with pytest.raises(ConfigError, match="more than 1% of 2 images are broken"):
         prepare_data.prepare("cc3m", str(tmp_path / "out"), raw_dir=str(raw))
-    monkeypatch.setattr(photo_builder, "BROKEN_LIMIT", 0.5)
+    monkeypatch.setattr(photo_records, "BROKEN_LIMIT", 0.5)
     prepare_data.prepare("cc3m", str(tmp_path / "out"), raw_dir=str(raw))
     records = prepared.folder(tmp_path / "out", cc3m.Builder)
     assert [record["captions"] for record in open_splits(records)["train"]] == [["a cat"]]

@@ -103,7 +103,17 @@ def test_every_command_is_of_a_kind_that_is_tested_here():
     tools = ("ablate", "prepare_data", "evaluate", "import_hf", "export_pytorch", "export_stablehlo", "export_onnx")
     programs = [
         ("python", "-m", f"tools.{name}")
-        for name in (*tools, "plan", "doctor", "report", "search", "bench_data", "bench_rerank", "bench_search")
+        for name in (
+            *tools,
+            "plan",
+            "doctor",
+            "report",
+            "search",
+            "bench_data",
+            "bench_prepare",
+            "bench_rerank",
+            "bench_search",
+        )
     ]
     kinds = [("bash",), ("hf", "download"), ("python", "-m", "bridge_jax.main"), *programs]
     assert [words for words in commands() if not any(tuple(words[: len(kind)]) == kind for kind in kinds)] == []

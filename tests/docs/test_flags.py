@@ -16,6 +16,7 @@ PROGRAMS = (
         "tools.bench_data",
         "tools.bench_step",
         "tools.bench_decode",
+        "tools.bench_prepare",
         "tools.bench_rerank",
         "tools.bench_search",
         "tools.replay",

@@ -31,7 +31,7 @@ from bridge_jax.data.datasets import (
     msrvtt,
     nlvr,
     nocaps,
-    photo_builder,
+    photo_records,
     snli_ve,
     visual_genome,
     vqav2,
@@ -102,7 +102,7 @@ def surveyed(builder: type, *options: object) -> Callable[[Path], object]:
             (raw / name).mkdir(exist_ok=True)
         for photos in builder.survey(raw, lambda _: None, *options).values():
             for each in photos:
-                photo_builder._read_images(each)
+                photo_records.read(each)
                 for caption in each.texts:
                     text.fault(caption)
 

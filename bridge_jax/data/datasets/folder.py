@@ -15,10 +15,8 @@ from bridge_jax.config import ConfigError
 from bridge_jax.data.datasets import pairs, photo_builder, raw_files
 from bridge_jax.data.datasets.lists import Columns
 from bridge_jax.data.datasets.pairs import Pair
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.photo_builder import SPLITS, Photo, Refuse, Tars
 from bridge_jax.data.datasets.raw_files import SUFFIXES
-
-SPLITS = ("train", "val", "test")
 
 
 class Options(NamedTuple):
@@ -53,10 +51,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse, options: Options = DEFAULTS) -> dict[str, list[Photo]]:
         """Return split -> photos. Raises ConfigError where nothing can be read or a split would be empty."""
-        if not 0 <= options.val_share + options.test_share < 1:
-            raise ConfigError(
-                "--val_share and --test_share: expected less than 1 together, so that some is left to train"
-            )
+        _check_shares(options)
         if options.list or any(pairs.sources(raw)):
             source, found = pairs.find(raw, options.columns, refuse, options.list)
         else:
@@ -82,6 +77,18 @@ class Builder(photo_builder.Builder, skip_registration=True):
         next(iter(photos.values()), []).extend(skipped)
         return photos
 
+    @classmethod
+    def tars(cls, raw: Path, options: Options = DEFAULTS) -> Tars | None:
+        """Return the tars of a raw folder, or None where it holds something else or another list is asked for."""
+        _check_shares(options)
+        splits = None if options.list else pairs.packed(raw)
+        return splits if splits is None else Tars(splits, options.val_share, options.test_share)
+
+
+def _check_shares(options: Options) -> None:
+    if not 0 <= options.val_share + options.test_share < 1:
+        raise ConfigError("--val_share and --test_share: expected less than 1 together, so that some is left to train")
+
 
 def _drawn(photo: Photo, options: Options) -> str:
     """Return the split of a photo by its bytes; one that cannot be read is skipped later, and counts as train."""
@@ -89,10 +96,7 @@ def _drawn(photo: Photo, options: Options) -> str:
         content = photo.path.read_bytes()
     except (OSError, ValueError):  # ValueError: no file can have such a name
         return "train"
-    place = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2**64
-    return (
-        "test" if place < options.test_share else "val" if place < options.test_share + options.val_share else "train"
-    )
+    return photo_builder.drawn_split(hashlib.sha256(content).digest(), options.val_share, options.test_share)
 
 
 def _beside(raw: Path) -> Iterator[Pair]:

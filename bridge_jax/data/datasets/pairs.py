@@ -7,17 +7,20 @@
 
 A line may also have a `wrong_caption`, which is false of the picture (`wrong_captions` of a stage).
 All of it is one split, `train`. Nothing is unpacked. A line or a sample that cannot be used is listed and skipped.
+
+Tars are prepared one by one in parallel (`tar_preparation`). A list stays with the writer of tfds: it names all its
+pictures in one place, so there are no sources to go on from, and those that people write fit into memory.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data.datasets import lists, photo_builder, raw_files, tables, tars
 from bridge_jax.data.datasets.lists import Columns
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.photo_builder import Photo, Refuse, Tars
 from bridge_jax.data.datasets.raw_files import Packed
 
 SPLITS = {
@@ -56,6 +59,18 @@ class Builder(photo_builder.Builder, skip_registration=True):
         photo_builder.check(photos, source, refuse)
         return photos
 
+    @classmethod
+    def tars(cls, raw: Path) -> Tars | None:
+        """Return the tars of a raw folder, or None. Raises ConfigError where one is named as another split."""
+        if (splits := packed(raw)) is None:
+            return None
+        if others := sorted(name for name, split in splits.items() if split not in ("", "train")):
+            raise ConfigError(
+                f"{raw / others[0]}: expected pictures to train on, found the split {splits[others[0]]!r}; leave it "
+                "out, or prepare all with --dataset=folder"
+            )
+        return Tars(dict.fromkeys(splits, "train"), 0.0, 0.0)
+
 
 def sources(raw: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """Return the tars, the lists and the tables of a folder.
@@ -83,24 +98,42 @@ def find(raw: Path, columns: Columns, refuse: Refuse, chosen: str = "") -> tuple
         if not (raw / chosen).is_file():
             raise ConfigError(f"--list: there is no file {raw / chosen}; give a path within {raw}")
         return raw / chosen, _listed(raw / chosen, raw, columns, refuse)
+    every, by_file = _kind(raw)
+    splits = {path: _split_of(raw, path) for path in every} if by_file else dict.fromkeys(every, "")
+    if every[0].suffix == ".tar":
+        return every[0], _packed(splits, refuse)
+    return every[0], (
+        pair._replace(split=pair.split or splits[path])
+        for path in every
+        for pair in _listed(path, raw, columns, refuse)
+    )
+
+
+def _kind(raw: Path) -> tuple[list[Path], bool]:
+    """Return the files that tell of pictures, and whether their names say the splits. Raises ConfigError (`find`)."""
     found, listed, stored = sources(raw)
     kinds = [kind for kind in (found, listed, stored) if kind]
     every = [path for kind in kinds for path in kind]
-    splits = {path: _split_of(raw, path) for path in every}
-    by_file = "" not in splits.values() and len(set(splits.values())) > 1
+    splits = {_split_of(raw, path) for path in every}
+    by_file = "" not in splits and len(splits) > 1
     if len(kinds) != 1 or (len(every) > 1 and kinds[0] is listed and not by_file):
         names = ", ".join(str(path.relative_to(raw)) for path in every[:4]) or "none of them"
         raise ConfigError(
             f"--raw_dir: expected *.tar, *.parquet or one of {', '.join(LISTS)} in {raw}, found {names}; several lists "
             "are read where each is named by its split, such as train.csv and val.csv"
         )
-    if found:
-        return every[0], _packed(every, refuse)
-    return every[0], (
-        pair._replace(split=pair.split or (splits[path] if by_file else ""))
-        for path in every
-        for pair in _listed(path, raw, columns, refuse)
-    )
+    return every, by_file
+
+
+def packed(raw: Path) -> dict[str, str] | None:
+    """Return the tars of a folder, path within it -> split by its name (empty: none), or None where it has no tars.
+
+    Raises ConfigError where it has other lists too.
+    """
+    if not tars.find(raw):
+        return None
+    every, by_file = _kind(raw)
+    return {path.relative_to(raw).as_posix(): _split_of(raw, path) if by_file else "" for path in every}
 
 
 def _split_of(raw: Path, path: Path) -> str:
@@ -109,10 +142,10 @@ def _split_of(raw: Path, path: Path) -> str:
     return next((SPLITS[word[0]] for word in words if word and word[0] in SPLITS), "")
 
 
-def _packed(found: Iterable[Path], refuse: Refuse) -> Iterator[Pair]:
-    for tar in found:
+def _packed(splits: Mapping[Path, str], refuse: Refuse) -> Iterator[Pair]:
+    for tar, split in splits.items():
         for sample in tars.read(tar, refuse):
-            yield Pair(sample.path or tar, sample.captions, fault=sample.fault)
+            yield Pair(sample.path or tar, sample.captions, split=split, fault=sample.fault)
 
 
 def _listed(file: Path, raw: Path, columns: Columns, refuse: Refuse) -> Iterator[Pair]:

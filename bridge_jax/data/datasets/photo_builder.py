@@ -9,52 +9,22 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import tensorflow_datasets as tfds
 from absl import logging
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import image, prepared, text
-from bridge_jax.data.broken import BrokenError
-from bridge_jax.data.encode import Stored, smaller
+from bridge_jax.data import prepared
+from bridge_jax.data.datasets import photo_records
+from bridge_jax.data.datasets.photo_records import AS_THEY_ARE, Photo
+from bridge_jax.data.encode import Stored
 from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
-from bridge_jax.data.questions import Question
 
-BROKEN_LIMIT = 0.01  # share of broken images above which preparation stops; one of n captions is 1/n of its image
 MAX_ID = 2**31 - 1  # batches hold ids as int32
-AS_THEY_ARE = Stored()
+SPLITS = ("train", "val", "test")  # those that are drawn, or that the names of files say
 _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
-
-
-class Photo(NamedTuple):
-    """An image of the raw data set: its file, id and captions (stripped), and fields that only some data sets have.
-
-    `questions` holds questions, or statements about the image and the `second` image where there is one. `later` holds
-    the later frames of a video whose first frame is the image. `kind` is the kind of all its captions.
-    """
-
-    path: Path
-    image_id: int
-    captions: tuple[str, ...]
-    questions: tuple[Question, ...] = ()
-    second: Path | None = None
-    coco_id: int | None = None  # its id in COCO
-    kind: str = "caption"
-    later: tuple[Path, ...] = ()
-    wrong_captions: tuple[str, ...] = ()  # known to be false of it
-    fault: str = ""  # why it is skipped and listed; then `path` is the file that is at fault
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path, *(() if self.second is None else (self.second,)), *self.later)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Its captions and questions; none in a test set of captions."""
-        return (*self.captions, *(question.text for question in self.questions))
-
 
 Refuse = Callable[[str], None]  # called with a fault of the raw folder
 Survey = Callable[[Path, Refuse], dict[str, list[Photo]]]
@@ -67,8 +37,7 @@ def at_once(fault: str) -> NoReturn:
 
 def leaves(name: str) -> bool:
     """Return whether a path that a file names leads out of the folder."""
-    path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def whole(value: Any) -> int:
@@ -92,6 +61,23 @@ def check(photos: Mapping[str, Sequence[Photo]], annotations: Path, refuse: Refu
     for folder in sorted({p.path.parent for p in everything}):
         if not folder.is_dir():
             refuse(f"--raw_dir: no image folder {folder}, which {annotations.name} names")
+
+
+def drawn_split(sha256: bytes, val_share: float, test_share: float) -> str:
+    """Return the split of a photo whose split nothing names, by the hash of its bytes."""
+    place = int.from_bytes(sha256[:8], "big") / 2**64
+    return "test" if place < test_share else "val" if place < test_share + val_share else "train"
+
+
+class Tars(NamedTuple):
+    """The tars of a raw folder: path within the folder -> split by its name (empty: by each picture).
+
+    `val_share` and `test_share` are the shares of the pictures whose split nothing names.
+    """
+
+    splits: Mapping[str, str]
+    val_share: float
+    test_share: float
 
 
 class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -128,10 +114,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             raise ConfigError(f"--raw_dir: {raw} is not a folder")
         self._photos = self.read(raw)
         self._check_ids()
-        self._total = sum(len(split) for split in self._photos.values())
+        self._skipped = photo_records.Skipped(sum(len(split) for split in self._photos.values()))
         self._workers = workers
-        self._broken: list[str] = []
-        self._share = 0.0  # of broken parts, counted in images
         self._held_out, self._stored = held_out, stored
         self._copies: list[tuple[Path, Copy]] = []
         super().__init__(**arguments)
@@ -158,23 +142,35 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
         """Return split -> photos of the raw folder, and call `refuse` for every fault. Raises ConfigError."""
 
+    @classmethod
+    def tars(cls, raw: Path) -> Tars | None:
+        """Return the tars of a raw folder that holds the data set as such (`tar_preparation`), or None."""
+        del raw
+        return None
+
     def _info(self) -> tfds.core.DatasetInfo:
+        features = prepared.features(
+            questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS, frames=self.frames
+        )
+        return self.about(self, features, self._stored.metadata if self._held_out or self._stored.px else None)
+
+    @classmethod
+    def about(cls, identity: Any, features: Any, metadata: Mapping[str, Any] | None) -> tfds.core.DatasetInfo:
+        """Return the description of the records of a builder, or of the DatasetIdentity of one."""
         return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.DESCRIPTION,
-            features=prepared.features(
-                questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS, frames=self.frames
-            ),
-            homepage=self.HOMEPAGE,
-            citation=self.CITATION,
-            metadata=tfds.core.MetadataDict(self._stored.metadata) if self._held_out or self._stored.px else None,
+            builder=identity,
+            description=cls.DESCRIPTION,
+            features=features,
+            homepage=cls.HOMEPAGE,
+            citation=cls.CITATION,
+            metadata=None if metadata is None else tfds.core.MetadataDict(metadata),
         )
 
     def _download_and_prepare(self, *arguments: Any, **keywords: Any) -> None:
         super()._download_and_prepare(*arguments, **keywords)
-        if self._broken:  # data_path is still the temporary folder, which is renamed at the end
-            (Path(self.data_path) / prepared.SKIPPED).write_text("\n".join(self._broken) + "\n", encoding="utf-8")
-            logging.warning("%d pictures or captions skipped, listed in %s", len(self._broken), prepared.SKIPPED)
+        if lines := self._skipped.lines:  # data_path is still the temporary folder, which is renamed at the end
+            (Path(self.data_path) / prepared.SKIPPED).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            logging.warning("%d pictures or captions skipped, listed in %s", len(lines), prepared.SKIPPED)
         if self._copies and len(self._copies) == len(self._photos[TRAIN]):
             raise ConfigError(
                 f"--held_out: all {len(self._copies)} pictures of {TRAIN} are held out, so none is left; "
@@ -206,26 +202,14 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     self._copies.append((path, copy))
                 elif fault:
                     self._skip(path, fault, 1.0)
-                elif (usable := self._usable(photo)).captions or usable.questions or not photo.texts:
-                    yield photo.image_id, _record(usable, encoded[0]) | self._further(usable, encoded)
+                elif (usable := self._usable(photo)).texts or not photo.texts:
+                    record = photo_records.record(usable, encoded[0])
+                    yield photo.image_id, record | self._further(usable, encoded)
 
-    def _read(self, split: str, photo: Photo) -> "_Read":
-        read = self._judged(split, photo)
-        if self._stored.px and not read.fault and not read.copy:
-            return read._replace(encoded=[smaller(one, self._stored) for one in read.encoded])
-        return read
-
-    def _judged(self, split: str, photo: Photo) -> "_Read":
+    def _read(self, split: str, photo: Photo) -> photo_records.Read:
         held = self._held_out if split == TRAIN else None
-        if held and (copy := held.copy_by_id(photo.image_id if self.name in COCO_NUMBERED else photo.coco_id)):
-            return _Read([], photo.path, copy=copy)
-        read = _read_images(photo)
-        if held is None or read.fault:
-            return read
-        try:
-            return read._replace(copy=held.copy_by_hash(read.encoded))
-        except BrokenError as error:
-            return read._replace(fault=str(error))
+        coco_id = photo.image_id if self.name in COCO_NUMBERED else photo.coco_id
+        return photo_records.read(photo, self._stored, held, coco_id)
 
     def _further(self, photo: Photo, encoded: Sequence[bytes]) -> dict[str, Any]:
         """Return the fields that the records of this data set have beyond those of all."""
@@ -238,57 +222,11 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def _usable(self, photo: Photo) -> Photo:
-        count, faults = len(photo.texts), {caption: text.fault(caption) for caption in photo.texts}
-        for number, caption in enumerate(photo.texts, 1):
-            if fault := faults[caption]:
-                self._skip(photo.path, f"{fault} (number {number} of {count})", 1 / count)
-        return photo._replace(
-            captions=tuple(caption for caption in photo.captions if not faults[caption]),
-            questions=tuple(question for question in photo.questions if not faults[question.text]),
-        )
+        usable, faults = photo_records.usable(photo)
+        for fault in faults:
+            self._skip(photo.path, fault, 1 / len(photo.texts))
+        return usable
 
     def _skip(self, path: Path, fault: str, share: float) -> None:
-        self._broken.append(f"{path}: {fault}")
-        self._share += share
-        logging.warning("skipped %s", self._broken[-1])
-        if self._share > BROKEN_LIMIT * self._total:
-            raise ConfigError(
-                f"--raw_dir: more than {BROKEN_LIMIT:.0%} of {self._total} images are broken "
-                f"({len(self._broken)} so far, the last: {self._broken[-1]}); fetch them again"
-            )
-
-
-class _Read(NamedTuple):
-    """The encoded files of a photo, the path and fault of its first faulty file, or the picture that it copies."""
-
-    encoded: list[bytes]
-    path: Path
-    fault: str = ""
-    copy: Copy | None = None
-
-
-def _read_images(photo: Photo) -> _Read:
-    if photo.fault:
-        return _Read([], photo.path, photo.fault)
-    encoded = []
-    for path in photo.paths:
-        try:
-            encoded.append(path.read_bytes())
-        except (OSError, ValueError) as error:  # ValueError: no file can have such a name
-            fault = error.strerror if isinstance(error, OSError) else ""
-            return _Read(encoded, path, fault or str(error))
-        if fault := image.fault(encoded[-1]):
-            return _Read(encoded, path, fault)
-    return _Read(encoded, photo.path)
-
-
-def _record(photo: Photo, encoded: bytes) -> dict[str, Any]:
-    return {
-        "image": encoded,
-        "image_id": photo.image_id,
-        "filename": photo.path.name,
-        "captions": photo.captions,
-        "caption_kinds": (photo.kind,) * len(photo.captions),
-        "wrong_captions": photo.wrong_captions,
-        "scene": "",
-    }
+        logging.warning("skipped %s: %s", path, fault)
+        self._skipped.add(f"{path}: {fault}", share)

@@ -8,13 +8,15 @@ import dataclasses
 import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import Refuse
 from bridge_jax.data.datasets.raw_files import SUFFIXES, Packed
+
+_KINDS = (*SUFFIXES, ".txt", ".json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Member(Packed):
     size: int
 
     def read_bytes(self) -> bytes:
-        with self.file.open("rb") as file:
+        with open(self.file, "rb", buffering=0) as file:
             file.seek(self.offset)
             return file.read(self.size)
 
@@ -36,6 +38,25 @@ class Sample(NamedTuple):
     path: Member | None
     captions: tuple[str, ...] = ()
     fault: str = ""
+    key: str = ""  # its name, which no other sample of the tar has
+
+
+class _Entry(tarfile.TarInfo):
+    """An entry of a tar. Plain files, which are nearly all, are read three times as fast as `tarfile` reads them."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        size, checksum, name = buf[124:135], buf[148:154], buf[:100].rstrip(b"\0")
+        plain = len(buf) == 512 and buf[156:157] in b"0\0" and size.isdigit() and checksum.isdigit() and not buf[345]
+        if not plain or not name.isascii() or b"\0" in name or name.endswith(b"/"):
+            return super().frombuf(buf, encoding, errors)
+        try:
+            whole = sum(buf) - sum(buf[148:156]) + 256 == int(checksum, 8)
+            entry = cls(name.decode())
+            entry.size = int(size, 8)
+        except ValueError:  # 8 and 9 are digits, but not of such a number
+            whole = False
+        return entry if whole else super().frombuf(buf, encoding, errors)
 
 
 class _Parts(NamedTuple):
@@ -58,13 +79,16 @@ def read(tar: Path, refuse: Refuse) -> Iterator[Sample]:
     """Yield the samples of a tar; call `refuse` where it is not whole, or a name or a link leaves it."""
     samples: dict[str, _Parts] = {}
     try:
-        with tarfile.open(tar, "r:") as archive:
+        if tar.stat().st_size % tarfile.BLOCKSIZE:  # tarfile takes a torn header for the end
+            raise tarfile.ReadError("it ends within a block")
+        with tarfile.open(tar, "r:", tarinfo=_Entry) as archive:
             for entry in archive:
                 odd = not (entry.isfile() or entry.isdir()) or entry.issparse()
                 if photo_builder.leaves(entry.name) or odd:
                     refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
-                elif entry.isfile() and not PurePosixPath(entry.name).name.startswith("."):
+                elif entry.isfile():
                     _sort(tar, archive, entry, samples)
+                vars(archive)["members"].clear()  # it would keep every entry
     except (tarfile.TarError, EOFError, OSError) as error:
         refuse(f"{tar}: not a complete tar archive ({error}); fetch it again, or unpack it if it is compressed")
     for key, parts in samples.items():
@@ -72,11 +96,13 @@ def read(tar: Path, refuse: Refuse) -> Iterator[Sample]:
 
 
 def _sort(tar: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo, samples: dict[str, _Parts]) -> None:
-    path = PurePosixPath(unicodedata.normalize("NFC", entry.name))
-    kind = path.suffix.lower()
-    if kind not in (*SUFFIXES, ".txt", ".json"):
+    inside = unicodedata.normalize("NFC", entry.name).removeprefix("./")
+    folder, _, name = inside.rpartition("/")
+    stem, dot, _ = name.partition(".")
+    kind = f".{name.rpartition('.')[2].lower()}"
+    if not stem or not dot or kind not in _KINDS:
         return
-    parts = samples.setdefault(str(path.parent / path.name.partition(".")[0]), _Parts([], [], []))
+    parts = samples.setdefault(f"{folder}/{stem}" if folder else stem, _Parts([], [], []))
     if kind in SUFFIXES:
         parts.pictures.append(Member(tar, entry.name, entry.offset_data, entry.size))
     elif (file := archive.extractfile(entry)) is not None:
@@ -85,16 +111,17 @@ def _sort(tar: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo, samples: 
 
 def _samples(key: str, parts: _Parts) -> Iterator[Sample]:
     if not parts.pictures:
-        yield Sample(None, fault=f"sample {key!r} has no picture")
+        yield Sample(None, fault=f"sample {key!r} has no picture", key=key)
         return
     captions, reason = _captions(parts)
     if captions:
-        yield Sample(parts.pictures[0], captions)
+        yield Sample(parts.pictures[0], captions, key=key)
     else:
-        yield Sample(None, fault=f"sample {key!r} has no caption{reason}")
+        yield Sample(None, fault=f"sample {key!r} has no caption{reason}", key=key)
     if max(map(len, parts)) > 1:
         names = ", ".join(picture.inside for picture in parts.pictures)
-        yield Sample(None, fault=f"sample {key!r} is there twice ({names}); the first is taken, names must be unique")
+        fault = f"sample {key!r} is there twice ({names}); the first is taken, names must be unique"
+        yield Sample(None, fault=fault, key=key)
 
 
 def _captions(parts: _Parts) -> tuple[tuple[str, ...], str]:
