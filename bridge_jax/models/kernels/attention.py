@@ -85,8 +85,8 @@ def attend(
     )
     bits = jnp.zeros(2, jnp.uint32) if key is None else jax.random.key_data(key)
     mask_B1M = None if mask is None else mask.astype(jnp.float32)[:, None]
-    out, *mean = _attend(call, lax.bitcast_convert_type(bits, jnp.int32), scale.reshape(1), states, bias, mask_B1M)
-    return out, mean[0] if mean else None
+    found: Any = _attend(call, lax.bitcast_convert_type(bits, jnp.int32), scale.reshape(1), states, bias, mask_B1M)
+    return found[0], found[1] if call.form.cosine else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -221,7 +221,7 @@ def _forward(cell: _Cell, out: list[Any]) -> None:
 def _backward(cell: _Cell, refs: list[Any]) -> None:
     cosine, heads = cell.form.cosine, cell.form.heads
     out_grad, *refs = refs
-    mean_grad, refs = (refs[0], refs[1:]) if cosine else (None, refs)
+    mean_grads, refs = refs[:cosine], refs[cosine:]
     state_grads, sums = refs[: len(cell.ref.states)], refs[len(cell.ref.states) :]
 
     @pl.when(pl.program_id(1) == 0)
@@ -239,7 +239,7 @@ def _backward(cell: _Cell, refs: list[Any]) -> None:
             products, weights = cell.weights(r, q, k)
             d_v = _dot(cell.dropped(r, head, weights).astype(v.dtype), d_out, 0, 0)
             d_weights = cell.dropped(r, head, _dot(d_out, v, 1, 1))
-            if cosine:
+            for mean_grad in mean_grads:
                 d_weights += mean_grad[r] / heads
             d_logits = weights * (d_weights - (d_weights * weights).sum(axis=-1, keepdims=True))
             if cosine:
