@@ -30,9 +30,7 @@ def get_config(base: str = "base=flickr8k") -> ml_collections.ConfigDict:
     module, vocabulary = BASES[name]
     config = module.get_config()
     config.init_from = f"runs/{name}"
-    config.data.update(dataset="folder", vocabulary=vocabulary, eval_split="val")
-    # Partners from the batch: a band of ranks that suits thousands of photos would hold all of a few hundred.
-    config.mining.update(source="batch", refresh_steps=0, ranks=(0, 0), margin_min=-1.0, margin_max=0.1)
+    config.data.update(dataset="folder", vocabulary=vocabulary)
     if "token_itc" in config.losses:
         config.losses.token_itc.group = 0  # the whole batch, which is small
     # A few hundred photos are seen many times: a wider crop, and few steps at a low rate.
