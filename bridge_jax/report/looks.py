@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from bridge_jax.analysis.deletion import Fall
-from bridge_jax.report.attention import DRAWS, SHARE, WAYS, Looks
+from bridge_jax.report.attention import DRAWS, SHARE, Looks
 from bridge_jax.report.drawing import NONE, table
 from bridge_jax.report.gallery import Gallery
 
@@ -61,17 +61,18 @@ def named(key: tuple[int, str]) -> tuple[str, str]:
 
 def _choice(looks: Looks) -> Markup:
     """Return the buttons that choose the layer and the direction of all maps."""
-    last = len(looks.falls) - len(WAYS)
+    falls = list(looks.falls.values())
+    first = max(range(len(falls)), key=lambda index: falls[index].difference)
     items = [
         Markup('<label><input type="radio" name="map" value="{}"{}> layer {}: {}</label>').format(
-            index, Markup(" checked") if index == last else NONE, *named(key)
+            index, Markup(" checked") if index == first else NONE, *named(key)
         )
         for index, key in enumerate(looks.falls)
     ]
     return Markup(
         '<p class="about">Point at a word, or focus it and press the arrow keys: the brighter a patch, the more the '
-        "word looks at it, or it at the word, relative to the brightest. Heads are averaged. At first each photo shows "
-        "the word with the sharpest map.</p>"
+        "word looks at it, or it at the word, relative to the brightest. Heads are averaged. The page opens with the "
+        "maps whose patches matter most, and each photo with the word that has the sharpest of them.</p>"
         '<fieldset class="maps"><legend>Maps of</legend>{}</fieldset>'
     ).format(NONE.join(items))
 

@@ -135,6 +135,14 @@ def test_every_layer_and_direction_has_its_fall_and_its_verdict(seen):
     assert drawn.count("its maps point at what matters<") == sum(fall.low > 0 for fall in seen.falls.values())
 
 
+def test_the_page_opens_with_the_maps_that_matter_most(seen):
+    differences = [fall.difference for fall in seen.falls.values()]
+    for order in (1, -1):  # whichever they are
+        falls = dict(zip(seen.falls, list(seen.falls.values())[::order], strict=True))
+        best = differences[::order].index(max(differences))
+        assert f'value="{best}" checked' in looks._choice(dataclasses.replace(seen, falls=falls))
+
+
 def test_a_map_is_written_as_levels_of_its_largest():
     maps = np.array([[[0.5, 0.25, 0.0, 0.25]]])
     assert looks.encode(maps) == "50.0:zi0i"
