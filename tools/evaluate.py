@@ -6,6 +6,7 @@
     python -m tools.evaluate --workdir=runs/nlvr2 --split=test1 --results=nlvr2_test1.csv
     python -m tools.evaluate --workdir=runs/caption --config=configs/nocaps.py --split=val
     python -m tools.evaluate --workdir=runs/coco --config=configs/msrvtt.py --split=test --rerank
+    python -m tools.evaluate --workdir=runs/coco --config=configs/sugarcrepe.py --evaluator=sugarcrepe --split=test
 
 `--results` writes the answer to every question, the judgement of every statement or the caption of every picture, in
 the format that the evaluation servers of VQA and COCO captions and NLVR2's own score read. It scores nothing, so it
@@ -13,9 +14,10 @@ works on a test split without answers.
 
 The model and all settings come from the checkpoint's own config. `--config` names another config, to evaluate on its
 data set as it does: its data.dataset, data.data_dir, data.eval_split and evaluator replace the checkpoint's, and
-nothing else. Recall is that of the unimodal order; --rerank adds that of the reranked one. Every number has its 95 %
-interval. --rerank also leaves the rankings in the workdir (rankings/DATASET_SPLIT.npz), which tools.report shows. Exit
-code 2: it cannot be done, with one line that says why; 3: a score is NaN.
+nothing else. `--evaluator` names an evaluator of that config, where another one watched the checkpoint's stage. Recall
+is that of the unimodal order; --rerank adds that of the reranked one. Every number has its 95 % interval. --rerank also
+leaves the rankings in the workdir (rankings/DATASET_SPLIT.npz), which tools.report shows. Exit code 2: it cannot be
+done, with one line that says why; 3: a score is NaN.
 """
 
 import dataclasses
@@ -46,6 +48,9 @@ _RERANK = flags.DEFINE_bool("rerank", False, "Also rerank the best unimodal cand
 _CONFIG = command_line.define_config(
     "Another config to take the data set and the evaluator from, such as configs/msrvtt.py."
 )
+_EVALUATOR = flags.DEFINE_string(
+    "evaluator", "", "Evaluator of --config to score by; without it, the one that watched the checkpoint's last stage."
+)
 _JSON = flags.DEFINE_string("json", "", "File to write the numbers, the config and the step to.")
 _RESULTS = flags.DEFINE_string(
     "results", "", "File to write the answers, judgements or captions to, without scoring them."
@@ -57,13 +62,21 @@ _VOCABULARY = flags.DEFINE_string("vocabulary", "", "The text tower's vocabulary
 
 
 def evaluate(
-    saves: Checkpoints, step: int, split: str, *, rerank: bool, other: Config | None = None, **data: str
+    saves: Checkpoints,
+    step: int,
+    split: str,
+    *,
+    rerank: bool,
+    other: Config | None = None,
+    by: str = "",
+    **data: str,
 ) -> tuple[types.Table, dict]:
     """Return the table of `split`, and a record for JSON: the split, the step, the data of both, metrics and config.
 
-    `other` is the config whose data set and evaluator replace the checkpoint's, `data` replaces keys of config.data.
+    `other` is the config whose data set and evaluator replace the checkpoint's, `by` an evaluator of it other than that
+    of the checkpoint's stage, `data` replaces keys of config.data.
     """
-    meta, cfg, name = _described(saves, step, other, data)
+    meta, cfg, name = _described(saves, step, other, data, by)
     if rerank and name != "retrieval":
         raise ConfigError(f"--rerank: checkpoint {step} is of stage {meta.stage!r}, which {name} scores; leave it out")
     if rerank and cfg.bridge.design == "none":
@@ -98,11 +111,11 @@ def results(saves: Checkpoints, step: int, split: str, *, other: Config | None =
 
 
 def _described(
-    saves: Checkpoints, step: int, other: Config | None, data: Mapping[str, str]
+    saves: Checkpoints, step: int, other: Config | None, data: Mapping[str, str], by: str = ""
 ) -> tuple[Meta, Config, str]:
-    """Return the metadata of a checkpoint, its config, and the name of the evaluator that watched its stage."""
+    """Return the metadata of a checkpoint, its config, and the evaluator: `by`, or that which watched its stage."""
     meta, cfg = saves.meta(step), saves.config(step)
-    name = objectives.evaluator_of(cfg.stages[meta.stage])
+    name = by or objectives.evaluator_of(cfg.stages[meta.stage])
     if other is not None:
         replaced = {key: getattr(other.data, key) for key in ("dataset", "data_dir", "eval_split")}
         data, settings = {**replaced, **data}, {name: evaluators.settings(other, name)}
@@ -134,12 +147,14 @@ def main(argv: list[str]) -> None:
     step = saves.choose(_CHECKPOINT.value)
     data = {name: value for name, value in data.items() if value}
     other = None if _CONFIG.value is None else command_line.read_config(_CONFIG)
+    if _EVALUATOR.value and other is None:
+        raise ConfigError(f"--evaluator: give --config too, a config that has config.evals.{_EVALUATOR.value}")
     if _RESULTS.value:
         lines, count = results(saves, step, split, other=other, **data)
         Path(_RESULTS.value).write_text(lines, encoding="utf-8")
         terminal.say(f"{count} results of {split}, step {step}: {_RESULTS.value}")
         return
-    table, record = evaluate(saves, step, split, rerank=_RERANK.value, other=other, **data)
+    table, record = evaluate(saves, step, split, rerank=_RERANK.value, other=other, by=_EVALUATOR.value, **data)
     terminal.table(table, f"{record['dataset']}/{split}, step {step}", time.monotonic() - started)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -74,11 +74,18 @@ class Asking(StageEvaluator):
         self, params: Params, split: str, progress: Progress
     ) -> tuple[list[Asked], list[float], list[float]]:
         """Return the texts of a split with the worth of each answer: with the right picture, then with another's."""
+        texts, answers, blind = self.answers_with_and_without_picture(params, split, progress)
+        return texts, self.worth(texts, answers), self.worth(texts, blind)
+
+    def answers_with_and_without_picture(
+        self, params: Params, split: str, progress: Progress
+    ) -> tuple[list[Asked], list[Any], list[Any]]:
+        """Return the texts of a split with the answer to each: with the right picture, then with another record's."""
         order = np.arange(len(pipeline.open_split(self._cfg.data, split)))
         texts, answers = self.answer(params, split, order, progress)
         others = derangement(len(order), rng.stream_seed(self._cfg.seed, f"{self._name}/{split}"))
         blind = self.answer(params, split, order[others], progress, records=order)[1]
-        return texts, self.worth(texts, answers), self.worth(texts, blind)
+        return texts, answers, blind
 
     def answer(
         self,

@@ -42,13 +42,29 @@ from configs import (
     pretrain,
     shapes,
     snli_ve,
+    sugarcrepe,
     vqav2,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 OF_A_COPY = ROOT / "docs/contributing.md"
-MODULES = (shapes, flickr8k, coco, flickr30k, vqav2, nlvr2, nlvr, snli_ve, caption, own, nocaps, pretrain, msrvtt)
+MODULES = (
+    shapes,
+    flickr8k,
+    coco,
+    flickr30k,
+    vqav2,
+    nlvr2,
+    nlvr,
+    snli_ve,
+    caption,
+    own,
+    nocaps,
+    pretrain,
+    msrvtt,
+    sugarcrepe,
+)
 CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")

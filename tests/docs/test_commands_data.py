@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.data import test_nocaps, test_visual_genome
+from tests.data import test_nocaps, test_sugarcrepe, test_visual_genome
 from tests.data.test_held_out import photo
 from tests.data.test_pairs import shard, tar
 from tests.docs.test_commands import given, name_of, photos_for, prepares, run
@@ -50,6 +50,13 @@ def test_nocaps_is_prepared_from_its_official_files(words, tmp_path):
     test_nocaps.write(tmp_path)
     changed = [word.replace("=DIR", f"={tmp_path}").replace("=data", f"={tmp_path / 'data'}") for word in words]
     assert run([sys.executable, *changed[1:]]).stdout.endswith(": val 6, test 2\n")
+
+
+@pytest.mark.parametrize("words", prepares("sugarcrepe", "sugarcrepe_pp"), ids=name_of)
+def test_sugarcrepe_is_prepared_from_its_official_files(words, tmp_path):
+    raw = test_sugarcrepe.write(tmp_path / "raw")
+    changed = [word.replace("=DIR", f"={raw}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith(": test 3\n")
 
 
 @pytest.mark.parametrize("words", prepares("vqav2"), ids=name_of)
