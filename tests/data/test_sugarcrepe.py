@@ -73,7 +73,7 @@ def test_a_photo_comes_with_the_captions_of_its_items(data_dir, name, captions):
         (lambda raw: (raw / "sugarcrepe" / "swap_att.json").write_text("[1"), "swap_att.json is no file of SugarCrepe"),
         (lambda raw: (raw / "sugarcrepe" / "swap_att.json").write_text("[3]"), "expected JSON with items by their id"),
         (lambda raw: rewritten(raw, {"1": {"filename": "x.jpg"}}), "item 1: expected a filename, caption and neg"),
-        (lambda raw: rewritten(raw, {"1": item(1) | {"filename": "../x.jpg"}}), "the photo '../x.jpg' leaves the folder"),
+        (lambda raw: rewritten(raw, {"1": item(1) | {"filename": "../x.jpg"}}), "'../x.jpg' leaves the folder"),
         (lambda raw: rewritten(raw, [{"id": 1} | item(1)] * 2), "two items have one id"),
         (lambda raw: rewritten(raw, {"1": item(1) | {"filename": "x.jpg"}}), "more than 1% of 4 images are broken"),
         (lambda raw: (raw / "val2017").rename(raw / "val"), "no image folder val2017/"),
