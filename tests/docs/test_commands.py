@@ -14,6 +14,7 @@ docs/own_photos.md need a folder of photos, so test_own_photos.py runs them ther
 """
 
 import ast
+import importlib
 import io
 import json
 import os
@@ -29,43 +30,15 @@ from PIL import Image
 
 from bridge_jax import config
 from bridge_jax.workdir.checkpoint import Checkpoints
-from configs import (
-    caption,
-    coco,
-    flickr8k,
-    flickr30k,
-    msrvtt,
-    nlvr,
-    nlvr2,
-    nocaps,
-    own,
-    pretrain,
-    shapes,
-    snli_ve,
-    sugarcrepe,
-    vqav2,
-)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 OF_A_COPY = ROOT / "docs/contributing.md"
-MODULES = (
-    shapes,
-    flickr8k,
-    coco,
-    flickr30k,
-    vqav2,
-    nlvr2,
-    nlvr,
-    snli_ve,
-    caption,
-    own,
-    nocaps,
-    pretrain,
-    msrvtt,
-    sugarcrepe,
-)
-CONFIGS = {module.__name__.removeprefix("configs."): module for module in MODULES}
+CONFIGS = {
+    path.stem: importlib.import_module(f"configs.{path.stem}")
+    for path in sorted((ROOT / "configs").glob("*.py"))
+    if path.stem not in ("__init__", "common")
+}
 IMAGES = {"flickr8k": "images", "flickr30k": "flickr30k-images", "coco": "."}
 MODULE = ("python", "-m")
 
