@@ -219,6 +219,12 @@ def constant(path: str, node: ast.Assign | ast.AnnAssign, kind: str) -> str:
     return "\n\n".join(entry(kind, name, text, options) for name in targets(node) if public(name))
 
 
+def is_entry(node: ast.FunctionDef) -> bool:
+    """Return whether a method has an entry: not Flax's `setup`, nor one that sets a property which another reads."""
+    sets = any(ast.unparse(decorator).endswith(".setter") for decorator in node.decorator_list)
+    return (public(node.name) or node.name == "__call__") and node.name != "setup" and not sets
+
+
 def function(path: str, node: ast.FunctionDef, method: bool = False) -> str:
     """Return the entry of a function, a method or a property."""
     decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
@@ -238,10 +244,8 @@ def class_(path: str, node: ast.ClassDef) -> str:
             inside.append(constant(path, part, "attribute"))
         elif isinstance(part, ast.FunctionDef) and part.name == "__init__":
             parameters = signature(path, part, method=True).removesuffix(" -> None")
-        elif isinstance(part, ast.FunctionDef) and (public(part.name) or part.name == "__call__"):
-            inside += (
-                [] if part.name == "setup" else [function(path, part, method=True)]
-            )  # Flax calls setup, nobody else
+        elif isinstance(part, ast.FunctionDef) and is_entry(part):
+            inside.append(function(path, part, method=True))
     bases = ", ".join(f"`{ast.unparse(base)}`" for base in node.bases)
     text = "\n\n".join(filter(None, [bases and f"Bases: {bases}", markdown(ast.get_docstring(node) or "")]))
     return entry("class", node.name + parameters, text, inside="\n\n".join(filter(None, inside)))

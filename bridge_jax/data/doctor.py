@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from bridge_jax.config import ConfigError
 from bridge_jax.data import image, text
-from bridge_jax.data.datasets import photo_builder
+from bridge_jax.data.datasets import photo_builder, photo_records
 from bridge_jax.data.held_out import TRAIN
 from bridge_jax.data.prepared import SKIPPED
 from bridge_jax.data.records import Split, open_splits, pictures, texts
@@ -146,7 +146,7 @@ def prepared(folder: Path) -> Source:
     return Source(reads, {split: len(records) for split, records in splits.items()}, {"left_out": left_out})
 
 
-def _read_photo(split: str, photo: photo_builder.Photo) -> list[_Item]:
+def _read_photo(split: str, photo: photo_records.Photo) -> list[_Item]:
     if photo.fault:
         return [_Item(split, str(photo.path), unread="broken_line", fault=photo.fault)]
     items = [_Item(split, str(photo.path), photo.image_id, photo.texts)]

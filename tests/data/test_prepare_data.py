@@ -14,7 +14,7 @@ from PIL import Image
 from bridge_jax import config
 from bridge_jax.config import ConfigError
 from bridge_jax.data import pipeline, prepared, shapes, wrong_captions
-from bridge_jax.data.datasets import flickr8k, karpathy, photo_builder, raw_files
+from bridge_jax.data.datasets import flickr8k, karpathy, photo_builder, photo_records, raw_files
 from configs import shapes as shapes_config
 from tools import prepare_data
 
@@ -272,13 +272,13 @@ def test_a_split_of_which_nothing_is_left_is_refused(tmp_path, monkeypatch):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     monkeypatch.setattr(flickr8k.Builder, "survey", classmethod(lambda *_: {"train": [photo], "val": []}))
-    photo = photo_builder.Photo(raw / "images" / "0.jpg", 0, ("a dog",))
+    photo = photo_records.Photo(raw / "images" / "0.jpg", 0, ("a dog",))
     with pytest.raises(ConfigError, match=r"no picture of the split 'val' is left"):
         prepare_data.prepare("flickr8k", str(tmp_path / "out"), raw_dir=str(raw))
 
 
 def test_a_text_in_the_place_of_a_list_of_captions_is_refused(tmp_path):
-    photo = photo_builder.Photo(tmp_path / "0.jpg", 0, cast(Any, "a dog"))
+    photo = photo_records.Photo(tmp_path / "0.jpg", 0, cast(Any, "a dog"))
     with pytest.raises(ConfigError, match=r"the captions of 0\.jpg are one text, 'a dog'; expected a list"):
         photo_builder.check({"train": [photo]}, tmp_path / "list", photo_builder.at_once)
 

@@ -15,7 +15,8 @@ from bridge_jax.config import ConfigError
 from bridge_jax.data.datasets import pairs, photo_builder, raw_files
 from bridge_jax.data.datasets.lists import Columns
 from bridge_jax.data.datasets.pairs import Pair
-from bridge_jax.data.datasets.photo_builder import SPLITS, Photo, Refuse, Tars
+from bridge_jax.data.datasets.photo_builder import SPLITS, Refuse, Tars
+from bridge_jax.data.datasets.photo_records import Photo
 from bridge_jax.data.datasets.raw_files import SUFFIXES
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import photo_builder, raw_files
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.photo_builder import Refuse
+from bridge_jax.data.datasets.photo_records import Photo
 
 SPLITS = {
     "train": "train",

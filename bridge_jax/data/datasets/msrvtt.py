@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import lists, photo_builder
 from bridge_jax.data.datasets.lists import Columns
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.photo_builder import Refuse
+from bridge_jax.data.datasets.photo_records import Photo
 
 TEST_1K = "MSRVTT_JSFUSION_test.csv"
 WHOLE = "MSRVTT_data.json"

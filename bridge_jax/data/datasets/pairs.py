@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from bridge_jax.config import ConfigError
 from bridge_jax.data.datasets import lists, photo_builder, raw_files, tables, tars
 from bridge_jax.data.datasets.lists import Columns
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse, Tars
+from bridge_jax.data.datasets.photo_builder import Refuse, Tars
+from bridge_jax.data.datasets.photo_records import Photo
 from bridge_jax.data.datasets.raw_files import Packed
 
 SPLITS = {

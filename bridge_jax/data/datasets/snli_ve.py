@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from bridge_jax.config import as_json
 from bridge_jax.data.datasets import photo_builder, raw_files
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.photo_builder import Refuse
+from bridge_jax.data.datasets.photo_records import Photo
 from bridge_jax.data.questions import Question
 
 LABELS = ("contradiction", "neutral", "entailment")

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from bridge_jax.config import as_json
 from bridge_jax.data.datasets import photo_builder, raw_files
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.photo_builder import Refuse
+from bridge_jax.data.datasets.photo_records import Photo
 from bridge_jax.data.questions import JUDGEMENTS, Question
 
 TRAIN = "train"

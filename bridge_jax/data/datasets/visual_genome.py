@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.datasets import photo_builder
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.photo_builder import Refuse
+from bridge_jax.data.datasets.photo_records import Photo
 
 IMAGES, REGIONS = "image_data.json", "region_descriptions.json"
 FOLDERS = ("VG_100K", "VG_100K_2")

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from bridge_jax.config import ConfigError, as_json
 from bridge_jax.data.answers import normalise
 from bridge_jax.data.datasets import photo_builder
-from bridge_jax.data.datasets.photo_builder import Photo, Refuse
+from bridge_jax.data.datasets.photo_builder import Refuse
+from bridge_jax.data.datasets.photo_records import Photo
 from bridge_jax.data.questions import Question, save_answers
 
 SPLITS = {"train2014": "train", "val2014": "val", "test2015": "test", "test-dev2015": "test_dev"}
