@@ -27,10 +27,11 @@ ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes
 VMEM_BYTES = 48 * 2**20  # a row's states and logits may take so much
 
 
-def form_of(attention: str, rows: int, sizes: tuple[int, int, int], heads: int, dtype: Any) -> str:
+def form_of(attention: str, rows: Any, sizes: tuple[int, int, int], heads: int, dtype: Any) -> str:
     """Return the form that attention takes: "plain", "kernel", or "interpret" for the kernel as plain operations.
 
-    `sizes` are L queries, M keys and the width. "auto" and "kernel" mean the kernel where the devices are TPUs, a row
+    `rows` of the batch are a number, or without a mesh the open one of an export. `sizes` are L queries, M keys and the
+    width. "auto" and "kernel" mean the kernel where the devices are TPUs, a row
     fits their VMEM, and the mesh divides rows and heads. Raises ConfigError if "kernel" meets other devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
