@@ -31,8 +31,8 @@ def form_of(attention: str, rows: Any, sizes: tuple[int, int, int], heads: int, 
     """Return the form that attention takes: "plain", "kernel", or "interpret" for the kernel as plain operations.
 
     `rows` of the batch are a number, or without a mesh the open one of an export. `sizes` are L queries, M keys and the
-    width. "auto" and "kernel" mean the kernel where the devices are TPUs, a row
-    fits their VMEM, and the mesh divides rows and heads. Raises ConfigError if "kernel" meets other devices.
+    width. "auto" and "kernel" mean the kernel where the devices are TPUs, a row fits their VMEM, and the mesh divides
+    rows and heads. Raises ConfigError if "kernel" meets other devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if attention == "plain" or mesh.empty:
