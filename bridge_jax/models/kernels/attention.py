@@ -94,7 +94,9 @@ def attend(
 def _attend(call: _Call, bits: Array, scale: Array, states: tuple[Array, ...], bias: Any, mask: Any) -> list[jax.Array]:
     def own(*given: Any) -> list[jax.Array]:
         out, *mean = attention_tpu.forward(call.form, _operands(call, *given))
-        return [out, *(lax.psum(x, HEADS) * (call.form.heads / call.heads) for x in mean)]
+        if call.form.heads < call.heads:
+            mean = [lax.psum(x, HEADS) * (call.form.heads / call.heads) for x in mean]
+        return [out, *mean]
 
     given = (bits, scale, states, bias, mask)
     return _on_devices(call, own, given, _specs(given), _result_specs(call))
