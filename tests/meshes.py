@@ -1,7 +1,7 @@
 """Run programs on many CPU devices: python -m tests.meshes OUT DATAxFSDPxTENSOR[:kernel]... (from test_sharding).
 
 Writes OUT/<mesh>.npz: the losses, the first step's gradients as Adam saw them, and the parameters after three steps,
-with attention by the kernel where the mesh says so;
+with attention by the kernel where the mesh says so, then in scanned and rematerialised blocks;
 OUT/contrast.npz: gradients and memory of the contrastive loss, whole and in chunks; OUT/ranked.npz: the ranking of a
 split on each mesh; OUT/matched.npz: match logits of pairs on two meshes; and OUT/gathered.npz: the hidden states that
 each mesh's step sends between devices, and those of a step that mines in groups.
@@ -34,7 +34,7 @@ GROUPS = dict(token_itc=dict(weight=1.0, group=2))
 TRAIN = (("(vision|text)/.*/attention/key/bias", False), (".*", True))
 
 
-def config(sizes: tuple[int, ...] = (1, 1, 1), attention: str = "plain") -> Config:
+def config(sizes: tuple[int, ...] = (1, 1, 1), kernel: bool = False) -> Config:
     """Return the experiment: dropout on, two blocks a tower."""
     return tiny.config(
         stage=dict(batch_size=8, losses=LOSSES, train=TRAIN),
@@ -43,7 +43,7 @@ def config(sizes: tuple[int, ...] = (1, 1, 1), attention: str = "plain") -> Conf
         bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1),
         mesh=dict(zip(sharding.AXES, sizes, strict=True)),
         losses=GROUPS,
-        blocks=dict(attention=attention),
+        blocks=dict(attention="interpret", scan=True, remat="full") if kernel else dict(attention="plain"),
     )
 
 
@@ -51,7 +51,7 @@ def run(mesh: str) -> tuple[dict[str, np.ndarray], str]:
     """Return the step's results as path -> array on a mesh of the first devices, and the compiled step's text."""
     mesh, _, kernel = mesh.partition(":")
     sizes = tuple(int(size) for size in mesh.split("x"))
-    cfg = config(sizes, "interpret" if kernel else "plain")
+    cfg = config(sizes, bool(kernel))
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(sizes)])
     stage_step = train_step.build(cfg, cfg.stages["train"], 0, mesh)
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(cfg, mesh))

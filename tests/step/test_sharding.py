@@ -17,7 +17,7 @@ from bridge_jax.step.params import param_shapes
 from tests import meshes, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-MESHES = ("1x1x1", "8x1x1", "2x2x2", "1x1x1:kernel", "2x2x2:kernel")  # data x fsdp x tensor
+MESHES = ("1x1x1", "8x1x1", "2x2x2", "2x2x2:kernel")  # data x fsdp x tensor
 
 
 @pytest.fixture(scope="module")
