@@ -2,7 +2,8 @@
 
     for result in mapped(count_words, ["a.txt", "b.txt"], workers=2): ...
 
-`function` is one of a module, and its arguments and results can be pickled: the engine of a cluster could run it too.
+`function` is one of a module, and its arguments and results can be sent to other processes: the engine of a cluster
+could run it too. They travel between a command and its own processes only; no file is read this way.
 """
 
 import collections

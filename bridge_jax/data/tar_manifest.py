@@ -1,4 +1,4 @@
-"""What the shards of a set of tars hold: kept as one file, and merged into the files that training opens.
+"""Keep the content of all shards of a set of tars in one file, and merge it into the files that training opens.
 
 manifest = read(folder)             Manifest({}, ()) where there is none
 finish(folder, builder, manifest, held_out)

@@ -44,7 +44,7 @@ _PLAN = "plan.json"
 
 
 class Job(NamedTuple):
-    """What to prepare: the data set, the folder of its records, the raw folder and its tars, and how."""
+    """Name the data set, the folder of its records, the raw folder and its tars, and how to prepare them."""
 
     builder: type[photo_builder.Builder]
     folder: Path

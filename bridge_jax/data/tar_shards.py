@@ -31,7 +31,7 @@ _OPTIONS = "group_size:1,uncompressed"  # read in half the time of compressed on
 
 
 class Task(NamedTuple):
-    """A shard to write: samples of one tar that are in one split. All of it can be pickled."""
+    """Describe a shard to write: samples of one tar that are in one split. Another process can get it."""
 
     raw: str  # the raw folder
     folder: str  # of the records
@@ -56,7 +56,7 @@ class Task(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a shard holds and what was left out of it."""
+    """Count the content of a shard, and list all that was left out of it."""
 
     tar: str
     split: str

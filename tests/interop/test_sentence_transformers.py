@@ -151,7 +151,7 @@ def _without_bridge(folder: Path, meta: Meta) -> None:
 
 @pytest.fixture(scope="module")
 def found(folder) -> dict:
-    """What the program found, run in the folder without our code. It is one, as its imports take 12 s of processor."""
+    """Run the program in the folder without our code, and return what it found. Its imports take 12 s: it runs once."""
     clean = {"HOME": str(folder), "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
     program, given = OPENING + SENTENCE_TRANSFORMERS + MTEB, json.dumps([PHOTOS, CAPTIONS, scripts()])
     command = [sys.executable, "-I", "-W", "error", "-c", program, given]

@@ -1,4 +1,4 @@
-"""What the methods of the model return. Shapes as in modeling_bridge.py."""
+"""Name the results of the model's methods. The shapes are those of modeling_bridge.py."""
 
 from dataclasses import dataclass
 

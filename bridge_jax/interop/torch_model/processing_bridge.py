@@ -23,7 +23,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
 _FILE = re.compile(r"\S+\.(jpe?g|png|webp|gif|avif|bmp|tiff?|jp2|ppm|hei[cf])", re.IGNORECASE)
 _URL = re.compile(r"([a-z][a-z0-9+.-]*://|data:)\S*$", re.IGNORECASE)
-# What a chat says: its texts. The pictures of a chat go to the model as they are.
+# Joins the texts of a chat. The pictures of a chat go to the model as they are.
 _PAIR = (
     "{% for message in messages %}{% for part in message.content if part.type == 'text' %}{{ part.text }}"
     "{% endfor %}{% endfor %}"

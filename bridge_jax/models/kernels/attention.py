@@ -53,7 +53,7 @@ def form_of(attention: str, rows: Any, sizes: tuple[int, int, int], heads: int, 
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """What of a call is known before the program runs."""
+    """Hold the part of a call that is known before the program runs."""
 
     form: Form
     mesh: AbstractMesh

@@ -27,7 +27,10 @@ VMEM_LIMIT = 64 * 2**20  # bytes that the compiler may use
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What is compiled. `cosine`: L2-normalised queries and keys, a position bias, and the mean weights as a result."""
+    """Choose the kernel to compile.
+
+    `cosine`: queries and keys are L2-normalised, logits have a position bias, and the mean weights are a result too.
+    """
 
     heads: int  # of this device
     cosine: bool
