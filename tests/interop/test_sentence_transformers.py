@@ -22,6 +22,7 @@ from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.meta import Meta
 from tests import tiny as tiny_model
+from tests.interop.stranger import ALONE
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = ("one.jpg", "two.jpg", "three.jpg", "four.jpg")
@@ -32,13 +33,10 @@ CAPTIONS = (
     "a yellow square",
 )
 
-OPENING = """
-import contextlib, io, json, os, socket, sys
-for name in ("bridge_jax", "jax", "jaxlib", "flax", "orbax", "ml_collections"):
-    sys.modules[name] = None
-def refuse(*arguments):
-    raise OSError("no network")
-socket.socket.connect = socket.getaddrinfo = refuse
+OPENING = (
+    ALONE
+    + """
+import contextlib, io, json, os
 photos, captions, scripts = json.loads(sys.argv[1])
 found = {}
 def error(function, *arguments):
@@ -47,6 +45,7 @@ def error(function, *arguments):
     except ValueError as error:
         return str(error)
 """
+)
 
 SENTENCE_TRANSFORMERS = """
 from PIL import Image

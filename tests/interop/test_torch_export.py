@@ -25,19 +25,17 @@ from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
 from tests import process, profiles
 from tests import tiny as tiny_model
+from tests.interop.stranger import ALONE
 
 ROOT = Path(__file__).resolve().parents[2]
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-# A stranger's program: none of our code, no JAX, no network. It says what it computed as JSON.
-STRANGER = """
-import json, socket, sys
-for name in ("bridge_jax", "jax", "jaxlib", "flax", "orbax", "ml_collections"):
-    sys.modules[name] = None
-def refuse(*arguments):
-    raise OSError("no network")
-socket.socket.connect = socket.getaddrinfo = refuse
+# Says what it computed, as JSON.
+STRANGER = (
+    ALONE
+    + """
+import json
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 folder, photo, captions = sys.argv[1], sys.argv[2], sys.argv[3:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
@@ -57,6 +55,7 @@ exec(card.replace("FOLDER", "folder").replace('"a.jpg", "b.jpg"', "photo, photo"
 assert scores.shape == (2, 3)
 print(json.dumps(found))
 """
+)
 
 
 def export(*arguments):
