@@ -27,6 +27,7 @@ from bridge_jax.config import ConfigError, nearest
 from bridge_jax.index import approximate, build, query, store
 from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Answer, Search
+from bridge_jax.index.refusal import KEPT, Refusal
 from bridge_jax.run import command_line, terminal
 
 COMMANDS = ("build", "query", "serve")
@@ -82,9 +83,19 @@ def build_index(photos: str) -> None:
     told = ", ".join(f"{count} {name}" for name, count in built.changes._asdict().items() if count)
     unused = f"; {built.unused} rows of deleted photos remain" if built.unused else ""
     terminal.say(f"{index}: {built.photos} photos ({told}), {len(built.skipped)} skipped{unused}")
+    if refusal := built.refusal:
+        terminal.say(f"{index}: {_told(refusal)}")
     if graph := built.approximate:
         recall = f"{100 * graph.recall:.1f} % of the {approximate.NEAREST} nearest photos of {graph.queries}"
         terminal.say(f"{index}: the approximate index finds {recall}; --approximate searches it")
+
+
+def _told(refusal: Refusal) -> str:
+    """Say what the refusal is worth."""
+    alarms = f"{100 * refusal.false_alarms:.0f} % of {refusal.captions} captions whose photo is not there"
+    if refusal.used:
+        return f'"no photo matches" keeps {100 * KEPT:.0f} % of the true photos; {alarms} raise a false alarm'
+    return f'this checkpoint cannot say "no photo matches": {alarms} would raise a false alarm'
 
 
 def open_search() -> Search:

@@ -17,7 +17,7 @@ from bridge_jax.index import folder as photo_folder
 from bridge_jax.index.approximate import Graph
 from bridge_jax.index.folder import Changes
 from bridge_jax.index.model import Model
-from bridge_jax.index.refusal import calibrate
+from bridge_jax.index.refusal import Refusal, calibrate
 from bridge_jax.index.store import File, Manifest
 from bridge_jax.types import Progress
 from bridge_jax.workdir import atomic, lock
@@ -34,6 +34,7 @@ class Built(NamedTuple):
     skipped: Sequence[File]
     photos: int  # in the index; copies count once
     unused: int  # rows whose photo was deleted
+    refusal: Refusal | None  # where there was a calibration
     approximate: Graph | None  # where there is one beside the exact index
 
 
@@ -100,8 +101,9 @@ def build(model: Model, photos: Path, index: Path, parts: Parts, *, say: Say, pr
                 "room, then run the same command again"
             ) from error
     skipped = [file for file in files if file.row < 0]
-    made = Graph(**graph) if graph else None
-    return Built(photo_folder.changes(before, files), skipped, len(used), manifest.rows - len(used), made)
+    changed, unused = photo_folder.changes(before, files), manifest.rows - len(used)
+    refusal = Refusal(**manifest.refusal) if manifest.refusal else None
+    return Built(changed, skipped, len(used), unused, refusal, Graph(**graph) if graph else None)
 
 
 def _graph(model: Model, index: Path, manifest: Manifest, rows: np.ndarray, progress: Progress) -> Graph:

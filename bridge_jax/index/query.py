@@ -176,12 +176,13 @@ def open_search(model: Model, folder: str | Path, *, approximate: bool = False) 
     """Open an index with the checkpoint that made it. Raises ConfigError where another did, or there is none."""
     index = store.open_index(folder)
     check_checkpoint(index.manifest, model, index.folder)
-    refusal, graph = index.manifest.refusal, index.manifest.approximate
+    graph = index.manifest.approximate
     if approximate and graph is None:
         raise ConfigError(f"--approximate: {folder} has no approximate index: build it with --approximate")
     neighbours = Neighbours(index.folder, graph) if approximate and graph else None
     with store.reading(index.folder / store.MANIFEST):
-        return Search(model, index, Refusal(**refusal) if refusal else None, neighbours)
+        refusal = Refusal(**index.manifest.refusal) if index.manifest.refusal else None
+        return Search(model, index, refusal if refusal and refusal.used else None, neighbours)
 
 
 def newest(search: Search) -> Search:

@@ -8,6 +8,9 @@ the wrong one that comes first, which is the answer where the own photo is not i
 
 The match logit alone would do for a bridge that was trained on every kind of wrong pair. It sees mined ones, which are
 hard, so its logit of an easy wrong pair may be anything; the unimodal score tells those (docs/photo_search.md).
+
+A weak model cannot say no: it puts some wrong photo of many above the own one nearly always. Its curve then falls where
+the scores rise, and is not used.
 """
 
 import dataclasses
@@ -17,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 KEPT = 0.9  # share of the true pairs above the threshold
+MOST_ALARMS = 0.5  # share of false alarms up to which the refusal is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,11 @@ class Refusal:
     false_alarms: float  # share of the captions of which a wrong candidate matches
     captions: int  # that it was made of
     photos: int  # that they were searched in
+
+    @property
+    def used(self) -> bool:
+        """Say whether the scores tell enough."""
+        return self.false_alarms <= MOST_ALARMS
 
     def probability(self, scores: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
         """Return how likely the text is true of each photo, were as many true as wrong."""

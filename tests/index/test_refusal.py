@@ -7,7 +7,7 @@ import pytest
 
 from bridge_jax import rng
 from bridge_jax.data import image, pipeline
-from bridge_jax.index import held_out
+from bridge_jax.index import held_out, query, store
 from bridge_jax.index.refusal import Refusal, calibrate, fit
 
 
@@ -71,3 +71,22 @@ def test_no_photo_matches_below_the_threshold(search):
     refused = asked(np.nextafter(highest, 1))
     assert refused.matches is False
     assert len(refused.hits) == len(logits)
+
+
+def test_a_model_that_cannot_tell_does_not_refuse(model, built):
+    """Some wrong photo of many nearly always beats the own one: the curve falls where the scores rise."""
+    draw = np.random.default_rng(0)
+    true = draw.normal(size=(100, 2))
+    wrong = [scores[np.argsort(-scores.sum(1))] for scores in draw.normal(size=(100, 500, 2))]
+    refusal = calibrate(true, wrong, 501)
+    assert max(refusal.slopes) < 0
+    assert refusal.false_alarms == 1
+    manifest = store.read_manifest(built)
+    assert query.open_search(model, built).refusal is not None
+    try:
+        store.write_manifest(built, dataclasses.replace(manifest, refusal=dataclasses.asdict(refusal)))
+        found = query.open_search(model, built).text("a red circle", k=10)
+    finally:
+        store.write_manifest(built, manifest)
+    assert found.matches is None
+    assert {hit.likely for hit in found.hits} == {None}

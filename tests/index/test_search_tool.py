@@ -37,6 +37,7 @@ def test_a_killed_build_goes_on_and_answers(search_run, photos, tmp_path, built)
     done = run(*words)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{PHOTOS} photos ({PHOTOS} new), 0 skipped" in done.stdout
+    assert 'this checkpoint cannot say "no photo matches"' in done.stdout  # it was never trained
     assert "finds 100.0 % of the 10 nearest photos of 16 captions of shapes/val" in done.stdout
     for name in (store.EMBEDDINGS, store.STATES, store.CONTENTS):
         assert (index / name).read_bytes() == (built / name).read_bytes()
