@@ -6,7 +6,8 @@
     python -m tools.evaluate --workdir=runs/nlvr2 --split=test1 --results=nlvr2_test1.csv
     python -m tools.evaluate --workdir=runs/caption --config=configs/nocaps.py --split=val
     python -m tools.evaluate --workdir=runs/coco --config=configs/msrvtt.py --split=test --rerank
-    python -m tools.evaluate --workdir=runs/coco --config=configs/sugarcrepe.py --evaluator=sugarcrepe --split=test
+    python -m tools.evaluate --workdir=runs/coco --config=configs/compositionality.py --evaluator=compositionality \
+        --split=test
 
 `--results` writes the answer to every question, the judgement of every statement or the caption of every picture, in
 the format that the evaluation servers of VQA and COCO captions and NLVR2's own score read. It scores nothing, so it

@@ -21,6 +21,7 @@ VOCABULARY = "tokenizer.json"  # beside the records of a data set that trains it
 SKIPPED = "skipped_images.txt"  # beside the records, where images or captions were broken
 SHARD_EXAMPLES = 1024  # about 160 MB of COCO photos; one shard is held in memory while it is written
 _SHARED = (
+    "compositionality",
     "karpathy",
     "lists",
     "pairs",

@@ -8,10 +8,11 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.data import test_nocaps, test_sugarcrepe, test_visual_genome
+from tests.data import test_nocaps, test_visual_genome
 from tests.data.test_held_out import photo
 from tests.data.test_pairs import shard, tar
 from tests.docs.test_commands import given, name_of, photos_for, prepares, run
+from tests.evals import test_compositionality
 
 
 def test_every_corpus_has_its_command():
@@ -52,11 +53,17 @@ def test_nocaps_is_prepared_from_its_official_files(words, tmp_path):
     assert run([sys.executable, *changed[1:]]).stdout.endswith(": val 6, test 2\n")
 
 
-@pytest.mark.parametrize("words", prepares("sugarcrepe", "sugarcrepe_pp"), ids=name_of)
-def test_sugarcrepe_is_prepared_from_its_official_files(words, tmp_path):
-    raw = test_sugarcrepe.write(tmp_path / "raw")
-    changed = [word.replace("=DIR", f"={raw}").replace("=data", f"={tmp_path / 'data'}") for word in words]
-    assert run([sys.executable, *changed[1:]]).stdout.endswith(": test 3\n")
+@pytest.mark.parametrize("words", prepares("sugarcrepe", "sugarcrepe_pp", *test_compositionality.OTHERS), ids=name_of)
+def test_compositionality_is_prepared_from_the_official_files(words, tmp_path):
+    (name,) = [word.partition("=")[2] for word in words if word.startswith("--dataset=")]
+    (tmp_path / "raw").mkdir()
+    count = 3
+    if name in test_compositionality.OTHERS:
+        _, count = test_compositionality.OTHERS[name](tmp_path / "raw")
+    else:
+        test_compositionality.write(tmp_path / "raw")
+    changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith(f": test {count}\n")
 
 
 @pytest.mark.parametrize("words", prepares("vqav2"), ids=name_of)

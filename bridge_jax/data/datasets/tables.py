@@ -6,6 +6,7 @@ A picture is a path, as in a list, or lies in the table: its bytes, or Hugging F
 Only the other columns are read to list the rows; a picture is read when it is its turn, a row group at a time.
 """
 
+import contextlib
 import dataclasses
 import functools
 import threading
@@ -69,18 +70,34 @@ def _counts(path: Path) -> bool:
 
 
 def read(file: Path, columns: Columns) -> Iterator[Line]:
-    """Yield the rows of a table. Raises ConfigError where it has other columns or is not whole."""
-    try:
-        table = _open(file)
-        parts = isinstance(table, parquet.ParquetFile)
-        schema = table.schema_arrow if parts else table.schema
-        if not lists.complete(map(lists.plain, schema.names), columns):
-            raise lists.incomplete(str(file), ", ".join(schema.names), columns)
-        number = 0
-        for group in range(table.num_row_groups if parts else 1):
-            for row in _rows(file, group, schema, number):
+    """Yield the rows of a table, as of a list. Raises ConfigError where it has other columns or is not whole."""
+    with _whole(file):
+        names = _schema(_open(file)).names
+    if not lists.complete(map(lists.plain, names), columns):
+        raise lists.incomplete(str(file), ", ".join(names), columns)
+    for number, row in enumerate(rows(file), 1):
+        yield lists.line_of(number, row, columns)
+
+
+def rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table by column, with a Cell for each picture. Raises ConfigError where it is not whole."""
+    with _whole(file):
+        table, number = _open(file), 0
+        for group in range(table.num_row_groups if isinstance(table, parquet.ParquetFile) else 1):
+            for row in _rows(file, group, _schema(table), number):
                 number += 1
-                yield lists.line_of(number, row, columns)
+                yield row
+
+
+def _schema(table: parquet.ParquetFile | pa.Table) -> pa.Schema:
+    return table.schema_arrow if isinstance(table, parquet.ParquetFile) else table.schema
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Raise ConfigError where reading the table fails."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{file}: not a whole table ({_in_a_line(error)}); fetch it again") from error
 
