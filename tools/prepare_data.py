@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import filters, held_out, prepared, processes, tar_preparation
+from bridge_jax.data import fetch_stats, filters, held_out, prepared, processes, tar_preparation
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.encode import FORMATS, Stored
 from bridge_jax.data.filters import Filters
@@ -141,7 +141,7 @@ def _filters(builder: type[tfds.core.ShardBasedBuilder], arguments: dict[str, An
 
 def _sizes(builder: tfds.core.DatasetBuilder) -> str:
     sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
-    return sizes + held_out.summary(_metadata(builder)) + filters.summary(_metadata(builder))
+    return sizes + "".join(part.summary(_metadata(builder)) for part in (held_out, filters, fetch_stats))
 
 
 def _check_stored(metadata: Mapping[str, Any], stored: Stored, folder: Path) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from bridge_jax.data import image
 
 FORMATS = ("jpeg", "webp")
+_LONGEST = {"jpeg": 65_500, "webp": 16_383}  # side in pixels that a format can have
 
 
 class Stored(NamedTuple):
@@ -27,11 +28,12 @@ class Stored(NamedTuple):
 def smaller(encoded: bytes, stored: Stored) -> bytes:
     """Return a picture whose shorter side has `stored.px`, upright and in sRGB, as a JPEG or WebP.
 
-    One that is no larger stays as it is. Raises BrokenError.
+    One that is no larger stays as it is, and so does one whose longer side would be too long for the format. Raises
+    BrokenError.
     """
     width, height = image.size(encoded)
     scale = stored.px / min(width, height)
-    if scale >= 1:
+    if scale >= 1 or max(width, height) * scale > _LONGEST[stored.format]:
         return encoded
     picture = _scaled(encoded, scale)
     if stored.format == "webp":

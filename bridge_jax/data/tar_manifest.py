@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from bridge_jax.config import ConfigError, as_json
-from bridge_jax.data import prepared
+from bridge_jax.data import fetch_stats, prepared
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.encode import Stored
 from bridge_jax.data.filters import Filters
@@ -37,6 +37,7 @@ class Source(NamedTuple):
     faults: tuple[str, ...]  # of samples that have no place in a shard
     shards: tuple[Report, ...]
     took: Mapping[str, int]  # what each filter took of it
+    fetched: Mapping[str, int] = {}  # status by img2dataset -> pictures
 
     def skipped(self) -> Iterator[tuple[str, float]]:
         """Yield the lines of what was left out, each with its share of a picture."""
@@ -73,6 +74,10 @@ class Manifest(NamedTuple):
         """Return what each filter took of all tars."""
         return sum((collections.Counter(source.took) for source in self.sources), collections.Counter())
 
+    def fetched(self) -> collections.Counter[str]:
+        """Return status by img2dataset -> pictures of all tars."""
+        return sum((collections.Counter(source.fetched) for source in self.sources), collections.Counter())
+
     def copies(self) -> list[tuple[Path, Copy]]:
         """Return the pictures that are held out."""
         return [(Path(path), copy) for source in self.sources for shard in source.shards for path, copy in shard.copies]
@@ -92,6 +97,7 @@ def read(folder: Path) -> Manifest:
             tuple(one["faults"]),
             tuple(map(Report.from_json, one["shards"])),
             one.get("took", {}),
+            one.get("fetched", {}),
         )
         for one in told["sources"]
     ]
@@ -159,6 +165,7 @@ def _info(folder: Path, builder: type[photo_builder.Builder], manifest: Manifest
             "fingerprint": fingerprints,
             **stored.metadata,
             **filtered.metadata(manifest.took()),
+            **({fetch_stats.KEY: fetched} if (fetched := manifest.fetched()) else {}),
         },
     )
     info.set_file_format("array_record")

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bridge_jax.config import ConfigError, as_json
-from bridge_jax.data import filters, prepared, processes, tar_index, tar_manifest, tar_shards
+from bridge_jax.data import fetch_stats, filters, prepared, processes, tar_index, tar_manifest, tar_shards
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import SPLITS, Tars
 from bridge_jax.data.datasets.photo_records import Skipped
@@ -95,12 +95,14 @@ def prepare(job: Job, workers: int, progress: Progress = lambda *_: None) -> boo
         names = _plan(job, before)
         if not names and not (job.folder / UNFINISHED).is_dir():
             return False
+        fetched = {name: fetch_stats.read(job.raw / name) for name in names}
         missing = [Tar(str(job.raw), name, str(job.index(name)), job.filters.look) for name in names]
         missing = [tar for tar in missing if not Path(tar.index).is_file()]
         indexed = processes.mapped(tar_index.write, missing, min(workers, len(missing)))
         for done, _ in enumerate(indexed, 1):
             progress("tars", done, len(missing))
         sources = _write(job, before, names, workers, progress)
+        sources = [source._replace(fetched=fetched[source.tar]) for source in sources]
         manifest = Manifest(job.settings, (*before.sources, *sources))
         tar_manifest.finish(job.folder, job.builder, manifest, job.held_out)
         for left in job.folder.rglob("*.tmp"):

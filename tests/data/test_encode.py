@@ -59,6 +59,13 @@ def test_what_is_no_larger_keeps_its_bytes_and_quality_has_its_price(kind):
     assert few < many
 
 
+@pytest.mark.parametrize(("kind", "length"), [("jpeg", 2 * 65_501), ("webp", 2 * 16_384)])
+def test_what_is_too_long_for_the_format_keeps_its_bytes(kind, length):
+    for longer in (length, length - 2):
+        encoded = photo(longer, 4, "PNG")
+        assert (encode.smaller(encoded, Stored(2, format=kind)) is encoded) == (longer == length)
+
+
 def test_a_prepared_set_is_of_one_kind_and_says_which(tmp_path):
     raw = listed(tmp_path / "raw", range(3))
     for number in range(2):
