@@ -9,6 +9,9 @@ _MIN_SIDE_PX = flags.DEFINE_integer("min_side_px", 0, f"{_OF} pictures with a sh
 _MAX_ASPECT = flags.DEFINE_float("max_aspect", 0.0, f"{_OF} pictures whose sides have a greater ratio; 0: none.")
 _MIN_WORDS = flags.DEFINE_integer("min_words", 0, f"{_OF} captions of fewer words.", lower_bound=0)
 _MAX_WORDS = flags.DEFINE_integer("max_words", 0, f"{_OF} captions of more words; 0: none.", lower_bound=0)
+_LANGUAGES = flags.DEFINE_list(
+    "languages", [], f"{_OF} captions in other languages, by ISO 639 codes such as en,de; empty: none."
+)
 _MAX_CAPTION_PHOTOS = flags.DEFINE_integer(
     "max_caption_photos", 0, f"{_OF} captions that more photos of a tar or a list share; 0: none.", lower_bound=0
 )
@@ -24,6 +27,7 @@ def given() -> Filters:
         _MAX_ASPECT.value,
         _MIN_WORDS.value,
         _MAX_WORDS.value,
+        ",".join(sorted(set(_LANGUAGES.value))),
         _MAX_CAPTION_PHOTOS.value,
         _DROP_NEAR_DUPLICATES.value,
     )

@@ -21,6 +21,7 @@ from bridge_jax.config import ConfigError
 from bridge_jax.data import image
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.data.datasets.photo_records import Photo
+from bridge_jax.data.languages import Others
 from bridge_jax.data.near_duplicates import NearDuplicates
 from bridge_jax.data.perceptual_hash import perceptual_hash
 
@@ -28,12 +29,13 @@ KEY = "filters"  # in the metadata of a prepared data set
 
 
 class Filters(NamedTuple):
-    """What to take; 0 or False: nothing. The flags of `tools.prepare_data` have the same names."""
+    """What to take; 0, False or empty: nothing. The flags of `tools.prepare_data` have the same names."""
 
     min_side_px: int = 0  # the shorter side of a picture, as shown
     max_aspect: float = 0.0  # longer side over shorter side
     min_words: int = 0  # of a caption: its parts between spaces
     max_words: int = 0
+    languages: str = ""  # to keep, by their ISO 639 codes with commas between
     max_caption_photos: int = 0  # of a source that share a caption, capitals and spaces aside
     drop_near_duplicates: bool = False
 
@@ -76,8 +78,9 @@ COUNTED = {
     "narrow": ("max_aspect", "pictures of an aspect ratio over {max_aspect:g}"),
     "few_words": ("min_words", "captions under {min_words} words"),
     "many_words": ("max_words", "captions over {max_words} words"),
+    "other_language": ("languages", "captions not in {languages}"),
     "repeated": ("max_caption_photos", "captions that more than {max_caption_photos} photos share"),
-    "no_caption_left": ("min_words max_words max_caption_photos", "pictures without another caption"),
+    "no_caption_left": ("min_words max_words languages max_caption_photos", "pictures without another caption"),
     "near_duplicate": ("drop_near_duplicates", "near-duplicate pictures"),
 }
 
@@ -132,7 +135,9 @@ class Sieve:
     """Judge source after source. Near duplicates are looked for in all sources that were judged before, too."""
 
     def __init__(self, filters: Filters):
+        """Raises ConfigError where a language is not known (`Others`)."""
         self._filters, self._seen = filters, NearDuplicates()
+        self._others = Others(filters.languages) if filters.languages else None
 
     def judge(self, photos: Photos) -> Judged:
         """Judge the photos of one source, all of train."""
@@ -147,7 +152,9 @@ class Sieve:
         captions = {}
         repeated = self._repeated(photos.captions)
         for row in np.flatnonzero(kept).tolist():
-            left = tuple(one for one in photos.captions[row] if not self._takes(one, repeated, took))
+            by = [self._takes(caption, repeated) for caption in photos.captions[row]]
+            took.update(filter(None, by))
+            left = tuple(one for one, taken in zip(photos.captions[row], by, strict=True) if not taken)
             if len(left) < len(photos.captions[row]):
                 captions[row] = left
                 if not left:
@@ -166,17 +173,16 @@ class Sieve:
         counts = collections.Counter(one for said in captions for one in {_plain(caption) for caption in said})
         return {caption for caption, count in counts.items() if count > most}
 
-    def _takes(self, caption: str, repeated: set[str], took: collections.Counter[str]) -> bool:
+    def _takes(self, caption: str, repeated: set[str]) -> str:
+        """Return the name of the count of the first filter that takes a caption, or nothing."""
         words, filters = len(caption.split()), self._filters
-        taken = {
-            "few_words": words < filters.min_words,
-            "many_words": words > filters.max_words > 0,
-            "repeated": bool(repeated) and _plain(caption) in repeated,
-        }
-        by = next((name for name, is_taken in taken.items() if is_taken), "")
-        if by:
-            took[by] += 1
-        return bool(by)
+        if words < filters.min_words:
+            return "few_words"
+        if words > filters.max_words > 0:
+            return "many_words"
+        if self._others and self._others.holds(caption):
+            return "other_language"
+        return "repeated" if repeated and _plain(caption) in repeated else ""
 
 
 def _plain(caption: str) -> str:

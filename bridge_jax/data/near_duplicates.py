@@ -19,7 +19,8 @@ from jaxtyping import Bool, UInt64
 from bridge_jax.data.perceptual_hash import MAX_DISTANCE
 
 _BANDS = ((0, 21), (21, 21), (42, 22))  # first bit and number of bits of each
-_UNSORTED = 1 << 16  # hashes that are compared one by one until they are sorted into the tables too
+# Hashes that are compared one by one until they are sorted into tables, and in tables that are made anew with those.
+_UNSORTED, _SMALL = 1 << 12, 1 << 18
 _ROWS = 256  # hashes looked for at once: bounds the memory
 
 
@@ -27,7 +28,7 @@ class NearDuplicates:
     """The hashes that were added, in their order."""
 
     def __init__(self):
-        self._tables = _Tables(np.zeros(0, np.uint64))
+        self._small = self._large = _Tables(np.zeros(0, np.uint64))
         self._rest = np.zeros(0, np.uint64)
 
     def add(self, hashes: UInt64[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
@@ -36,15 +37,19 @@ class NearDuplicates:
         return np.concatenate(parts) if parts else np.zeros(0, bool)
 
     def _add(self, hashes: np.ndarray) -> np.ndarray:
-        fresh = ~self._tables.find(hashes)
+        fresh = ~self._large.find(hashes)
+        fresh[fresh] = ~self._small.find(hashes[fresh])
         fresh[fresh] = ~_near(hashes[fresh], self._rest).any(axis=1)
         earlier = np.tril(_near(hashes, hashes), -1)
         for row in np.flatnonzero(earlier.any(axis=1)):
             fresh[row] &= not (earlier[row] & fresh).any()
         self._rest = np.concatenate([self._rest, hashes[fresh]])
         if len(self._rest) >= _UNSORTED:
-            self._tables = _Tables(np.concatenate([self._tables.hashes, self._rest]))
+            self._small = _Tables(np.concatenate([self._small.hashes, self._rest]))
             self._rest = self._rest[:0]
+        if len(self._small.hashes) >= _SMALL:
+            self._large = _Tables(np.concatenate([self._large.hashes, self._small.hashes]))
+            self._small = _Tables(self._rest)
         return fresh
 
 

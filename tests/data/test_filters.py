@@ -11,6 +11,7 @@ from bridge_jax.config import ConfigError
 from bridge_jax.data import near_duplicates, prepared, tar_index, tar_shards
 from bridge_jax.data.datasets.folder import Options
 from bridge_jax.data.filters import Filters
+from bridge_jax.data.languages import Others
 from bridge_jax.data.near_duplicates import NearDuplicates
 from bridge_jax.data.records import open_splits
 from tests.data.test_held_out import jpeg, picture
@@ -19,7 +20,7 @@ from tests.data.test_tar_preparation import contents
 from tools import prepare_data
 
 ALL = Options(val_share=0, test_share=0)
-EVERY = Filters(20, 3.0, 2, 5, 2, True)
+EVERY = Filters(20, 3.0, 2, 5, "de,en", 2, True)
 
 
 def photo(seed, width=40, height=30, quality=90):
@@ -40,6 +41,7 @@ PHOTOS = {
     "i": (photo(8), ["stock photo", "stock photo", "a cat sits"]),
     "j": (photo(0, 60, 45, 70), ["the first one again"]),  # near duplicate of a
     "k": (photo(1, 60, 45), ["its small copy was taken"]),
+    "l": (photo(9), ["красивый закат над морем", "ein Hund läuft"]),  # a caption in another language
 }
 KEPT = {
     "a": ["a dog runs"],
@@ -47,12 +49,14 @@ KEPT = {
     "e": ["a dog sits"],
     "i": ["a cat sits"],
     "k": ["its small copy was taken"],
+    "l": ["ein Hund läuft"],
 }
 TOOK = {
     "small": 1,
     "narrow": 1,
     "few_words": 2,
     "many_words": 1,
+    "other_language": 1,
     "repeated": 4,
     "no_caption_left": 3,
     "near_duplicate": 1,
@@ -97,11 +101,11 @@ def test_each_filter_takes_what_it_says_and_counts_it(tmp_path, form, workers):
     assert tfds.builder_from_directory(out).info.metadata["filters"] == asked | {"took": TOOK}
     said = (
         "1 pictures with a side under 20 px, 1 pictures of an aspect ratio over 3, 2 captions under 2 words, "
-        "1 captions over 5 words, 4 captions that more than 2 photos share, 3 pictures without another caption, "
-        "1 near-duplicate pictures"
+        "1 captions over 5 words, 1 captions not in de,en, 4 captions that more than 2 photos share, "
+        "3 pictures without another caption, 1 near-duplicate pictures"
     )
-    assert line == f"{out}: train 5; filters took: {said}"
-    assert "is prepared already (train 5; filters took: 1 pictures" in prepare(raw, tmp_path / "out")[0]
+    assert line == f"{out}: train 6; filters took: {said}"
+    assert "is prepared already (train 6; filters took: 1 pictures" in prepare(raw, tmp_path / "out")[0]
 
 
 def test_the_bytes_are_the_same_for_all_numbers_of_workers_and_after_a_stop(tmp_path, monkeypatch):
@@ -161,7 +165,7 @@ def test_what_cannot_be_read_is_listed_and_not_filtered(tmp_path):
 @pytest.mark.parametrize("form", ["tar", "list"])
 def test_filters_that_leave_nothing_or_do_not_fit_are_refused(tmp_path, form):
     raw = tar(tmp_path / "raw", "0.tar", PHOTOS) if form == "tar" else listed(tmp_path / "raw")
-    with pytest.raises(ConfigError, match="the filters take all 11 pictures of train; expected some to be left"):
+    with pytest.raises(ConfigError, match="the filters take all 12 pictures of train; expected some to be left"):
         prepare(raw, tmp_path / "out", Filters(min_side_px=500))
     prepare(raw, tmp_path / "plain", Filters())
     with pytest.raises(ConfigError, match=r"--min_words: .* was prepared with no filter; delete the folder"):
@@ -182,8 +186,17 @@ def test_an_index_that_was_made_for_other_filters_is_made_anew(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_language_is_one_that_is_told_and_no_name_is_foreign():
+    with pytest.raises(ConfigError, match=r"--languages: 'eng' is no language that is told; nearest: 'en"):
+        Others("eng")
+    others = Others("en")
+    assert not any(map(others.holds, ("Porsche 911 Carrera", "", "a dog", "\ud800 stock photo")))
+    assert others.holds("красивый закат над морем")
+
+
 def test_near_duplicates_are_those_of_pairs_compared_one_by_one(monkeypatch):
-    monkeypatch.setattr(near_duplicates, "_UNSORTED", 40)
+    monkeypatch.setattr(near_duplicates, "_UNSORTED", 20)
+    monkeypatch.setattr(near_duplicates, "_SMALL", 70)
     monkeypatch.setattr(near_duplicates, "_ROWS", 16)
     draw = np.random.default_rng(0)
     hashes = draw.integers(0, 2**64, 400, dtype=np.uint64)
