@@ -59,7 +59,7 @@ class Filters(NamedTuple):
         if not self.on:
             return {}
         on = {name: getattr(self, name) for name in self.names}
-        counts = {name: took.get(name, 0) for name, (by, _) in COUNTED.items() if on.keys() & set(by.split())}
+        counts = {name: took.get(name, 0) for name, (by, *_) in COUNTED.items() if on.keys() & set(by.split())}
         return {KEY: {**on, "took": counts}}
 
     def check(self) -> None:
@@ -72,16 +72,16 @@ class Filters(NamedTuple):
             raise ConfigError(f"--max_words is {self.max_words}; expected at least --min_words, {self.min_words}")
 
 
-# Name of a count -> the filters of which one is on, and what was taken.
+# Name of a count -> the filters of which one is on, what was taken (one of it), and which.
 COUNTED = {
-    "small": ("min_side_px", "pictures with a side under {min_side_px} px"),
-    "narrow": ("max_aspect", "pictures of an aspect ratio over {max_aspect:g}"),
-    "few_words": ("min_words", "captions under {min_words} words"),
-    "many_words": ("max_words", "captions over {max_words} words"),
-    "other_language": ("languages", "captions not in {languages}"),
-    "repeated": ("max_caption_photos", "captions that more than {max_caption_photos} photos share"),
-    "no_caption_left": ("min_words max_words languages max_caption_photos", "pictures without another caption"),
-    "near_duplicate": ("drop_near_duplicates", "near-duplicate pictures"),
+    "small": ("min_side_px", "picture", "with a side under {min_side_px} px"),
+    "narrow": ("max_aspect", "picture", "of an aspect ratio over {max_aspect:g}"),
+    "few_words": ("min_words", "caption", "under {min_words} words"),
+    "many_words": ("max_words", "caption", "over {max_words} words"),
+    "other_language": ("languages", "caption", "not in {languages}"),
+    "repeated": ("max_caption_photos", "caption", "that more than {max_caption_photos} photos share"),
+    "no_caption_left": ("min_words max_words languages max_caption_photos", "picture", "without another caption"),
+    "near_duplicate": ("drop_near_duplicates", "near-duplicate picture", ""),
 }
 
 
@@ -220,10 +220,11 @@ def summary(metadata: Mapping[str, Any]) -> str:
     """Return the end of a line that says what the filters took, from metadata; empty where there were none."""
     if KEY not in metadata:
         return ""
-    told = metadata[KEY]
-    return "; filters took: " + ", ".join(
-        f"{count:,} {COUNTED[name][1].format_map(told)}" for name, count in told["took"].items()
-    )
+    told, taken = metadata[KEY], []
+    for name, count in told["took"].items():
+        _, what, which = COUNTED[name]
+        taken.append(f"{count:,} {what}{'s' * (count != 1)} {which.format_map(told)}".rstrip())
+    return f"; filters took: {', '.join(taken)}"
 
 
 def check_same(metadata: Mapping[str, Any], filters: Filters, where: Any) -> None:

@@ -100,12 +100,12 @@ def test_each_filter_takes_what_it_says_and_counts_it(tmp_path, form, workers):
     asked = {name: value for name, value in EVERY._asdict().items() if value}
     assert tfds.builder_from_directory(out).info.metadata["filters"] == asked | {"took": TOOK}
     said = (
-        "1 pictures with a side under 20 px, 1 pictures of an aspect ratio over 3, 2 captions under 2 words, "
-        "1 captions over 5 words, 1 captions not in de,en, 4 captions that more than 2 photos share, "
-        "3 pictures without another caption, 1 near-duplicate pictures"
+        "1 picture with a side under 20 px, 1 picture of an aspect ratio over 3, 2 captions under 2 words, "
+        "1 caption over 5 words, 1 caption not in de,en, 4 captions that more than 2 photos share, "
+        "3 pictures without another caption, 1 near-duplicate picture"
     )
     assert line == f"{out}: train 6; filters took: {said}"
-    assert "is prepared already (train 6; filters took: 1 pictures" in prepare(raw, tmp_path / "out")[0]
+    assert "is prepared already (train 6; filters took: 1 picture " in prepare(raw, tmp_path / "out")[0]
 
 
 def test_the_bytes_are_the_same_for_all_numbers_of_workers_and_after_a_stop(tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_a_tar_that_is_added_is_compared_with_those_that_are_gone(tmp_path):
     tar(raw, "1.tar", {"c": (photo(1, 60, 45), ["a cat again"]), "d": (photo(2), ["a cow runs"])})
     line, out = prepare(raw, tmp_path / "out")
     assert sorted(kept(out)) == ["a", "b", "d"]
-    assert line.endswith(", 1 near-duplicate pictures")
+    assert line.endswith(", 1 near-duplicate picture")
     tar(raw, "2.tar", {"e": (photo(3), ["a hen runs"])})
     with pytest.raises(ConfigError, match=r"was begun with .*drop_near_duplicates True: give the same flags"):
         prepare(raw, tmp_path / "out", Filters())
