@@ -6,14 +6,18 @@
     python -m tools.prepare_data --dataset=msrvtt --raw_dir=DIR --data_dir=OUT --num_frames=8
     python -m tools.prepare_data --dataset=folder --raw_dir=DIR --data_dir=OUT --caption_column=words
     python -m tools.prepare_data --dataset=coco --raw_dir=DIR --data_dir=OUT --store_px=256
+    python -m tools.prepare_data --dataset=cc12m --raw_dir=DIR --data_dir=OUT --min_side_px=200 --drop_near_duplicates
     python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
 
 `--held_out` names data sets that are prepared already. A picture in one of their splits other than train, recognised by
 its id in COCO or by its perceptual hash, is left out of the train split. The line at the end and the metadata of the
 data set count the pictures left out; `held_out_copies.txt` beside the records lists them.
 
-`--store_px` stores pictures whose shorter side is longer as smaller JPEGs, so that training decodes less; pictures that
-are smaller already, and those of other data sets, stay as they are.
+`--store_px` stores pictures whose shorter side is longer as smaller JPEGs or WebPs, so that training decodes less;
+pictures that are smaller already, and those of other data sets, stay as they are.
+
+Filters (`bridge_jax/data/filters.py`) leave pictures and captions out of the train split of `folder`, `cc3m` and
+`cc12m`. The line at the end counts what each took, and what img2dataset could not fetch.
 
 A preparation that stops leaves nothing behind; one of tars goes on with the same command, and takes up tars that were
 added (`bridge_jax/data/tar_preparation.py`). A prepared data set is never overwritten.

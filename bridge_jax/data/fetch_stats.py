@@ -61,7 +61,7 @@ def failures(statuses: Mapping[str, int]) -> collections.Counter[str]:
 
 def _plain(reason: str) -> str:
     """Return a reason that fits into a line and can be printed."""
-    return " ".join(reason.encode(errors="backslashreplace").decode().split())[:_LONGEST]
+    return " ".join("".join(one if one.isprintable() else " " for one in reason).split())[:_LONGEST]
 
 
 def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:

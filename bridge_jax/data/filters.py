@@ -232,6 +232,6 @@ def check_same(metadata: Mapping[str, Any], filters: Filters, where: Any) -> Non
     there = {name: value for name, value in metadata.get(KEY, {}).items() if name != "took"}
     asked = {name: getattr(filters, name) for name in filters.names}
     if asked and asked != there:
-        names = ", ".join(f"--{name}" for name in asked if asked[name] != there.get(name)) or "the filters"
+        names = ", ".join(f"--{name}" for name in Filters._fields if asked.get(name) != there.get(name))
         told = ", ".join(f"{name} {value}" for name, value in there.items()) or "no filter"
         raise ConfigError(f"{names}: {where} was prepared with {told}; delete the folder to prepare it anew")

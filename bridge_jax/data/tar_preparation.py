@@ -211,14 +211,15 @@ def _judged(job: Job, before: Manifest, names: Sequence[str], progress: Progress
     """
     if not job.filters.on:
         return {}
-    sieve, judged, count, left = Sieve(job.filters), {}, 0, len(before.shards(TRAIN))
+    sieve, judged, fresh = Sieve(job.filters), {}, set(names)
+    count, left = 0, len(before.shards(TRAIN))
     earlier = before.sources if job.filters.drop_near_duplicates else ()
     splits = {source.tar: source.split for source in earlier} | {tar: job.tars.splits[tar] for tar in names}
     for done, (tar, split) in enumerate(splits.items(), 1):
         found = tar_index.summary(job.index(tar))
         train = _rows(job, split, found)[TRAIN]
         said = sieve.judge(tar_index.photos(job.index(tar), found.rows[train]))
-        if tar in names:
+        if tar in fresh:
             kept = np.ones(len(found.rows), bool)
             kept[train] = said.kept
             captions = {int(found.rows[train[place]]): some for place, some in said.captions.items()}

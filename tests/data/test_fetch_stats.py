@@ -46,9 +46,9 @@ def test_the_preparation_and_the_doctor_count_what_was_not_fetched_by_reason(raw
 
 def test_what_img2dataset_dropped_and_reasons_of_single_hosts_are_one_reason(tmp_path):
     (tmp_path / "0.tar").touch()
-    stats(tmp_path, "0", 100, {"success": 0} | {f"host\n{n} \ud800": n for n in range(1, 13)} | {"x" * 300: 13})
+    stats(tmp_path, "0", 100, {"success": 0} | {f"host\n{n} \ud800\x1b[2J": n for n in range(1, 13)} | {"x" * 300: 13})
     found = fetch_stats.read(tmp_path / "0.tar")
-    assert found == {"x" * 100: 13, "other reasons": 9} | {f"host {n} \\ud800": n for n in range(1, 13)}
+    assert found == {"x" * 100: 13, "other reasons": 9} | {f"host {n} [2J": n for n in range(1, 13)}
     stats(tmp_path, "0", 400, {"success": 1} | {f"host {n}": n for n in range(1, 26)})
     found = fetch_stats.read(tmp_path / "0.tar")
     kept = {f"host {n}": n for n in range(6, 26)}
