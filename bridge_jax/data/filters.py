@@ -63,13 +63,15 @@ class Filters(NamedTuple):
         return {KEY: {**on, "took": counts}}
 
     def check(self) -> None:
-        """Raise ConfigError where a setting can keep nothing."""
+        """Raise ConfigError where a setting can keep nothing, or a language is not known."""
         if self.max_aspect and self.max_aspect < 1:
             raise ConfigError(
                 f"--max_aspect is {self.max_aspect:g}; expected at least 1, the longer side over the shorter"
             )
         if self.max_words and self.max_words < self.min_words:
             raise ConfigError(f"--max_words is {self.max_words}; expected at least --min_words, {self.min_words}")
+        if self.languages:
+            Others(self.languages)
 
 
 # Name of a count -> the filters of which one is on, what was taken (one of it), and which.

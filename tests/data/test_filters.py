@@ -1,6 +1,7 @@
 """Filters take what their flags say, count it, and give the same bytes whoever works and when."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import near_duplicates, prepared, tar_index, tar_shards
+from bridge_jax.data import languages, near_duplicates, prepared, tar_index, tar_shards
 from bridge_jax.data.datasets.folder import Options
 from bridge_jax.data.filters import Filters
 from bridge_jax.data.languages import Others
@@ -187,11 +188,18 @@ def test_an_index_that_was_made_for_other_filters_is_made_anew(tmp_path):
 
 
 def test_a_language_is_one_that_is_told_and_no_name_is_foreign():
-    with pytest.raises(ConfigError, match=r"--languages: 'eng' is no language that is told; nearest: 'en"):
-        Others("eng")
+    with pytest.raises(ConfigError, match="--languages: 'eng' is no language that py3langid knows; expected ISO 639"):
+        Filters(languages="de,eng").check()
     others = Others("en")
     assert not any(map(others.holds, ("Porsche 911 Carrera", "", "a dog", "\ud800 stock photo")))
     assert others.holds("красивый закат над морем")
+
+
+def test_languages_without_their_extra_are_one_line_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    languages._model.cache_clear()
+    with pytest.raises(ConfigError, match=r"--languages needs an extra: pip install 'bridge_jax\[language\]'"):
+        Filters(languages="en").check()
 
 
 def test_near_duplicates_are_those_of_pairs_compared_one_by_one(monkeypatch):
