@@ -82,6 +82,7 @@ HOMES = {
     "array_record": ["bridge_jax/data/tar_shards.py"],
     "pyarrow": ["bridge_jax/data/datasets/tables.py", "bridge_jax/data/tar_index.py", "bridge_jax/report/points.py"],
     "pillow_heif": ["bridge_jax/data/image.py"],
+    "py3langid": ["bridge_jax/data/languages.py"],
     "usearch": ["bridge_jax/index/approximate.py"],
     "starlette": ["bridge_jax/index/serve.py"],
     "uvicorn": ["tools/search.py"],
@@ -110,6 +111,7 @@ MODULE_OF = {
 }
 EXTRAS = {  # file -> the extra of pyproject.toml that it needs
     "bridge_jax/data/image.py": "heic",
+    "bridge_jax/data/languages.py": "language",
     "bridge_jax/index/approximate.py": "approximate",
     "bridge_jax/index/serve.py": "serve",
     "bridge_jax/interop/torch_onnx.py": "onnx",

@@ -6,14 +6,18 @@
     python -m tools.prepare_data --dataset=msrvtt --raw_dir=DIR --data_dir=OUT --num_frames=8
     python -m tools.prepare_data --dataset=folder --raw_dir=DIR --data_dir=OUT --caption_column=words
     python -m tools.prepare_data --dataset=coco --raw_dir=DIR --data_dir=OUT --store_px=256
+    python -m tools.prepare_data --dataset=cc12m --raw_dir=DIR --data_dir=OUT --min_side_px=200 --drop_near_duplicates
     python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
 
 `--held_out` names data sets that are prepared already. A picture in one of their splits other than train, recognised by
 its id in COCO or by its perceptual hash, is left out of the train split. The line at the end and the metadata of the
 data set count the pictures left out; `held_out_copies.txt` beside the records lists them.
 
-`--store_px` stores pictures whose shorter side is longer as smaller JPEGs, so that training decodes less; pictures that
-are smaller already, and those of other data sets, stay as they are.
+`--store_px` stores pictures whose shorter side is longer as smaller JPEGs or WebPs, so that training decodes less;
+pictures that are smaller already, and those of other data sets, stay as they are.
+
+Filters (`bridge_jax/data/filters.py`) leave pictures and captions out of the train split of `folder`, `cc3m` and
+`cc12m`. The line at the end counts what each took, and what img2dataset could not fetch.
 
 A preparation that stops leaves nothing behind; one of tars goes on with the same command, and takes up tars that were
 added (`bridge_jax/data/tar_preparation.py`). A prepared data set is never overwritten.
@@ -32,12 +36,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import held_out, prepared, processes, tar_preparation
+from bridge_jax.data import fetch_stats, filters, held_out, prepared, processes, tar_preparation
 from bridge_jax.data.datasets import photo_builder
-from bridge_jax.data.encode import Stored
+from bridge_jax.data.encode import FORMATS, Stored
+from bridge_jax.data.filters import Filters
 from bridge_jax.data.tar_preparation import Job, Progress
 from bridge_jax.run import command_line
-from tools import folder_options
+from tools import filter_options, folder_options
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of a module in bridge_jax/data/datasets.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", "", "Folder with the raw images and captions; shapes needs none.")
@@ -63,8 +68,9 @@ _STORE_PX = flags.DEFINE_integer(
     "store_px", 0, "Photos: shorter side to store them at, at least that of the crops; 0: as they are.", lower_bound=0
 )
 _STORE_QUALITY = flags.DEFINE_integer(
-    "store_quality", 90, "Photos: quality of the JPEGs that --store_px writes.", lower_bound=1, upper_bound=95
+    "store_quality", 90, "Photos: quality of the files that --store_px writes.", lower_bound=1, upper_bound=95
 )
+_STORE_FORMAT = flags.DEFINE_enum("store_format", FORMATS[0], FORMATS, "Photos: format of the files of --store_px.")
 
 
 def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **arguments: Any) -> str:
@@ -75,11 +81,13 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
     builder_class = prepared.builder_class(dataset, "--dataset")
     folder = prepared.folder(data_dir, builder_class)
     stored, workers = arguments.get("stored", Stored()), arguments.get("workers", 1)
+    asked = _filters(builder_class, arguments)
     job = _job(builder_class, folder, arguments)
     if (folder / "dataset_info.json").is_file():
         builder = tfds.builder_from_directory(folder)
         held_out.check(_metadata(builder), hold_out, folder)
         _check_stored(_metadata(builder), stored, folder)
+        filters.check_same(_metadata(builder), asked, folder)
         if job is None or not tar_preparation.is_open(job):
             again = "Delete the folder to prepare it anew"
             return f"{folder} is prepared already ({_sizes(builder)}); nothing done. {again}"
@@ -120,16 +128,30 @@ def _job(builder: type[tfds.core.ShardBasedBuilder], folder: Path, arguments: Ma
     if not issubclass(builder, photo_builder.Builder) or not raw.is_dir():
         return None
     tars = builder.tars(raw, **{key: arguments[key] for key in ("options",) if key in arguments})
-    return None if tars is None else Job(builder, folder, raw, tars, arguments.get("stored", Stored()), None)
+    stored, asked = arguments.get("stored", Stored()), arguments.get("filters", Filters())
+    return None if tars is None else Job(builder, folder, raw, tars, stored, None, asked)
+
+
+def _filters(builder: type[tfds.core.ShardBasedBuilder], arguments: dict[str, Any]) -> Filters:
+    """Return the filters that are asked for. Raises ConfigError where the data set has none."""
+    asked = arguments.get("filters", Filters())
+    if asked.on and not (issubclass(builder, photo_builder.Builder) and builder.FILTERED):
+        raise ConfigError(
+            f"--{asked.names[0]}: the pictures of {builder.name!r} were chosen by its authors, and are all kept; "
+            "leave the flag out"
+        )
+    return asked
 
 
 def _sizes(builder: tfds.core.DatasetBuilder) -> str:
     sizes = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
-    return sizes + held_out.summary(_metadata(builder))
+    return sizes + "".join(part.summary(_metadata(builder)) for part in (held_out, filters, fetch_stats))
 
 
 def _check_stored(metadata: Mapping[str, Any], stored: Stored, folder: Path) -> None:
     there = {key: metadata[key] for key in metadata if key.startswith("store_")}
+    if there:  # sets prepared before there was a choice lack it
+        there.setdefault("store_format", FORMATS[0])
     if stored.px and stored.metadata != there:
         raise ConfigError(
             f"--store_px: {folder} was prepared with {there or 'pictures as they are'}; delete the folder to prepare "
@@ -153,9 +175,11 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--raw_dir is missing: give the folder with the raw files of {dataset!r}")
     else:
         workers = _NUM_WORKERS.value or processes.usable_cores()
-        stored = Stored(_STORE_PX.value, _STORE_QUALITY.value)
+        stored = Stored(_STORE_PX.value, _STORE_QUALITY.value, _STORE_FORMAT.value)
+        if stored.format != FORMATS[0] and not stored.px:
+            raise ConfigError(f"--store_format={stored.format} needs --store_px: give the side to store pictures at")
         arguments = {"raw_dir": _RAW_DIR.value, "workers": workers, "hold_out": _HELD_OUT.value}
-        arguments |= {"stored": stored}
+        arguments |= {"stored": stored, "filters": filter_options.given()}
         if dataset == "msrvtt":
             arguments |= {"num_frames": _NUM_FRAMES.value}
         if dataset == "folder":

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import image, text
+from bridge_jax.data import fetch_stats, image, text
 from bridge_jax.data.datasets import photo_builder, photo_records
 from bridge_jax.data.held_out import TRAIN
 from bridge_jax.data.prepared import SKIPPED
@@ -49,6 +49,7 @@ WARNINGS = {
     "transparent_picture": "pictures that are transparent in places; training shows those white",
     "cut_caption": "captions or questions with too many tokens; training keeps the first and drops the rest",
     "unknown_word": "tokens that the vocabulary lacks; they become [UNK]",
+    "not_fetched": "pictures that img2dataset could not fetch, by reason",
     "split_size": "splits whose size differs from the published one",
 }
 
@@ -56,7 +57,7 @@ WARNINGS = {
 class Finding(NamedTuple):
     """The faults of one kind: their count, the `total` they are a share of (0: not counted), and the name of each.
 
-    The names of unknown words come most frequent first, each once.
+    The names of unknown words and of reasons come most frequent first, each once.
     """
 
     kind: str
@@ -118,6 +119,7 @@ class Source(NamedTuple):
     reads: list[Callable[[], list[_Item]]]  # each reads a picture, or all pictures of a record
     sizes: dict[str, int]  # split -> records
     listed: dict[str, list[str]]  # kind -> names
+    fetched: collections.Counter[str]  # status by img2dataset -> pictures
 
 
 def raw(survey: photo_builder.Survey, folder: Path) -> Source:
@@ -131,7 +133,8 @@ def raw(survey: photo_builder.Survey, folder: Path) -> Source:
     except ConfigError as error:
         splits, faults = {}, [*faults, str(error)]
     reads = [functools.partial(_read_photo, split, photo) for split, photos in splits.items() for photo in photos]
-    return Source(reads, {split: len(photos) for split, photos in splits.items()}, {"annotations": faults})
+    fetched = fetch_stats.read_all(folder, faults.append)
+    return Source(reads, {split: len(photos) for split, photos in splits.items()}, {"annotations": faults}, fetched)
 
 
 def prepared(folder: Path) -> Source:
@@ -143,7 +146,8 @@ def prepared(folder: Path) -> Source:
         for split, records in splits.items()
         for index in range(len(records))
     ]
-    return Source(reads, {split: len(records) for split, records in splits.items()}, {"left_out": left_out})
+    fetched = collections.Counter((tfds.builder_from_directory(folder).info.metadata or {}).get(fetch_stats.KEY, {}))
+    return Source(reads, {split: len(records) for split, records in splits.items()}, {"left_out": left_out}, fetched)
 
 
 def _read_photo(split: str, photo: photo_records.Photo) -> list[_Item]:
@@ -204,11 +208,14 @@ def examine(
                 tally.take(item)
             progress("pictures", done, len(source.reads))
     names = source.listed | tally.names | tally.twice() | _sizes(source.sizes, photos.PUBLISHED if photos else {})
-    names["unknown_word"] = [f"{word} ({count})" for word, count in tally.unknown.most_common()]
-    counts = {kind: len(faults) for kind, faults in names.items()} | {"unknown_word": tally.unknown.total()}
+    counted = {"unknown_word": tally.unknown, "not_fetched": fetch_stats.failures(source.fetched)}
+    names |= {kind: [f"{name} ({n})" for name, n in counter.most_common()] for kind, counter in counted.items()}
+    counts = {kind: len(faults) for kind, faults in names.items()}
+    counts |= {kind: counter.total() for kind, counter in counted.items()}
     totals = dict.fromkeys(BROKEN | WARNINGS, tally.pictures)
     totals |= dict.fromkeys(("annotations", "left_out", "split_size"), 0)
     totals |= {"broken_caption": tally.captions, "cut_caption": tally.captions, "unknown_word": tally.tokens}
+    totals["not_fetched"] = source.fetched.total()
     findings = [Finding(kind, counts[kind], totals[kind], names[kind]) for kind in totals if names.get(kind)]
     return Report(findings, source.sizes, tally.captions, tally.cleaned())
 

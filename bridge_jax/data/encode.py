@@ -1,4 +1,4 @@
-"""Encode pictures: as smaller JPEGs to store, as WebP to show."""
+"""Encode pictures: as smaller JPEGs or WebPs to store, as WebP to show."""
 
 import io
 from typing import Any, NamedTuple
@@ -9,29 +9,37 @@ from PIL import Image
 
 from bridge_jax.data import image
 
+FORMATS = ("jpeg", "webp")
+_LONGEST = {"jpeg": 65_500, "webp": 16_383}  # side in pixels that a format can have
+
 
 class Stored(NamedTuple):
-    """How pictures are stored: the shorter side in pixels (0: as they are), and the quality of the JPEG."""
+    """How pictures are stored: the shorter side in pixels (0: as they are), the quality and the format."""
 
     px: int = 0
     quality: int = 90
+    format: str = FORMATS[0]  # one of FORMATS
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return {"store_px": self.px, "store_quality": self.quality} if self.px else {}
+        return {f"store_{name}": value for name, value in self._asdict().items()} if self.px else {}
 
 
 def smaller(encoded: bytes, stored: Stored) -> bytes:
-    """Return a picture whose shorter side has `stored.px`, upright and in sRGB, as a JPEG.
+    """Return a picture whose shorter side has `stored.px`, upright and in sRGB, as a JPEG or WebP.
 
-    One that is no larger stays as it is. Raises BrokenError.
+    One that is no larger stays as it is, and so does one whose longer side would be too long for the format. Raises
+    BrokenError.
     """
     width, height = image.size(encoded)
     scale = stored.px / min(width, height)
-    if scale >= 1:
+    if scale >= 1 or max(width, height) * scale > _LONGEST[stored.format]:
         return encoded
+    picture = _scaled(encoded, scale)
+    if stored.format == "webp":
+        return webp(np.asarray(picture), stored.quality)
     content = io.BytesIO()
-    _scaled(encoded, scale).save(content, "JPEG", quality=stored.quality)
+    picture.save(content, "JPEG", quality=stored.quality)
     return content.getvalue()
 
 

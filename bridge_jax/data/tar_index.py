@@ -5,6 +5,7 @@
 
 A row has where the picture lies (`inside`, `offset`, `size`), its captions, the SHA-256 of its bytes and a number made
 of its name; or the `fault` for which the sample is left out. Texts are stored as bytes: some are no UTF-8.
+Where filters ask for it (`Tar.look`), a row has the size of the picture too, and its perceptual hash.
 """
 
 import contextlib
@@ -21,11 +22,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from bridge_jax.config import ConfigError
+from bridge_jax.data import filters
 from bridge_jax.data.datasets import photo_builder, tars
 from bridge_jax.data.datasets.tars import Member
 
 _ROWS = 4096  # of a row group, which is read as a whole
 _BYTES = b"bytes"  # key of the size of the tar in the metadata of the table
+_LOOK = b"look"  # key of `Tar.look` there
 _SCHEMA = pa.schema(
     [
         ("inside", pa.binary()),
@@ -37,6 +40,7 @@ _SCHEMA = pa.schema(
         ("fault", pa.binary()),
     ]
 )
+_LOOKS = {"width": pa.int32(), "height": pa.int32(), "hash": pa.uint64()}  # of a table with `Tar.look`
 
 
 class Tar(NamedTuple):
@@ -45,6 +49,7 @@ class Tar(NamedTuple):
     raw: str
     name: str
     index: str
+    look: str = ""  # what filters ask of each picture (`Filters.look`)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,30 +104,35 @@ def write(tar: Tar) -> None:
     path = Path(tar.raw, tar.name)
     samples = tars.read(path, photo_builder.at_once)
     try:
-        schema = _SCHEMA.with_metadata({_BYTES: str(path.stat().st_size)})
+        about = {_BYTES: str(path.stat().st_size)}
+        schema = _SCHEMA.with_metadata(about)
+        if tar.look:
+            schema = pa.schema([*_SCHEMA, *_LOOKS.items()], about | {_LOOK: tar.look})
         with (
             path.open("rb") as file,
             whole(Path(tar.index)) as fresh,
             parquet.ParquetWriter(fresh, schema, compression="zstd") as table,
         ):
-            while rows := [_row(tar.name, sample, file) for sample in itertools.islice(samples, _ROWS)]:
+            while rows := [_row(tar, sample, file) for sample in itertools.islice(samples, _ROWS)]:
                 table.write_table(pa.Table.from_pylist(rows, schema), _ROWS)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; fetch it again") from error
 
 
-def _row(tar: str, sample: tars.Sample, file: BinaryIO) -> dict[str, object]:
+def _row(tar: Tar, sample: tars.Sample, file: BinaryIO) -> dict[str, object]:
     if sample.path is None:
         return {"fault": _encoded(sample.fault)}
     file.seek(sample.path.offset)
-    name = hashlib.sha256(_encoded(f"{tar}/{sample.key}")).digest()
+    encoded = file.read(sample.path.size)
+    name = hashlib.sha256(_encoded(f"{tar.name}/{sample.key}")).digest()
     return {
         "inside": _encoded(sample.path.inside),
         "offset": sample.path.offset,
         "size": sample.path.size,
         "captions": [_encoded(caption) for caption in sample.captions],
-        "sha256": hashlib.sha256(file.read(sample.path.size)).digest(),
+        "sha256": hashlib.sha256(encoded).digest(),
         "number": int.from_bytes(name[:8], "big"),
+        **(filters.look(encoded, tar.look)._asdict() if tar.look else {}),
     }
 
 
@@ -137,6 +147,20 @@ def _decoded(text: bytes) -> str:
 def size(index: Path) -> int:
     """Return the size in bytes that the tar had when it was indexed."""
     return int(parquet.read_schema(index).metadata[_BYTES])
+
+
+def look(index: Path) -> str:
+    """Return what the index knows of each picture (`Tar.look`)."""
+    return parquet.read_schema(index).metadata.get(_LOOK, b"").decode()
+
+
+def photos(index: Path, rows: np.ndarray) -> filters.Photos:
+    """Return the samples of the given rows as filters judge them. The index is one with `Tar.look`."""
+    with parquet.ParquetFile(index) as file:
+        table = file.read(["captions", *_LOOKS]).take(rows)
+    captions = [tuple(map(_decoded, said)) for said in table["captions"].to_pylist()]
+    columns = (table[name].to_pylist() for name in _LOOKS)
+    return filters.photos(captions, [filters.Look(*one) for one in zip(*columns, strict=True)])
 
 
 def summary(index: Path) -> Summary:

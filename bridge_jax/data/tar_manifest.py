@@ -4,6 +4,7 @@ manifest = read(folder)             Manifest({}, ()) where there is none
 finish(folder, builder, manifest, held_out)
 """
 
+import collections
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -14,14 +15,16 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from bridge_jax.config import ConfigError, as_json
-from bridge_jax.data import prepared
+from bridge_jax.data import fetch_stats, prepared
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.encode import Stored
+from bridge_jax.data.filters import Filters
 from bridge_jax.data.held_out import TRAIN, Copy, HeldOut
 from bridge_jax.data.tar_index import whole
 from bridge_jax.data.tar_shards import TEMPLATE, UNFINISHED, Report
 
 FILE = "manifest.json"
+ADDED = {"format": Stored().format, **Filters()._asdict()}  # settings that older manifests lack, as they were then
 _INFO = "dataset_info.json"  # a set that has it is prepared
 
 
@@ -33,6 +36,8 @@ class Source(NamedTuple):
     split: str  # that its name says
     faults: tuple[str, ...]  # of samples that have no place in a shard
     shards: tuple[Report, ...]
+    took: Mapping[str, int]  # what each filter took of it
+    fetched: Mapping[str, int] = {}  # status by img2dataset -> pictures
 
     def skipped(self) -> Iterator[tuple[str, float]]:
         """Yield the lines of what was left out, each with its share of a picture."""
@@ -65,6 +70,14 @@ class Manifest(NamedTuple):
         for source in self.sources:
             yield from source.skipped()
 
+    def took(self) -> collections.Counter[str]:
+        """Return what each filter took of all tars."""
+        return sum((collections.Counter(source.took) for source in self.sources), collections.Counter())
+
+    def fetched(self) -> collections.Counter[str]:
+        """Return status by img2dataset -> pictures of all tars."""
+        return sum((collections.Counter(source.fetched) for source in self.sources), collections.Counter())
+
     def copies(self) -> list[tuple[Path, Copy]]:
         """Return the pictures that are held out."""
         return [(Path(path), copy) for source in self.sources for shard in source.shards for path, copy in shard.copies]
@@ -78,11 +91,17 @@ def read(folder: Path) -> Manifest:
     told = as_json.loads(file.read_text(encoding="utf-8"))
     sources = [
         Source(
-            one["tar"], one["bytes"], one["split"], tuple(one["faults"]), tuple(map(Report.from_json, one["shards"]))
+            one["tar"],
+            one["bytes"],
+            one["split"],
+            tuple(one["faults"]),
+            tuple(map(Report.from_json, one["shards"])),
+            one.get("took", {}),
+            one.get("fetched", {}),
         )
         for one in told["sources"]
     ]
-    return Manifest(told["settings"], tuple(sources))
+    return Manifest(ADDED | told["settings"], tuple(sources))
 
 
 def finish(folder: Path, builder: type[photo_builder.Builder], manifest: Manifest, held_out: HeldOut | None) -> None:
@@ -117,7 +136,8 @@ def finish(folder: Path, builder: type[photo_builder.Builder], manifest: Manifes
 
 def _info(folder: Path, builder: type[photo_builder.Builder], manifest: Manifest) -> tfds.core.DatasetInfo:
     """Return the description by which tfds opens the records."""
-    stored = Stored(manifest.settings["px"], manifest.settings["quality"])
+    stored = Stored(**{name: manifest.settings[name] for name in Stored._fields})
+    filtered = Filters(**{name: manifest.settings[name] for name in Filters._fields})
     place: Any = folder  # tfds makes a path of etils of it
     template = tfds.core.ShardedFileTemplate(
         data_dir=place, template=TEMPLATE, dataset_name=builder.name, filetype_suffix="array_record"
@@ -138,7 +158,16 @@ def _info(folder: Path, builder: type[photo_builder.Builder], manifest: Manifest
     identity = tfds.core.DatasetIdentity(
         builder.name, tfds.core.Version(str(builder.VERSION)), str(folder), builder.__module__
     )
-    info = builder.about(identity, prepared.features(), {"fingerprint": fingerprints, **stored.metadata})
+    info = builder.about(
+        identity,
+        prepared.features(),
+        {
+            "fingerprint": fingerprints,
+            **stored.metadata,
+            **filtered.metadata(manifest.took()),
+            **({fetch_stats.KEY: fetched} if (fetched := manifest.fetched()) else {}),
+        },
+    )
     info.set_file_format("array_record")
     info.set_splits(tfds.core.SplitDict(splits))
     return info

@@ -14,6 +14,9 @@ and no other shard is touched.
 The split of a picture is that of its tar's name, or drawn by a hash of its bytes. Its id is a hash of the names of tar
 and sample, of 28 bits, so that those of eight data sets fit into 31 (`records.Joined`). Where an id is taken, the next
 free one is used: the id of such a picture alone depends on the tars before its own.
+
+Filters (`filters`) judge the index of one tar after the other, before any shard is written. What they take of a tar
+depends on it alone, but for near duplicates, which are looked for in the tars before it too.
 """
 
 import contextlib
@@ -21,19 +24,20 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bridge_jax.config import ConfigError, as_json
-from bridge_jax.data import prepared, processes, tar_index, tar_manifest, tar_shards
+from bridge_jax.data import fetch_stats, filters, prepared, processes, tar_index, tar_manifest, tar_shards
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import SPLITS, Tars
 from bridge_jax.data.datasets.photo_records import Skipped
 from bridge_jax.data.encode import Stored
-from bridge_jax.data.held_out import HeldOut
+from bridge_jax.data.filters import Filters, Judged, Sieve
+from bridge_jax.data.held_out import TRAIN, HeldOut
 from bridge_jax.data.tar_index import Summary, Tar, whole
 from bridge_jax.data.tar_manifest import Manifest, Source
 from bridge_jax.data.tar_shards import MOST_SHARDS, UNFINISHED, Report, Task
@@ -52,6 +56,7 @@ class Job(NamedTuple):
     tars: Tars
     stored: Stored
     held_out: HeldOut | None
+    filters: Filters = Filters()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,6 +67,7 @@ class Job(NamedTuple):
             "val_share": self.tars.val_share,
             "test_share": self.tars.test_share,
             "shard_examples": prepared.SHARD_EXAMPLES,
+            **self.filters._asdict(),
         }
 
     def index(self, tar: str) -> Path:
@@ -89,11 +95,14 @@ def prepare(job: Job, workers: int, progress: Progress = lambda *_: None) -> boo
         names = _plan(job, before)
         if not names and not (job.folder / UNFINISHED).is_dir():
             return False
-        missing = [Tar(str(job.raw), name, str(job.index(name))) for name in names if not job.index(name).is_file()]
+        fetched = {name: fetch_stats.read(job.raw / name) for name in names}
+        missing = [Tar(str(job.raw), name, str(job.index(name)), job.filters.look) for name in names]
+        missing = [tar for tar in missing if not Path(tar.index).is_file()]
         indexed = processes.mapped(tar_index.write, missing, min(workers, len(missing)))
         for done, _ in enumerate(indexed, 1):
             progress("tars", done, len(missing))
         sources = _write(job, before, names, workers, progress)
+        sources = [source._replace(fetched=fetched[source.tar]) for source in sources]
         manifest = Manifest(job.settings, (*before.sources, *sources))
         tar_manifest.finish(job.folder, job.builder, manifest, job.held_out)
         for left in job.folder.rglob("*.tmp"):
@@ -124,10 +133,11 @@ def _plan(job: Job, before: Manifest) -> list[str]:
     file = job.folder / UNFINISHED / _PLAN
     stands = file.is_file() and any(path != file for path in file.parent.glob("*.json"))
     planned = as_json.loads(file.read_text(encoding="utf-8")) if stands else {"settings": before.settings, "tars": {}}
+    settings = tar_manifest.ADDED | planned["settings"]
     known = {source.tar: source.split for source in before.sources} | planned["tars"]
     tars = planned["tars"] | {tar: split for tar, split in job.tars.splits.items() if tar not in known}
     names = [tar for tar in tars if tar not in {source.tar for source in before.sources}]
-    if (stands or names) and known and (other := _differs(planned["settings"], job.settings)):
+    if (stands or names) and known and (other := _differs(settings, job.settings)):
         raise ConfigError(
             f"{job.folder} was begun with {other}: give the same flags to go on, or delete the folder to begin anew"
         )
@@ -141,9 +151,11 @@ def _plan(job: Job, before: Manifest) -> list[str]:
                 f"{path} is not as it was when {job.folder} was begun: put it back, or delete the folder to begin anew"
             )
     for tar in names:
-        again = tar not in known and job.index(tar).is_file()
-        if again and tar_index.size(job.index(tar)) != (job.raw / tar).stat().st_size:
-            job.index(tar).unlink()
+        index = job.index(tar)
+        if tar not in known and index.is_file():
+            size = (job.raw / tar).stat().st_size
+            if tar_index.size(index) != size or tar_index.look(index) != job.filters.look:
+                index.unlink()
     if names:
         with whole(file) as fresh:
             fresh.write_text(json.dumps({"settings": job.settings, "tars": tars}), encoding="utf-8")
@@ -158,9 +170,11 @@ def _differs(before: Any, now: Any) -> str:
 def _write(job: Job, before: Manifest, names: Sequence[str], workers: int, progress: Progress) -> list[Source]:
     """Write the shards of the tars `names` and return what they hold. Raises ConfigError where too much is broken."""
     counts, faults = {}, {}
+    judged = _judged(job, before, names, progress)
     for tar in names:
         found = tar_index.summary(job.index(tar))
-        counts[tar] = {split: len(rows) for split, rows in _rows(job, tar, found).items()}
+        kept = judged[tar].kept if tar in judged else True
+        counts[tar] = {split: len(rows) for split, rows in _rows(job, job.tars.splits[tar], found, kept).items()}
         faults[tar] = tuple(f"{job.raw / tar}: {fault}" for fault in found.faults)
     _check_splits(job, before, counts, faults)
     skipped = Skipped(before.photos() + sum(sum(counts[tar].values()) + len(faults[tar]) for tar in names))
@@ -170,7 +184,7 @@ def _write(job: Job, before: Manifest, names: Sequence[str], workers: int, progr
         skipped.add(line, 1.0)
     total = sum(-(-count // prepared.SHARD_EXAMPLES) for tar in names for count in counts[tar].values())
     reports: dict[str, list[Report]] = {tar: [] for tar in names}
-    tasks = _tasks(job, before, names)
+    tasks = _tasks(job, before, names, judged)
     with contextlib.closing(processes.mapped(tar_shards.write, tasks, min(workers, total))) as written:
         for done, report in enumerate(written, 1):
             reports[report.tar].append(report)
@@ -178,9 +192,43 @@ def _write(job: Job, before: Manifest, names: Sequence[str], workers: int, progr
                 skipped.add(line, share)
             progress("shards", done, total)
     return [
-        Source(tar, tar_index.size(job.index(tar)), job.tars.splits[tar], faults[tar], tuple(reports[tar]))
+        Source(
+            tar,
+            tar_index.size(job.index(tar)),
+            job.tars.splits[tar],
+            faults[tar],
+            tuple(reports[tar]),
+            judged[tar].took if tar in judged else {},
+        )
         for tar in names
     ]
+
+
+def _judged(job: Job, before: Manifest, names: Sequence[str], progress: Progress) -> dict[str, Judged]:
+    """Return what filters say of each tar: of the samples of its summary, and of captions by the row of its index.
+
+    Without filters it is empty. Raises ConfigError where nothing of train is left.
+    """
+    if not job.filters.on:
+        return {}
+    sieve, judged, fresh = Sieve(job.filters), {}, set(names)
+    count, left = 0, len(before.shards(TRAIN))
+    earlier = before.sources if job.filters.drop_near_duplicates else ()
+    splits = {source.tar: source.split for source in earlier} | {tar: job.tars.splits[tar] for tar in names}
+    for done, (tar, split) in enumerate(splits.items(), 1):
+        found = tar_index.summary(job.index(tar))
+        train = _rows(job, split, found)[TRAIN]
+        said = sieve.judge(tar_index.photos(job.index(tar), found.rows[train]))
+        if tar in fresh:
+            kept = np.ones(len(found.rows), bool)
+            kept[train] = said.kept
+            captions = {int(found.rows[train[place]]): some for place, some in said.captions.items()}
+            judged[tar] = Judged(kept, captions, said.took)
+            count, left = count + len(train), left + int(said.kept.sum())
+        progress("filters", done, len(splits))
+    if count and not left:
+        raise filters.took_all(count)
+    return judged
 
 
 def _check_splits(
@@ -199,15 +247,14 @@ def _check_splits(
             )
 
 
-def _rows(job: Job, tar: str, found: Summary) -> dict[str, np.ndarray]:
-    """Return split -> positions of its samples in a summary."""
+def _rows(job: Job, named: str, found: Summary, kept: np.ndarray | bool = True) -> dict[str, np.ndarray]:
+    """Return split -> positions in a summary of its samples that are `kept`. `named` is the split of the tar's name."""
     shares = job.tars.val_share, job.tars.test_share
-    named = job.tars.splits[tar]
     drawn = [named or photo_builder.drawn_split(sha256, *shares) for sha256 in found.sha256]
-    return {split: np.flatnonzero([one == split for one in drawn]) for split in SPLITS}
+    return {split: np.flatnonzero(np.array([one == split for one in drawn], bool) & kept) for split in SPLITS}
 
 
-def _tasks(job: Job, before: Manifest, names: Sequence[str]) -> Iterator[Task]:
+def _tasks(job: Job, before: Manifest, names: Sequence[str], judged: Mapping[str, Judged]) -> Iterator[Task]:
     """Yield the shards to write, in the order of their numbers. Raises ConfigError where a split has too many."""
     taken = np.zeros(IDS // 8, np.uint8)  # a bit for each id
     for source in before.sources:
@@ -216,11 +263,13 @@ def _tasks(job: Job, before: Manifest, names: Sequence[str]) -> Iterator[Task]:
     for tar in names:
         found = tar_index.summary(job.index(tar))
         ids = free_ids(found.numbers, taken)
-        for split, rows in _rows(job, tar, found).items():
+        kept, captions = (judged[tar].kept, judged[tar].captions) if tar in judged else (True, {})
+        for split, rows in _rows(job, job.tars.splits[tar], found, kept).items():
             for start in range(0, len(rows), prepared.SHARD_EXAMPLES):
                 part = rows[start : start + prepared.SHARD_EXAMPLES]
                 where = str(job.raw), str(job.folder), job.builder.name, tar, split, numbers[split]
-                yield Task(*where, found.rows[part], ids[part], job.stored, job.held_out)
+                left = {row: captions[row] for row in found.rows[part].tolist() if row in captions}
+                yield Task(*where, found.rows[part], ids[part], job.stored, job.held_out, left)
                 numbers[split] += 1
                 if numbers[split] > MOST_SHARDS:
                     raise ConfigError(f"--raw_dir: more than {MOST_SHARDS:,} shards of {split}; prepare fewer pictures")

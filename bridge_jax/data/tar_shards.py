@@ -43,6 +43,7 @@ class Task(NamedTuple):
     ids: np.ndarray  # int64 [samples]
     stored: Stored
     held_out: HeldOut | None  # pictures to leave out
+    captions: Mapping[int, tuple[str, ...]]  # row of the index -> the captions that filters left, where they took some
 
     @property
     def path(self) -> Path:
@@ -103,8 +104,8 @@ class _Made:
         """Yield the records that training reads, serialized."""
         held = task.held_out if task.split == TRAIN else None
         samples = tar_index.read(index(task.folder, task.tar), Path(task.raw, task.tar), task.rows)
-        for image_id, sample in zip(task.ids.tolist(), samples, strict=True):
-            photo = Photo(sample.path, image_id, sample.captions)
+        for image_id, row, sample in zip(task.ids.tolist(), task.rows.tolist(), samples, strict=True):
+            photo = Photo(sample.path, image_id, task.captions.get(row, sample.captions))
             found = photo_records.read(photo, task.stored, held)
             if found.copy:
                 self.copies.append((str(photo.path), found.copy))

@@ -1,5 +1,6 @@
 """The commands of the pages and the configs that prepare data other than photos with captions, run as described."""
 
+import io
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data import test_nocaps, test_visual_genome
-from tests.data.test_held_out import photo
+from tests.data.test_held_out import jpeg, photo
 from tests.data.test_pairs import shard, tar
 from tests.docs.test_commands import given, name_of, photos_for, prepares, run
 from tests.evals import test_compositionality
@@ -31,7 +32,9 @@ def evaluated(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize("words", prepares("cc3m", "cc12m", "visual_genome"), ids=name_of)
+@pytest.mark.parametrize(
+    "words", [w for w in prepares("cc3m", "cc12m", "visual_genome") if given(w, "held_out")], ids=name_of
+)
 def test_what_is_pretrained_on_is_prepared_from_the_layout_that_is_described(words, evaluated, tmp_path):
     shutil.copytree(evaluated, tmp_path / "data")
     if "--dataset=visual_genome" in words:
@@ -44,6 +47,19 @@ def test_what_is_pretrained_on_is_prepared_from_the_layout_that_is_described(wor
     splits = "coco/val 1, coco/test 1, flickr30k/val 1, flickr30k/test 1"
     line = run([sys.executable, *changed[1:]]).stdout
     assert line.endswith(f": train 1; left out of train: {found}, copies of pictures in {splits}\n")
+
+
+@pytest.mark.parametrize(
+    "words", [w for w in prepares("cc3m", "cc12m", "visual_genome") if not given(w, "held_out")], ids=name_of
+)
+def test_what_is_pretrained_on_is_filtered_as_described(words, tmp_path):
+    large = Image.open(io.BytesIO(photo(5))).resize((400, 300))
+    files = {name: jpeg(large, quality) for name, quality in (("a.jpg", 90), ("b.jpg", 60))} | {"c.jpg": photo(6)}
+    tar(tmp_path / "0.tar", files | {f"{name[0]}.txt": b"a dog runs" for name in files})
+    changed = [word.replace("=DIR", f"={tmp_path}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    line = run([sys.executable, *changed[1:]]).stdout
+    assert ": train 1; filters took: 1 picture with a side under 200 px, 0 pictures of an aspect ratio over 3," in line
+    assert line.endswith(", 1 near-duplicate picture\n")
 
 
 @pytest.mark.parametrize("words", prepares("nocaps"), ids=name_of)

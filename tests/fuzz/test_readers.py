@@ -22,7 +22,7 @@ from pyarrow import ipc, parquet
 from safetensors.numpy import save
 
 from bridge_jax.config import ConfigError
-from bridge_jax.data import encode, image, text
+from bridge_jax.data import encode, fetch_stats, image, text
 from bridge_jax.data.broken import BrokenError
 from bridge_jax.data.datasets import (
     cc3m,
@@ -207,6 +207,8 @@ WHOLE = {"videos": [{"video_id": "v", "split": "test"}], "sentences": [{"video_i
 TENSORS = save({"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float16)})
 OWN = surveyed(folder.Builder, ALL)
 
+STATS = {"count": 3, "successes": 2, "failed_to_download": 1, "status_dict": {"success": 2, "timed out": 1}}
+
 READERS = {
     "csv": Reader(b'image,caption,split\n0.png,"a dog, wet",train\n1.png,a cat,val\n', "a.csv", OWN),
     "semicolons": Reader(b"image;caption\n0.png;a dog\n1.png;a cat\n", "a.csv", surveyed(cc3m.Builder)),
@@ -214,6 +216,7 @@ READERS = {
     "token": Reader(b"0.jpg#0\ta dog\n0.jpg#1\ta cat\n", "a.token", OWN),
     "jsonl": Reader(as_json(*PAIRS), "a.jsonl", OWN),
     "tar": Reader(packed(), "0.tar", OWN),
+    "stats": Reader(as_json(STATS), "0_stats.json", lambda raw: fetch_stats.read(raw / "0.tar")),
     "parquet": Reader(table(parquet.write_table), "a.parquet", OWN),
     "arrow": Reader(table(stream), "a.arrow", OWN),
     "karpathy": Reader(as_json(KARPATHY), "dataset_coco.json", surveyed(coco.Builder)),

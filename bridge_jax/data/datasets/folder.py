@@ -39,6 +39,7 @@ class Builder(photo_builder.Builder, skip_registration=True):
     DESCRIPTION = "Photos of one's own, with captions."
     HOMEPAGE = ""
     CITATION = ""
+    FILTERED = True
 
     def __init__(self, *, options: Options = DEFAULTS, **arguments: Any):
         """Read the folder by `options`. Raises ConfigError (see `survey`)."""

@@ -46,6 +46,8 @@ class Pair(NamedTuple):
 class Builder(photo_builder.Builder, skip_registration=True):
     """Write the pictures of a collection. A subclass names it."""
 
+    FILTERED = True
+
     @classmethod
     def survey(cls, raw: Path, refuse: Refuse) -> dict[str, list[Photo]]:
         """Return the pictures of all tars, or of the list. Raises ConfigError where there is neither."""

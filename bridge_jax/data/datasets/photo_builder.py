@@ -20,10 +20,12 @@ from bridge_jax.data import prepared
 from bridge_jax.data.datasets import photo_records
 from bridge_jax.data.datasets.photo_records import AS_THEY_ARE, Photo
 from bridge_jax.data.encode import Stored
+from bridge_jax.data.filters import Filters, filtered
 from bridge_jax.data.held_out import COCO_NUMBERED, TRAIN, Copy, HeldOut
 
 MAX_ID = 2**31 - 1  # batches hold ids as int32
 SPLITS = ("train", "val", "test")  # those that are drawn, or that the names of files say
+NO_FILTERS = Filters()
 _LOOK_AHEAD = 4  # images each thread may read ahead of the one being written
 
 Refuse = Callable[[str], None]  # called with a fault of the raw folder
@@ -94,6 +96,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: unknown
     IDS_OF_SPLIT = False  # whether two splits may number their photos alike
     SUBSETS: ClassVar[Mapping[str, str]] = {}  # split -> another split that has all its photos too
+    FILTERED = False  # whether filters may take photos of it, as nobody has chosen them
 
     def __init__(
         self,
@@ -102,18 +105,22 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         workers: int = 1,
         held_out: HeldOut | None = None,
         stored: Stored = AS_THEY_ARE,
+        filters: Filters = NO_FILTERS,
         **arguments: Any,
     ):
         """Read and check the lists of `raw_dir`, before anything is written. Raises ConfigError (see `read`).
 
         Images are read and checked in `workers` threads: decoding releases the GIL. Pictures in `held_out` are left out
-        of train. The others are stored as `stored` says.
+        of train, and so is what `filters` take. The others are stored as `stored` says.
         """
         raw = Path(raw_dir).expanduser()
         if not raw.is_dir():
             raise ConfigError(f"--raw_dir: {raw} is not a folder")
         self._photos = self.read(raw)
         self._check_ids()
+        self._filters, self._took = filters, collections.Counter[str]()
+        if filters.on and TRAIN in self._photos:
+            self._photos[TRAIN], self._took = filtered(self._photos[TRAIN], filters, workers)
         self._skipped = photo_records.Skipped(sum(len(split) for split in self._photos.values()))
         self._workers = workers
         self._held_out, self._stored = held_out, stored
@@ -152,7 +159,8 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         features = prepared.features(
             questions=self.QUESTIONS, statements=self.STATEMENTS, pairs=self.PAIRS, frames=self.frames
         )
-        return self.about(self, features, self._stored.metadata if self._held_out or self._stored.px else None)
+        told = self._stored.metadata | self._filters.metadata(self._took)
+        return self.about(self, features, told if self._held_out or told else None)
 
     @classmethod
     def about(cls, identity: Any, features: Any, metadata: Mapping[str, Any] | None) -> tfds.core.DatasetInfo:
