@@ -54,16 +54,14 @@ class RunLog:
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        logged: dict[str, int] = {}
+        entries = read(path) if resume_step is not None and path.exists() else []
+        start = tracking.Start(folder, config, resume_step, run_id="")
+        self._trackers = tracking.Trackers(trackers, start, _last_steps(entries))  # before the log forgets them
         if resume_step is not None and path.exists():
-            entries = read(path)
-            logged = _last_steps(entries)
             kept = [entry for entry in entries if entry["step"] <= resume_step]
             atomic.write_text(path, "".join(_line(entry) for entry in kept))
             self._logged_at_resume = {_names(entry) for entry in kept if entry["step"] == resume_step}
         self._lines = path.open("a", encoding="utf-8")
-        start = tracking.Start(folder, config, resume_step, run_id="")
-        self._trackers = tracking.Trackers(trackers, start, logged)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Log scalars (anything `float` accepts) at `step`. The line is on disk when this returns.
@@ -82,11 +80,11 @@ class RunLog:
         self._lines.flush()
         self._trackers.write(int(step), now, values)
 
-    def close(self) -> None:
-        """Flush and close the log and all trackers. A closed log ignores further writes."""
+    def close(self, failed: bool = False) -> None:
+        """Flush and close the log, and end the run in the trackers. A closed log ignores further writes."""
         if self._lines is not None and self._trackers is not None:
             self._lines.close()
-            self._trackers.finish()
+            self._trackers.finish(failed)
             self._lines = self._trackers = None
 
     def __enter__(self) -> Self:
@@ -95,7 +93,7 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=kind is not None)
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:

@@ -46,8 +46,8 @@ class Tracker(Protocol):
         """Show `values` at `step`; `when` is in seconds since 1970."""
         ...
 
-    def finish(self) -> None:
-        """Flush and close."""
+    def finish(self, failed: bool) -> None:
+        """Flush, close, and mark the run as finished, or as failed: stopped or ended by an error."""
         ...
 
 
@@ -73,7 +73,7 @@ class Trackers:
         """
         check(names)
         path = start.workdir / FILE
-        known = _read(path)
+        known = read(path)
         self._running: dict[str, tuple[Tracker, Mapping[str, int]]] = {}
         for name in names:
             run_id, before = known.get(name, ("", {}))
@@ -100,27 +100,21 @@ class Trackers:
                 del self._running[name]
                 _say_off(name, error)
 
-    def finish(self) -> None:
-        """Flush and close all. They ignore what is written afterwards."""
+    def finish(self, failed: bool) -> None:
+        """End the run in every tracker. They ignore what is written afterwards."""
         while self._running:
             name, (tracker, _) = self._running.popitem()
             try:
-                tracker.finish()
+                tracker.finish(failed)
             except Exception as error:
                 _say_off(name, error)
 
 
-def _file(name: str) -> Any:
-    return importlib.import_module(f"{trackers.__name__}.{name}")
+def read(path: Path) -> dict[str, tuple[str, Mapping[str, int]]]:
+    """Return for each tracker of a trackers.json the id of its run and the last step of each metric that it knows.
 
-
-def _say_off(name: str, error: Exception) -> None:
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    logging.warning("the tracker %s failed, and is off until the run is started again: %s", name, text)
-
-
-def _read(path: Path) -> dict[str, tuple[str, Mapping[str, int]]]:
-    """Return for each tracker the id of its run and the last step of each metric that it knows."""
+    Raises ConfigError if the file is damaged.
+    """
     if not path.exists():
         return {}
     try:
@@ -133,3 +127,12 @@ def _read(path: Path) -> dict[str, tuple[str, Mapping[str, int]]]:
             f"{path}: expected the ids of the run in its trackers, got {error!r}; delete it, and each tracker begins a "
             "new run"
         ) from error
+
+
+def _file(name: str) -> Any:
+    return importlib.import_module(f"{trackers.__name__}.{name}")
+
+
+def _say_off(name: str, error: Exception) -> None:
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    logging.warning("the tracker %s failed and is off until the run is started again; the log goes on: %s", name, text)

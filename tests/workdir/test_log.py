@@ -142,10 +142,11 @@ def test_only_process_zero_writes(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorflow_and_torch_stay_out(tmp_path):
+def test_tensorflow_torch_and_the_other_trackers_stay_out(tmp_path):
     code = (
-        "import sys; from bridge_jax.workdir.log import RunLog; log = RunLog(sys.argv[1]); log.write(1, {'a': 1.0}); "
-        "log.close(); print(*{'tensorflow', 'torch'} & {m.split('.')[0] for m in sys.modules})"
+        "import sys; from bridge_jax.workdir import log, tracking; tracking.check(['tensorboard', 'wandb', 'mlflow']); "
+        "log = log.RunLog(sys.argv[1]); log.write(1, {'a': 1.0}); log.close(); "
+        "print(*{'tensorflow', 'torch', 'wandb', 'mlflow'} & {m.split('.')[0] for m in sys.modules})"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
     assert ran.stdout.split() == []

@@ -36,8 +36,8 @@ class MLflow:
         metrics = [Metric(named(name), value, millis, step) for name, value in values.items()]
         self._client.log_batch(self.run_id, metrics=metrics)
 
-    def finish(self) -> None:
-        self._client.set_terminated(self.run_id)
+    def finish(self, failed: bool) -> None:
+        self._client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
 
 
 def begin(start: Start) -> MLflow:

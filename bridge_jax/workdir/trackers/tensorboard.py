@@ -34,7 +34,8 @@ class TensorBoard:
             self._file.write_event(self._events.Event(step=step, wall_time=when, summary=self._scalar(name, value)))
         self._file.flush()
 
-    def finish(self) -> None:
+    def finish(self, failed: bool) -> None:
+        del failed  # it has no place for it
         self._file.close()
 
 

@@ -23,12 +23,15 @@ class Wandb:
     def write(self, step: int, when: float, values: Mapping[str, float]) -> None:
         self._run.log(dict(values) | {"_timestamp": when}, step=step)
 
-    def finish(self) -> None:
-        self._run.finish()
+    def finish(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 def begin(start: Start) -> Wandb:
     """Begin a run, or go on with the one of `start.run_id`. The terminal is not captured."""
+    os.environ.setdefault(
+        "WANDB_ERROR_REPORTING", "false"
+    )  # else wandb tells its makers of its own errors, offline too
     import wandb
 
     return Wandb(
@@ -39,6 +42,6 @@ def begin(start: Start) -> Wandb:
             resume="allow",
             dir=start.workdir,
             config=dict(start.config),
-            settings=wandb.Settings(console="off", finish_timeout=_FINISH_SECS),
+            settings=wandb.Settings(console="off", quiet=True, finish_timeout=_FINISH_SECS),
         )
     )
