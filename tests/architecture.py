@@ -73,7 +73,11 @@ HOMES = {
     "wandb": ["bridge_jax/workdir/trackers/wandb.py"],
     "mlflow": ["bridge_jax/workdir/trackers/mlflow.py"],
     "safetensors": ["bridge_jax/interop/hf_import.py", "bridge_jax/interop/torch_export.py"],
-    "huggingface_hub": ["bridge_jax/interop/hf_import.py"],
+    "huggingface_hub": [
+        "bridge_jax/interop/hf_import.py",
+        "bridge_jax/interop/hub.py",
+        "bridge_jax/interop/model_card.py",
+    ],
     "tokenizers": ["bridge_jax/data/text.py"],
     "tensorflow_datasets": ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py", "tools/*.py"],
     "PIL": [
