@@ -10,7 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from bridge_jax.config import ConfigError
 from bridge_jax.interop import hf_import, torch_export
 
-_FAULTS = HfHubHTTPError.__bases__  # OSError, and what the library below it raises without a network
+# Its bases are OSError and the error of the HTTP library below huggingface_hub, which is raised without a network.
+_FAULTS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, RuntimeError, ValueError)
 
 
 class File(NamedTuple):
@@ -65,12 +66,12 @@ def push(folder: str | Path, repo: str, public: bool) -> str:
         api.create_repo(repo, private=not public, exist_ok=True)  # one that is there stays as visible as it is
         if public or api.model_info(repo).private:
             return api.create_commit(repo, added, commit_message="Add the model").commit_url
-    except (*_FAULTS, RuntimeError, ValueError) as error:
+    except _FAULTS as error:
         raise ConfigError(f"{repo} was not written: {_line(error)}") from error
     raise ConfigError(f"{repo} is a public repository; expected a private one: add --public, or name another")
 
 
 def _line(error: BaseException) -> str:
-    """Return the text of an error, and of what caused it, in one line."""
-    texts = [" ".join(str(each).split()) or type(each).__name__ for each in (error, error.__cause__) if each]
-    return ": ".join(dict.fromkeys(texts))[:400]
+    """Return the text of an error in one line, with that of its cause if it says more."""
+    text, cause = (" ".join(str(each or "").split()) for each in (error, error.__cause__))
+    return (text if cause in text else f"{text} {cause}")[:400]

@@ -125,6 +125,7 @@ def _head(cfg: Config, scored: _Scored | None) -> str:
 
 
 def _results(dataset: str, scored: _Scored) -> list[huggingface_hub.EvalResult]:
+    """Return the recalls and accuracies that the card shows, in percent."""
     named = [(split, prefix, name) for split, prefix in scored.prefixes.items() for name in scored.entry]
     return [
         huggingface_hub.EvalResult(

@@ -15,6 +15,9 @@ from bridge_jax.config import ConfigError
 from bridge_jax.interop import hub
 from tests import process
 
+# huggingface_hub sends a large file so where the hub is not given hf_xet.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
 
 class Hub(ThreadingHTTPServer):
     """Repositories: name -> whether it is private, and its files. Large files come by Git LFS, the others inline."""

@@ -29,9 +29,7 @@ class Wandb:
 
 def begin(start: Start) -> Wandb:
     """Begin a run, or go on with the one of `start.run_id`. The terminal is not captured."""
-    os.environ.setdefault(
-        "WANDB_ERROR_REPORTING", "false"
-    )  # else wandb tells its makers of its own errors, offline too
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it tells its makers of its own errors
     import wandb
 
     return Wandb(
