@@ -188,6 +188,7 @@ def base() -> ml_collections.ConfigDict:
     config.bad_steps = dict(action="stop", budget=10, spike_sigma=0.0, spike_window=128)
     config.log_every_steps = 50
     config.watchdog_secs = 1800.0
+    config.trackers = ("tensorboard",)
     config.cache_dir = "data/cache"
     config.report = False
     config.init_from = ""

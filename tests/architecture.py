@@ -33,7 +33,11 @@ ROOMS = {
     "analysis": Room(2, "measures of what a model learned, in plain NumPy", ("bridge_jax/analysis/*.py",)),
     "losses": Room(3, "one objective a file", ("bridge_jax/losses/*.py",)),
     "step": Room(3, "one training step on a mesh, and its inference twin", ("bridge_jax/step/*.py",)),
-    "workdir": Room(3, "all files that a run writes; a kill loses nothing", ("bridge_jax/workdir/*.py",)),
+    "workdir": Room(
+        3,
+        "all files that a run writes; a kill loses nothing",
+        ("bridge_jax/workdir/*.py", "bridge_jax/workdir/trackers/*.py"),
+    ),
     "evals": Room(4, "one evaluator a file", ("bridge_jax/evals/*.py",)),
     "interop": Room(4, "weights in, models out", ("bridge_jax/interop/*.py",)),
     "plan": Room(4, "the cost of a step on a machine that is not here", ("bridge_jax/plan/*.py",)),
@@ -65,9 +69,15 @@ HOMES = {
     "shelve": [],
     "grain": ["bridge_jax/data/pipeline.py"],
     "orbax": ["bridge_jax/workdir/checkpoint.py"],
-    "tensorboardX": ["bridge_jax/workdir/log.py"],
+    "tensorboardX": ["bridge_jax/workdir/trackers/tensorboard.py"],
+    "wandb": ["bridge_jax/workdir/trackers/wandb.py"],
+    "mlflow": ["bridge_jax/workdir/trackers/mlflow.py"],
     "safetensors": ["bridge_jax/interop/hf_import.py", "bridge_jax/interop/torch_export.py"],
-    "huggingface_hub": ["bridge_jax/interop/hf_import.py"],
+    "huggingface_hub": [
+        "bridge_jax/interop/hf_import.py",
+        "bridge_jax/interop/hub.py",
+        "bridge_jax/interop/model_card.py",
+    ],
     "tokenizers": ["bridge_jax/data/text.py"],
     "tensorflow_datasets": ["bridge_jax/data/*.py", "bridge_jax/data/datasets/*.py", "tools/*.py"],
     "PIL": [
@@ -102,6 +112,7 @@ NOT_DECLARED = {
 }
 MODULE_OF = {
     "absl-py": "absl",
+    "mlflow-skinny": "mlflow",
     "orbax-checkpoint": "orbax",
     "pillow-heif": "pillow_heif",
     "pillow": "PIL",
@@ -116,6 +127,8 @@ EXTRAS = {  # file -> the extra of pyproject.toml that it needs
     "bridge_jax/index/serve.py": "serve",
     "bridge_jax/interop/torch_onnx.py": "onnx",
     "bridge_jax/report/embedding.py": "report",
+    "bridge_jax/workdir/trackers/mlflow.py": "mlflow",
+    "bridge_jax/workdir/trackers/wandb.py": "wandb",
     "tools/ablation/verdict.py": "ablate",
     "tools/bench_data.py": "rivals",
     "tools/bench_search.py": "rivals",

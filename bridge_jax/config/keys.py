@@ -204,6 +204,7 @@ class Config:
     bad_steps: BadSteps
     log_every_steps: int
     watchdog_secs: float  # seconds without a step until every thread's stack is written to WORKDIR/stacks.txt; 0: off
+    trackers: tuple[str, ...]  # files of bridge_jax/workdir/trackers: where the numbers are shown too
     cache_dir: str  # folder of cached lower states, keyed by weights and preprocessing, so runs may share it
     report: bool  # write the page of the run to WORKDIR/report.html at its end (tools.report)
     init_from: str  # a checkpoint folder whose parameters this run starts from; empty: none

@@ -100,6 +100,11 @@ def _from_12(config: dict[str, Any]) -> None:
     _fill(config, {"blocks.attention": "auto"})
 
 
+def _from_13(config: dict[str, Any]) -> None:
+    """State that every run wrote TensorBoard's files, and nothing for another tracker."""
+    _fill(config, {"trackers": ["tensorboard"]})
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
@@ -114,6 +119,7 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
     _from_10,
     _from_11,
     _from_12,
+    _from_13,
 )
 SCHEMA = _FIRST + len(MIGRATIONS)
 

@@ -1,7 +1,11 @@
 """Write the model card of an exported folder from the run that made it."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+import huggingface_hub
 
 from bridge_jax.config import Config
 from bridge_jax.interop import hf_import
@@ -9,16 +13,11 @@ from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.log import read
 
 DIRECTIONS, SCORES = ("text_to_image", "image_to_text"), ("unimodal", "rerank")
-_HEAD = """\
----
-library_name: transformers
-pipeline_tag: zero-shot-image-classification
-tags:
-- bridge
-- sentence-transformers
-- image-text-retrieval
----
-"""
+_HEAD = {
+    "library_name": "transformers",
+    "pipeline_tag": "zero-shot-image-classification",
+    "tags": ["bridge", "sentence-transformers", "image-text-retrieval"],
+}
 _USE = """\
 ```python
 from transformers import AutoModel, AutoProcessor
@@ -46,7 +45,11 @@ def card(cfg: Config, saves: Checkpoints, step: int) -> str:
     meta = saves.meta(step)
     vision, text, bridge = cfg.vision, cfg.text, cfg.bridge
     towers = {"image": vision.pretrained, "text": text.pretrained}
-    return f"""{_HEAD}
+    scored = _scored(cfg, saves, step)
+    return f"""---
+{_head(cfg, scored)}
+---
+
 # BRIDGE, trained on {cfg.data.dataset}
 
 An image and a text tower whose hidden states meet in {bridge.layers} interaction layers (design `{bridge.design}`,
@@ -70,7 +73,7 @@ The whole config is in `config.json` under `bridge_jax`; `python -m tools.import
 
 ## Numbers
 
-{_numbers(cfg, saves, step)}
+{_numbers(cfg, scored)}
 ## Licence
 
 {"".join(_licence(side, source) for side, source in towers.items())}- Data: {cfg.data.dataset}, under its own terms.
@@ -90,7 +93,16 @@ def _licence(side: str, source: str) -> str:
     return f"- The {side} tower started from {Path(source).name if local else source}: {licence}.\n"
 
 
-def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
+class _Scored(NamedTuple):
+    """The numbers of a checkpoint."""
+
+    entry: Mapping[str, float]  # of the log
+    prefixes: Mapping[str, str]  # split -> how the names of its numbers begin
+    whole: bool  # whether they were scored at the end of the run, on whole splits
+
+
+def _scored(cfg: Config, saves: Checkpoints, step: int) -> _Scored | None:
+    """Return the numbers of a checkpoint; None where it was not scored."""
     log = saves.folder.parent / "metrics.jsonl"
     entries = read(log) if log.is_file() else []
     # A finished run scores its best checkpoint last and logs that table at its last step.
@@ -98,18 +110,54 @@ def _numbers(cfg: Config, saves: Checkpoints, step: int) -> str:
     final = [e for e in entries if e["step"] == last and any(name.startswith("final/") for name in e)]
     during = [e for e in entries if e["step"] == step and any(name.startswith("eval/") for name in e)]
     if final and step == saves.best():
-        scored = final[-1]
-    elif during:
-        scored = during[-1]
-    else:
+        names = [name for name in final[-1] if name.startswith("final/")]
+        prefixes = {name.split("/")[1]: "/".join(name.split("/")[:2]) + "/" for name in names}
+        return _Scored(final[-1], prefixes, whole=True)
+    return _Scored(during[-1], {cfg.data.eval_split: "eval/"}, whole=False) if during else None
+
+
+def _head(cfg: Config, scored: _Scored | None) -> str:
+    """Return the card's metadata. Its `model-index` tells the hub the numbers."""
+    if scored is None or not (results := _results(cfg.data.dataset, scored)):
+        return huggingface_hub.ModelCardData(**_HEAD).to_yaml()
+    name = f"BRIDGE, trained on {cfg.data.dataset}"
+    return huggingface_hub.ModelCardData(**_HEAD, model_name=name, eval_results=results).to_yaml()
+
+
+def _results(dataset: str, scored: _Scored) -> list[huggingface_hub.EvalResult]:
+    """Return the recalls and accuracies that the card shows, in percent."""
+    named = [(split, prefix, name) for split, prefix in scored.prefixes.items() for name in scored.entry]
+    return [
+        huggingface_hub.EvalResult(
+            task_type=task,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type="accuracy" if name.endswith("accuracy") else "recall",
+            metric_name=name.removeprefix(prefix),
+            metric_value=round(scored.entry[name], 2),
+        )
+        for split, prefix, name in named
+        if name.startswith(prefix) and (task := _task(name.removeprefix(prefix)))
+    ]
+
+
+def _task(name: str) -> str:
+    """Return the hub's name of the task that a number is of; empty for numbers that the card does not show."""
+    if re.fullmatch(rf"({'|'.join(SCORES)})/({'|'.join(DIRECTIONS)})/r@(1|5|10)", name):
+        return "image-text-retrieval"
+    return "visual-question-answering" if re.fullmatch(r"vqa/(.+/)?accuracy", name) else ""
+
+
+def _numbers(cfg: Config, scored: _Scored | None) -> str:
+    if scored is None:
         return "This checkpoint was not scored.\n"
-    prefixes = {name.split("/")[1]: "/".join(name.split("/")[:2]) + "/" for name in scored if name.startswith("final/")}
-    prefixes = prefixes or {cfg.data.eval_split: "eval/"}
-    recalls = [line for split, prefix in prefixes.items() for line in _recalls(split, prefix, scored)]
-    accuracies = [line for split, prefix in prefixes.items() for line in _accuracies(split, prefix, scored)]
+    prefixes, entry = scored.prefixes, scored.entry
+    recalls = [line for split, prefix in prefixes.items() for line in _recalls(split, prefix, entry)]
+    accuracies = [line for split, prefix in prefixes.items() for line in _accuracies(split, prefix, entry)]
     parts = []
     if recalls:
-        parts.append(_explained(cfg, whole=scored in final))
+        parts.append(_explained(cfg, scored.whole))
         parts.append("| split | direction | score | R@1 [95 %] | R@5 | R@10 | median rank |\n")
         parts += ["| --- | --- | --- | --- | --- | --- | --- |\n", *recalls, "\n"]
     if accuracies:

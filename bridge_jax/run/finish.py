@@ -66,7 +66,7 @@ def finish(run: Run, final: Mapping[str, Evaluator], params: Params, step: int) 
         terminal.table(evaluator.table(metrics), title, time.monotonic() - started)
         results |= {f"{split}/{key}": value for key, value in metrics.items()}
     run.log.write(step, {f"final/{key}": value for key, value in results.items()})
-    terminal.say(f"checkpoints, metrics.jsonl and the TensorBoard log are in {Path(saves.folder).parent}")
+    terminal.say(f"checkpoints and metrics.jsonl are in {Path(saves.folder).parent}")
     return results
 
 

@@ -19,8 +19,8 @@ from bridge_jax.workdir.meta import check_answers
 # A resumed run may differ in these keys: they change how long, where and how often, not what is computed.
 MAY_CHANGE = ("bad_steps.action", "bad_steps.budget", "blocks", "log_every_steps", "watchdog_secs", "checkpoint",
               "cache_dir", "data.workers", "data.threads", "data.prefetch_batches", "data.data_dir",
-              "data.broken_limit", "data.may_change", "evals", "mesh", "report", "sharding", "vision.pretrained",
-              "text.pretrained")  # fmt: skip
+              "data.broken_limit", "data.may_change", "evals", "mesh", "report", "sharding", "trackers",
+              "vision.pretrained", "text.pretrained")  # fmt: skip
 
 # Parameters that exist only for a run's losses, beside the heads. With init_from either side may lack them: new ones
 # start fresh, surplus ones are dropped.

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.config import Config, Stage, evaluators, objectives
+from bridge_jax.config.as_json import as_dict
 from bridge_jax.data import pipeline, text
 from bridge_jax.data.records import run_fingerprint, training_fingerprint
 from bridge_jax.run import bad_step, origin, ranking, terminal
@@ -29,7 +30,7 @@ from bridge_jax.step.predict import Predict, build_predict
 from bridge_jax.step.start import start_fused
 from bridge_jax.step.train_step import StageStep, TrainState
 from bridge_jax.types import Batch, Params
-from bridge_jax.workdir import lock, provenance
+from bridge_jax.workdir import lock, provenance, tracking
 from bridge_jax.workdir.broken_log import BrokenLog
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.lock import WorkdirBusyError
@@ -49,6 +50,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         with Outcome(workdir) as outcome:
             return run(cfg, workdir, Stop(outcome))
     lock.refuse_if_taken(stop.outcome.folder)
+    tracking.check(cfg.trackers)
     mesh = sharding.make_mesh(cfg.mesh)
     records = pipeline.open_training(cfg.data)
     text.load(cfg.data, cfg.text)
@@ -72,7 +74,7 @@ def run(cfg: Config, workdir: str, stop: Stop | None = None) -> dict[str, float]
         if jax.process_index() == 0:
             provenance.write(stop.outcome.folder, now, run_fingerprint(cfg))
         broken = BrokenLog(stop.outcome.folder, now, records, cfg.data.broken_limit)
-        with RunLog(workdir, resume_step=now) as log, stop.watchdog(cfg.watchdog_secs):
+        with RunLog(workdir, now, cfg.trackers, as_dict(cfg)) as log, stop.watchdog(cfg.watchdog_secs):
             shared = Run(cfg, mesh, saves, log, stop, broken, training_fingerprint(cfg.data))
             for stage, stage_step, start, end in zip(cfg.run_stages, stage_steps, starts, ends, strict=True):
                 if now < end or (now == end and not saves.scores(now)):  # killed before its last state was scored

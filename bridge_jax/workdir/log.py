@@ -1,39 +1,24 @@
-"""Log the metrics of a run: JSON lines to compute with, TensorBoard to look at. Only process 0 writes.
+"""Log the metrics of a run: JSON lines to compute with, trackers to look at. Only process 0 writes.
 
 `WORKDIR/metrics.jsonl` has one object a line: `step`, `time` (seconds since 1970), then the metrics. JSON has no NaN
 and no infinity, so those are the strings "NaN", "Infinity" and "-Infinity", which Python's `float` and JavaScript's
-`Number` read back. TensorBoard event files go to `WORKDIR/tensorboard`.
+`Number` read back. `workdir/tracking.py` passes the same numbers on to the trackers.
 """
 
 import json
 import math
 import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
 
 import jax
 
 from bridge_jax.config import ConfigError, as_json
-from bridge_jax.workdir import atomic
+from bridge_jax.workdir import atomic, tracking
 
-# Where torch is installed, tensorboardX imports it for a type annotation: two seconds and 180 MB in every process of a
-# run. A None in sys.modules makes that import fail, which tensorboardX takes for "not installed".
-_hidden = "torch" not in sys.modules
-if _hidden:
-    cast(dict, sys.modules)["torch"] = None
-try:
-    from tensorboardX import summary
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto import event_pb2
-finally:
-    if _hidden:
-        del sys.modules["torch"]
-
-_PROTO: Any = event_pb2  # its classes are created on import, so no type checker knows them
 _NOT_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
@@ -42,12 +27,20 @@ class RunLog:
 
     A killed run has logged past its last checkpoint. `resume_step` is the step of the restored state (0: from scratch).
     Entries after that step are dropped, because those steps run again; an entry of the step itself is kept and not
-    repeated. So a resumed log has every entry once. With None the log is only appended to.
+    repeated. So a resumed log has every entry once. With None the log is only appended to. `trackers` are told the
+    entries too, and `config` when they begin.
 
-    Raises ConfigError if `workdir` is a bucket, which cannot be appended to, or if its log is damaged.
+    Raises ConfigError if `workdir` is a bucket, which cannot be appended to, if its log is damaged, or if a tracker is
+    unknown or not installed.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], resume_step: int | None = None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        resume_step: int | None = None,
+        trackers: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] = MappingProxyType({}),
+    ):
         if "://" in str(workdir):
             raise ConfigError(
                 f"workdir {str(workdir)!r}: the log is appended to, which a bucket does not allow; "
@@ -55,32 +48,27 @@ class RunLog:
             )
         self._resume_step = resume_step
         self._logged_at_resume: set[frozenset[str]] = set()
-        self._lines = self._board = None
+        self._lines = self._trackers = None
         if jax.process_index() != 0:
             return
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
+        entries = read(path) if resume_step is not None and path.exists() else []
+        start = tracking.Start(folder, config, resume_step, run_id="")
+        self._trackers = tracking.Trackers(trackers, start, _last_steps(entries))  # before the log forgets them
         if resume_step is not None and path.exists():
-            kept = _entries_until(path, resume_step)
+            kept = [entry for entry in entries if entry["step"] <= resume_step]
             atomic.write_text(path, "".join(_line(entry) for entry in kept))
             self._logged_at_resume = {_names(entry) for entry in kept if entry["step"] == resume_step}
-        (folder / "tensorboard").mkdir(exist_ok=True)
         self._lines = path.open("a", encoding="utf-8")
-        # The files' names hold the second they were opened: without a fraction a quick restart erases the last file.
-        fraction = f".{time.time_ns() % 1_000_000_000:09d}"
-        # Not SummaryWriter: a full disk ends its thread, and the run then waits for ever at a queue nobody empties.
-        self._board = EventsWriter(str(folder / "tensorboard" / "events"), fraction)
-        if resume_step is not None:  # TensorBoard then hides all earlier events after this step
-            start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
-            self._board.write_event(_PROTO.Event(step=resume_step + 1, session_log=start))
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Log scalars (anything `float` accepts) at `step`. The line is on disk when this returns.
 
         Raises ValueError on a metric named `step` or `time`.
         """
-        if self._lines is None or self._board is None:
+        if self._lines is None or self._trackers is None:
             return
         values = {name: float(value) for name, value in metrics.items()}
         if clash := values.keys() & {"step", "time"}:
@@ -90,21 +78,14 @@ class RunLog:
         now = time.time()
         self._lines.write(_line({"step": int(step), "time": round(now, 3)} | values))
         self._lines.flush()
-        for name, value in values.items():
-            self._board.write_event(_PROTO.Event(step=int(step), wall_time=now, summary=summary.scalar(name, value)))
-        self._board.flush()
+        self._trackers.write(int(step), now, values)
 
-    def text(self, tag: str, markdown: str) -> None:
-        """Show a text, such as the config, under the Text tab of TensorBoard."""
-        if self._board is not None:
-            self._board.write_event(_PROTO.Event(wall_time=time.time(), summary=summary.text(tag, markdown)))
-
-    def close(self) -> None:
-        """Flush and close both logs. A closed log ignores further writes."""
-        if self._lines is not None and self._board is not None:
+    def close(self, failed: bool = False) -> None:
+        """Flush and close the log, and end the run in the trackers. A closed log ignores further writes."""
+        if self._lines is not None and self._trackers is not None:
             self._lines.close()
-            self._board.close()
-            self._lines = self._board = None
+            self._trackers.finish(failed)
+            self._lines = self._trackers = None
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +93,7 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=kind is not None)
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
@@ -136,8 +117,9 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     return entries
 
 
-def _entries_until(path: Path, step: int) -> list[dict[str, float]]:
-    return [entry for entry in read(path) if entry["step"] <= step]
+def _last_steps(entries: Iterable[Mapping[str, float]]) -> dict[str, int]:
+    """Return the last step at which each metric was logged."""
+    return {name: int(entry["step"]) for entry in entries for name in _names(entry)}  # later entries win
 
 
 def _names(entry: Mapping[str, float]) -> frozenset[str]:

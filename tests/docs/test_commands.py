@@ -6,8 +6,8 @@ hand-made raw folders, and for configs/shapes.py `bridge_jax.main` (also --dry_r
 script for PyTorch users.
 Parsed by the program's own flag definitions in test_flags.py, with the config loaded and checked: the photo
 experiments' `bridge_jax.main` and `tools.evaluate`; configs/coco.py really runs in tests/whole/test_coco.py,
-`tools.plan` in tests/plan/test_planner.py, `tools.ablate` in tests/tools/test_ablate.py and `tools.search` in
-tests/index/test_search_tool.py. Checked against the config:
+`tools.plan` in tests/plan/test_planner.py, `tools.ablate` in tests/tools/test_ablate.py, `tools.push` in
+tests/interop/test_hub.py and `tools.search` in tests/index/test_search_tool.py. Checked against the config:
 `hf download` and `tools.import_hf` of a tower, which need the network. Checked for syntax: `launch/*.sh`. The blocks of
 docs/contributing.md add files to the package, so test_contributing.py runs them in a copy of it; those of
 docs/own_photos.md need a folder of photos, so test_own_photos.py runs them there.
@@ -96,6 +96,7 @@ def test_every_command_is_of_a_kind_that_is_tested_here():
             *tools,
             "plan",
             "doctor",
+            "push",
             "report",
             "search",
             "bench_data",

@@ -11,7 +11,7 @@ import sys
 from tests.docs.test_commands import MODULE, PAGES, ROOT, blocks, commands, given, run, words_of
 
 PROGRAMS = (
-    *("bridge_jax.main", "tools.ablate", "tools.evaluate", "tools.plan", "tools.search"),
+    *("bridge_jax.main", "tools.ablate", "tools.evaluate", "tools.plan", "tools.push", "tools.search"),
     *(
         "tools.bench_data",
         "tools.bench_step",

@@ -40,7 +40,7 @@ from bridge_jax.data.datasets.folder import Options
 from bridge_jax.index import store
 from bridge_jax.interop import hf_import
 from bridge_jax.report import story
-from bridge_jax.workdir import broken_log, log, manifest, provenance
+from bridge_jax.workdir import broken_log, log, manifest, provenance, tracking
 from bridge_jax.workdir.outcome import Outcome, StorageError
 from tests.data.test_folder import photo
 from tests.fuzz.spoiled import like
@@ -177,6 +177,7 @@ OUTCOME = {
     "began": "2026-01-01T00:00:00+00:00", "at": "2026-01-01T00:00:00+00:00", "stage": "align", "step": 3,
     "saved_step": 3, "doing": "nothing", "starts": 1, "goodput": 0.5, "secs": {"train": 1.0},
 }  # fmt: skip
+TRACKERS = {"mlflow": {"run": "0a1b", "logged": {"train/loss": 7}}}
 START = {
     "at": "2026-01-01T00:00:00+00:00", "step": 0, "commit": "c", "uncommitted": False, "jax": "j", "platform": "cpu",
     "device": "cpu", "devices": 1, "processes": 1, "data": "d",
@@ -247,6 +248,7 @@ READERS = {
     "outcome": Reader(as_json(OUTCOME), "outcome.json", taken_up),
     "metrics": Reader(as_json(ENTRY, ENTRY | {"step": 2}), "metrics.jsonl", lambda at: log.read(at / "metrics.jsonl")),
     "starts": Reader(as_json(START, START), "starts.jsonl", provenance.read),
+    "trackers": Reader(as_json(TRACKERS), "trackers.json", lambda at: tracking.read(at / "trackers.json")),
     "broken": Reader(as_json(BROKEN), "broken_data.jsonl", lambda at: broken_log.BrokenLog(at, 5, (), 1.0)),
     "report": Reader(as_json(OUTCOME), "outcome.json", lambda at: story._outcome(at / "outcome.json")),
     "manifest": Reader(as_json({"files": {}, "scores": {}, "sha256": ""}), "manifest.json", manifest.fault),

@@ -33,9 +33,7 @@ def events(folder):
 
 
 def scalars(folder):
-    return [
-        (e.step, v.tag, v.simple_value) for e in events(folder) for v in e.summary.value if not v.tag.startswith("note")
-    ]
+    return [(e.step, v.tag, v.simple_value) for e in events(folder) for v in e.summary.value]
 
 
 def test_a_line_a_write_in_order_on_disk_at_once(tmp_path):
@@ -46,10 +44,7 @@ def test_a_line_a_write_in_order_on_disk_at_once(tmp_path):
         assert entry["step"] == 3
         assert (entry["loss"], entry["itc/accuracy"]) == (0.5, 0.25)
         assert entry["time"] > 1.6e9
-        log.text("note", "*the config*")
     assert scalars(tmp_path / "deep" / "run") == [(3, "loss", 0.5), (3, "itc/accuracy", 0.25)]
-    texts = [v for e in events(tmp_path / "deep" / "run") for v in e.summary.value if v.tag.startswith("note")]
-    assert b"*the config*" in texts[0].tensor.string_val[0]
 
 
 def test_what_json_cannot_say_is_valid_json_and_comes_back(tmp_path):
@@ -144,14 +139,14 @@ def test_only_process_zero_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with RunLog(tmp_path / "run", resume_step=0) as log:
         log.write(1, {"a": 1.0})
-        log.text("note", "text")
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorflow_and_torch_stay_out(tmp_path):
+def test_tensorflow_torch_and_the_other_trackers_stay_out(tmp_path):
     code = (
-        "import sys; from bridge_jax.workdir.log import RunLog; log = RunLog(sys.argv[1]); log.write(1, {'a': 1.0}); "
-        "log.close(); print(*{'tensorflow', 'torch'} & {m.split('.')[0] for m in sys.modules})"
+        "import sys; from bridge_jax.workdir import log, tracking; tracking.check(['tensorboard', 'wandb', 'mlflow']); "
+        "log = log.RunLog(sys.argv[1]); log.write(1, {'a': 1.0}); log.close(); "
+        "print(*{'tensorflow', 'torch', 'wandb', 'mlflow'} & {m.split('.')[0] for m in sys.modules})"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
     assert ran.stdout.split() == []

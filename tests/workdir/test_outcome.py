@@ -162,7 +162,7 @@ def error_of(use, folder):
 USES = {  # of a workdir -> whether they end where its files are folders, and where its folders are files
     "lock": (lock.take, True, False),
     "refuse": (lock.refuse_if_taken, False, False),
-    "log": (lambda folder: log.RunLog(folder, 0), True, True),
+    "log": (lambda folder: log.RunLog(folder, 0).close(), True, False),  # a tracker that cannot begin is off
     "starts": (lambda folder: provenance.write(folder, 0, ""), True, False),
     "broken": (lambda folder: broken_log.BrokenLog(folder, 0, (), 0.0), True, True),
     "workdir": (lambda folder: Outcome(folder / "lock").begin(), False, True),
