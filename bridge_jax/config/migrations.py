@@ -101,8 +101,11 @@ def _from_12(config: dict[str, Any]) -> None:
 
 
 def _from_13(config: dict[str, Any]) -> None:
-    """State that every run wrote TensorBoard's files, and nothing for another tracker."""
+    """State that every run wrote TensorBoard's files, and nothing for another tracker; SugarCrepe has company."""
     _fill(config, {"trackers": ["tensorboard"]})
+    for section in (value for name, value in config.items() if name == "evals" and isinstance(value, dict)):
+        if "sugarcrepe" in section:
+            section["compositionality"] = section.pop("sugarcrepe")
 
 
 _FIRST = 2

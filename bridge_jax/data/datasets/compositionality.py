@@ -7,7 +7,7 @@ has the same `sentence` with both. An item whose caption cannot be used is skipp
 
 import abc
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +99,7 @@ def folder_of(raw: Path, name: str, photos: str) -> Path:
     return raw / name
 
 
-def rows(file: Path, benchmark: str) -> list[tuple[str, Mapping[str, Any]]]:
+def rows(file: Path, benchmark: str) -> list[tuple[str, Any]]:
     """Return the items of a JSON file with their ids: a map, or a list of items with an `id` or else in their order.
 
     Raises ConfigError for a file of another kind.
