@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 
 def flops_of(function: Any, *arguments: Any) -> float:
-    """Return the FLOPs of all matrix products and convolutions in a function's program, over the whole batch.
+    """Return the FLOPs of all matrix products and convolutions in a jitted function's program, over the whole batch.
 
     The body of a loop counts once for each iteration, and a kernel's for each cell of its grid. Operations that a
     rematerialised program repeats count again.
     """
-    return flops_in(jax.make_jaxpr(function)(*arguments))
+    return flops_in(function.trace(*arguments).jaxpr)
 
 
 def flops_in(program: Any) -> float:

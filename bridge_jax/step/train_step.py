@@ -96,7 +96,13 @@ def build(cfg: Config, stage: Stage, first_step: int, mesh: Mesh) -> StageStep:
     state = sharding.layout(cfg, abstract, mesh)(jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32), abstract))
     return StageStep(
         init=jax.jit(init, out_shardings=state),
-        train_step=jax.jit(train_step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0),
+        train_step=jax.jit(
+            train_step,
+            in_shardings=(state, rows),
+            out_shardings=(state, whole),
+            donate_argnums=0,
+            compiler_options=sharding.compiler_options(mesh),
+        ),
         first_bad=partial(_first_bad, cfg, jax.jit(gradients), trainable),
         trainable=trainable,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from bridge_jax.plan import hbm, hlo_text
 
@@ -22,14 +23,20 @@ def libtpu():
 
 @pytest.fixture(scope="module")
 def quickly(libtpu):
-    """Let the compiler of this process give the least effort."""
+    """Let the compiler of this process give the least effort, and keep no program: they load onto devices.
+
+    JAX asks once in a process whether it keeps programs. Without the resets a process that began with these tests kept
+    none of all that came after.
+    """
     changed = {**LEAST_EFFORT, "jax_enable_compilation_cache": False}
     before = {name: getattr(jax.config, name) for name in changed}
     for name, value in changed.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ def test_bytes_of_one_instruction(instruction, expected):
 def test_a_kernel_counts_once_for_each_cell_of_its_grid():
     """On two devices each runs it over half of the rows."""
     x, w, twice = (jax.ShapeDtypeStruct((n, SIDE), jnp.bfloat16) for n in (ROWS, SIDE, 2 * ROWS))
-    assert flops.flops_of(kernel, x, w) == KERNEL_FLOPS
+    assert flops.flops_of(jax.jit(kernel), x, w) == KERNEL_FLOPS
     mesh = AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,))
     halves = jax.shard_map(kernel, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), check_vma=False)
-    assert flops.flops_of(halves, twice, w) == 2 * KERNEL_FLOPS
+    assert flops.flops_of(jax.jit(halves), twice, w) == 2 * KERNEL_FLOPS
