@@ -19,13 +19,13 @@ from bridge_jax.data.classes import PLACE, Classes
 from bridge_jax.data.datasets import photo_builder, raw_files, tars
 from bridge_jax.data.datasets.photo_builder import SPLITS, Refuse
 from bridge_jax.data.datasets.photo_records import Photo
-from bridge_jax.data.datasets.raw_files import SUFFIXES, Packed
+from bridge_jax.data.datasets.raw_files import SUFFIXES
 
 NAMES = "classnames.txt"
 TEMPLATES = ("templates.txt", "zeroshot_classification_templates.txt")
 TEMPLATE = f"a photo of a {PLACE}."
 
-Members = list[tuple[Path | Packed, int]]  # a picture and the number of its class
+Members = list[tuple[Any, int]]  # the path of a picture, or its place in a tar, and the number of its class
 
 
 class Builder(photo_builder.Builder, skip_registration=True):
