@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bridge_jax import config
 from bridge_jax.data import prepared
+from bridge_jax.data.datasets import raw_files
 from bridge_jax.data.questions import Question
 from bridge_jax.data.records import Record
 
@@ -32,15 +33,20 @@ class Classes(NamedTuple):
         """Return the question that a photo of this class answers."""
         return Question(id_, "What is in the photo?", KIND, (self.names[number],), str(number))
 
+    def of(self, record: Record) -> int:
+        """Return the number of a record's class. Raises ConfigError where there are fewer."""
+        number = next(int(question.name) for question in record["questions"] if question.kind == KIND)
+        if number >= len(self.names):
+            raise config.ConfigError(
+                f"{CLASSES} beside the records has {len(self.names)} lines, but {record['filename']} has the class "
+                f"{number}, counted from 0; give every class its line again"
+            )
+        return number
+
     def save(self, folder: Path) -> None:
         """Write both files beside the records."""
         for file, lines in ((CLASSES, self.names), (TEMPLATES, self.templates)):
             (folder / file).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def class_of(record: Record) -> int:
-    """Return the number of a record's class."""
-    return next(int(question.name) for question in record["questions"] if question.kind == KIND)
 
 
 def load(data: config.Data) -> Classes:
@@ -51,7 +57,7 @@ def load(data: config.Data) -> Classes:
             f"config.data.dataset: {data.dataset!r} has no classes (no file {files[0]}), but the zero_shot evaluator "
             "reads them; choose imagefolder"
         )
-    names, templates = (tuple(file.read_text(encoding="utf-8").splitlines()) for file in files)
+    names, templates = (tuple(line.strip() for _, line in raw_files.lines(file)) for file in files)
     if not templates or any(PLACE not in template for template in templates):
         raise config.ConfigError(f"{files[1]}: expected templates, a line each, with {PLACE} for the class")
     return Classes(names, templates)

@@ -74,7 +74,7 @@ class Evaluator(evaluators.Evaluator):
         true: list[int] = []
         for images, _, valid in pipeline.images(self._cfg, split, size, self._predict.rows):
             lower, first = self._predict.lower_image(params, images), len(true)
-            here = np.array([classes.class_of(records[first + row]) for row in range(int(valid.sum()))])
+            here = np.array([self._classes.of(records[first + row]) for row in range(int(valid.sum()))])
             true += here.tolist()
             cosines = np.asarray(self._predict.unimodal_image(params, lower), np.float64)[valid] @ embeddings.T
             ranks["unimodal"].append(zero_shot.ranks(cosines, here))

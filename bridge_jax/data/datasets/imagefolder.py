@@ -75,7 +75,7 @@ def found(raw: Path, refuse: Refuse) -> tuple[dict[str, list[Photo]], Classes]:
             for split, parts in of_class.items()
         }
     if len(names) < 2:
-        refuse(f"--raw_dir: {len(names)} classes in {raw}; expected two or more to choose from")
+        refuse(f"--raw_dir: the classes of {raw} are {names}; expected two or more to choose from")
     for name, count in collections.Counter(names).items():
         if text.fault(name):
             refuse(f"--raw_dir: the name {name!r:.60} of a class in {raw} is no text; write one in {NAMES}")
@@ -106,12 +106,12 @@ def _in_tars(raw: Path, packed: Sequence[Path], classes: int, refuse: Refuse) ->
         for sample in tars.read(tar, refuse, of="class"):
             if sample.path is None:
                 faults.append(Photo(tar, 0, (), fault=sample.fault))
-            elif (said := sample.captions[0]).isdecimal() and int(said) < classes:
+            elif (said := sample.captions[0]).isdecimal() and len(said) < 10 and int(said) < classes:
                 members[split].append((sample.path, int(said)))
             else:
                 refuse(
-                    f"{sample.path}: its class is {said!r}; expected a number from 0 to {classes - 1}, as {NAMES} has "
-                    f"{classes} lines"
+                    f"{sample.path}: its class is {said!r:.40}; expected a number from 0 to {classes - 1}, as "
+                    f"{NAMES} has {classes} lines"
                 )
     return members, faults
 
@@ -122,6 +122,9 @@ def _in_folders(raw: Path, refuse: Refuse) -> dict[str, dict[str, list[Path]]]:
     splits = {folder.name: folder for folder in inside if folder.name in SPLITS and _folders(folder)}
     if splits and (odd := next((folder for folder in inside if folder.name not in splits), None)):
         refuse(f"--raw_dir: {odd} lies beside {', '.join(splits)}; put the folders of classes into those of splits")
+    for folder in splits.values() or [raw]:
+        if loose := next((path for path in sorted(folder.iterdir()) if _is_picture(path)), None):
+            refuse(f"--raw_dir: {loose} lies in no folder of a class; move it into one")
     found = {
         split: {unicodedata.normalize("NFC", of.name): _pictures(of) for of in _folders(folder)}
         for split, folder in (splits or {"test": raw}).items()
@@ -139,21 +142,24 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+    return sorted(filter(_is_picture, folder.rglob("*")))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
 def _names(raw: Path, folders: Sequence[str], refuse: Refuse) -> list[str]:
     """Return the name of each class, from the file where there is one."""
-    file = raw / NAMES
+    file, own = raw / NAMES, [" ".join(folder.replace("_", " ").split()) for folder in folders]
     if not file.is_file():
-        return [folder.replace("_", " ") for folder in folders]
+        return own
     lines = _lines(file, refuse)
     if not any("\t" in line for line in lines):
-        if len(lines) != len(folders):
-            refuse(f"{file} has {len(lines)} names for {len(folders)} folders of classes; expected a name for each")
-        return lines
+        if len(lines) == len(folders):
+            return lines
+        refuse(f"{file} has {len(lines)} names for {len(folders)} folders of classes; expected a name for each")
+        return own
     named = {unicodedata.normalize("NFC", line.partition("\t")[0].strip()): line.partition("\t")[2] for line in lines}
     if len(named) < len(lines):
         refuse(f"{file}: two lines name one folder; leave one")
