@@ -34,12 +34,13 @@ class Classes(NamedTuple):
         return Question(id_, "What is in the photo?", KIND, (self.names[number],), str(number))
 
     def of(self, record: Record) -> int:
-        """Return the number of a record's class. Raises ConfigError where there are fewer."""
-        number = next(int(question.name) for question in record["questions"] if question.kind == KIND)
-        if number >= len(self.names):
+        """Return the number of a record's class. Raises ConfigError where it has another name now."""
+        question = next(question for question in record["questions"] if question.kind == KIND)
+        number = int(question.name)
+        if self.names[number : number + 1] != question.answers:
             raise config.ConfigError(
-                f"{CLASSES} beside the records has {len(self.names)} lines, but {record['filename']} has the class "
-                f"{number}, counted from 0; give every class its line again"
+                f"{CLASSES} beside the records has changed: its line {number + 1} is no longer "
+                f"{question.answers[0]!r}, the class of {record['filename']}; put it back, or prepare the data set anew"
             )
         return number
 
