@@ -68,6 +68,18 @@ class Evaluator(evaluators.Evaluator):
 
     def final(self, params: Params, split: str, progress: Progress) -> dict[str, float]:
         """Return every metric of `split`. Raises FloatingPointError on NaN."""
+        ranks, true = self.ranks(params, split, progress)
+        metrics = {f"{NAME}/photos": float(len(true)), f"{NAME}/classes": float(len(self._classes.names))}
+        for score, found in ranks.items():
+            measured = zero_shot.measures(found, true, self._settings.bootstrap_samples, self._cfg.seed)
+            metrics |= {f"{NAME}_{score}/{name}": value for name, value in measured.items()}
+        return metrics
+
+    def ranks(self, params: Params, split: str, progress: Progress) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return score -> the rank of each photo's class (int [n], best is 1), and the class of each (int [n]).
+
+        Raises FloatingPointError on NaN.
+        """
         records, size = pipeline.open_split(self._cfg.data, split), self._settings.batch_size
         embeddings, prompts = self._prompts(params, progress)
         ranks: dict[str, list[np.ndarray]] = {score: [] for score in SCORES[: 1 + self._bridged]}
@@ -82,12 +94,7 @@ class Evaluator(evaluators.Evaluator):
                 scores = self._reranked(params, np.asarray(lower)[valid], prompts, cosines)
                 ranks["rerank"].append(zero_shot.ranks(scores, here))
             progress("pictures", len(true), len(records))
-        labels, samples = np.array(true), self._settings.bootstrap_samples
-        metrics = {f"{NAME}/photos": float(len(true)), f"{NAME}/classes": float(len(embeddings))}
-        for score, found in ranks.items():
-            measured = zero_shot.measures(np.concatenate(found), labels, samples, self._cfg.seed)
-            metrics |= {f"{NAME}_{score}/{name}": value for name, value in measured.items()}
-        return metrics
+        return {score: np.concatenate(found) for score, found in ranks.items()}, np.array(true)
 
     def _prompts(self, params: Params, progress: Progress) -> tuple[np.ndarray, Prompts | None]:
         """Return the embeddings of the classes [C,E] and, with a bridge, the states of their first prompts."""
