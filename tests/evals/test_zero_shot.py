@@ -259,22 +259,6 @@ def test_the_accuracy_is_that_of_a_plain_twin(tiny, folder, monkeypatch, design,
     assert [row[:3] for row in rows] == [(score, "13", "6") for score in zero_shot.SCORES[: len(rows)]]
 
 
-def test_measures_by_hand():
-    ranks, labels = np.array([1, 2, 6, 1, 1]), np.array([0, 0, 0, 0, 4])
-    found = scores.measures(ranks, labels, samples=500, seed=0)
-    values = found["accuracy"], found["accuracy_at_5"], found["mean_per_class"]
-    assert values == pytest.approx((60, 80, 75))
-    assert 50 <= found["mean_per_class_low"] < 75 < found["mean_per_class_high"] <= 100
-    np.testing.assert_array_equal(scores.ranks(np.array([[0.5, 0.5, 0.1]]), np.array([1])), [2])  # a tie
-    with pytest.raises(FloatingPointError, match="zero_shot"):
-        scores.ranks(np.array([[0.5, np.nan]]), np.array([0]))
-
-
-def test_the_prompts_of_a_class_weigh_alike():
-    prompts = np.array([[[1.0, 0], [0, 1]], [[1, 0], [1, 0]]])
-    np.testing.assert_allclose(scores.class_embeddings(prompts), [[0.5**0.5] * 2, [1, 0]])
-
-
 def test_settings_that_do_not_fit_and_other_data_are_refused(tiny, folder):
     for changes, message in (
         (dict(rerank_templates=4), "rerank_templates is 4; expected 1 to 3"),
