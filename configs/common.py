@@ -281,3 +281,9 @@ def asking(**changes) -> ml_collections.ConfigDict:
     """Return the evaluator of answers to questions, or of judgements of statements."""
     settings = dict(every_steps=1000, batch_size=128, splits=("val",), select_images=0, bootstrap_samples=1000)
     return ml_collections.ConfigDict(settings | changes)
+
+
+def zero_shot(**changes) -> ml_collections.ConfigDict:
+    """Return the evaluator of zero-shot classification: the best 10 classes are reranked by their first prompt."""
+    settings = dict(batch_size=128, splits=("test",), bootstrap_samples=1000, rerank_classes=10, rerank_templates=1)
+    return ml_collections.ConfigDict(settings | changes)

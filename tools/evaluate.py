@@ -8,6 +8,7 @@
     python -m tools.evaluate --workdir=runs/coco --config=configs/msrvtt.py --split=test --rerank
     python -m tools.evaluate --workdir=runs/coco --config=configs/compositionality.py --evaluator=compositionality \
         --split=test
+    python -m tools.evaluate --workdir=runs/coco --config=configs/zero_shot.py --evaluator=zero_shot --split=test
 
 `--results` writes the answer to every question, the judgement of every statement or the caption of every picture, in
 the format that the evaluation servers of VQA and COCO captions and NLVR2's own score read. It scores nothing, so it

@@ -13,7 +13,7 @@ from tests.data import test_nocaps, test_visual_genome
 from tests.data.test_held_out import jpeg, photo
 from tests.data.test_pairs import shard, tar
 from tests.docs.test_commands import given, name_of, photos_for, prepares, run
-from tests.evals import test_compositionality
+from tests.evals import test_compositionality, test_zero_shot
 
 
 def test_every_corpus_has_its_command():
@@ -78,6 +78,14 @@ def test_compositionality_is_prepared_from_the_official_files(words, tmp_path):
         _, count = test_compositionality.OTHERS[name](tmp_path / "raw")
     else:
         test_compositionality.write(tmp_path / "raw")
+    changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    assert run([sys.executable, *changed[1:]]).stdout.endswith(f": test {count}\n")
+
+
+@pytest.mark.parametrize("words", prepares("imagefolder"), ids=name_of)
+@pytest.mark.parametrize(("write", "count"), [(test_zero_shot.write, 13), (test_zero_shot.write_tars, 3)])
+def test_classes_are_prepared_from_the_layouts_that_are_described(words, write, count, tmp_path):
+    write(tmp_path / "raw")
     changed = [word.replace("=DIR", f"={tmp_path / 'raw'}").replace("=data", f"={tmp_path / 'data'}") for word in words]
     assert run([sys.executable, *changed[1:]]).stdout.endswith(f": test {count}\n")
 

@@ -28,6 +28,7 @@ from bridge_jax.data.datasets import (
     cc3m,
     coco,
     folder,
+    imagefolder,
     msrvtt,
     nlvr,
     nocaps,
@@ -68,16 +69,12 @@ def pictures(kind: str, **settings: object) -> bytes:
     return out.getvalue()
 
 
-def packed() -> bytes:
+def packed(**files: bytes) -> bytes:
+    """Return a tar of the pictures a.png and b.png and of files, `a_txt` for a.txt."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, content in (
-            ("a.png", photo(0)),
-            ("a.txt", b"a dog"),
-            ("b.png", photo(1)),
-            ("b.json", b'{"caption": "a"}'),
-        ):
-            entry = tarfile.TarInfo(name)
+        for name, content in ({"a_png": photo(0), "b_png": photo(1)} | files).items():
+            entry = tarfile.TarInfo(name.replace("_", "."))
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return out.getvalue()
@@ -207,6 +204,11 @@ NOCAPS = {
 WHOLE = {"videos": [{"video_id": "v", "split": "test"}], "sentences": [{"video_id": "v", "caption": "a dog"}]}
 TENSORS = save({"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float16)})
 OWN = surveyed(folder.Builder, ALL)
+CLASSES = {
+    "0.tar": packed(a_cls=b"0", b_cls=b"1"),
+    "classnames.txt": b"dog\ncat\n",
+    "templates.txt": b"a {c}\nthe {}\n",
+}
 
 STATS = {"count": 3, "successes": 2, "failed_to_download": 1, "status_dict": {"success": 2, "timed out": 1}}
 
@@ -216,7 +218,8 @@ READERS = {
     "tsv": Reader(b"image\tcaption\n0.png\ta dog\n", "a.tsv", OWN),
     "token": Reader(b"0.jpg#0\ta dog\n0.jpg#1\ta cat\n", "a.token", OWN),
     "jsonl": Reader(as_json(*PAIRS), "a.jsonl", OWN),
-    "tar": Reader(packed(), "0.tar", OWN),
+    "tar": Reader(packed(a_txt=b"a dog", b_json=b'{"caption": "a"}'), "0.tar", OWN),
+    **{name: Reader(CLASSES[name], name, surveyed(imagefolder.Builder), CLASSES) for name in CLASSES},
     "stats": Reader(as_json(STATS), "0_stats.json", lambda raw: fetch_stats.read(raw / "0.tar")),
     "parquet": Reader(table(parquet.write_table), "a.parquet", OWN),
     "arrow": Reader(table(stream), "a.arrow", OWN),

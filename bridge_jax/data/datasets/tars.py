@@ -1,7 +1,8 @@
 """Read webdataset tars where they lie: a picture and a text of the same name are a sample.
 
 000001.jpg goes with 000001.txt, or with 000001.json and its `caption`, a text or several. Samples come in the order of
-the archive. Of two pictures, or two texts, of one name the first counts; the other is a fault.
+the archive. Of two pictures, or two texts, of one name the first counts; the other is a fault. Where classes are read,
+000001.cls is the text.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import Refuse
 from bridge_jax.data.datasets.raw_files import SUFFIXES, Packed
 
-_KINDS = (*SUFFIXES, ".txt", ".json")
+_TEXTS = {"caption": (".txt", ".json"), "class": (".cls",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,11 @@ def find(raw: Path) -> list[Path]:
     return tars
 
 
-def read(tar: Path, refuse: Refuse) -> Iterator[Sample]:
-    """Yield the samples of a tar; call `refuse` where it is not whole, or a name or a link leaves it."""
+def read(tar: Path, refuse: Refuse, of: str = "caption") -> Iterator[Sample]:
+    """Yield the samples of a tar; call `refuse` where it is not whole, or a name or a link leaves it.
+
+    `of` says what the texts are: "caption" or "class".
+    """
     samples: dict[str, _Parts] = {}
     try:
         if tar.stat().st_size % tarfile.BLOCKSIZE:  # tarfile takes a torn header for the end
@@ -87,29 +91,31 @@ def read(tar: Path, refuse: Refuse) -> Iterator[Sample]:
                 if photo_builder.leaves(entry.name) or odd:
                     refuse(f"{tar}: {entry.name!r} is a link or leaves the archive; expected files inside it")
                 elif entry.isfile():
-                    _sort(tar, archive, entry, samples)
+                    _sort(tar, archive, entry, samples, _TEXTS[of])
                 vars(archive)["members"].clear()  # it would keep every entry
     except (tarfile.TarError, EOFError, OSError) as error:
         refuse(f"{tar}: not a complete tar archive ({error}); fetch it again, or unpack it if it is compressed")
     for key, parts in samples.items():
-        yield from _samples(key, parts)
+        yield from _samples(key, parts, of)
 
 
-def _sort(tar: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo, samples: dict[str, _Parts]) -> None:
+def _sort(
+    tar: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo, samples: dict[str, _Parts], texts: Sequence[str]
+) -> None:
     inside = unicodedata.normalize("NFC", entry.name).removeprefix("./")
     folder, _, name = inside.rpartition("/")
     stem, dot, _ = name.partition(".")
     kind = f".{name.rpartition('.')[2].lower()}"
-    if not stem or not dot or kind not in _KINDS:
+    if not stem or not dot or kind not in (*SUFFIXES, *texts):
         return
     parts = samples.setdefault(f"{folder}/{stem}" if folder else stem, _Parts([], [], []))
     if kind in SUFFIXES:
         parts.pictures.append(Member(tar, entry.name, entry.offset_data, entry.size))
     elif (file := archive.extractfile(entry)) is not None:
-        (parts.texts if kind == ".txt" else parts.told).append(file.read().decode(errors="replace"))
+        (parts.told if kind == ".json" else parts.texts).append(file.read().decode(errors="replace"))
 
 
-def _samples(key: str, parts: _Parts) -> Iterator[Sample]:
+def _samples(key: str, parts: _Parts, of: str) -> Iterator[Sample]:
     if not parts.pictures:
         yield Sample(None, fault=f"sample {key!r} has no picture", key=key)
         return
@@ -117,7 +123,7 @@ def _samples(key: str, parts: _Parts) -> Iterator[Sample]:
     if captions:
         yield Sample(parts.pictures[0], captions, key=key)
     else:
-        yield Sample(None, fault=f"sample {key!r} has no caption{reason}", key=key)
+        yield Sample(None, fault=f"sample {key!r} has no {of}{reason}", key=key)
     if max(map(len, parts)) > 1:
         names = ", ".join(picture.inside for picture in parts.pictures)
         fault = f"sample {key!r} is there twice ({names}); the first is taken, names must be unique"
