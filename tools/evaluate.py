@@ -85,6 +85,9 @@ def evaluate(
         raise ConfigError(
             "--rerank: config.bridge.design is 'none', so there is no bridge to rerank with; leave it out"
         )
+    if by:  # the run was not checked for it when it began
+        asked = dataclasses.replace(evaluators.settings(cfg, by), splits=(split,))
+        evaluators.find(by).check(dataclasses.replace(cfg, evals={**cfg.evals, by: asked}))
     params, evaluator = _restored(saves, step, cfg, name)
     with terminal.progress() as bar, terminal.task(bar, f"evaluating {split}") as progress:
         if isinstance(evaluator, retrieval.Evaluator) and not rerank:
