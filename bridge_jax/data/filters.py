@@ -29,7 +29,7 @@ KEY = "filters"  # in the metadata of a prepared data set
 
 
 class Filters(NamedTuple):
-    """What to take; 0, False or empty: nothing. The flags of `tools.prepare_data` have the same names."""
+    """Say what to take; 0, False or empty: nothing. The flags of `tools.prepare_data` have the same names."""
 
     min_side_px: int = 0  # the shorter side of a picture, as shown
     max_aspect: float = 0.0  # longer side over shorter side
@@ -51,7 +51,7 @@ class Filters(NamedTuple):
 
     @property
     def look(self) -> str:
-        """What has to be known of each picture: nothing, its "size", or size and "hash"."""
+        """Return what a filter has to know of each picture: nothing, its "size", or size and "hash"."""
         return "" if not self.on else "hash" if self.drop_near_duplicates else "size"
 
     def metadata(self, took: Mapping[str, int]) -> dict[str, Any]:

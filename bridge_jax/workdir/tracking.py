@@ -29,7 +29,7 @@ FILE = "trackers.json"
 
 
 class Start(NamedTuple):
-    """What a tracker is told when it begins."""
+    """Tell a tracker what it begins with."""
 
     workdir: Path  # its last part is the name of the run
     config: Mapping[str, Any]  # as JSON holds it
