@@ -13,6 +13,7 @@ from bridge_jax.config.evaluators import StageEvaluator
 from bridge_jax.data import pipeline, questions, text
 from bridge_jax.data.padding import padded_batches
 from bridge_jax.evals.scores import accuracy
+from bridge_jax.models import heads
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Progress, Table
 
@@ -140,6 +141,12 @@ class Asking(StageEvaluator):
             metrics |= {f"{prefix}/{key}": value for key, value in scored.items()}
             metrics[f"{prefix}/{self._texts}"] = float(rows.sum())
         return metrics
+
+
+def joined(cfg: Config, params: Params, match: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    """Return the scores of reranking: match logit + weight x logit scale x cosine; without retrieval's weight, 1."""
+    weight = cfg.evals["retrieval"].rerank_weight if "retrieval" in cfg.evals else 1.0
+    return match + weight * heads.double_scale(params["heads"]["log_scale"], cfg.bridge) * cosines
 
 
 def derangement(count: int, seed: int) -> np.ndarray:

@@ -17,7 +17,6 @@ from bridge_jax.data.questions import JUDGEMENTS
 from bridge_jax.evals import asking
 from bridge_jax.evals.asking import Asked, Asking
 from bridge_jax.evals.scores.compositionality import MEASURES, Statement, measure, right
-from bridge_jax.models import heads
 from bridge_jax.models.bridge import BridgeModel
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Array, Lower, Params, Progress, Table
@@ -53,9 +52,8 @@ class Evaluator(Asking):
     def reply(self, params: Params, lower: Lower) -> list[np.ndarray]:
         """Return the scores of each caption, in the order of `scores`. Raises FloatingPointError on NaN."""
         cosine, match = (np.asarray(x, np.float64) for x in self._predict.jit(cosine_and_match)(params, lower))
-        weight = self._cfg.evals["retrieval"].rerank_weight if "retrieval" in self._cfg.evals else 1.0
-        joined = match + weight * heads.double_scale(params["heads"]["log_scale"], self._cfg.bridge) * cosine
-        found = np.stack([cosine, match, joined], axis=1)[:, : len(self.scores)]
+        both = asking.joined(self._cfg, params, match, cosine)
+        found = np.stack([cosine, match, both], axis=1)[:, : len(self.scores)]
         if np.isnan(found).any():
             raise FloatingPointError(f"{NAME}: a score is NaN; an accuracy would be meaningless")
         return list(found)

@@ -16,8 +16,8 @@ from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.data import classes, pipeline, text
 from bridge_jax.data.classes import Classes
 from bridge_jax.data.padding import padded_batches
+from bridge_jax.evals import asking
 from bridge_jax.evals.scores import recall, zero_shot
-from bridge_jax.models import heads
 from bridge_jax.step.predict import Predict
 from bridge_jax.types import Lower, Params, Progress, Table
 
@@ -124,9 +124,7 @@ class Evaluator(evaluators.Evaluator):
             lower = Lower(image=states[photo[rows]], text=text_states, text_mask=mask)
             logits.append(np.asarray(self._predict.fused(params, lower)[1], np.float64)[valid])
         match = np.concatenate(logits).reshape(*best.shape, each).mean(axis=-1)
-        weight = self._cfg.evals["retrieval"].rerank_weight if "retrieval" in self._cfg.evals else 1.0
-        scale = heads.double_scale(params["heads"]["log_scale"], self._cfg.bridge)
-        joined = match + weight * scale * np.take_along_axis(cosines, best, axis=1)
+        joined = asking.joined(self._cfg, params, match, np.take_along_axis(cosines, best, axis=1))
         return zero_shot.reranked(cosines, best, joined)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What img2dataset could not fetch is told by the preparation and by the doctor, from the files beside its tars."""
+"""Preparation and doctor tell what img2dataset could not fetch, from the files beside its tars."""
 
 import json
 

@@ -14,9 +14,7 @@ from bridge_jax.data import prepared
 from bridge_jax.data.records import open_splits
 from bridge_jax.evals import compositionality
 from bridge_jax.step import sharding
-from bridge_jax.step.params import init_params
 from bridge_jax.step.predict import build_predict
-from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import common
 from tests import process, runs
 from tests.data.bad_inputs import encode, picture
@@ -119,16 +117,13 @@ def test_items_are_scored_by_towers_and_bridge_and_by_words_alone(tiny, data_dir
 
 
 def test_a_run_is_scored_by_the_command(tiny, data_dir, small_shapes, tmp_path):
-    saves = Checkpoints(tmp_path / "run")
-    cfg = config.parse(tiny())
-    saves.save(8, "task", init_params(cfg), None, cfg)
-    saves.close()
+    runs.saved(config.parse(tiny()), tmp_path / "run")
     (vocabulary,) = small_shapes.rglob(prepared.VOCABULARY)
     flags = [f"--workdir={tmp_path / 'run'}", f"--data_dir={data_dir}", f"--vocabulary={vocabulary}", "--split=test"]
     given = ["--evaluator=compositionality", "--config.evals.compositionality.bootstrap_samples=20"]
     done = process.run("tools.evaluate", *flags, "--config=configs/compositionality.py", *given)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "sugarcrepe/test, step 8" in done.stdout
+    assert "sugarcrepe/test, step 1" in done.stdout
     assert re.search(r"swap_att +│ rerank +│ +5 │", done.stdout)
     done = process.run("tools.evaluate", *flags, "--evaluator=compositionality")
     assert (done.returncode, done.stdout) == (2, "")

@@ -18,10 +18,8 @@ from bridge_jax.evals import zero_shot
 from bridge_jax.evals.scores import zero_shot as scores
 from bridge_jax.models import heads
 from bridge_jax.step import sharding
-from bridge_jax.step.params import init_params
 from bridge_jax.step.predict import build_predict
 from bridge_jax.types import Lower
-from bridge_jax.workdir.checkpoint import Checkpoints
 from configs import common
 from tests import process, runs
 from tests.data.bad_inputs import encode, picture
@@ -279,14 +277,11 @@ def test_settings_that_do_not_fit_and_other_data_are_refused(tiny, folder):
 
 
 def test_a_run_is_scored_by_the_command(tiny, folder, small_shapes, tmp_path):
-    saves = Checkpoints(tmp_path / "run")
-    cfg = config.parse(tiny())
-    saves.save(8, "task", init_params(cfg), None, cfg)
-    saves.close()
+    runs.saved(config.parse(tiny()), tmp_path / "run")
     (vocabulary,) = small_shapes.rglob(prepared.VOCABULARY)
     flags = [f"--workdir={tmp_path / 'run'}", f"--data_dir={folder.parents[1]}", f"--vocabulary={vocabulary}"]
     given = ["--config=configs/zero_shot.py", "--evaluator=zero_shot", "--config.evals.zero_shot.bootstrap_samples=20"]
     done = process.run("tools.evaluate", *flags, *given, "--split=test")
     assert done.returncode == 0, done.stderr
-    assert "imagefolder/test, step 8" in done.stdout
+    assert "imagefolder/test, step 1" in done.stdout
     assert re.search(r"rerank +│ +13 │ +6 │", done.stdout)
