@@ -109,7 +109,7 @@ def base() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.compute_dtype = "float32"
-    config.blocks = dict(scan=False, remat="none", attention="auto")
+    config.blocks = dict(scan=False, remat="none", kernels="auto")
     config.mesh = dict(data=-1, fsdp=1, tensor=1)
     config.sharding = SHARDING
     config.bridge = dict(

@@ -43,7 +43,7 @@ def config(sizes: tuple[int, ...] = (1, 1, 1), kernel: bool = False) -> Config:
         bridge=dict(layers=1, attention_dropout=0.1, output_dropout=0.1),
         mesh=dict(zip(sharding.AXES, sizes, strict=True)),
         losses=GROUPS,
-        blocks=dict(attention="interpret", scan=True, remat="full") if kernel else dict(attention="plain"),
+        blocks=dict(kernels="interpret", scan=True, remat="full") if kernel else dict(kernels="plain"),
     )
 
 

@@ -103,7 +103,7 @@ def _say(cfg: Config, topology: str, chip: Chip, plan: Plan) -> None:
         f"code {code:.2f}",
         f"  products    {plan.compiled_flops / 1e12:.3f} TFLOP a chip, {plan.compiled_flops / plan.model_flops:.2f} "
         f"times the model's {plan.model_flops / 1e12:.3f}; "
-        f"attention {f'in {plan.kernels} kernels, a loop counted once' if plan.kernels else 'plain'}",
+        f"{f'{plan.kernels} kernels, a loop counted once' if plan.kernels else 'no kernels'}",
         f"  traffic     {_short(plan.hbm_bytes / 1e9)} GB of HBM a chip; {host}",
         f"  roofline    compute {_short(1e3 * plan.compute_secs)} ms, memory {_short(1e3 * plan.memory_secs)} ms, "
         f"interconnect {_short(1e3 * plan.interconnect_secs)} ms "

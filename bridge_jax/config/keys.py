@@ -167,7 +167,7 @@ class Blocks:
 
     scan: bool  # compile one of several equal blocks, and of equal bridged segments, instead of each
     remat: Literal["none", "dots", "full"]  # the backward pass computes again: nothing, all but products, everything
-    attention: Literal["auto", "plain", "kernel", "interpret"]  # models/kernels: auto is the kernel on TPUs
+    kernels: Literal["auto", "plain", "kernel", "interpret"]  # models/kernels: auto is kernels on TPUs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -108,6 +108,13 @@ def _from_13(config: dict[str, Any]) -> None:
             section["compositionality"] = section.pop("sugarcrepe")
 
 
+def _from_14(config: dict[str, Any]) -> None:
+    """Let `blocks.attention` choose the kernels of affine maps and of the MLP too."""
+    for section in (value for name, value in config.items() if name == "blocks" and isinstance(value, dict)):
+        if "attention" in section:
+            section["kernels"] = section.pop("attention")
+
+
 _FIRST = 2
 # The first turns schema _FIRST into schema 3.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
@@ -123,6 +130,7 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], None], ...] = (
     _from_11,
     _from_12,
     _from_13,
+    _from_14,
 )
 SCHEMA = _FIRST + len(MIGRATIONS)
 

@@ -16,14 +16,14 @@ class Block(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    attention: str = "plain"  # config.blocks.attention
+    kernels: str = "plain"  # config.blocks.kernels
 
     @nn.compact
     def __call__(
         self, x_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], deterministic: bool
     ) -> Float[Array, "B T D"]:
         cfg, dtype = self.cfg, self.dtype
-        attention = layers.SelfAttention(cfg.heads, dtype, cfg.dropout, attention=self.attention, name="attention")
+        attention = layers.SelfAttention(cfg.heads, dtype, cfg.dropout, kernels=self.kernels, name="attention")
         y = attention(x_BTD, mask_BT, deterministic)
         y = layers.Dropout(cfg.dropout)(y, deterministic=deterministic)
         x_BTD = layers.layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BTD + y)
@@ -37,7 +37,7 @@ class Tower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    execution: Blocks = Blocks(scan=False, remat="none", attention="plain")
+    execution: Blocks = Blocks(scan=False, remat="none", kernels="plain")
     side: ClassVar[str] = "text"
     period: ClassVar[int] = 1  # blocks whose indices differ by it have equal structure
     first_position: ClassVar[int] = 0
@@ -50,9 +50,7 @@ class Tower(nn.Module):
         self.token_type = nn.Embed(cfg.token_types, **table)
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
         self.embed_dropout = layers.Dropout(cfg.dropout)
-        self.layers = [
-            Block(cfg, self.dtype, self.execution.attention, name=f"block_{i:02d}") for i in range(cfg.depth)
-        ]
+        self.layers = [Block(cfg, self.dtype, self.execution.kernels, name=f"block_{i:02d}") for i in range(cfg.depth)]
 
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
         """Add word, position and first-segment embeddings; normalise the sum."""

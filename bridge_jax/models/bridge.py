@@ -171,5 +171,5 @@ class InteractionLayers(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        settings = self.cfg.bridge, self.dtype, self.cfg.blocks.attention
+        settings = self.cfg.bridge, self.dtype, self.cfg.blocks.kernels
         self.layers = [Interaction(*settings, name=f"layer_{q}") for q in range(self.cfg.bridge.layers)]

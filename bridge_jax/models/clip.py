@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from bridge_jax.config import Blocks, Text
-from bridge_jax.models import layers, stack, vit
+from bridge_jax.models import layers, pre_norm, stack, vit
 from bridge_jax.types import Array
 
 
@@ -39,7 +39,7 @@ class TextTower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    execution: Blocks = Blocks(scan=False, remat="none", attention="plain")
+    execution: Blocks = Blocks(scan=False, remat="none", kernels="plain")
     side: ClassVar[str] = "text"
     period: ClassVar[int] = 1  # blocks whose indices differ by it have equal structure
     causal: ClassVar[bool] = True
@@ -51,8 +51,8 @@ class TextTower(nn.Module):
         self.word = nn.Embed(cfg.vocab_size, **table)
         self.position = nn.Embed(cfg.max_positions, **table)
         self.layers = [
-            layers.PreNormBlock(
-                cfg, self.dtype, self.activation, attention=self.execution.attention, name=f"block_{i:02d}"
+            pre_norm.PreNormBlock(
+                cfg, self.dtype, self.activation, kernels=self.execution.kernels, name=f"block_{i:02d}"
             )
             for i in range(cfg.depth)
         ]

@@ -115,7 +115,7 @@ class Decoder(nn.Module):
     vocab_size: int
     length: int  # T, words of a caption
     dtype: jnp.dtype
-    execution: Blocks = Blocks(scan=False, remat="none", attention="plain")
+    execution: Blocks = Blocks(scan=False, remat="none", kernels="plain")
 
     def setup(self):
         cfg = self.cfg

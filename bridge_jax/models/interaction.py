@@ -1,5 +1,7 @@
 """The interaction layer, in which the two towers exchange hidden states (Eq. 1-3 of the paper)."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -33,7 +35,7 @@ class CosineAttention(nn.Module):
     dropout: float
     dtype: jnp.dtype
     pictures: tuple[int, int] = (1, 1)  # of the query side, of the other side; each picture has the same position bias
-    attention: str = "plain"  # config.blocks.attention
+    kernels: str = "plain"  # config.blocks.kernels
 
     @nn.compact
     def __call__(
@@ -59,12 +61,13 @@ class CosineAttention(nn.Module):
         bias_LM = self.param("position_bias", nn.initializers.zeros_init(), (L // query_pictures, M // other_pictures))
         bias_LM = bias_LM if self.pictures == (1, 1) else jnp.tile(bias_LM, self.pictures)
         drop = layers.Dropout(self.dropout)
-        form = kernel.form_of(self.attention, B, (L, M, S), self.heads, self.dtype)
+        form = kernel.form_of(self.kernels, B, (L, M, S), self.heads, self.dtype)
         if form != "plain":
-            states = layers.project_joined(query_BLS, query), layers.project_joined(other_BMS, key, value)
+            project = functools.partial(layers.project_joined, self.kernels)
+            states = project(query_BLS, query), project(other_BMS, key, value)
             dropped = drop.in_kernel(deterministic)
             out_BLS, weights_BLM = kernel.attend(form, self.heads, states, 1 / tau, bias_LM, other_mask, **dropped)
-            return layers.dense(S, self.dtype, "out")(out_BLS), weights_BLM
+            return project(out_BLS, layers.AffineMap((S, S), name="out"))[0], weights_BLM
         (q_BNLK,) = layers.project(query_BLS, self.heads, query)
         k_BNMK, v_BNMK = layers.project(other_BMS, self.heads, key, value)
         q_BNLK, k_BNMK = (layers.l2_normalise(x).astype(self.dtype) for x in (q_BNLK, k_BNMK))
@@ -104,7 +107,7 @@ class Interaction(nn.Module):
 
     cfg: Bridge
     dtype: jnp.dtype
-    attention: str = "plain"  # config.blocks.attention
+    kernels: str = "plain"  # config.blocks.kernels
 
     @nn.compact
     def __call__(
@@ -118,8 +121,8 @@ class Interaction(nn.Module):
         cfg, dtype, S = self.cfg, self.dtype, self.cfg.shared_width
         shape, k = image_BPD.shape, image_BPD.shape[1] if image_BPD.ndim > 3 else 1
         image_BPD = image_BPD.reshape(shape[0], -1, shape[-1])
-        z_v = layers.dense(S, dtype, "image_to_shared")(layers.layer_norm(NORM_EPS, dtype, "image_norm")(image_BPD))
-        z_t = layers.dense(S, dtype, "text_to_shared")(layers.layer_norm(NORM_EPS, dtype, "text_norm")(text_BTD))
+        z_v = self._map("image_to_shared", S, layers.layer_norm(NORM_EPS, dtype, "image_norm")(image_BPD))
+        z_t = self._map("text_to_shared", S, layers.layer_norm(NORM_EPS, dtype, "text_norm")(text_BTD))
         if cfg.design == "self_cross":
             z_v, z_t = (
                 self._self_attend("image", z_v, None, deterministic),
@@ -133,8 +136,8 @@ class Interaction(nn.Module):
             text_over_image = image_over_text = None
         else:
             settings = (cfg.heads, cfg.tau_start, cfg.attention_dropout, dtype)
-            text_attention = CosineAttention(*settings, (1, k), self.attention, name="text_over_image")
-            image_attention = CosineAttention(*settings, (k, 1), self.attention, name="image_over_text")
+            text_attention = CosineAttention(*settings, (1, k), self.kernels, name="text_over_image")
+            image_attention = CosineAttention(*settings, (k, 1), self.kernels, name="image_over_text")
             by_text = text_attention(z_t, z_v, None, deterministic, compare)
             by_image = image_attention(z_v, z_t, mask_BT, deterministic, compare)
             if compare:
@@ -147,13 +150,17 @@ class Interaction(nn.Module):
             image_over_text,
         )
 
+    def _map(self, name: str, width: int, x_BLD: Array, init: Callable = layers.kernel_init) -> jax.Array:
+        affine_map = layers.AffineMap((x_BLD.shape[-1], width), init=init, name=name)
+        return layers.project_joined(self.kernels, x_BLD.astype(self.dtype), affine_map)[0]
+
     def _self_attend(self, side: str, z: Array, mask: Array | None, deterministic: bool) -> jax.Array:
         y = layers.layer_norm(NORM_EPS, self.dtype, f"{side}_self_norm")(z)
         attention = layers.SelfAttention(
             self.cfg.heads,
             self.dtype,
             self.cfg.attention_dropout,
-            attention=self.attention,
+            kernels=self.kernels,
             name=f"{side}_self_attention",
         )
         return z + attention(y, mask, deterministic)
@@ -162,6 +169,5 @@ class Interaction(nn.Module):
         start = float(np.log(self.cfg.gate_start / (1 - self.cfg.gate_start)))
         gate = nn.sigmoid(self.param(f"{side}_gate", nn.initializers.constant(start), ())).astype(self.dtype)
         # The map starts at zero, so the first update is zero at any gate: the gate may start wide enough to learn.
-        from_shared = layers.dense(states.shape[-1], self.dtype, f"shared_to_{side}", nn.initializers.zeros_init())
-        update = from_shared(update)
+        update = self._map(f"shared_to_{side}", states.shape[-1], update, nn.initializers.zeros_init())
         return states + gate * layers.Dropout(self.cfg.output_dropout)(update, deterministic=deterministic)

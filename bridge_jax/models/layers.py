@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, UInt32
 
-from bridge_jax.config import Text, Vision
 from bridge_jax.models import rotary
+from bridge_jax.models.kernels import affine_tpu, rows
 from bridge_jax.models.kernels import attention as kernel
 from bridge_jax.types import Array
 
@@ -149,11 +149,12 @@ class AffineMap(nn.Module):
 
     features: tuple[int, int]  # in, out
     bias: bool = True
+    init: Callable = kernel_init
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "D S"], Float[Array, "S"]]:
         bias = self.param("bias", nn.initializers.zeros_init(), self.features[1:]) if self.bias else None
-        return self.param("kernel", kernel_init, self.features), jnp.zeros(self.features[1]) if bias is None else bias
+        return self.param("kernel", self.init, self.features), jnp.zeros(self.features[1]) if bias is None else bias
 
 
 def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple[Float[Array, "B N L K"], ...]:
@@ -167,10 +168,17 @@ def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple
     return tuple(split_heads(y_BLJS[:, :, j], heads) for j in range(len(maps)))
 
 
-def project_joined(x_BLD: Float[Array, "B L D"], *maps: AffineMap) -> Float[Array, "J B L S"]:
-    """Apply several affine maps to the same states in one product, for a kernel: the heads stay joined."""
-    kernels, biases = zip(*(affine_map() for affine_map in maps), strict=True)
-    kernel_JDS, bias_JS = (jnp.stack(x).astype(x_BLD.dtype) for x in (kernels, biases))
+def project_joined(kernels: str, x_BLD: Float[Array, "B L D"], *maps: AffineMap) -> Float[Array, "J B L S"]:
+    """Apply several affine maps to the same states in one product; the heads stay joined.
+
+    `kernels` is `config.blocks.kernels`, of which the form of the backward pass depends.
+    """
+    matrices, biases = zip(*(affine_map() for affine_map in maps), strict=True)
+    kernel_JDS, bias_JS = (jnp.stack(x).astype(x_BLD.dtype) for x in (matrices, biases))
+    (B, L, D), (J, _, S) = x_BLD.shape, kernel_JDS.shape
+    device = rows.device_of(kernels, B, L, affine_tpu.vmem_bytes(L, D, S, J, x_BLD.dtype.itemsize))
+    if device is not None:
+        return rows.affine(device, x_BLD, kernel_JDS, bias_JS)
     return jnp.einsum("BLD,JDS->JBLS", x_BLD, kernel_JDS) + bias_JS[:, None, None]
 
 
@@ -197,7 +205,7 @@ class SelfAttention(nn.Module):
     dtype: jnp.dtype
     dropout: float = 0.0
     key_bias: bool = True
-    attention: str = "plain"  # config.blocks.attention
+    kernels: str = "plain"  # config.blocks.kernels
 
     @nn.compact
     def __call__(
@@ -210,13 +218,13 @@ class SelfAttention(nn.Module):
         (B, L, D), drop = x_BLD.shape, Dropout(self.dropout)
         maps = (AffineMap((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value"))
         has_kernel = rotation is None and (mask is None or mask.ndim == 2)
-        form = kernel.form_of(self.attention if has_kernel else "plain", B, (L, L, D), self.heads, self.dtype)
+        form = kernel.form_of(self.kernels if has_kernel else "plain", B, (L, L, D), self.heads, self.dtype)
         if form != "plain":
-            states = (project_joined(x_BLD.astype(self.dtype), *maps),)
+            states = (project_joined(self.kernels, x_BLD.astype(self.dtype), *maps),)
             scale = jnp.float32(1 / np.sqrt(D // self.heads))
             dropped = drop.in_kernel(deterministic)
             attended_BLD, _ = kernel.attend(form, self.heads, states, scale, mask=mask, **dropped)
-            return dense(D, self.dtype, "out")(attended_BLD)
+            return project_joined(self.kernels, attended_BLD, AffineMap((D, D), name="out"))[0]
         q_BNLK, k_BNLK, v_BNLK = project(x_BLD.astype(self.dtype), self.heads, *maps)
         if rotation is not None:
             q_BNLK, k_BNLK = rotary.rotate(q_BNLK, rotation), rotary.rotate(k_BNLK, rotation)
@@ -237,41 +245,3 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> jax.Array:
         y = self.activation(dense(self.hidden, self.dtype, "up")(x))
         return dense(x.shape[-1], self.dtype, "down")(y)
-
-
-class LayerScale(nn.Module):
-    """Multiply by a learned vector (DINOv2)."""
-
-    @nn.compact
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        scale_D = self.param("scale", nn.initializers.ones_init(), (x_BLD.shape[-1],)).astype(x_BLD.dtype)
-        return x_BLD * scale_D[None, None]
-
-
-class PreNormBlock(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; `layer_scale` scales each branch."""
-
-    cfg: Vision | Text  # heads, mlp_width, norm_eps, dropout
-    dtype: jnp.dtype
-    activation: Callable = gelu
-    layer_scale: bool = False
-    key_bias: bool = True
-    attention: str = "plain"  # config.blocks.attention
-
-    @nn.compact
-    def __call__(
-        self,
-        x_BLD: Float[Array, "B L D"],
-        mask: Bool[Array, "B *_ L"] | None,
-        rotation: rotary.Rotation | None,
-        deterministic: bool,
-    ) -> Float[Array, "B L D"]:
-        cfg, dtype = self.cfg, self.dtype
-        attention = SelfAttention(cfg.heads, dtype, key_bias=self.key_bias, attention=self.attention, name="attention")
-        y = attention(layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BLD), mask, deterministic, rotation)
-        y = LayerScale(name="attention_scale")(y) if self.layer_scale else y
-        x_BLD = x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)
-        y = layer_norm(cfg.norm_eps, dtype, "mlp_norm")(x_BLD)
-        y = Mlp(cfg.mlp_width, dtype, self.activation, name="mlp")(y)
-        y = LayerScale(name="mlp_scale")(y) if self.layer_scale else y
-        return x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)

@@ -92,7 +92,7 @@ class Tower(nn.Module):
 
     cfg: Text
     dtype: jnp.dtype
-    execution: Blocks = Blocks(scan=False, remat="none", attention="plain")
+    execution: Blocks = Blocks(scan=False, remat="none", kernels="plain")
     side: ClassVar[str] = "text"
     period: ClassVar[int] = GLOBAL_EVERY
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from bridge_jax.config import Blocks, Vision
-from bridge_jax.models import layers, stack
+from bridge_jax.models import layers, pre_norm, stack
 from bridge_jax.types import Array
 
 
@@ -23,7 +23,7 @@ class Tower(nn.Module):
 
     cfg: Vision
     dtype: jnp.dtype
-    execution: Blocks = Blocks(scan=False, remat="none", attention="plain")
+    execution: Blocks = Blocks(scan=False, remat="none", kernels="plain")
     side: ClassVar[str] = "vision"
     prefix: ClassVar[int] = 1  # tokens before the patches: the class token
     patch_bias: ClassVar[bool] = True
@@ -39,13 +39,13 @@ class Tower(nn.Module):
         if cfg.mask_token:
             self.mask_token = self.param("mask_token", token_init, (1, 1, cfg.width))
         block = functools.partial(
-            layers.PreNormBlock,
+            pre_norm.PreNormBlock,
             cfg,
             self.dtype,
             self.activation,
             cfg.layer_scale,
             self.key_bias,
-            self.execution.attention,
+            self.execution.kernels,
         )
         self.layers = [block(name=f"block_{i:02d}") for i in range(cfg.depth)]
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)

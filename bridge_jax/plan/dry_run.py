@@ -45,7 +45,7 @@ class Cost:
 
     batch: Batch  # the shapes of the global batch
     flops: float  # of the whole batch, with all that is computed twice
-    kernels: int  # of attention (config.blocks.attention); 0: it is plain
+    kernels: int  # in the program, a loop counted once (config.blocks.kernels)
     peak_bytes: int  # of one device
     compile_secs: float
     kept: bool  # the program was compiled before, and read in these seconds
@@ -74,7 +74,7 @@ def report(cfg: Config) -> None:
         )
         with console.status(f"compiling the step of stage {stage.name}"):
             cost = cost_of(cfg, stage, mesh)
-        for line in _lines(stage, cost, cfg.blocks.attention, console.width):
+        for line in _lines(stage, cost, cfg.blocks.kernels, console.width):
             console.print(line, markup=False)
     console.print(f"\nCompiled programs are kept in {programs}: the next dry run reads them.", markup=False)
     console.print(f"python -m tools.show_params with the same --config lists all {len(known)} arrays.", markup=False)
@@ -156,11 +156,11 @@ def _lines(stage: Stage, cost: Cost, setting: str, width: int) -> list[str]:
     batch = textwrap.wrap(text, width, initial_indent="  batch  ", subsequent_indent="         ")
     seconds, peak = f"{cost.compile_secs:.1f} s", cost.peak_bytes / GIB
     when = f"compiled before, read in {seconds}" if cost.kept else f"compiled in {seconds}"
-    attention = f"in {cost.kernels} kernels, a loop counted once" if cost.kernels else "plain"
+    kernels = f"{cost.kernels}, a loop counted once" if cost.kernels else "none"
     return [
         *(line.replace("\xa0", " ") for line in batch),
         f"  cost   {_short(cost.flops / 1e9)} GFLOP a step, peak memory {peak:.2f} GiB a device; {when}",
-        f"  attention {attention} (config.blocks.attention = {setting!r})",
+        f"  kernels {kernels} (config.blocks.kernels = {setting!r})",
     ]
 
 

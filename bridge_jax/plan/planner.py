@@ -63,7 +63,7 @@ class Plan:
     memory: Memory
     model_flops: float  # FLOPs of the products in the config's step, with nothing computed twice
     compiled_flops: float
-    kernels: int  # of attention in the program, a loop counted once; 0: it is plain
+    kernels: int  # in the program, a loop counted once
     hbm_bytes: float
     traffic: tuple[Traffic, ...]
     host_transfers: tuple[str, ...]
@@ -207,7 +207,7 @@ def memory_of(compiled: Any) -> Memory:
 
 def model_flops(cfg: Config, stage: Stage, mesh: Mesh) -> float:
     """Return the FLOPs of a step on the whole batch, with blocks neither scanned nor computed twice."""
-    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none", attention="plain"))
+    plain = dataclasses.replace(cfg, blocks=Blocks(scan=False, remat="none", kernels="plain"))
     return flops.flops_of(*step_of(plain, dataclasses.replace(stage, microbatches=1), mesh))
 
 

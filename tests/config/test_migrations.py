@@ -142,7 +142,8 @@ def test_a_config_as_it_was_written_is_read(name):
         objectives.bind(loss, arguments)  # raises where an argument is missing
     assert differences(meta.config, cfg) == []
     was, is_now = flat(before["config"]), flat(meta.config)
-    was = {key: value for key, value in was.items() if key not in {*MOVED_IN_7, "mining.wrong_captions"}}
+    renamed = {*MOVED_IN_7, "mining.wrong_captions", "blocks.attention"}
+    was = {key: value for key, value in was.items() if key not in renamed}
     assert {key: is_now[key] for key in was} == was | dict.fromkeys(was.keys() & {"blocks.remat"}, "none")
 
 
@@ -184,6 +185,12 @@ def test_the_number_of_wrong_captions_moves_to_every_stage():
     assert {name: stage["wrong_captions"] for name, stage in after["stages"].items()} == dict.fromkeys(
         ("stabilise", "align", "task"), 3
     )
+
+
+def test_the_form_of_attention_is_that_of_all_kernels():
+    before = record("14.json")
+    before["config"]["blocks"]["attention"] = "plain"
+    assert migrate(before, "x")["config"]["blocks"] == {"scan": False, "remat": "none", "kernels": "plain"}
 
 
 def test_a_loss_that_a_run_did_not_use_is_not_made_up():

@@ -20,8 +20,8 @@ ONE = sharding.make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
 
 def module(kind, form, rate=0.0, dtype="float32", heads=HEADS):
     if kind == "cosine":
-        return interaction.CosineAttention(heads, 0.1, rate, jnp.dtype(dtype), attention=form)
-    return layers.SelfAttention(heads, jnp.dtype(dtype), rate, attention=form)
+        return interaction.CosineAttention(heads, 0.1, rate, jnp.dtype(dtype), kernels=form)
+    return layers.SelfAttention(heads, jnp.dtype(dtype), rate, kernels=form)
 
 
 def inputs(kind, masked):

@@ -13,7 +13,7 @@ from bridge_jax.config import Blocks, Decoder
 from bridge_jax.models import decoder
 
 B, P, T, V = 3, 5, 7, 20
-PLAIN = Blocks(scan=False, remat="none", attention="plain")
+PLAIN = Blocks(scan=False, remat="none", kernels="plain")
 SETTINGS = Decoder(layers=2, width=32, heads=4, mlp_width=40, dropout=0.1, reads="fused")
 draw = np.random.default_rng(0)
 IDS = draw.integers(0, V, (B, T))

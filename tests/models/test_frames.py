@@ -161,7 +161,7 @@ def test_closed_gates_leave_every_frame_to_the_tower():
 
 def test_scanned_segments_give_the_same_outputs():
     cfg, params = make(placement="top")
-    scanned = dataclasses.replace(cfg, blocks=Blocks(scan=True, remat="full", attention="plain"))
+    scanned = dataclasses.replace(cfg, blocks=Blocks(scan=True, remat="full", kernels="plain"))
     lower = videos(cfg, params)
     outputs, expected = fused(scanned, params, lower), fused(cfg, params, lower)
     np.testing.assert_allclose(outputs.itm_logit, expected.itm_logit, rtol=1e-4, atol=1e-5)

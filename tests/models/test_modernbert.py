@@ -20,9 +20,9 @@ KIND = dataclasses.replace(
 IDS = np.random.default_rng(0).integers(5, 300, (2, LENGTH))
 MASK = np.arange(LENGTH) < np.array([[LENGTH], [100]])
 BLOCKS = (
-    Blocks(scan=False, remat="none", attention="plain"),
-    Blocks(scan=False, remat="full", attention="plain"),
-    Blocks(scan=True, remat="dots", attention="plain"),
+    Blocks(scan=False, remat="none", kernels="plain"),
+    Blocks(scan=False, remat="full", kernels="plain"),
+    Blocks(scan=True, remat="dots", kernels="plain"),
 )
 
 

@@ -85,9 +85,9 @@ def test_pad_ids_change_no_output_bit_for_bit(twins):
 def test_scanned_blocks_give_the_same_numbers(twins):
     plain = twins.ours(twins.ids, MASK)
     for execution in (
-        Blocks(scan=True, remat="none", attention="plain"),
-        Blocks(scan=False, remat="dots", attention="plain"),
-        Blocks(scan=True, remat="full", attention="plain"),
+        Blocks(scan=True, remat="none", kernels="plain"),
+        Blocks(scan=False, remat="dots", kernels="plain"),
+        Blocks(scan=True, remat="full", kernels="plain"),
     ):
         tower = twins.kind.tower().clone(execution=execution)
 

@@ -105,7 +105,7 @@ def test_scanned_blocks_give_the_same_numbers(twins):
     def run(tower, pixels):
         return tower.finish(tower.blocks(tower.embed(pixels), 0, twins.kind.section.depth, True))
 
-    tower = twins.kind.tower().clone(execution=Blocks(scan=True, remat="full", attention="plain"))
+    tower = twins.kind.tower().clone(execution=Blocks(scan=True, remat="full", kernels="plain"))
     got = tower.apply({"params": twins.params}, pixels, method=run)
     np.testing.assert_allclose(got, twins.ours(pixels), atol=1e-5)
 

@@ -114,14 +114,14 @@ def test_a_program_that_was_read_says_so(cfg, mesh):
 
 
 def test_it_says_how_attention_runs(screen, cfg, mesh):
-    assert screen.count("  attention plain (config.blocks.attention = 'auto')") == len(cfg.stage_order)
-    kernel = dataclasses.replace(cfg, blocks=dataclasses.replace(cfg.blocks, attention="interpret"))
+    assert screen.count("  kernels none (config.blocks.kernels = 'auto')") == len(cfg.stage_order)
+    kernel = dataclasses.replace(cfg, blocks=dataclasses.replace(cfg.blocks, kernels="interpret"))
     step, *arguments = planner.step_of(kernel, kernel.stages["align"], mesh)
     kernels = flops.kernels_in(step.trace(*arguments).jaxpr)
     assert kernels > 0
     cost = dataclasses.replace(dry_run.cost_of(cfg, cfg.stages["align"], mesh), kernels=kernels)
     shown = dry_run._lines(cfg.stages["align"], cost, "interpret", 100)[-1]
-    assert shown == f"  attention in {kernels} kernels, a loop counted once (config.blocks.attention = 'interpret')"
+    assert shown == f"  kernels {kernels}, a loop counted once (config.blocks.kernels = 'interpret')"
 
 
 @pytest.mark.parametrize(

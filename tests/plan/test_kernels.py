@@ -5,21 +5,23 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bridge_jax.config import Mesh
-from bridge_jax.models import interaction, layers
-from bridge_jax.models.kernels import attention
+from bridge_jax.config import Mesh, Vision
+from bridge_jax.models import interaction, layers, pre_norm
+from bridge_jax.models.kernels import attention, rows
 from bridge_jax.plan import chips, flops, hlo
 from bridge_jax.step import sharding
+from configs import common
 
 ROWS, L, M, D, HEADS = 4, 24, 40, 256, 4  # rows of a chip
+LONG = 144  # tokens of a picture
 BFLOAT16 = jnp.dtype("bfloat16")
 SLICES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 
 def gradients(form, mesh):
     """The function that runs both attentions forward and backward, and the shapes of its arguments on the mesh."""
-    own = layers.SelfAttention(HEADS, BFLOAT16, 0.1, attention=form)
-    cross = interaction.CosineAttention(HEADS, 0.1, 0.1, BFLOAT16, attention=form)
+    own = layers.SelfAttention(HEADS, BFLOAT16, 0.1, kernels=form)
+    cross = interaction.CosineAttention(HEADS, 0.1, 0.1, BFLOAT16, kernels=form)
 
     def loss(params, image, text, mask, key):
         with sharding.known_to_kernels(mesh):
@@ -67,3 +69,47 @@ def test_forms_follow_rows_heads_and_memory(libtpu):
         assert attention.form_of("auto", 3, (197, 64, 768), 12, BFLOAT16) == "plain"  # rows
         assert attention.form_of("auto", 4, (197, 64, 768), 3, BFLOAT16) == "plain"  # heads
         assert attention.form_of("auto", 4, (1370, 1370, 768), 12, BFLOAT16) == "plain"  # VMEM
+
+
+def block_gradients(kernels, mesh):
+    """The function that runs a block of an image tower forward and backward, and the shapes of its arguments."""
+    settings = common.vit("base", patch_px=16, image_px=192).to_dict() | dict(width=D, heads=HEADS, mlp_width=2 * D)
+    block = pre_norm.PreNormBlock(Vision(**settings), BFLOAT16, kernels=kernels)
+
+    def loss(params, x):
+        with sharding.known_to_kernels(mesh):
+            return block.apply(params, x, None, None, False).astype(jnp.float32).sum()
+
+    spread = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
+    x = jax.ShapeDtypeStruct((2 * sharding.row_parts(mesh), LONG, D), BFLOAT16, sharding=spread)
+    params = jax.eval_shape(lambda x: block.init(jax.random.key(0), x, None, None, True), x)
+    placed = jax.tree.map(lambda p: p.update(sharding=sharding.replicated(mesh)), params)
+    return jax.value_and_grad(loss, (0, 1)), (placed, x)
+
+
+@pytest.mark.parametrize("chip", ["v4", "v5p", "v6e"])  # to a kernel, a v5e is a v6e
+def test_the_compiler_takes_a_block_in_kernels(quickly, chip):
+    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1), chips.slice_of(SLICES[chip])[1])
+    function, arguments = block_gradients("auto", mesh)
+    program = jax.jit(function).lower(*arguments).compile().as_text()
+    names = ("attention_forward", "attention_backward", "mlp_forward", "mlp_backward", *["affine_backward"] * 2)
+    expected = names if chip != "v4" else names[:2]  # a core of a v4 has too little VMEM for whole parameters
+    assert program.count('custom_call_target="tpu_custom_call"') == len(expected)
+    assert all(name in program for name in expected)
+    plain, arguments = block_gradients("plain", mesh)
+    products = flops.flops_of(jax.jit(plain), *arguments) / mesh.size
+    logits, hidden = 2 * 2 * LONG * LONG * D, 2 * 2 * LONG * D * 2 * D  # which the backward kernels compute again
+    assert hlo.read(program).flops == pytest.approx(products + logits + (hidden if chip != "v4" else 0), rel=0.02)
+
+
+def test_row_kernels_follow_tokens_rows_memory_and_mesh(libtpu):
+    devices = chips.slice_of("v5e:2x2")[1]
+    mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1), devices)
+    with sharding.known_to_kernels(mesh):
+        assert rows.device_of("auto", 4, 197, 2**20) == rows.device_of("kernel", 4, 197, 2**20) is not None
+        assert rows.device_of("plain", 4, 197, 2**20) is None
+        assert rows.device_of("auto", 4, 127, 2**20) is None  # tokens
+        assert rows.device_of("auto", 3, 197, 2**20) is None  # rows
+        assert rows.device_of("auto", 4, 197, 2**27) is None  # VMEM
+    with sharding.known_to_kernels(sharding.make_mesh(Mesh(data=2, fsdp=2, tensor=1), devices)):
+        assert rows.device_of("auto", 4, 197, 2**20) is None  # parameters in parts

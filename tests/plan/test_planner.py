@@ -193,7 +193,7 @@ def test_the_most_pairs_that_fit_are_found(quickly):
     config = shrunken()
     config.vision.depth = config.text.depth = 1
     config.bridge.update(design="none", layers=0)
-    config.blocks.attention = "plain"  # with the kernel, memory does not grow evenly with the pairs at so small a size
+    config.blocks.kernels = "plain"  # with the kernel, memory does not grow evenly with the pairs at so small a size
     config.mining.group = 0
     config.stage_order = ("stabilise",)
     config.stages.stabilise.losses = ("itc",)

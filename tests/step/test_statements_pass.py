@@ -105,7 +105,7 @@ def test_rows_stay_whole():
 
 
 def test_scanned_blocks_give_the_same(cfg, params):
-    scanned = dataclasses.replace(cfg, blocks=Blocks(scan=True, remat="full", attention="plain"))
+    scanned = dataclasses.replace(cfg, blocks=Blocks(scan=True, remat="full", kernels="plain"))
     batch = tiny.batch(cfg, 4)
     np.testing.assert_allclose(evaluated(scanned, params, batch), evaluated(cfg, params, batch), rtol=1e-4, atol=1e-5)
 

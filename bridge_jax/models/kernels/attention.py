@@ -1,6 +1,6 @@
 """Attention by a kernel: the numbers of the plain form in `layers` and `interaction`, with less traffic to HBM.
 
-`config.blocks.attention` chooses the form (`form_of`). The compiler does not partition a kernel, so `attend` runs it
+`config.blocks.kernels` chooses the form (`form_of`). The compiler does not partition a kernel, so `attend` runs it
 under `shard_map`: each device has its own rows of the batch and, over the mesh axis `tensor`, its own heads. The mesh
 is that of the context in which the program is traced (`step.sharding.known_to_kernels`). Without one, as where
 parameters are initialised or a model is exported, attention is plain.
@@ -40,7 +40,7 @@ def form_of(attention: str, rows: Any, sizes: tuple[int, int, int], heads: int, 
     platform = mesh.abstract_device.platform
     if attention == "kernel" and platform != "tpu":
         raise ConfigError(
-            f"config.blocks.attention is 'kernel', and the devices are of the kind {platform!r}; expected TPUs: set it "
+            f"config.blocks.kernels is 'kernel', and the devices are of the kind {platform!r}; expected TPUs: set it "
             "to 'auto', or to 'interpret' for a slow test of the kernel"
         )
     if rows % math.prod(mesh.shape[axis] for axis in ROWS) or heads % mesh.shape[HEADS]:
