@@ -63,7 +63,7 @@ class CosineAttention(nn.Module):
         drop = layers.Dropout(self.dropout)
         form = kernel.form_of(self.kernels, B, (L, M, S), self.heads, self.dtype)
         if form != "plain":
-            project = functools.partial(layers.project_joined, self.kernels)
+            project = functools.partial(layers.project_joined, self.kernels, self.dtype)
             states = project(query_BLS, query), project(other_BMS, key, value)
             dropped = drop.in_kernel(deterministic)
             out_BLS, weights_BLM = kernel.attend(form, self.heads, states, 1 / tau, bias_LM, other_mask, **dropped)
@@ -121,8 +121,8 @@ class Interaction(nn.Module):
         cfg, dtype, S = self.cfg, self.dtype, self.cfg.shared_width
         shape, k = image_BPD.shape, image_BPD.shape[1] if image_BPD.ndim > 3 else 1
         image_BPD = image_BPD.reshape(shape[0], -1, shape[-1])
-        z_v = self._map("image_to_shared", S, layers.layer_norm(NORM_EPS, dtype, "image_norm")(image_BPD))
-        z_t = self._map("text_to_shared", S, layers.layer_norm(NORM_EPS, dtype, "text_norm")(text_BTD))
+        z_v = self._map("image_to_shared", S, image_BPD, norm=layers.layer_norm(NORM_EPS, dtype, "image_norm"))
+        z_t = self._map("text_to_shared", S, text_BTD, norm=layers.layer_norm(NORM_EPS, dtype, "text_norm"))
         if cfg.design == "self_cross":
             z_v, z_t = (
                 self._self_attend("image", z_v, None, deterministic),
@@ -150,9 +150,9 @@ class Interaction(nn.Module):
             image_over_text,
         )
 
-    def _map(self, name: str, width: int, x_BLD: Array, init: Callable = layers.kernel_init) -> jax.Array:
+    def _map(self, name: str, width: int, x_BLD: Array, init: Callable = layers.kernel_init, norm: Any = None) -> Array:
         affine_map = layers.AffineMap((x_BLD.shape[-1], width), init=init, name=name)
-        return layers.project_joined(self.kernels, x_BLD.astype(self.dtype), affine_map)[0]
+        return layers.project_joined(self.kernels, self.dtype, x_BLD, affine_map, norm=norm)[0]
 
     def _self_attend(self, side: str, z: Array, mask: Array | None, deterministic: bool) -> jax.Array:
         y = layers.layer_norm(NORM_EPS, self.dtype, f"{side}_self_norm")(z)
@@ -169,5 +169,5 @@ class Interaction(nn.Module):
         start = float(np.log(self.cfg.gate_start / (1 - self.cfg.gate_start)))
         gate = nn.sigmoid(self.param(f"{side}_gate", nn.initializers.constant(start), ())).astype(self.dtype)
         # The map starts at zero, so the first update is zero at any gate: the gate may start wide enough to learn.
-        update = self._map(f"shared_to_{side}", states.shape[-1], update, nn.initializers.zeros_init())
+        update = self._map(f"shared_to_{side}", states.shape[-1], update, init=nn.initializers.zeros_init())
         return states + gate * layers.Dropout(self.cfg.output_dropout)(update, deterministic=deterministic)

@@ -34,9 +34,17 @@ def dense(
     return nn.Dense(width, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, use_bias=bias, name=name)
 
 
-def layer_norm(eps: float, dtype: DTypeLike, name: str | None = None, bias: bool = True) -> nn.LayerNorm:
+class LayerNorm(nn.LayerNorm):
+    """Linen's LayerNorm, whose parameters can be read."""
+
+    def parameters(self) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
+        """Return scale and shift, once they are initialised."""
+        return self.get_variable("params", "scale"), self.get_variable("params", "bias")
+
+
+def layer_norm(eps: float, dtype: DTypeLike, name: str | None = None, bias: bool = True) -> LayerNorm:
     """Return a LayerNorm. Linen computes its mean and variance in float32 at any `dtype`."""
-    return nn.LayerNorm(
+    return LayerNorm(
         epsilon=eps, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, use_bias=bias, name=name
     )
 
@@ -168,18 +176,25 @@ def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple
     return tuple(split_heads(y_BLJS[:, :, j], heads) for j in range(len(maps)))
 
 
-def project_joined(kernels: str, x_BLD: Float[Array, "B L D"], *maps: AffineMap) -> Float[Array, "J B L S"]:
-    """Apply several affine maps to the same states in one product; the heads stay joined.
+def project_joined(
+    kernels: str, dtype: DTypeLike, x_BLD: Float[Array, "B L D"], *maps: AffineMap, norm: LayerNorm | None = None
+) -> Float[Array, "J B L S"]:
+    """Apply several affine maps to the same states, after `norm` if it is given, in one product; heads stay joined.
 
-    `kernels` is `config.blocks.kernels`, of which the form of the backward pass depends.
+    `kernels` is `config.blocks.kernels`. Where it allows, norm and gradients are computed in a kernel.
     """
-    matrices, biases = zip(*(affine_map() for affine_map in maps), strict=True)
-    kernel_JDS, bias_JS = (jnp.stack(x).astype(x_BLD.dtype) for x in (matrices, biases))
-    (B, L, D), (J, _, S) = x_BLD.shape, kernel_JDS.shape
-    device = rows.device_of(kernels, B, L, affine_tpu.vmem_bytes(L, D, S, J, x_BLD.dtype.itemsize))
+    matrices, biases = (jnp.stack(x) for x in zip(*(affine_map() for affine_map in maps), strict=True))
+    matrices_JDS, biases_J1S = matrices.astype(dtype), biases[:, None]
+    (B, L, D), (J, _, S) = x_BLD.shape, matrices.shape
+    device = rows.device_of(kernels, B, L, affine_tpu.vmem_bytes(L, D, S, J, jnp.dtype(dtype).itemsize))
+    if device is not None and norm is not None:
+        scale, shift = norm.parameters()
+        given = affine_tpu.Maps(matrices_JDS, biases_J1S, scale[None], shift[None])
+        return rows.affine(affine_tpu.Form(device, norm.epsilon), x_BLD, given)
+    x_BLD = (x_BLD if norm is None else norm(x_BLD)).astype(dtype)
     if device is not None:
-        return rows.affine(device, x_BLD, kernel_JDS, bias_JS)
-    return jnp.einsum("BLD,JDS->JBLS", x_BLD, kernel_JDS) + bias_JS[:, None, None]
+        return rows.affine(affine_tpu.Form(device), x_BLD, affine_tpu.Maps(matrices_JDS, biases_J1S))
+    return jnp.einsum("BLD,JDS->JBLS", x_BLD, matrices_JDS) + biases_J1S[:, None].astype(dtype)
 
 
 def attend(
@@ -198,7 +213,8 @@ def attend(
 class SelfAttention(nn.Module):
     """Multi-head self-attention by scaled dot products. All projections have a bias; the keys' only with `key_bias`.
 
-    `mask` is False for keys that are not attended to: [B,L] for all queries alike, or [B,L,L] (query, key).
+    `mask` is False for keys that are not attended to: [B,L] for all queries alike, or [B,L,L] (query, key). `norm`, if
+    it is given, is applied to the states first.
     """
 
     heads: int
@@ -214,17 +230,19 @@ class SelfAttention(nn.Module):
         mask: Bool[Array, "B *_ L"] | None,
         deterministic: bool,
         rotation: rotary.Rotation | None = None,
+        norm: LayerNorm | None = None,
     ) -> Float[Array, "B L D"]:
         (B, L, D), drop = x_BLD.shape, Dropout(self.dropout)
         maps = (AffineMap((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value"))
         has_kernel = rotation is None and (mask is None or mask.ndim == 2)
         form = kernel.form_of(self.kernels if has_kernel else "plain", B, (L, L, D), self.heads, self.dtype)
         if form != "plain":
-            states = (project_joined(self.kernels, x_BLD.astype(self.dtype), *maps),)
+            states = (project_joined(self.kernels, self.dtype, x_BLD, *maps, norm=norm),)
             scale = jnp.float32(1 / np.sqrt(D // self.heads))
             dropped = drop.in_kernel(deterministic)
             attended_BLD, _ = kernel.attend(form, self.heads, states, scale, mask=mask, **dropped)
-            return project_joined(self.kernels, attended_BLD, AffineMap((D, D), name="out"))[0]
+            return project_joined(self.kernels, self.dtype, attended_BLD, AffineMap((D, D), name="out"))[0]
+        x_BLD = x_BLD if norm is None else norm(x_BLD)
         q_BNLK, k_BNLK, v_BNLK = project(x_BLD.astype(self.dtype), self.heads, *maps)
         if rotation is not None:
             q_BNLK, k_BNLK = rotary.rotate(q_BNLK, rotation), rotary.rotate(k_BNLK, rotation)
@@ -245,3 +263,8 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> jax.Array:
         y = self.activation(dense(self.hidden, self.dtype, "up")(x))
         return dense(x.shape[-1], self.dtype, "down")(y)
+
+    def parameters(self) -> tuple[Array, Array, Array, Array]:
+        """Return kernel and bias of both maps, once they are initialised."""
+        up, down = (self.variables["params"][name] for name in ("up", "down"))
+        return up["kernel"], up["bias"], down["kernel"], down["bias"]

@@ -9,31 +9,8 @@ from jaxtyping import Bool, Float
 from bridge_jax.config import Text, Vision
 from bridge_jax.models import rotary
 from bridge_jax.models.kernels import mlp_tpu, rows
-from bridge_jax.models.layers import AffineMap, Dropout, Mlp, SelfAttention, gelu, layer_norm
+from bridge_jax.models.layers import Dropout, Mlp, SelfAttention, gelu, layer_norm
 from bridge_jax.types import Array
-
-
-class NormParams(nn.Module):
-    """The parameters of a LayerNorm, which a kernel applies."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
-        return self.param("scale", ones, (self.features,)), self.param("bias", zeros, (self.features,))
-
-
-class MlpParams(nn.Module):
-    """The parameters of an `Mlp`, which a kernel applies."""
-
-    features: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        up, down = (self.features, self.hidden), (self.hidden, self.features)
-        return AffineMap(up, name="up")(), AffineMap(down, name="down")()
 
 
 class LayerScale(nn.Module):
@@ -65,15 +42,16 @@ class PreNormBlock(nn.Module):
     ) -> Float[Array, "B L D"]:
         cfg, dtype = self.cfg, self.dtype
         attention = SelfAttention(cfg.heads, dtype, key_bias=self.key_bias, kernels=self.kernels, name="attention")
-        y = attention(layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BLD), mask, deterministic, rotation)
+        y = attention(x_BLD, mask, deterministic, rotation, layer_norm(cfg.norm_eps, dtype, "attention_norm"))
         y = LayerScale(name="attention_scale")(y) if self.layer_scale else y
         x_BLD = x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)
+        norm = layer_norm(cfg.norm_eps, dtype, "mlp_norm")
+        mlp = Mlp(cfg.mlp_width, dtype, self.activation, name="mlp")
         form = self._mlp_form(x_BLD, deterministic)
         if form is None:
-            y = layer_norm(cfg.norm_eps, dtype, "mlp_norm")(x_BLD)
-            y = Mlp(cfg.mlp_width, dtype, self.activation, name="mlp")(y)
+            y = mlp(norm(x_BLD))
         else:
-            y = rows.mlp(form, x_BLD, self._mlp_weights(x_BLD.shape[-1]))
+            y = rows.mlp(form, x_BLD, mlp_tpu.weights(dtype, *norm.parameters(), *mlp.parameters()))
             if form.residual:
                 return y
         y = LayerScale(name="mlp_scale")(y) if self.layer_scale else y
@@ -86,10 +64,3 @@ class PreNormBlock(nn.Module):
         device = rows.device_of(self.kernels, B, L, needed)
         ends_branch = not self.layer_scale and (deterministic or not cfg.dropout)
         return device and mlp_tpu.Form(self.activation, cfg.norm_eps, ends_branch, device)
-
-    def _mlp_weights(self, width: int) -> mlp_tpu.Weights:
-        """Return the parameters of `mlp_norm` and `mlp` for the kernel."""
-        scale, shift = NormParams(width, name="mlp_norm")()
-        (up, up_bias), (down, down_bias) = MlpParams(width, self.cfg.mlp_width, name="mlp")()
-        up, down = up.astype(self.dtype), down.astype(self.dtype)
-        return mlp_tpu.Weights(scale[None], shift[None], up, up_bias[None], down, down_bias[None])

@@ -92,10 +92,10 @@ def test_the_compiler_takes_a_block_in_kernels(quickly, chip):
     mesh = sharding.make_mesh(Mesh(data=-1, fsdp=1, tensor=1), chips.slice_of(SLICES[chip])[1])
     function, arguments = block_gradients("auto", mesh)
     program = jax.jit(function).lower(*arguments).compile().as_text()
-    names = ("attention_forward", "attention_backward", "mlp_forward", "mlp_backward", *["affine_backward"] * 2)
-    expected = names if chip != "v4" else names[:2]  # a core of a v4 has too little VMEM for whole parameters
-    assert program.count('custom_call_target="tpu_custom_call"') == len(expected)
-    assert all(name in program for name in expected)
+    kinds = ["attention"] if chip == "v4" else ["attention", "mlp", "affine"]  # a v4 has too little VMEM for parameters
+    assert all(f"{kind}_{way}" in program for kind in kinds for way in ("forward", "backward"))
+    found = program.count('custom_call_target="tpu_custom_call"')
+    assert found == (2 if chip == "v4" else 7)  # the gradients of the output map are the seventh
     plain, arguments = block_gradients("plain", mesh)
     products = flops.flops_of(jax.jit(plain), *arguments) / mesh.size
     logits, hidden = 2 * 2 * LONG * LONG * D, 2 * 2 * LONG * D * 2 * D  # which the backward kernels compute again

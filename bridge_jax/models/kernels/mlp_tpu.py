@@ -5,15 +5,15 @@ times. Here only the branch's input and result pass through HBM, and the backwar
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from bridge_jax.models.kernels import rows_tpu
-from bridge_jax.models.kernels.rows_tpu import Device, Work, dot
+from bridge_jax.models.kernels.rows_tpu import Device, Work, dot, normed
 from bridge_jax.types import Array
 
 HIDDEN = 768  # hidden columns that are computed at once
@@ -38,6 +38,14 @@ class Weights(NamedTuple):
     up_bias: Any  # [1,H]
     down: Any  # [H,D]
     down_bias: Any  # [1,D]
+
+
+def weights(
+    dtype: Any, scale: Array, shift: Array, up: Array, up_bias: Array, down: Array, down_bias: Array
+) -> Weights:
+    """Return the parameters with the shapes that the kernel reads, matrices in `dtype`."""
+    up, down = up.astype(dtype), down.astype(dtype)
+    return Weights(scale[None], shift[None], up, up_bias[None], down, down_bias[None])
 
 
 def forward(form: Form, x_BLD: Array, weights: Weights) -> jax.Array:
@@ -81,7 +89,7 @@ def _like(x: Array) -> jax.ShapeDtypeStruct:
 
 def _forward(form: Form, x_LD: Array, weights: Weights) -> jax.Array:
     dtype = weights.up.dtype
-    y_LD = _normed(form, x_LD, weights.scale[...], weights.shift[...]).astype(dtype)
+    y_LD = normed(form.eps, x_LD, weights.scale[...], weights.shift[...]).astype(dtype)
     total_LD = jnp.zeros(x_LD.shape, jnp.float32) + weights.down_bias[...]
     for part in _parts(weights):
         hidden = form.activation(dot(y_LD, weights.up[:, part], 1, 0) + weights.up_bias[:, part])
@@ -92,7 +100,7 @@ def _forward(form: Form, x_LD: Array, weights: Weights) -> jax.Array:
 def _backward(form: Form, x_LD: Array, grad_LD: Array, weights: Weights, sums: Weights) -> jax.Array:
     """Add the row's gradients of the weights to `sums` and return that of x."""
     dtype = weights.up.dtype
-    normed_LD, norm_grads = jax.vjp(lambda *given: _normed(form, *given), x_LD, weights.scale[...], weights.shift[...])
+    normed_LD, norm_grads = jax.vjp(functools.partial(normed, form.eps), x_LD, weights.scale[...], weights.shift[...])
     y_LD, into_down, y_grad = normed_LD.astype(dtype), grad_LD.astype(dtype), jnp.zeros(x_LD.shape, jnp.float32)
     for part in _parts(weights):
         hidden, hidden_grad = jax.vjp(form.activation, dot(y_LD, weights.up[:, part], 1, 0) + weights.up_bias[:, part])
@@ -107,14 +115,6 @@ def _backward(form: Form, x_LD: Array, grad_LD: Array, weights: Weights, sums: W
     sums.scale[...] += scale_grad
     sums.shift[...] += shift_grad
     return into_LD + grad_LD if form.residual else into_LD
-
-
-def _normed(form: Form, x_LD: Array, scale: Array, shift: Array) -> jax.Array:
-    """Apply LayerNorm in float32, as `layers.layer_norm` does."""
-    x = x_LD.astype(jnp.float32)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    inverse = lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + form.eps)
-    return centred * inverse * scale + shift
 
 
 def _parts(weights: Weights) -> list[slice]:

@@ -15,14 +15,15 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Float
 
 from bridge_jax.models.kernels import affine_tpu, mlp_tpu
+from bridge_jax.models.kernels.affine_tpu import Maps
 from bridge_jax.models.kernels.attention import ROWS
-from bridge_jax.models.kernels.mlp_tpu import Form, Weights
+from bridge_jax.models.kernels.mlp_tpu import Weights
 from bridge_jax.models.kernels.rows_tpu import Device
 from bridge_jax.types import Array
 
 SHORTEST = 128  # a row of fewer tokens fills only a part of the product unit, while XLA joins rows
 VMEM_MIB = {"TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128}  # of a core, by the device's kind
-_ROWS, _WHOLE = PartitionSpec(ROWS), PartitionSpec()
+_ROWS, _WHOLE, _MAPPED = PartitionSpec(ROWS), PartitionSpec(), PartitionSpec(None, ROWS)
 
 
 def device_of(kernels: str, rows: Any, tokens: int, vmem_bytes: int) -> Device | None:
@@ -46,44 +47,45 @@ def device_of(kernels: str, rows: Any, tokens: int, vmem_bytes: int) -> Device |
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def affine(
-    device: Device, x_BLD: Float[Array, "B L D"], kernel_JDS: Float[Array, "J D S"], bias_JS: Float[Array, "J S"]
-) -> Float[Array, "J B L S"]:
-    """Apply J affine maps to the same states; only the backward pass is a kernel."""
-    del device
-    return jnp.einsum("BLD,JDS->JBLS", x_BLD, kernel_JDS) + bias_JS[:, None, None]
+def affine(form: affine_tpu.Form, x_BLD: Float[Array, "B L D"], maps: Maps) -> Float[Array, "J B L S"]:
+    """Apply J affine maps to the same states; without a norm before them, only the backward pass is a kernel."""
+    if form.eps is not None:
+        return _on_devices(functools.partial(affine_tpu.forward, form), (x_BLD, maps), (_ROWS, _WHOLE), _MAPPED)
+    dtype = maps.kernel.dtype
+    if maps.kernel.shape[0] == 1:  # as J, L and D of one product, the compiler transposes the states twice
+        return (x_BLD @ maps.kernel[0] + maps.bias.astype(dtype))[None]
+    return jnp.einsum("BLD,JDS->JBLS", x_BLD, maps.kernel) + maps.bias[:, None].astype(dtype)
 
 
-def _affine_forward(device: Device, x: Array, kernel: Array, bias: Array) -> tuple[jax.Array, tuple[Array, Array]]:
-    return affine(device, x, kernel, bias), (x, kernel)
+def _affine_forward(form: affine_tpu.Form, x_BLD: Array, maps: Maps) -> tuple[jax.Array, tuple[Array, Maps]]:
+    return affine(form, x_BLD, maps), (x_BLD, maps)
 
 
-def _affine_backward(device: Device, kept: tuple[Array, Array], grad: Array) -> tuple[Any, ...]:
-    def own(x: Array, kernel: Array, grad: Array) -> tuple[Any, ...]:
-        x_grad, *sums = affine_tpu.backward(device, x, kernel, grad)
-        return x_grad, *(_total(each, kernel) for each in sums)
+def _affine_backward(form: affine_tpu.Form, kept: tuple[Array, Maps], grad_JBLS: Array) -> tuple[Any, ...]:
+    def own(x_BLD: Array, maps: Maps, grad_JBLS: Array) -> tuple[Any, ...]:
+        x_grad, sums = affine_tpu.backward(form, x_BLD, maps, grad_JBLS)
+        return x_grad, jax.tree.map(functools.partial(_total, maps.kernel.dtype), sums, maps)
 
-    in_specs = _ROWS, _WHOLE, PartitionSpec(None, ROWS)
-    return _on_devices(own, (*kept, grad), in_specs, (_ROWS, _WHOLE, _WHOLE))
+    return _on_devices(own, (*kept, grad_JBLS), (_ROWS, _WHOLE, _MAPPED), (_ROWS, _WHOLE))
 
 
 affine.defvjp(_affine_forward, _affine_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def mlp(form: Form, x_BLD: Float[Array, "B L D"], weights: Weights) -> Float[Array, "B L D"]:
+def mlp(form: mlp_tpu.Form, x_BLD: Float[Array, "B L D"], weights: Weights) -> Float[Array, "B L D"]:
     """Return `down(activation(up(norm(x))))`, plus x with `form.residual`; all but the products is float32."""
     return _on_devices(functools.partial(mlp_tpu.forward, form), (x_BLD, weights), (_ROWS, _WHOLE), _ROWS)
 
 
-def _mlp_forward(form: Form, x_BLD: Array, weights: Weights) -> tuple[jax.Array, tuple[Array, Weights]]:
+def _mlp_forward(form: mlp_tpu.Form, x_BLD: Array, weights: Weights) -> tuple[jax.Array, tuple[Array, Weights]]:
     return mlp(form, x_BLD, weights), (x_BLD, weights)
 
 
-def _mlp_backward(form: Form, kept: tuple[Array, Weights], grad_BLD: Array) -> tuple[Any, ...]:
+def _mlp_backward(form: mlp_tpu.Form, kept: tuple[Array, Weights], grad_BLD: Array) -> tuple[Any, ...]:
     def own(x_BLD: Array, weights: Weights, grad_BLD: Array) -> tuple[Any, ...]:
         x_grad, sums = mlp_tpu.backward(form, x_BLD, weights, grad_BLD)
-        return x_grad, jax.tree.map(_total, sums, weights)
+        return x_grad, jax.tree.map(functools.partial(_total, weights.up.dtype), sums, weights)
 
     return _on_devices(own, (*kept, grad_BLD), (_ROWS, _WHOLE, _ROWS), (_ROWS, _WHOLE))
 
@@ -91,9 +93,9 @@ def _mlp_backward(form: Form, kept: tuple[Array, Weights], grad_BLD: Array) -> t
 mlp.defvjp(_mlp_forward, _mlp_backward)
 
 
-def _total(gradient: Array, parameter: Array) -> jax.Array:
-    """Sum a gradient over the devices, in the parameter's own type."""
-    return lax.psum(gradient.astype(parameter.dtype), ROWS)
+def _total(dtype: Any, gradient: Array, parameter: Array) -> jax.Array:
+    """Sum a gradient over the devices in the type of the products."""
+    return lax.psum(gradient.astype(dtype), ROWS).astype(parameter.dtype)
 
 
 def _on_devices(own: Any, given: Any, in_specs: Any, out_specs: Any) -> Any:

@@ -98,6 +98,14 @@ def run(
     return [*found[: len(out_rows)], *(x.sum(axis=0) for x in found[len(out_rows) :])]
 
 
+def normed(eps: float, x_LD: Array, scale: Array, shift: Array) -> jax.Array:
+    """Apply LayerNorm in float32, as `layers.layer_norm` does."""
+    x = x_LD.astype(jnp.float32)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    inverse = lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
+    return centred * inverse * scale + shift
+
+
 def dot(a: Array, b: Array, a_axis: int, b_axis: int) -> jax.Array:
     """Contract an axis of each of two matrices; the sums are float32."""
     return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32)
