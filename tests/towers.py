@@ -114,6 +114,13 @@ KINDS = {
         "Dinov2Layer",
         dict(mlp_ratio=2),
     ),
+    "dinov2_with_registers": Kind(
+        dataclasses.replace(VISION, tower="dinov2_with_registers", layer_scale=True, mask_token=True, norm_eps=1e-6),
+        "Dinov2WithRegistersConfig",
+        "Dinov2WithRegistersModel",
+        "Dinov2WithRegistersLayer",
+        dict(mlp_ratio=2),
+    ),
     "bert": Kind(TEXT, "BertConfig", "BertModel", "BertLayer"),
     "roberta": Kind(
         dataclasses.replace(TEXT, tower="roberta", token_types=1, norm_eps=1e-5),

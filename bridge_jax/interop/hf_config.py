@@ -8,7 +8,7 @@ from bridge_jax.config import Config, ConfigError, Text, Vision
 from bridge_jax.interop import names
 from bridge_jax.models import modernbert
 
-# Our key -> theirs. image_size, patch_size and DINOv2's mlp_ratio are not plain copies: see `vision_values`.
+# Our key -> theirs. image_size, patch_size and the mlp_ratio of DINOv2 are not plain copies: see `vision_values`.
 _SIZES = {
     "depth": "num_hidden_layers",
     "width": "hidden_size",
@@ -45,6 +45,7 @@ _PAIR = _NO_DROPOUT | {
 _DROPOUT, _BERT_DROPOUT = ("hidden_dropout_prob",), ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _PLAIN_WORDS = {ours: theirs for ours, theirs in _WORDS.items() if ours != "token_types"}
 _VIT_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}
+_RATIO_SIZES = {ours: theirs for ours, theirs in _SIZES.items() if ours != "mlp_width"}  # they state mlp_ratio instead
 
 
 def _modernbert_reworded(depth: int) -> dict[str, Any]:
@@ -57,10 +58,11 @@ def _modernbert_reworded(depth: int) -> dict[str, Any]:
 
 VISION_FAMILIES = {
     "vit": Family("vit", _SIZES, _VIT_FIXED, _DROPOUT),
-    "dinov2": Family(
-        "vit",
-        {ours: theirs for ours, theirs in _SIZES.items() if ours != "mlp_width"},
-        _VIT_FIXED | {"use_swiglu_ffn": False},
+    "dinov2": Family("vit", _RATIO_SIZES, _VIT_FIXED | {"use_swiglu_ffn": False}, _DROPOUT),
+    "dinov2_with_registers": Family(
+        "dinov2_with_registers",
+        _RATIO_SIZES,
+        _VIT_FIXED | {"use_swiglu_ffn": False, "num_register_tokens": 4},
         _DROPOUT,
     ),
     "clip_vision_model": Family(
@@ -164,7 +166,7 @@ def vision_values(config: Mapping[str, Any], source: Any) -> dict[str, Any]:
     model_type, family = _family(config, VISION_FAMILIES, "image", file)
     image_px, patch_px = (_square(config, key, file) for key in ("image_size", "patch_size"))
     values = _values(config, family, file)
-    if model_type == "dinov2":
+    if family.keys == _RATIO_SIZES:
         values["mlp_width"] = int(values["width"] * key_of(config, "mlp_ratio", file))
     return values | {
         "patch_px": patch_px,
@@ -196,11 +198,11 @@ def vision_config(cfg: Config) -> dict[str, Any]:
         "patch_size": vision.patch_px,
         "use_mask_token": vision.mask_token,
     }
-    if model_type in ("vit", "dinov2"):
+    if model_type in ("vit", "dinov2", "dinov2_with_registers"):
         config["attention_probs_dropout_prob"] = 0.0
     if model_type == "siglip_vision_model":
         config["vision_use_head"] = False
-    if model_type == "dinov2":
+    if VISION_FAMILIES[model_type].keys == _RATIO_SIZES:
         ratio = vision.mlp_width / vision.width
         config["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
     return config

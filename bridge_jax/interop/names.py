@@ -52,9 +52,9 @@ class Entry:
         return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
-VISION_TYPES = ("vit", "dinov2", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
+VISION_TYPES = ("vit", "dinov2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
 TEXT_TYPES = ("bert", "roberta", "clip_text_model", "siglip_text_model", "modernbert")
-LAYER_SCALED = ("dinov2", "dinov3_vit")
+LAYER_SCALED = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 _MODEL_TYPES = {  # our tower -> Hugging Face's model_type, if the names differ
     "vision": {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov3": "dinov3_vit"},
     "text": {"clip": "clip_text_model", "siglip": "siglip_text_model"},

@@ -31,9 +31,12 @@ _CLIP_TEXT_STEM = (
     ("final_norm", "final_layer_norm", "norm", "D"),
 )
 _MASK_TOKEN = ("mask_token", "embeddings.mask_token", "array", "11D")
+_DINOV2_STEM = (*_VIT_STEM, ("mask_token", "embeddings.mask_token", "array", "11D", "1D"))
+_REGISTERS = ("registers", "embeddings.register_tokens", "array", "1RD")
 STEM = {
     "vit": (*_VIT_STEM, _MASK_TOKEN),
-    "dinov2": (*_VIT_STEM, ("mask_token", "embeddings.mask_token", "array", "11D", "1D")),
+    "dinov2": _DINOV2_STEM,
+    "dinov2_with_registers": (*_DINOV2_STEM, _REGISTERS),
     "clip_vision_model": (
         ("class_token", "embeddings.class_embedding", "array", "11D", "D"),
         ("position", "embeddings.position_embedding.weight", "array", "1PD", "PD"),
@@ -50,7 +53,7 @@ STEM = {
     ),
     "dinov3_vit": (
         ("class_token", "embeddings.cls_token", "array", "11D"),
-        ("registers", "embeddings.register_tokens", "array", "1RD"),
+        _REGISTERS,
         ("patch", "embeddings.patch_embeddings", "conv", "pp3D"),
         ("norm", "norm", "norm", "D"),
         _MASK_TOKEN,
@@ -122,6 +125,7 @@ BLOCK = {
     ),
 }
 STEM["roberta"], BLOCK["roberta"] = STEM["bert"], BLOCK["bert"]
+BLOCK["dinov2_with_registers"] = BLOCK["dinov2"]
 # Name of the list of blocks; `encoder.layer` for all others.
 LAYERS = {
     "clip_vision_model": "encoder.layers",
@@ -144,6 +148,7 @@ OLD_NORM = {"gamma": "weight", "beta": "bias"}  # LayerNorm in BERT files of 201
 EXCUSED = {
     "vit": (r"pooler\.dense\.(weight|bias)", r"classifier\.(weight|bias)", r"decoder\.0\.(weight|bias)"),
     "dinov2": (r"classifier\.(weight|bias)",),
+    "dinov2_with_registers": (r"classifier\.(weight|bias)",),
     "bert": (
         r"pooler\.dense\.(weight|bias)",
         r"embeddings\.(position_ids|token_type_ids)",

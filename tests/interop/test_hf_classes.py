@@ -51,6 +51,22 @@ def test_dinov2_classes(tmp_path, vision, head):
     )
 
 
+def test_other_dinov2s_with_registers_are_refused(tmp_path):
+    kind = towers.KINDS["dinov2_with_registers"]
+    kind.torch_model().save_pretrained(tmp_path)
+    for changes, says in (
+        (dict(patch_px=2), "config.vision.patch_px: expected 4 as in .*, got 2"),
+        (dict(width=16), "config.vision.width: expected 32 as in .*, got 16"),
+        (dict(tower="vit"), "config.vision.tower: expected 'dinov2_with_registers' as in .*, got 'vit'"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            hf_import.vision_params(tmp_path, dataclasses.replace(kind.section, **changes))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_register_tokens": 1}))
+    with pytest.raises(ConfigError, match="num_register_tokens is 1; the image tower is built for 4 only"):
+        hf_import.vision_params(tmp_path, kind.section)
+
+
 @pytest.mark.parametrize("head", ["BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForQuestionAnswering"])
 def test_bert_classes(tmp_path, text, head):
     count = saved(getattr(transformers, head)(transformers.BertConfig(**BERT)), tmp_path)

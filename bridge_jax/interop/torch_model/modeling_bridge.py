@@ -31,6 +31,7 @@ from .modeling_bridge_towers import TextTower, VisionTower
 VISION_TOWERS = {
     "vit": VisionTower,
     "dinov2": VisionTower,
+    "dinov2_with_registers": VisionTower,
     "clip_vision_model": ClipVisionTower,
     "siglip_vision_model": ClipVisionTower,
     "dinov3_vit": Dinov3Tower,
