@@ -129,6 +129,13 @@ KINDS = {
         "RobertaLayer",
         dict(type_vocab_size=1, layer_norm_eps=1e-5),
     ),
+    "xlm-roberta": Kind(
+        dataclasses.replace(TEXT, tower="xlm_roberta", token_types=1, norm_eps=1e-5),
+        "XLMRobertaConfig",
+        "XLMRobertaModel",
+        "XLMRobertaLayer",
+        dict(type_vocab_size=1, layer_norm_eps=1e-5),
+    ),
     "clip_vision_model": Kind(
         dataclasses.replace(VISION, tower="clip", norm_eps=1e-5),
         "CLIPVisionConfig",

@@ -101,6 +101,7 @@ VISION_FAMILIES = {
 TEXT_FAMILIES = {
     "bert": Family("bert", _SIZES | _WORDS, _BERT_FIXED, _BERT_DROPOUT),
     "roberta": Family("roberta", _SIZES | _WORDS, _BERT_FIXED | {"pad_token_id": 1}, _BERT_DROPOUT),
+    "xlm-roberta": Family("xlm_roberta", _SIZES | _WORDS, _BERT_FIXED | {"pad_token_id": 1}, _BERT_DROPOUT),
     "clip_text_model": Family(
         "clip",
         _SIZES | _PLAIN_WORDS,

@@ -53,11 +53,11 @@ class Entry:
 
 
 VISION_TYPES = ("vit", "dinov2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
-TEXT_TYPES = ("bert", "roberta", "clip_text_model", "siglip_text_model", "modernbert")
+TEXT_TYPES = ("bert", "roberta", "xlm-roberta", "clip_text_model", "siglip_text_model", "modernbert")
 LAYER_SCALED = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 _MODEL_TYPES = {  # our tower -> Hugging Face's model_type, if the names differ
     "vision": {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov3": "dinov3_vit"},
-    "text": {"clip": "clip_text_model", "siglip": "siglip_text_model"},
+    "text": {"xlm_roberta": "xlm-roberta", "clip": "clip_text_model", "siglip": "siglip_text_model"},
 }
 
 

@@ -124,7 +124,8 @@ BLOCK = {
         ("mlp_norm", "output.LayerNorm", "norm", "D"),
     ),
 }
-STEM["roberta"], BLOCK["roberta"] = STEM["bert"], BLOCK["bert"]
+STEM["roberta"] = STEM["xlm-roberta"] = STEM["bert"]
+BLOCK["roberta"] = BLOCK["xlm-roberta"] = BLOCK["bert"]
 BLOCK["dinov2_with_registers"] = BLOCK["dinov2"]
 # Name of the list of blocks; `encoder.layer` for all others.
 LAYERS = {
@@ -142,6 +143,7 @@ PREFIXES = {
     "clip_text_model": "text_model",
     "siglip_text_model": "text_model",
     "modernbert": "model",
+    "xlm-roberta": "roberta",
 }
 OLD_NORM = {"gamma": "weight", "beta": "bias"}  # LayerNorm in BERT files of 2019
 # Tensors (bare names) that a file may hold and no tower has: poolers, task heads, buffers.
@@ -164,6 +166,7 @@ EXCUSED = {
     "dinov3_vit": (),
     "modernbert": (r"(head|decoder|classifier)\..*",),
 }
+EXCUSED["xlm-roberta"] = EXCUSED["roberta"]
 # The other tower of a pair, and the projections, scale and bias with which CLIP and SigLIP compare the two.
 _PAIR = (r"(vision|text)_model\..*", r"(visual|text)_projection\.weight", r"logit_(scale|bias)")
 for _type in PREFIXES.keys() - EXCUSED.keys():

@@ -94,6 +94,18 @@ def test_roberta_classes(tmp_path, text, head):
     check(hf_import.import_text(tmp_path, dataclasses.replace(text, tower="roberta")), count)
 
 
+@pytest.mark.parametrize("head", ["XLMRobertaModel", "XLMRobertaForMaskedLM"])
+def test_xlm_roberta_classes(tmp_path, text, head):
+    count = saved(getattr(transformers, head)(transformers.XLMRobertaConfig(**BERT)), tmp_path)
+    check(hf_import.import_text(tmp_path, dataclasses.replace(text, tower="xlm_roberta")), count)
+    for changes, says in (
+        (dict(tower="roberta"), "config.text.tower: expected 'xlm_roberta' as in .*, got 'roberta'"),
+        (dict(tower="xlm_roberta", vocab_size=21), "config.text.vocab_size: expected 20 as in .*, got 21"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            hf_import.import_text(tmp_path, dataclasses.replace(text, **changes))
+
+
 def test_a_bert_is_no_roberta(tmp_path, text):
     saved(transformers.RobertaModel(transformers.RobertaConfig(**BERT)), tmp_path)
     with pytest.raises(ConfigError, match=r"config.text.tower: expected 'roberta' as in .*, got 'bert'"):

@@ -39,6 +39,7 @@ VISION_TOWERS = {
 TEXT_TOWERS = {
     "bert": TextTower,
     "roberta": TextTower,
+    "xlm-roberta": TextTower,
     "clip_text_model": ClipTextTower,
     "siglip_text_model": ClipTextTower,
     "modernbert": ModernBertTower,

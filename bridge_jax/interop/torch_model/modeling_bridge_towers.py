@@ -252,7 +252,7 @@ class BertEmbeddings(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         width = config["hidden_size"]
-        self.first = config["pad_token_id"] + 1 if config["model_type"] == "roberta" else 0
+        self.first = 0 if config["model_type"] == "bert" else config["pad_token_id"] + 1
         self.word_embeddings = nn.Embedding(config["vocab_size"], width)
         self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
         self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
@@ -265,7 +265,7 @@ class BertEmbeddings(nn.Module):
 
 
 class TextTower(nn.Module):
-    """BERT or RoBERTa, by `config["model_type"]`."""
+    """BERT, RoBERTa or XLM-RoBERTa, by `config["model_type"]`."""
 
     def __init__(self, config: dict):
         super().__init__()
