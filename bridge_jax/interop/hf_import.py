@@ -202,6 +202,8 @@ def all_used(source: Any, unused: list[str], unfilled: list[str]) -> None:
 def read_tensors(file: Path, source: Any) -> dict[str, np.ndarray]:
     """Return the tensors of a safetensors file, floating point as float32.
 
+    Of tied tensors the file stores one; its metadata names the others, as `safetensors.torch.save_model` writes it.
+
     Raises ConfigError if it is torn or holds a type that is not read.
     """
     try:
@@ -214,9 +216,12 @@ def read_tensors(file: Path, source: Any) -> dict[str, np.ndarray]:
                         f"{source}: {file.name}: tensor {name} has the type {kind}; read are {read}: save it as one"
                     )
             tensors = {name: handle.get_tensor(name) for name in stored}
+            tied = {name: kept for name, kept in (handle.metadata() or {}).items() if kept in tensors}
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{source}: {file.name} is not a whole safetensors file ({error}); fetch it again") from error
-    return {name: array if array.dtype.kind in "biu" else array.astype(np.float32) for name, array in tensors.items()}
+    for name, array in tensors.items():
+        tensors[name] = array if array.dtype.kind in "biu" else array.astype(np.float32)
+    return {name: tensors[kept] for name, kept in tied.items()} | tensors
 
 
 def _read_shards(folder: Path, index: Mapping[str, Any], source: Any) -> dict[str, np.ndarray]:

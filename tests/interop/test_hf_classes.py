@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import save_file
+from safetensors.torch import save_model
 
 from bridge_jax.config import ConfigError, Text
 from bridge_jax.interop import hf_import, names
@@ -114,6 +115,38 @@ def test_a_bert_is_no_roberta(tmp_path, text):
     (tmp_path / "config.json").write_text(json.dumps(config | {"pad_token_id": 0}))
     with pytest.raises(ConfigError, match="pad_token_id is 0; the text tower is built for 1 only"):
         hf_import.text_params(tmp_path, dataclasses.replace(text, tower="roberta"))
+
+
+@pytest.mark.parametrize("name", ["dinov2_with_registers", "xlm-roberta"])
+def test_shards_of_bfloat16_are_read(tmp_path, name):
+    kind = towers.KINDS[name]
+    model = kind.torch_model().to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert not (tmp_path / "model.safetensors").exists()
+    assert "BF16" in str(next(tmp_path.glob("model-*.safetensors")).read_bytes()[:500])
+    read = hf_import.text_params if kind.side == "text" else hf_import.vision_params
+    found = dict(_leaves(read(tmp_path, kind.section)))
+    whole = dict(_leaves(kind.params(model.float(), tmp_path / "whole")))
+    assert found.keys() == whole.keys()
+    assert all(np.array_equal(found[path], whole[path]) for path in whole)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "modernbert"])
+def test_words_tied_to_the_head_are_found_under_either_name(tmp_path, name):
+    """`save_model` keeps the first name of a tied tensor: that of the head in all but BERT."""
+    kind = towers.KINDS[name]
+    config = kind.torch_model().config
+    model = getattr(transformers, kind.model.replace("Model", "ForMaskedLM"))(config)
+    model.config.save_pretrained(tmp_path)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    imported = hf_import.import_text(tmp_path, kind.section)
+    words = model.get_input_embeddings().weight.detach().numpy()
+    assert np.array_equal(imported.params["word"]["embedding"], words)
+    (tmp_path / "config.json").unlink()
+    model.save_pretrained(tmp_path)
+    again = hf_import.text_params(tmp_path, kind.section)
+    assert np.array_equal(again["word"]["embedding"], words)
 
 
 @pytest.mark.parametrize("name", towers.KINDS)
