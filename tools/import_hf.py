@@ -30,6 +30,7 @@ STATISTICS = {
     "dinov2_with_registers": (IMAGENET_MEAN, IMAGENET_STD),
     "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD),
     "clip_vision_model": (CLIP_MEAN, CLIP_STD),
+    "metaclip_2_vision_model": (CLIP_MEAN, CLIP_STD),
 }
 
 

@@ -33,6 +33,8 @@ class Family:
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keys of our section that a file lacks
     # depth -> the settings of `fixed` under the keys of newer files. Read, never written.
     reworded: Callable[[int], Mapping[str, Any]] = lambda depth: {}
+    # `hidden_act` -> tower, where the activation decides which; else `tower` is the only one.
+    by_activation: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _NO_DROPOUT = {"hidden_dropout_prob": 0.0}  # not a key of their files: their towers drop nothing, ours may
@@ -42,6 +44,8 @@ _PAIR = _NO_DROPOUT | {
     "num_attention_heads": 12,
     "intermediate_size": 3072,
 }
+_CLIP = _PAIR | {"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"}
+_CLIP_TOWERS = {"quick_gelu": "clip", "gelu": "open_clip"}
 _DROPOUT, _BERT_DROPOUT = ("hidden_dropout_prob",), ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _PLAIN_WORDS = {ours: theirs for ours, theirs in _WORDS.items() if ours != "token_types"}
 _VIT_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}
@@ -68,9 +72,10 @@ VISION_FAMILIES = {
     "clip_vision_model": Family(
         "clip",
         _SIZES,
-        {"hidden_act": "quick_gelu", "num_channels": 3},
+        {"num_channels": 3},
         _DROPOUT,
-        defaults=_PAIR | {"layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32},
+        defaults=_CLIP | {"image_size": 224, "patch_size": 32},
+        by_activation=_CLIP_TOWERS,
     ),
     "siglip_vision_model": Family(
         "siglip",
@@ -105,12 +110,13 @@ TEXT_FAMILIES = {
     "clip_text_model": Family(
         "clip",
         _SIZES | _PLAIN_WORDS,
-        {"hidden_act": "quick_gelu"},
+        {},
         _DROPOUT,
-        defaults=_PAIR
-        | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "layer_norm_eps": 1e-5}
+        defaults=_CLIP
+        | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
         | {"vocab_size": 49408, "max_position_embeddings": 77},
         constants={"token_types": 0},
+        by_activation=_CLIP_TOWERS,
     ),
     "siglip_text_model": Family(
         "siglip",
@@ -138,14 +144,17 @@ TEXT_FAMILIES = {
         reworded=_modernbert_reworded,
     ),
 }
+for _side, _families in (("vision", VISION_FAMILIES), ("text", TEXT_FAMILIES)):
+    _families[f"metaclip_2_{_side}_model"] = _families[f"clip_{_side}_model"]
 PAIRS = {  # models of two towers, whose config.json holds a config for each
     "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
     "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
+    "metaclip_2": {"vision": "metaclip_2_vision_model", "text": "metaclip_2_text_model"},
 }
 
 
 def tower_config(config: Mapping[str, Any], side: str, source: Any) -> dict[str, Any]:
-    """Return the config of one tower: `config` itself, or the part for `side` of a CLIP or SigLIP pair.
+    """Return the config of one tower: `config` itself, or the part for `side` of one of PAIRS.
 
     Keys that the file may leave out get Hugging Face's defaults. Raises ConfigError naming a key that is missing.
     """
@@ -233,18 +242,23 @@ def _family(config: Mapping[str, Any], families: Mapping[str, Family], tower: st
     for key, value in (dict(family.fixed) | dict(reworded)).items():
         if key in config and config[key] != value:
             raise ConfigError(f"{file}: {key} is {config[key]!r}; the {tower} tower is built for {value!r} only")
+    if family.by_activation and (activation := key_of(config, "hidden_act", file)) not in family.by_activation:
+        built = " or ".join(repr(name) for name in family.by_activation)
+        raise ConfigError(f"{file}: hidden_act is {activation!r}; the {tower} tower is built for {built} only")
     return model_type, family
 
 
 def _values(config: Mapping[str, Any], family: Family, file: str) -> dict[str, Any]:
     read = {ours: key_of(config, theirs, file) for ours, theirs in family.keys.items()}
-    return {"tower": family.tower} | read | dict(family.constants)
+    tower = family.by_activation[config["hidden_act"]] if family.by_activation else family.tower
+    return {"tower": tower} | read | dict(family.constants)
 
 
 def _config(section: Vision | Text, model_type: str, family: Family) -> dict[str, Any]:
     sizes = {theirs: getattr(section, ours) for ours, theirs in family.keys.items()}
     rates = dict.fromkeys(family.dropout, section.dropout)
-    return {"model_type": model_type} | sizes | dict(family.fixed) | rates
+    activations = [{"hidden_act": name} for name, tower in family.by_activation.items() if tower == section.tower]
+    return {"model_type": model_type} | sizes | dict(family.fixed) | (activations[0] if activations else {}) | rates
 
 
 def _square(config: Mapping[str, Any], key: str, file: str) -> int:

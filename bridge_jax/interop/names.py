@@ -52,12 +52,28 @@ class Entry:
         return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
-VISION_TYPES = ("vit", "dinov2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
-TEXT_TYPES = ("bert", "roberta", "xlm-roberta", "clip_text_model", "siglip_text_model", "modernbert")
+VISION_TYPES = (
+    *("vit", "dinov2", "dinov2_with_registers", "dinov3_vit"),
+    *("clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model"),
+)
+TEXT_TYPES = (
+    *("bert", "roberta", "xlm-roberta", "modernbert"),
+    *("clip_text_model", "metaclip_2_text_model", "siglip_text_model"),
+)
 LAYER_SCALED = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 _MODEL_TYPES = {  # our tower -> Hugging Face's model_type, if the names differ
-    "vision": {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov3": "dinov3_vit"},
-    "text": {"xlm_roberta": "xlm-roberta", "clip": "clip_text_model", "siglip": "siglip_text_model"},
+    "vision": {
+        "clip": "clip_vision_model",
+        "open_clip": "clip_vision_model",
+        "siglip": "siglip_vision_model",
+        "dinov3": "dinov3_vit",
+    },
+    "text": {
+        "xlm_roberta": "xlm-roberta",
+        "clip": "clip_text_model",
+        "open_clip": "clip_text_model",
+        "siglip": "siglip_text_model",
+    },
 }
 
 

@@ -167,6 +167,9 @@ EXCUSED = {
     "modernbert": (r"(head|decoder|classifier)\..*",),
 }
 EXCUSED["xlm-roberta"] = EXCUSED["roberta"]
+for _side in ("vision", "text"):  # MetaCLIP 2 has CLIP's names
+    for _table in (STEM, BLOCK, LAYERS, PREFIXES):
+        _table[f"metaclip_2_{_side}_model"] = _table[f"clip_{_side}_model"]
 # The other tower of a pair, and the projections, scale and bias with which CLIP and SigLIP compare the two.
 _PAIR = (r"(vision|text)_model\..*", r"(visual|text)_projection\.weight", r"logit_(scale|bias)")
 for _type in PREFIXES.keys() - EXCUSED.keys():

@@ -202,13 +202,49 @@ def test_a_pair_of_towers_fills_both_sides(tmp_path, name, capsys):
     assert printed.count(f"tower='{name}'") == 2
 
 
-def test_openclips_activation_is_refused(tmp_path):
+def test_the_activation_of_a_clip_decides_its_tower(tmp_path):
     kind = towers.KINDS["clip_vision_model"]
     kind.torch_model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
-    with pytest.raises(ConfigError, match="hidden_act is 'gelu'; the image tower is built for 'quick_gelu' only"):
+    with pytest.raises(ConfigError, match=r"config.vision.tower: expected 'open_clip' as in .*, got 'clip'"):
         hf_import.vision_params(tmp_path, kind.section)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(
+        ConfigError, match="hidden_act is 'relu'; the image tower is built for 'quick_gelu' or 'gelu' only"
+    ):
+        hf_import.vision_params(tmp_path, kind.section)
+
+
+@pytest.mark.parametrize(("activation", "tower"), [("quick_gelu", "clip"), ("gelu", "open_clip")])
+def test_both_towers_of_a_metaclip_2_equal_torch(tmp_path, activation, tower, capsys):
+    kinds = {kind.side: kind for kind in (towers.KINDS["clip_vision_model"], towers.KINDS["clip_text_model"])}
+    sides = {
+        f"{side}_config": kind.torch_model().config.to_dict() | {"hidden_act": activation, "model_type": ""}
+        for side, kind in kinds.items()
+    }
+    pair = transformers.MetaClip2Model(transformers.MetaClip2Config(**sides)).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in pair.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    pair.save_pretrained(tmp_path)
+    kinds = {
+        side: dataclasses.replace(k, section=dataclasses.replace(k.section, tower=tower)) for side, k in kinds.items()
+    }
+
+    draw = np.random.default_rng(0)
+    pixels = draw.normal(size=(2, 20, 20, 3)).astype(np.float32)
+    ids, mask = draw.integers(5, 60, (2, 7)), np.arange(7) < np.array([[7], [4]])
+    found = kinds["vision"].run(hf_import.vision_params(tmp_path, kinds["vision"].section), pixels)
+    words = kinds["text"].run(hf_import.text_params(tmp_path, kinds["text"].section), ids, mask)
+    with torch.no_grad():
+        images = pair.vision_model(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())).last_hidden_state
+        images = pair.vision_model.post_layernorm(images).numpy()
+        texts = pair.text_model(torch.from_numpy(ids), torch.from_numpy(mask.astype(int))).last_hidden_state.numpy()
+    assert np.abs(found - images).max() < 1e-4
+    assert np.abs(words - texts)[mask].max() < 1e-4
+    import_hf.main(["import_hf", str(tmp_path)])
+    assert capsys.readouterr().out.count(f"tower='{tower}'") == 2
 
 
 @pytest.mark.parametrize("head", ["ModernBertModel", "ModernBertForMaskedLM", "ModernBertForSequenceClassification"])

@@ -132,7 +132,7 @@ def test_every_design_and_placement_is_the_same_model(shared, tmp_path, design, 
     "side",
     [
         dict(text=dict(tower="xlm_roberta", token_types=1)),
-        dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
+        dict(vision=dict(tower="clip"), text=dict(tower="open_clip", token_types=0)),
         dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
         dict(vision=dict(tower="dinov2_with_registers", layer_scale=True)),
         dict(vision=dict(tower="dinov3", layer_scale=True)),

@@ -14,7 +14,7 @@ def activation(config: dict):
     """Return the activation that `hidden_act` names."""
     if config["hidden_act"] == "quick_gelu":
         return lambda x: x * torch.sigmoid(1.702 * x)
-    return lambda x: F.gelu(x, approximate="tanh")
+    return F.gelu if config["hidden_act"] == "gelu" else lambda x: F.gelu(x, approximate="tanh")
 
 
 class Attention(nn.Module):
