@@ -146,6 +146,7 @@ TEXT_FAMILIES = {
 }
 for _side, _families in (("vision", VISION_FAMILIES), ("text", TEXT_FAMILIES)):
     _families[f"metaclip_2_{_side}_model"] = _families[f"clip_{_side}_model"]
+SAME_FILES = {"siglip": "siglip_padded"}  # tower -> another tower that reads its files
 PAIRS = {  # models of two towers, whose config.json holds a config for each
     "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
     "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
@@ -222,6 +223,8 @@ def text_config(cfg: Config) -> dict[str, Any]:
     """Return Hugging Face's config of the text tower."""
     model_type = names.text_type(cfg.text)
     config = _config(cfg.text, model_type, TEXT_FAMILIES[model_type])
+    if cfg.text.tower == "siglip_padded":
+        config["attend_padding"] = True
     return {key: value for key, value in config.items() if key not in ("position_embedding_type", "is_decoder")}
 
 

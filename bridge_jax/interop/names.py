@@ -73,6 +73,7 @@ _MODEL_TYPES = {  # our tower -> Hugging Face's model_type, if the names differ
         "clip": "clip_text_model",
         "open_clip": "clip_text_model",
         "siglip": "siglip_text_model",
+        "siglip_padded": "siglip_text_model",
     },
 }
 

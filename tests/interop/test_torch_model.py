@@ -134,11 +134,14 @@ def test_every_design_and_placement_is_the_same_model(shared, tmp_path, design, 
         dict(text=dict(tower="xlm_roberta", token_types=1)),
         dict(vision=dict(tower="clip"), text=dict(tower="open_clip", token_types=0)),
         dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
-        dict(vision=dict(tower="dinov2_with_registers", layer_scale=True)),
+        dict(
+            vision=dict(tower="dinov2_with_registers", layer_scale=True),
+            text=dict(tower="siglip_padded", token_types=0, max_positions=24),
+        ),
         dict(vision=dict(tower="dinov3", layer_scale=True)),
         dict(text=dict(tower="modernbert", token_types=0)),
     ],
-    ids=["xlm_roberta", "clip", "siglip", "dinov2_with_registers", "dinov3", "modernbert"],
+    ids=["xlm_roberta", "clip", "siglip", "dinov2_with_registers_siglip_padded", "dinov3", "modernbert"],
 )
 def test_every_tower_is_the_same_model_and_comes_back(shared, tmp_path, side, placement):
     cfg = small("cross", placement, **side)
