@@ -155,6 +155,19 @@ KINDS = {
         "DINOv3ViTLayer",
         dict(num_register_tokens=4),
     ),
+    "tipsv2_vision_model": Kind(
+        dataclasses.replace(VISION, tower="tipsv2", layer_scale=True, mask_token=True, norm_eps=1e-6),
+        "Tipsv2VisionConfig",
+        "Tipsv2VisionModel",
+        "Tipsv2VisionLayer",
+        dict(mlp_ratio=2),
+    ),
+    "tipsv2_text_model": Kind(
+        dataclasses.replace(TEXT, tower="tipsv2", token_types=0, norm_eps=1e-5),
+        "Tipsv2TextConfig",
+        "Tipsv2TextModel",
+        "Tipsv2TextEncoderLayer",
+    ),
     "clip_text_model": Kind(
         dataclasses.replace(TEXT, tower="clip", token_types=0, norm_eps=1e-5),
         "CLIPTextConfig",

@@ -102,6 +102,13 @@ VISION_FAMILIES = {
         _DROPOUT,
         defaults=_NO_DROPOUT,
     ),
+    "tipsv2_vision_model": Family(
+        "tipsv2",
+        _RATIO_SIZES,
+        _VIT_FIXED | {"use_swiglu_ffn": False, "num_register_tokens": 1},
+        _DROPOUT,
+        defaults=_PAIR | {"mlp_ratio": 4, "layer_norm_eps": 1e-6, "image_size": 448, "patch_size": 14},
+    ),
 }
 TEXT_FAMILIES = {
     "bert": Family("bert", _SIZES | _WORDS, _BERT_FIXED, _BERT_DROPOUT),
@@ -124,6 +131,14 @@ TEXT_FAMILIES = {
         {"hidden_act": "gelu_pytorch_tanh"},
         _DROPOUT,
         defaults=_PAIR | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64},
+        constants={"token_types": 0},
+    ),
+    "tipsv2_text_model": Family(
+        "tipsv2",
+        _SIZES | _PLAIN_WORDS,
+        {"hidden_act": "relu", "scale_sqrt_depth": True},
+        _DROPOUT,
+        defaults=_PAIR | {"layer_norm_eps": 1e-5, "vocab_size": 32000, "max_position_embeddings": 64},
         constants={"token_types": 0},
     ),
     "modernbert": Family(
@@ -151,6 +166,7 @@ PAIRS = {  # models of two towers, whose config.json holds a config for each
     "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
     "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
     "metaclip_2": {"vision": "metaclip_2_vision_model", "text": "metaclip_2_text_model"},
+    "tipsv2": {"vision": "tipsv2_vision_model", "text": "tipsv2_text_model"},
 }
 
 
@@ -209,7 +225,7 @@ def vision_config(cfg: Config) -> dict[str, Any]:
         "patch_size": vision.patch_px,
         "use_mask_token": vision.mask_token,
     }
-    if model_type in ("vit", "dinov2", "dinov2_with_registers"):
+    if model_type in ("vit", "dinov2", "dinov2_with_registers", "tipsv2_vision_model"):
         config["attention_probs_dropout_prob"] = 0.0
     if model_type == "siglip_vision_model":
         config["vision_use_head"] = False

@@ -24,7 +24,6 @@ from bridge_jax.interop.hf_config import key_of
 _WEIGHTS, _INDEX, _PREPROCESSOR = "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHERS = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
-_MASK_TOKEN = "embeddings.mask_token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _fill(
             name = stored.pop(entry.name)
             params[path] = to_ours(entry, name, tensors[name], source)
             used.append(name)
-        elif entry.name == _MASK_TOKEN:
+        elif entry.path == "vision/mask_token":
             params[path] = np.zeros(entry.shape, np.float32)
             fresh.append(entry.path)
         else:

@@ -144,6 +144,9 @@ def join_heads(x_BNLK: Float[Array, "B N L K"]) -> Float[Array, "B L D"]:
     return x_BNLK.swapaxes(1, 2).reshape(B, L, N * K)
 
 
+Affine = Callable[[], tuple[Array, Array]]  # returns a kernel [D,S] and a bias [S]
+
+
 class AffineMap(nn.Module):
     """The parameters of an affine map, which `project` applies."""
 
@@ -156,7 +159,7 @@ class AffineMap(nn.Module):
         return self.param("kernel", kernel_init, self.features), jnp.zeros(self.features[1]) if bias is None else bias
 
 
-def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple[Float[Array, "B N L K"], ...]:
+def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: Affine) -> tuple[Float[Array, "B N L K"], ...]:
     """Apply several affine maps to the same states in one product, and split each result into heads.
 
     Each map keeps its own parameters, so their paths in checkpoints and path rules stay the same.
@@ -167,7 +170,7 @@ def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple
     return tuple(split_heads(y_BLJS[:, :, j], heads) for j in range(len(maps)))
 
 
-def project_joined(x_BLD: Float[Array, "B L D"], *maps: AffineMap) -> Float[Array, "J B L S"]:
+def project_joined(x_BLD: Float[Array, "B L D"], *maps: Affine) -> Float[Array, "J B L S"]:
     """Apply several affine maps to the same states in one product, for a kernel: the heads stay joined."""
     kernels, biases = zip(*(affine_map() for affine_map in maps), strict=True)
     kernel_JDS, bias_JS = (jnp.stack(x).astype(x_BLD.dtype) for x in (kernels, biases))
@@ -198,6 +201,7 @@ class SelfAttention(nn.Module):
     dropout: float = 0.0
     key_bias: bool = True
     attention: str = "plain"  # config.blocks.attention
+    fused: bool = False  # queries, keys and values, in this order, are columns of one kernel `qkv`
 
     @nn.compact
     def __call__(
@@ -208,7 +212,7 @@ class SelfAttention(nn.Module):
         rotation: rotary.Rotation | None = None,
     ) -> Float[Array, "B L D"]:
         (B, L, D), drop = x_BLD.shape, Dropout(self.dropout)
-        maps = (AffineMap((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value"))
+        maps = self._fused(D) if self.fused else self._maps(D)
         has_kernel = rotation is None and (mask is None or mask.ndim == 2)
         form = kernel.form_of(self.attention if has_kernel else "plain", B, (L, L, D), self.heads, self.dtype)
         if form != "plain":
@@ -224,6 +228,14 @@ class SelfAttention(nn.Module):
             mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
         out_BNLK = attend(q_BNLK, k_BNLK, v_BNLK, mask, lambda weights: drop(weights, deterministic=deterministic))
         return dense(D, self.dtype, "out")(join_heads(out_BNLK))
+
+    def _maps(self, D: int) -> list[Affine]:
+        return [AffineMap((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value")]
+
+    def _fused(self, D: int) -> list[Affine]:
+        kernel_DS, bias_S = AffineMap((D, 3 * D), name="qkv")()
+        parts = zip(jnp.split(kernel_DS, 3, axis=1), jnp.split(bias_S, 3), strict=True)
+        return [lambda part=part: part for part in parts]
 
 
 class Mlp(nn.Module):
@@ -257,6 +269,7 @@ class PreNormBlock(nn.Module):
     layer_scale: bool = False
     key_bias: bool = True
     attention: str = "plain"  # config.blocks.attention
+    fused_qkv: bool = False
 
     @nn.compact
     def __call__(
@@ -267,7 +280,8 @@ class PreNormBlock(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
         cfg, dtype = self.cfg, self.dtype
-        attention = SelfAttention(cfg.heads, dtype, key_bias=self.key_bias, attention=self.attention, name="attention")
+        form = {"key_bias": self.key_bias, "attention": self.attention, "fused": self.fused_qkv}
+        attention = SelfAttention(cfg.heads, dtype, **form, name="attention")
         y = attention(layer_norm(cfg.norm_eps, dtype, "attention_norm")(x_BLD), mask, deterministic, rotation)
         y = LayerScale(name="attention_scale")(y) if self.layer_scale else y
         x_BLD = x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)

@@ -28,6 +28,7 @@ class Tower(nn.Module):
     prefix: ClassVar[int] = 1  # tokens before the patches: the class token
     patch_bias: ClassVar[bool] = True
     key_bias: ClassVar[bool] = True
+    fused_qkv: ClassVar[bool] = False
     activation: ClassVar[Callable] = staticmethod(layers.gelu)
 
     def setup(self):
@@ -46,6 +47,7 @@ class Tower(nn.Module):
             cfg.layer_scale,
             self.key_bias,
             self.execution.attention,
+            self.fused_qkv,
         )
         self.layers = [block(name=f"block_{i:02d}") for i in range(cfg.depth)]
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
@@ -88,6 +90,7 @@ class Tower(nn.Module):
         return x_BPD + self._positions(grid).astype(self.dtype)
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "1 P D"]:
+        """Return the positions that `_place` adds, resized to `grid`."""
         return resize_positions(self.position, grid)
 
     def blocks(self, x_BPD: Float[Array, "B P D"], start: int, stop: int, deterministic: bool) -> Float[Array, "B P D"]:

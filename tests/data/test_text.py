@@ -162,6 +162,25 @@ def test_vocabularies_of_pairs(tmp_path, words, frame, ids):
             _ = tokenizer.mask_id
 
 
+def test_a_tipsv2_vocabulary_has_no_frame(tmp_path):
+    words = ["<pad>", "<unk>", "\u2581", "d", "o", "g", "do", "dog", "\u2581dog"]
+    vocab = {word: i for i, word in enumerate(words)}
+    theirs = transformers.Tipsv2Tokenizer(vocab=vocab, merges=[("d", "o"), ("do", "g"), ("\u2581", "dog")])
+    theirs.save_pretrained(tmp_path)
+    tokenizer = text.Tokenizer(tmp_path / "tokenizer.json", 4)
+    ids, mask = tokenizer.encode(["Dog dog", "dog " * 6])
+    np.testing.assert_array_equal(ids, [[8, 8, 0, 0], [8, 8, 8, 8]])
+    assert mask.sum(axis=1).tolist() == [2, 4]
+    assert (tokenizer.pad_id, tokenizer.unk_id) == (0, 1)
+    with pytest.raises(ConfigError, match="puts no token before a caption, and the decoder starts from one"):
+        _ = tokenizer.frame
+    framed = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    framed["model"]["vocab"] |= {"<eos>": 9, "<mask>": 10}  # a SigLIP 2 that has lost its frame
+    (tmp_path / "tokenizer.json").write_text(json.dumps(framed), encoding="utf-8")
+    with pytest.raises(ConfigError, match="does not put <eos> around a caption"):
+        text.Tokenizer(tmp_path / "tokenizer.json", 4)
+
+
 def test_a_frame_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"does not put <s> and </s> around a caption; take a .* RoBERTa's"):
         text.Tokenizer(roberta_json(tmp_path / "tokenizer.json", frame=("</s>", "<s>")), 8)

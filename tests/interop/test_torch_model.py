@@ -138,10 +138,11 @@ def test_every_design_and_placement_is_the_same_model(shared, tmp_path, design, 
             vision=dict(tower="dinov2_with_registers", layer_scale=True),
             text=dict(tower="siglip_padded", token_types=0, max_positions=24),
         ),
+        dict(vision=dict(tower="tipsv2", layer_scale=True), text=dict(tower="tipsv2", token_types=0)),
         dict(vision=dict(tower="dinov3", layer_scale=True)),
         dict(text=dict(tower="modernbert", token_types=0)),
     ],
-    ids=["xlm_roberta", "clip", "siglip", "dinov2_with_registers_siglip_padded", "dinov3", "modernbert"],
+    ids=["xlm_roberta", "clip", "siglip", "dinov2_with_registers_siglip_padded", "tipsv2", "dinov3", "modernbert"],
 )
 def test_every_tower_is_the_same_model_and_comes_back(shared, tmp_path, side, placement):
     cfg = small("cross", placement, **side)
