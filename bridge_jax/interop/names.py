@@ -184,8 +184,8 @@ def _expand(root: str, model_type: str, depth: int, sizes: dict[str, int]) -> li
 def leaves(root: str, prefix: str, sizes: dict[str, int], row: Row) -> list[Entry]:
     """Return the parameters of one row of a table, with paths under `root` and names under `prefix`.
 
-    A kind that ends in `_only` has no bias. A name that ends in `_` gets no dot before `weight` and
-    `bias`. `sizes`: the size that each letter of a shape stands for.
+    A kind that ends in `_only` has no bias. A name that ends in `_` gets no dot before `weight` and `bias`. `sizes`:
+    the size that each letter of a shape stands for.
     """
     ours, theirs, kind, dims, *stored = row
     path, name = root + ours, prefix + theirs

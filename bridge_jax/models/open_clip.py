@@ -1,4 +1,4 @@
-"""The towers of OpenCLIP and of most MetaCLIP 2 models: CLIP's, with the exact GELU."""
+"""The towers of OpenCLIP, and of any CLIP or MetaCLIP 2 whose file says `gelu`: CLIP's, with the exact GELU."""
 
 from collections.abc import Callable
 from typing import ClassVar

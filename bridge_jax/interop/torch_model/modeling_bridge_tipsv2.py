@@ -26,7 +26,8 @@ class ImageAttention(nn.Module):
         self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x):
-        return self.proj(scaled_dot_product(*self.qkv(x).chunk(3, -1), self.heads, None))
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.proj(scaled_dot_product(q, k, v, self.heads, None))
 
 
 class Scale(nn.Module):
