@@ -72,6 +72,11 @@ def roberta(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
     return bert(size, length=length, **changes)
 
 
+def xlm_roberta(size: str, *, length: int, **changes) -> ml_collections.ConfigDict:
+    """Return an XLM-RoBERTa, such as multilingual-e5: a tokenizer.json of 250,002 pieces of 100 languages."""
+    return roberta(size, length=length, **(dict(tower="xlm_roberta", vocab_size=250002) | changes))
+
+
 def minilm(*, length: int, **changes) -> ml_collections.ConfigDict:
     """Return MiniLM-L6: a BERT of 6 blocks, width 384, 12 heads."""
     return bert("small", length=length, **(dict(depth=6, heads=12) | changes))

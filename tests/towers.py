@@ -114,12 +114,26 @@ KINDS = {
         "Dinov2Layer",
         dict(mlp_ratio=2),
     ),
+    "dinov2_with_registers": Kind(
+        dataclasses.replace(VISION, tower="dinov2_with_registers", layer_scale=True, mask_token=True, norm_eps=1e-6),
+        "Dinov2WithRegistersConfig",
+        "Dinov2WithRegistersModel",
+        "Dinov2WithRegistersLayer",
+        dict(mlp_ratio=2),
+    ),
     "bert": Kind(TEXT, "BertConfig", "BertModel", "BertLayer"),
     "roberta": Kind(
         dataclasses.replace(TEXT, tower="roberta", token_types=1, norm_eps=1e-5),
         "RobertaConfig",
         "RobertaModel",
         "RobertaLayer",
+        dict(type_vocab_size=1, layer_norm_eps=1e-5),
+    ),
+    "xlm-roberta": Kind(
+        dataclasses.replace(TEXT, tower="xlm_roberta", token_types=1, norm_eps=1e-5),
+        "XLMRobertaConfig",
+        "XLMRobertaModel",
+        "XLMRobertaLayer",
         dict(type_vocab_size=1, layer_norm_eps=1e-5),
     ),
     "clip_vision_model": Kind(
@@ -140,6 +154,19 @@ KINDS = {
         "DINOv3ViTModel",
         "DINOv3ViTLayer",
         dict(num_register_tokens=4),
+    ),
+    "tipsv2_vision_model": Kind(
+        dataclasses.replace(VISION, tower="tipsv2", layer_scale=True, mask_token=True, norm_eps=1e-6),
+        "Tipsv2VisionConfig",
+        "Tipsv2VisionModel",
+        "Tipsv2VisionLayer",
+        dict(mlp_ratio=2),
+    ),
+    "tipsv2_text_model": Kind(
+        dataclasses.replace(TEXT, tower="tipsv2", token_types=0, norm_eps=1e-5),
+        "Tipsv2TextConfig",
+        "Tipsv2TextModel",
+        "Tipsv2TextEncoderLayer",
     ),
     "clip_text_model": Kind(
         dataclasses.replace(TEXT, tower="clip", token_types=0, norm_eps=1e-5),

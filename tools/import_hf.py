@@ -27,8 +27,11 @@ KNOWN = (*hf_config.VISION_FAMILIES, *hf_config.TEXT_FAMILIES, *hf_config.PAIRS)
 HALF = (0.5, 0.5, 0.5)  # pixels to -1..1, for the ViT and SigLIP
 STATISTICS = {
     "dinov2": (IMAGENET_MEAN, IMAGENET_STD),
+    "dinov2_with_registers": (IMAGENET_MEAN, IMAGENET_STD),
     "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD),
+    "tipsv2_vision_model": ((0.0,) * 3, (1.0,) * 3),
     "clip_vision_model": (CLIP_MEAN, CLIP_STD),
+    "metaclip_2_vision_model": (CLIP_MEAN, CLIP_STD),
 }
 
 

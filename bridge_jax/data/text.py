@@ -34,6 +34,8 @@ KINDS = {
     "SigLIP": dict(pad_token="</s>", unk_token="<unk>", eos_token="</s>"),
     "SigLIP 2": dict(pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", mask_token="<mask>"),
 }
+# TIPSv2's vocabulary, which puts no token around a caption. It is the only such vocabulary: see `_is_unframed`.
+_UNFRAMED = dict(pad_token="<pad>", unk_token="<unk>")
 _FRAME = ("bos_token", "cls_token", "sep_token", "eos_token")
 MAX_CHARACTERS = 10_000  # in a caption; longer texts are no captions
 _SPACES = "\t\n\r"  # control characters that people type
@@ -72,7 +74,7 @@ class Tokenizer:
     `special` maps transformers' names (`pad_token`, ...) to the vocabulary's special tokens.
 
     Raises ConfigError, naming the file, where it cannot be read, lacks a special token, or does not put its kind's
-    special tokens around a caption ([CLS] and [SEP] for BERT).
+    special tokens around a caption ([CLS] and [SEP] for BERT, none for TIPSv2).
     """
 
     def __init__(self, path: str | Path, length: int):
@@ -250,6 +252,8 @@ def _special(tokenizer: tokenizers.Tokenizer, path: Path) -> dict[str, str]:
     for kind, special in KINDS.items():
         if not missing[kind] and framed == [token for name, token in special.items() if name in _FRAME]:
             return special
+    if not framed and _is_unframed(tokenizer, missing):
+        return _UNFRAMED
     kind = min(missing, key=lambda kind: missing[kind])
     for token in KINDS[kind].values():
         _id(tokenizer, token, path)
@@ -258,6 +262,16 @@ def _special(tokenizer: tokenizers.Tokenizer, path: Path) -> dict[str, str]:
         f"config.data.vocabulary: {path} does not put {frame} around a caption; "
         f"take a tokenizer.json with {kind}'s post-processor, or BERT's vocab.txt"
     )
+
+
+def _is_unframed(tokenizer: tokenizers.Tokenizer, missing: Mapping[str, int]) -> bool:
+    """Return whether a vocabulary is TIPSv2's: SentencePiece's BPE, without the special tokens of another such kind.
+
+    `missing`: the number of special tokens that it lacks of each of KINDS. Files that have lost their frame have all.
+    """
+    is_bpe = isinstance(tokenizer.model, models.BPE) and tokenizer.model.byte_fallback
+    others = all(missing[kind] for kind in KINDS if kind != "SigLIP")  # whose two are in any such vocabulary
+    return is_bpe and others and all(tokenizer.token_to_id(token) is not None for token in _UNFRAMED.values())
 
 
 def _frame(tokenizer: tokenizers.Tokenizer, path: Path) -> None:

@@ -8,7 +8,7 @@ from bridge_jax.config import Config, ConfigError, Text, Vision
 from bridge_jax.interop import names
 from bridge_jax.models import modernbert
 
-# Our key -> theirs. image_size, patch_size and DINOv2's mlp_ratio are not plain copies: see `vision_values`.
+# Our key -> theirs. image_size, patch_size and the mlp_ratio of DINOv2 are not plain copies: see `vision_values`.
 _SIZES = {
     "depth": "num_hidden_layers",
     "width": "hidden_size",
@@ -33,6 +33,8 @@ class Family:
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keys of our section that a file lacks
     # depth -> the settings of `fixed` under the keys of newer files. Read, never written.
     reworded: Callable[[int], Mapping[str, Any]] = lambda depth: {}
+    # `hidden_act` -> tower, where the activation decides which; else `tower` is the only one.
+    by_activation: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _NO_DROPOUT = {"hidden_dropout_prob": 0.0}  # not a key of their files: their towers drop nothing, ours may
@@ -42,9 +44,12 @@ _PAIR = _NO_DROPOUT | {
     "num_attention_heads": 12,
     "intermediate_size": 3072,
 }
+_CLIP = _PAIR | {"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"}
+_CLIP_TOWERS = {"quick_gelu": "clip", "gelu": "open_clip"}
 _DROPOUT, _BERT_DROPOUT = ("hidden_dropout_prob",), ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _PLAIN_WORDS = {ours: theirs for ours, theirs in _WORDS.items() if ours != "token_types"}
 _VIT_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}
+_RATIO_SIZES = {ours: theirs for ours, theirs in _SIZES.items() if ours != "mlp_width"}  # they state mlp_ratio instead
 
 
 def _modernbert_reworded(depth: int) -> dict[str, Any]:
@@ -57,18 +62,20 @@ def _modernbert_reworded(depth: int) -> dict[str, Any]:
 
 VISION_FAMILIES = {
     "vit": Family("vit", _SIZES, _VIT_FIXED, _DROPOUT),
-    "dinov2": Family(
-        "vit",
-        {ours: theirs for ours, theirs in _SIZES.items() if ours != "mlp_width"},
-        _VIT_FIXED | {"use_swiglu_ffn": False},
+    "dinov2": Family("vit", _RATIO_SIZES, _VIT_FIXED | {"use_swiglu_ffn": False}, _DROPOUT),
+    "dinov2_with_registers": Family(
+        "dinov2_with_registers",
+        _RATIO_SIZES,
+        _VIT_FIXED | {"use_swiglu_ffn": False, "num_register_tokens": 4},
         _DROPOUT,
     ),
     "clip_vision_model": Family(
         "clip",
         _SIZES,
-        {"hidden_act": "quick_gelu", "num_channels": 3},
+        {"num_channels": 3},
         _DROPOUT,
-        defaults=_PAIR | {"layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32},
+        defaults=_CLIP | {"image_size": 224, "patch_size": 32},
+        by_activation=_CLIP_TOWERS,
     ),
     "siglip_vision_model": Family(
         "siglip",
@@ -95,19 +102,28 @@ VISION_FAMILIES = {
         _DROPOUT,
         defaults=_NO_DROPOUT,
     ),
+    "tipsv2_vision_model": Family(
+        "tipsv2",
+        _RATIO_SIZES,
+        _VIT_FIXED | {"use_swiglu_ffn": False, "num_register_tokens": 1},
+        _DROPOUT,
+        defaults=_PAIR | {"mlp_ratio": 4, "layer_norm_eps": 1e-6, "image_size": 448, "patch_size": 14},
+    ),
 }
 TEXT_FAMILIES = {
     "bert": Family("bert", _SIZES | _WORDS, _BERT_FIXED, _BERT_DROPOUT),
     "roberta": Family("roberta", _SIZES | _WORDS, _BERT_FIXED | {"pad_token_id": 1}, _BERT_DROPOUT),
+    "xlm-roberta": Family("xlm_roberta", _SIZES | _WORDS, _BERT_FIXED | {"pad_token_id": 1}, _BERT_DROPOUT),
     "clip_text_model": Family(
         "clip",
         _SIZES | _PLAIN_WORDS,
-        {"hidden_act": "quick_gelu"},
+        {},
         _DROPOUT,
-        defaults=_PAIR
-        | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "layer_norm_eps": 1e-5}
+        defaults=_CLIP
+        | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
         | {"vocab_size": 49408, "max_position_embeddings": 77},
         constants={"token_types": 0},
+        by_activation=_CLIP_TOWERS,
     ),
     "siglip_text_model": Family(
         "siglip",
@@ -115,6 +131,14 @@ TEXT_FAMILIES = {
         {"hidden_act": "gelu_pytorch_tanh"},
         _DROPOUT,
         defaults=_PAIR | {"layer_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 64},
+        constants={"token_types": 0},
+    ),
+    "tipsv2_text_model": Family(
+        "tipsv2",
+        _SIZES | _PLAIN_WORDS,
+        {"hidden_act": "relu", "scale_sqrt_depth": True},
+        _DROPOUT,
+        defaults=_PAIR | {"layer_norm_eps": 1e-5, "vocab_size": 32000, "max_position_embeddings": 64},
         constants={"token_types": 0},
     ),
     "modernbert": Family(
@@ -135,14 +159,19 @@ TEXT_FAMILIES = {
         reworded=_modernbert_reworded,
     ),
 }
+for _side, _families in (("vision", VISION_FAMILIES), ("text", TEXT_FAMILIES)):
+    _families[f"metaclip_2_{_side}_model"] = _families[f"clip_{_side}_model"]
+SAME_FILES = {"siglip": "siglip_padded"}  # tower -> another tower that reads its files
 PAIRS = {  # models of two towers, whose config.json holds a config for each
     "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
     "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
+    "metaclip_2": {"vision": "metaclip_2_vision_model", "text": "metaclip_2_text_model"},
+    "tipsv2": {"vision": "tipsv2_vision_model", "text": "tipsv2_text_model"},
 }
 
 
 def tower_config(config: Mapping[str, Any], side: str, source: Any) -> dict[str, Any]:
-    """Return the config of one tower: `config` itself, or the part for `side` of a CLIP or SigLIP pair.
+    """Return the config of one tower: `config` itself, or the part for `side` of one of PAIRS.
 
     Keys that the file may leave out get Hugging Face's defaults. Raises ConfigError naming a key that is missing.
     """
@@ -164,7 +193,7 @@ def vision_values(config: Mapping[str, Any], source: Any) -> dict[str, Any]:
     model_type, family = _family(config, VISION_FAMILIES, "image", file)
     image_px, patch_px = (_square(config, key, file) for key in ("image_size", "patch_size"))
     values = _values(config, family, file)
-    if model_type == "dinov2":
+    if family.keys == _RATIO_SIZES:
         values["mlp_width"] = int(values["width"] * key_of(config, "mlp_ratio", file))
     return values | {
         "patch_px": patch_px,
@@ -196,11 +225,11 @@ def vision_config(cfg: Config) -> dict[str, Any]:
         "patch_size": vision.patch_px,
         "use_mask_token": vision.mask_token,
     }
-    if model_type in ("vit", "dinov2"):
+    if model_type in ("vit", "dinov2", "dinov2_with_registers", "tipsv2_vision_model"):
         config["attention_probs_dropout_prob"] = 0.0
     if model_type == "siglip_vision_model":
         config["vision_use_head"] = False
-    if model_type == "dinov2":
+    if VISION_FAMILIES[model_type].keys == _RATIO_SIZES:
         ratio = vision.mlp_width / vision.width
         config["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
     return config
@@ -210,6 +239,8 @@ def text_config(cfg: Config) -> dict[str, Any]:
     """Return Hugging Face's config of the text tower."""
     model_type = names.text_type(cfg.text)
     config = _config(cfg.text, model_type, TEXT_FAMILIES[model_type])
+    if cfg.text.tower == "siglip_padded":
+        config["attend_padding"] = True
     return {key: value for key, value in config.items() if key not in ("position_embedding_type", "is_decoder")}
 
 
@@ -230,18 +261,23 @@ def _family(config: Mapping[str, Any], families: Mapping[str, Family], tower: st
     for key, value in (dict(family.fixed) | dict(reworded)).items():
         if key in config and config[key] != value:
             raise ConfigError(f"{file}: {key} is {config[key]!r}; the {tower} tower is built for {value!r} only")
+    if family.by_activation and (activation := key_of(config, "hidden_act", file)) not in family.by_activation:
+        built = " or ".join(repr(name) for name in family.by_activation)
+        raise ConfigError(f"{file}: hidden_act is {activation!r}; the {tower} tower is built for {built} only")
     return model_type, family
 
 
 def _values(config: Mapping[str, Any], family: Family, file: str) -> dict[str, Any]:
     read = {ours: key_of(config, theirs, file) for ours, theirs in family.keys.items()}
-    return {"tower": family.tower} | read | dict(family.constants)
+    tower = family.by_activation[config["hidden_act"]] if family.by_activation else family.tower
+    return {"tower": tower} | read | dict(family.constants)
 
 
 def _config(section: Vision | Text, model_type: str, family: Family) -> dict[str, Any]:
     sizes = {theirs: getattr(section, ours) for ours, theirs in family.keys.items()}
     rates = dict.fromkeys(family.dropout, section.dropout)
-    return {"model_type": model_type} | sizes | dict(family.fixed) | rates
+    activations = [{"hidden_act": name} for name, tower in family.by_activation.items() if tower == section.tower]
+    return {"model_type": model_type} | sizes | dict(family.fixed) | (activations[0] if activations else {}) | rates
 
 
 def _square(config: Mapping[str, Any], key: str, file: str) -> int:

@@ -24,7 +24,6 @@ from bridge_jax.interop.hf_config import key_of
 _WEIGHTS, _INDEX, _PREPROCESSOR = "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHERS = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
-_MASK_TOKEN = "embeddings.mask_token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +146,8 @@ def preprocessing(source: str | Path) -> dict[str, tuple[float, ...]]:
 def _compare(section: str, cfg: Vision | Text, expected: Mapping[str, Any], file: str) -> None:
     for key, value in expected.items():
         got = getattr(cfg, key)
-        if got != value:
+        same = key == "tower" and value in hf_config.SAME_FILES and got == hf_config.SAME_FILES[value]
+        if got != value and not same:
             raise ConfigError(f"{section}.{key}: expected {value!r} as in {file}, got {got!r}")
 
 
@@ -168,7 +168,7 @@ def _fill(
             name = stored.pop(entry.name)
             params[path] = to_ours(entry, name, tensors[name], source)
             used.append(name)
-        elif entry.name == _MASK_TOKEN:
+        elif entry.path == "vision/mask_token":
             params[path] = np.zeros(entry.shape, np.float32)
             fresh.append(entry.path)
         else:
@@ -202,6 +202,8 @@ def all_used(source: Any, unused: list[str], unfilled: list[str]) -> None:
 def read_tensors(file: Path, source: Any) -> dict[str, np.ndarray]:
     """Return the tensors of a safetensors file, floating point as float32.
 
+    Of tied tensors the file stores one; its metadata names the others, as `safetensors.torch.save_model` writes it.
+
     Raises ConfigError if it is torn or holds a type that is not read.
     """
     try:
@@ -214,9 +216,12 @@ def read_tensors(file: Path, source: Any) -> dict[str, np.ndarray]:
                         f"{source}: {file.name}: tensor {name} has the type {kind}; read are {read}: save it as one"
                     )
             tensors = {name: handle.get_tensor(name) for name in stored}
+            tied = {name: kept for name, kept in (handle.metadata() or {}).items() if kept in tensors}
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{source}: {file.name} is not a whole safetensors file ({error}); fetch it again") from error
-    return {name: array if array.dtype.kind in "biu" else array.astype(np.float32) for name, array in tensors.items()}
+    for name, array in tensors.items():
+        tensors[name] = array if array.dtype.kind in "biu" else array.astype(np.float32)
+    return {name: tensors[kept] for name, kept in tied.items()} | tensors
 
 
 def _read_shards(folder: Path, index: Mapping[str, Any], source: Any) -> dict[str, np.ndarray]:

@@ -52,12 +52,31 @@ class Entry:
         return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
-VISION_TYPES = ("vit", "dinov2", "clip_vision_model", "siglip_vision_model", "dinov3_vit")
-TEXT_TYPES = ("bert", "roberta", "clip_text_model", "siglip_text_model", "modernbert")
-LAYER_SCALED = ("dinov2", "dinov3_vit")
+VISION_TYPES = (
+    *("vit", "dinov2", "dinov2_with_registers", "dinov3_vit", "tipsv2_vision_model"),
+    *("clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model"),
+)
+TEXT_TYPES = (
+    *("bert", "roberta", "xlm-roberta", "modernbert", "tipsv2_text_model"),
+    *("clip_text_model", "metaclip_2_text_model", "siglip_text_model"),
+)
+LAYER_SCALED = ("dinov2", "dinov2_with_registers", "dinov3_vit", "tipsv2_vision_model")
 _MODEL_TYPES = {  # our tower -> Hugging Face's model_type, if the names differ
-    "vision": {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov3": "dinov3_vit"},
-    "text": {"clip": "clip_text_model", "siglip": "siglip_text_model"},
+    "vision": {
+        "clip": "clip_vision_model",
+        "open_clip": "clip_vision_model",
+        "siglip": "siglip_vision_model",
+        "dinov3": "dinov3_vit",
+        "tipsv2": "tipsv2_vision_model",
+    },
+    "text": {
+        "xlm_roberta": "xlm-roberta",
+        "clip": "clip_text_model",
+        "open_clip": "clip_text_model",
+        "siglip": "siglip_text_model",
+        "siglip_padded": "siglip_text_model",
+        "tipsv2": "tipsv2_text_model",
+    },
 }
 
 
@@ -73,7 +92,8 @@ def vision(cfg: Vision, model_type: str) -> tuple[Entry, ...]:
             f"got {cfg.layer_scale}"
         )
     positions = (model_type != "siglip_vision_model") + cfg.position_grid**2
-    sizes = {"D": cfg.width, "M": cfg.mlp_width, "p": cfg.patch_px, "P": positions, "R": 4}
+    sizes = {"D": cfg.width, "M": cfg.mlp_width, "p": cfg.patch_px, "P": positions, "Q": 3 * cfg.width}
+    sizes["R"] = 1 if model_type == "tipsv2_vision_model" else 4
     entries = _expand("vision", model_type, cfg.depth, sizes)
     return tuple(e for e in entries if cfg.mask_token or e.path != "vision/mask_token")
 
@@ -147,7 +167,7 @@ def bare_name(name: str, model_type: str) -> str:
 
 def excused(name: str, model_type: str, mask_token: bool) -> bool:
     """Return whether a file may hold this bare name although it fills no parameter."""
-    if name == "embeddings.mask_token":
+    if name in ("embeddings.mask_token", "mask_token"):
         return not mask_token
     return any(re.fullmatch(pattern, name) for pattern in names_towers.EXCUSED[model_type])
 
@@ -164,18 +184,20 @@ def _expand(root: str, model_type: str, depth: int, sizes: dict[str, int]) -> li
 def leaves(root: str, prefix: str, sizes: dict[str, int], row: Row) -> list[Entry]:
     """Return the parameters of one row of a table, with paths under `root` and names under `prefix`.
 
-    A kind that ends in `_only` has no bias. `sizes`: the size that each letter of a shape stands for.
+    A kind that ends in `_only` has no bias. A name that ends in `_` gets no dot before `weight` and `bias`. `sizes`:
+    the size that each letter of a shape stands for.
     """
     ours, theirs, kind, dims, *stored = row
     path, name = root + ours, prefix + theirs
     shape = _shape(dims, sizes)
     if kind == "array":
         return [Entry(path, name, "reshape" if stored else "copy", shape, _shape(stored[0] if stored else dims, sizes))]
-    bias = Entry(f"{path}/bias", f"{name}.bias", "copy", shape[-1:], shape[-1:])
+    dotted = name if name.endswith("_") else f"{name}."
+    bias = Entry(f"{path}/bias", f"{dotted}bias", "copy", shape[-1:], shape[-1:])
     kind, _, only = kind.partition("_")
     match kind:
         case "linear":
-            weight = Entry(f"{path}/kernel", f"{name}.weight", "transpose", shape, shape[::-1])
+            weight = Entry(f"{path}/kernel", f"{dotted}weight", "transpose", shape, shape[::-1])
         case "conv":
             height, width, channels, features = shape
             weight = Entry(f"{path}/kernel", f"{name}.weight", "conv", shape, (features, channels, height, width))

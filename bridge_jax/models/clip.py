@@ -43,20 +43,25 @@ class TextTower(nn.Module):
     side: ClassVar[str] = "text"
     period: ClassVar[int] = 1  # blocks whose indices differ by it have equal structure
     causal: ClassVar[bool] = True
+    fused_qkv: ClassVar[bool] = False
     activation: ClassVar[Callable] = staticmethod(layers.quick_gelu)
 
     def setup(self):
         cfg = self.cfg
-        table = {"features": cfg.width, "embedding_init": layers.small_init, "dtype": self.dtype}
-        self.word = nn.Embed(cfg.vocab_size, **table)
-        self.position = nn.Embed(cfg.max_positions, **table)
+        form = {"kernels": self.execution.kernels, "fused_qkv": self.fused_qkv}
+        self.word = self._table(cfg.vocab_size)
+        self._make_positions()
         self.layers = [
-            pre_norm.PreNormBlock(
-                cfg, self.dtype, self.activation, kernels=self.execution.kernels, name=f"block_{i:02d}"
-            )
+            pre_norm.PreNormBlock(cfg, self.dtype, self.activation, **form, name=f"block_{i:02d}")
             for i in range(cfg.depth)
         ]
         self.final_norm = layers.layer_norm(cfg.norm_eps, self.dtype)
+
+    def _table(self, rows: int) -> nn.Embed:
+        return nn.Embed(rows, self.cfg.width, embedding_init=layers.small_init, dtype=self.dtype)
+
+    def _make_positions(self) -> None:
+        self.position = self._table(self.cfg.max_positions)
 
     def embed(self, ids_BT: Int[Array, "B T"], deterministic: bool) -> Float[Array, "B T D"]:
         """Add word and position embeddings."""

@@ -152,6 +152,9 @@ def join_heads(x_BNLK: Float[Array, "B N L K"]) -> Float[Array, "B L D"]:
     return x_BNLK.swapaxes(1, 2).reshape(B, L, N * K)
 
 
+Affine = Callable[[], tuple[Array, Array]]  # returns a kernel [D,S] and a bias [S]
+
+
 class AffineMap(nn.Module):
     """The parameters of an affine map, which `project` applies."""
 
@@ -165,7 +168,7 @@ class AffineMap(nn.Module):
         return self.param("kernel", self.init, self.features), jnp.zeros(self.features[1]) if bias is None else bias
 
 
-def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple[Float[Array, "B N L K"], ...]:
+def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: Affine) -> tuple[Float[Array, "B N L K"], ...]:
     """Apply several affine maps to the same states in one product, and split each result into heads.
 
     Each map keeps its own parameters, so their paths in checkpoints and path rules stay the same.
@@ -177,7 +180,7 @@ def project(x_BLD: Float[Array, "B L D"], heads: int, *maps: AffineMap) -> tuple
 
 
 def project_joined(
-    kernels: str, dtype: DTypeLike, x_BLD: Float[Array, "B L D"], *maps: AffineMap, norm: LayerNorm | None = None
+    kernels: str, dtype: DTypeLike, x_BLD: Float[Array, "B L D"], *maps: Affine, norm: LayerNorm | None = None
 ) -> Float[Array, "J B L S"]:
     """Apply several affine maps to the same states, after `norm` if it is given, in one product; heads stay joined.
 
@@ -222,6 +225,7 @@ class SelfAttention(nn.Module):
     dropout: float = 0.0
     key_bias: bool = True
     kernels: str = "plain"  # config.blocks.kernels
+    fused: bool = False  # queries, keys and values, in this order, are columns of one kernel `qkv`
 
     @nn.compact
     def __call__(
@@ -233,7 +237,7 @@ class SelfAttention(nn.Module):
         norm: LayerNorm | None = None,
     ) -> Float[Array, "B L D"]:
         (B, L, D), drop = x_BLD.shape, Dropout(self.dropout)
-        maps = (AffineMap((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value"))
+        maps = self._fused(D) if self.fused else self._maps(D)
         has_kernel = rotation is None and (mask is None or mask.ndim == 2)
         form = kernel.form_of(self.kernels if has_kernel else "plain", B, (L, L, D), self.heads, self.dtype)
         if form != "plain":
@@ -250,6 +254,14 @@ class SelfAttention(nn.Module):
             mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
         out_BNLK = attend(q_BNLK, k_BNLK, v_BNLK, mask, lambda weights: drop(weights, deterministic=deterministic))
         return dense(D, self.dtype, "out")(join_heads(out_BNLK))
+
+    def _maps(self, D: int) -> list[Affine]:
+        return [AffineMap((D, D), name != "key" or self.key_bias, name=name) for name in ("query", "key", "value")]
+
+    def _fused(self, D: int) -> list[Affine]:
+        kernel_DS, bias_S = AffineMap((D, 3 * D), name="qkv")()
+        parts = zip(jnp.split(kernel_DS, 3, axis=1), jnp.split(bias_S, 3), strict=True)
+        return [lambda part=part: part for part in parts]
 
 
 class Mlp(nn.Module):

@@ -31,6 +31,7 @@ class PreNormBlock(nn.Module):
     layer_scale: bool = False
     key_bias: bool = True
     kernels: str = "plain"  # config.blocks.kernels
+    fused_qkv: bool = False
 
     @nn.compact
     def __call__(
@@ -41,23 +42,24 @@ class PreNormBlock(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
         cfg, dtype = self.cfg, self.dtype
-        attention = SelfAttention(cfg.heads, dtype, key_bias=self.key_bias, kernels=self.kernels, name="attention")
+        form = {"key_bias": self.key_bias, "kernels": self.kernels, "fused": self.fused_qkv}
+        attention = SelfAttention(cfg.heads, dtype, **form, name="attention")
         y = attention(x_BLD, mask, deterministic, rotation, layer_norm(cfg.norm_eps, dtype, "attention_norm"))
         y = LayerScale(name="attention_scale")(y) if self.layer_scale else y
         x_BLD = x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)
         norm = layer_norm(cfg.norm_eps, dtype, "mlp_norm")
         mlp = Mlp(cfg.mlp_width, dtype, self.activation, name="mlp")
-        form = self._mlp_form(x_BLD, deterministic)
-        if form is None:
+        kernel = self._mlp_kernel(x_BLD, deterministic)
+        if kernel is None:
             y = mlp(norm(x_BLD))
         else:
-            y = rows.mlp(form, x_BLD, mlp_tpu.weights(dtype, *norm.parameters(), *mlp.parameters()))
-            if form.residual:
+            y = rows.mlp(kernel, x_BLD, mlp_tpu.weights(dtype, *norm.parameters(), *mlp.parameters()))
+            if kernel.residual:
                 return y
         y = LayerScale(name="mlp_scale")(y) if self.layer_scale else y
         return x_BLD + Dropout(cfg.dropout)(y, deterministic=deterministic)
 
-    def _mlp_form(self, x_BLD: Array, deterministic: bool) -> mlp_tpu.Form | None:
+    def _mlp_kernel(self, x_BLD: Array, deterministic: bool) -> mlp_tpu.Form | None:
         """Return the kernel of norm and MLP, or None where they are plain."""
         cfg, (B, L, D) = self.cfg, x_BLD.shape
         needed = mlp_tpu.vmem_bytes(L, D, cfg.mlp_width, jnp.dtype(self.dtype).itemsize)

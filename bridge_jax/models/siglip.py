@@ -1,7 +1,8 @@
 """The towers of SigLIP and of SigLIP 2 at fixed resolution: GELU by tanh, no class token, no causal mask.
 
 Their pooling heads are left out: P is the number of patches, and all of them are averaged. They were trained on
-captions of 64 tokens that attend to their padding; here padding is masked, as for every tower, so it changes nothing.
+captions of 64 tokens that attend to their padding. Here padding is masked, as for every tower, so it changes nothing;
+`siglip_padded` does as in pretraining.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The image tower: a Vision Transformer with a class token, pre-norm blocks and a final LayerNorm.
 
-It covers Hugging Face's `vit`, without the pooler, and, with LayerScale, `dinov2`. The towers of CLIP, SigLIP and
-DINOv3 inherit from it.
+It covers Hugging Face's `vit`, without the pooler, and, with LayerScale, `dinov2`. The towers of CLIP, SigLIP, DINOv3
+and DINOv2 with registers inherit from it.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from bridge_jax.config import Blocks, Vision
-from bridge_jax.models import layers, pre_norm, stack
+from bridge_jax.models import layers, pre_norm, resample, stack
 from bridge_jax.types import Array
 
 
@@ -28,6 +28,7 @@ class Tower(nn.Module):
     prefix: ClassVar[int] = 1  # tokens before the patches: the class token
     patch_bias: ClassVar[bool] = True
     key_bias: ClassVar[bool] = True
+    fused_qkv: ClassVar[bool] = False
     activation: ClassVar[Callable] = staticmethod(layers.gelu)
 
     def setup(self):
@@ -46,6 +47,7 @@ class Tower(nn.Module):
             cfg.layer_scale,
             self.key_bias,
             self.execution.kernels,
+            self.fused_qkv,
         )
         self.layers = [block(name=f"block_{i:02d}") for i in range(cfg.depth)]
         self.norm = layers.layer_norm(cfg.norm_eps, self.dtype)
@@ -85,7 +87,11 @@ class Tower(nn.Module):
         if self.prefix:
             class_B1D = jnp.broadcast_to(self.class_token, (x_BPD.shape[0], 1, x_BPD.shape[-1])).astype(self.dtype)
             x_BPD = jnp.concatenate([class_B1D, x_BPD], axis=1)
-        return x_BPD + resize_positions(self.position, grid).astype(self.dtype)
+        return x_BPD + self._positions(grid).astype(self.dtype)
+
+    def _positions(self, grid: tuple[int, int]) -> Float[Array, "1 P D"]:
+        """Return the positions that `_place` adds, resized to `grid`."""
+        return resize_positions(self.position, grid)
 
     def blocks(self, x_BPD: Float[Array, "B P D"], start: int, stop: int, deterministic: bool) -> Float[Array, "B P D"]:
         """Run blocks `start` to `stop - 1`."""
@@ -112,32 +118,19 @@ def _sincos(key: Array, shape: tuple[int, int, int]) -> Float[Array, "1 L D"]:
     return table[None]
 
 
-def resize_positions(position: Float[Array, "1 L D"], grid: tuple[int, int]) -> Float[Array, "1 P D"]:
+def resize_positions(
+    position: Float[Array, "1 L D"], grid: tuple[int, int], weights: Callable = resample.cubic
+) -> Float[Array, "1 P D"]:
     """Resize the square grid of patch positions to `grid` rows and columns; keep a class position before it.
 
-    Bicubic with a = -0.75 and no antialiasing, as torch's `interpolate(mode="bicubic", antialias=False)` in Hugging
-    Face's ViT and DINOv2. `jax.image` uses a = -0.5 and antialiases, hence our own weights.
+    `weights` resamples a side of the grid. Bicubic without antialiasing is that of Hugging Face's ViT and DINOv2;
+    `jax.image` uses a = -0.5 and antialiases, hence our own weights.
     """
     side = math.isqrt(position.shape[1])
     prefix = position.shape[1] - side * side
     if grid == (side, side):
         return position
     table = position[:, prefix:].astype(jnp.float32).reshape(side, side, -1)
-    rows, columns = (_cubic_weights(side, size) for size in grid)
+    rows, columns = (weights(side, size) for size in grid)
     table = jnp.einsum("rs,ct,std->rcd", rows, columns, table)
     return jnp.concatenate([position[:, :prefix], table.reshape(1, grid[0] * grid[1], -1)], axis=1)
-
-
-def _cubic_weights(old: int, new: int) -> Float[Array, "new old"]:
-    """Return the matrix that resamples `old` samples to `new`: half-pixel centres, repeated borders, a = -0.75."""
-    a = -0.75
-    centre = (jnp.arange(new) + 0.5) * (old / new) - 0.5
-    first = jnp.floor(centre)
-    weights = jnp.zeros((new, old))
-    for offset in range(-1, 3):
-        x = jnp.abs(centre - (first + offset))
-        near = ((a + 2) * x - (a + 3)) * x * x + 1
-        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-        index = jnp.clip(first + offset, 0, old - 1).astype(int)
-        weights = weights.at[jnp.arange(new), index].add(jnp.where(x <= 1, near, far))
-    return weights

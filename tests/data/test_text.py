@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
+import transformers
 
 from bridge_jax import config
 from bridge_jax.config import ConfigError
@@ -100,6 +101,34 @@ def test_a_roberta_vocabulary_is_cased_bytes_in_its_own_frame(tmp_path):
     assert tokenizer.decode(ids[1]) == "A dog"
 
 
+def test_a_sentencepiece_vocabulary_gives_transformers_ids(tmp_path):
+    """The tokenizer.json of XLM-RoBERTa and multilingual-e5, trained here: cased unigrams after NFKC."""
+    trained = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    trained.normalizer = tokenizers.normalizers.NFKC()
+    splits = [tokenizers.pre_tokenizers.WhitespaceSplit(), tokenizers.pre_tokenizers.Metaspace()]
+    trained.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(splits)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    trained.train_from_iterator(["a dog in Paris", "the Dog and a dog", "ein Hund in Köln"] * 5, trainer)
+    pieces = [tuple(piece) for piece in json.loads(trained.to_str())["model"]["vocab"]]
+    theirs = transformers.XLMRobertaTokenizer(vocab=pieces)
+    theirs.backend_tokenizer.normalizer = trained.normalizer
+    theirs.save_pretrained(tmp_path)
+    tokenizer = text.Tokenizer(tmp_path / "tokenizer.json", 14)
+    captions = ["a dog", "ein Hund", "A dog", "in \u212bköln ☃", "Paris and a dog " * 4]
+    expected = theirs(captions, padding="max_length", truncation=True, max_length=14, return_tensors="np")
+    ids, mask = tokenizer.encode(captions)
+    np.testing.assert_array_equal(ids, expected.input_ids)
+    np.testing.assert_array_equal(mask, expected.attention_mask)
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id, tokenizer.frame) == (1, 3, 4, (0, 2))
+    assert ids[0].tolist() != ids[2].tolist()
+    assert (ids[-1, 0], ids[-1, -1]) == (0, 2)
+    assert tokenizer.decode(ids[1]) == "ein Hund"
+    assert tokenizer.measure(["dog ☃"])[0].unknown == ["☃"]
+
+
 def word_json(path, words, frame):
     """Write a tokenizer.json with one token a word, each caption in `frame`."""
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[1]))
@@ -131,6 +160,25 @@ def test_vocabularies_of_pairs(tmp_path, words, frame, ids):
     else:
         with pytest.raises(ConfigError, match="has no mask token, which the mlm loss needs; leave that loss out"):
             _ = tokenizer.mask_id
+
+
+def test_a_tipsv2_vocabulary_has_no_frame(tmp_path):
+    words = ["<pad>", "<unk>", "\u2581", "d", "o", "g", "do", "dog", "\u2581dog"]
+    vocab = {word: i for i, word in enumerate(words)}
+    theirs = transformers.Tipsv2Tokenizer(vocab=vocab, merges=[("d", "o"), ("do", "g"), ("\u2581", "dog")])
+    theirs.save_pretrained(tmp_path)
+    tokenizer = text.Tokenizer(tmp_path / "tokenizer.json", 4)
+    ids, mask = tokenizer.encode(["Dog dog", "dog " * 6])
+    np.testing.assert_array_equal(ids, [[8, 8, 0, 0], [8, 8, 8, 8]])
+    assert mask.sum(axis=1).tolist() == [2, 4]
+    assert (tokenizer.pad_id, tokenizer.unk_id) == (0, 1)
+    with pytest.raises(ConfigError, match="puts no token before a caption, and the decoder starts from one"):
+        _ = tokenizer.frame
+    framed = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    framed["model"]["vocab"] |= {"<eos>": 9, "<mask>": 10}  # a SigLIP 2 that has lost its frame
+    (tmp_path / "tokenizer.json").write_text(json.dumps(framed), encoding="utf-8")
+    with pytest.raises(ConfigError, match="does not put <eos> around a caption"):
+        text.Tokenizer(tmp_path / "tokenizer.json", 4)
 
 
 def test_a_frame_of_another_kind_is_refused(tmp_path):

@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import save_file
+from safetensors.torch import save_model
 
 from bridge_jax.config import ConfigError, Text
 from bridge_jax.interop import hf_import, names
 from tests import towers
-from tools import import_hf
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -51,6 +51,22 @@ def test_dinov2_classes(tmp_path, vision, head):
     )
 
 
+def test_other_dinov2s_with_registers_are_refused(tmp_path):
+    kind = towers.KINDS["dinov2_with_registers"]
+    kind.torch_model().save_pretrained(tmp_path)
+    for changes, says in (
+        (dict(patch_px=2), "config.vision.patch_px: expected 4 as in .*, got 2"),
+        (dict(width=16), "config.vision.width: expected 32 as in .*, got 16"),
+        (dict(tower="vit"), "config.vision.tower: expected 'dinov2_with_registers' as in .*, got 'vit'"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            hf_import.vision_params(tmp_path, dataclasses.replace(kind.section, **changes))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_register_tokens": 1}))
+    with pytest.raises(ConfigError, match="num_register_tokens is 1; the image tower is built for 4 only"):
+        hf_import.vision_params(tmp_path, kind.section)
+
+
 @pytest.mark.parametrize("head", ["BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForQuestionAnswering"])
 def test_bert_classes(tmp_path, text, head):
     count = saved(getattr(transformers, head)(transformers.BertConfig(**BERT)), tmp_path)
@@ -78,6 +94,18 @@ def test_roberta_classes(tmp_path, text, head):
     check(hf_import.import_text(tmp_path, dataclasses.replace(text, tower="roberta")), count)
 
 
+@pytest.mark.parametrize("head", ["XLMRobertaModel", "XLMRobertaForMaskedLM"])
+def test_xlm_roberta_classes(tmp_path, text, head):
+    count = saved(getattr(transformers, head)(transformers.XLMRobertaConfig(**BERT)), tmp_path)
+    check(hf_import.import_text(tmp_path, dataclasses.replace(text, tower="xlm_roberta")), count)
+    for changes, says in (
+        (dict(tower="roberta"), "config.text.tower: expected 'xlm_roberta' as in .*, got 'roberta'"),
+        (dict(tower="xlm_roberta", vocab_size=21), "config.text.vocab_size: expected 20 as in .*, got 21"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            hf_import.import_text(tmp_path, dataclasses.replace(text, **changes))
+
+
 def test_a_bert_is_no_roberta(tmp_path, text):
     saved(transformers.RobertaModel(transformers.RobertaConfig(**BERT)), tmp_path)
     with pytest.raises(ConfigError, match=r"config.text.tower: expected 'roberta' as in .*, got 'bert'"):
@@ -86,6 +114,38 @@ def test_a_bert_is_no_roberta(tmp_path, text):
     (tmp_path / "config.json").write_text(json.dumps(config | {"pad_token_id": 0}))
     with pytest.raises(ConfigError, match="pad_token_id is 0; the text tower is built for 1 only"):
         hf_import.text_params(tmp_path, dataclasses.replace(text, tower="roberta"))
+
+
+@pytest.mark.parametrize("name", ["dinov2_with_registers", "xlm-roberta"])
+def test_shards_of_bfloat16_are_read(tmp_path, name):
+    kind = towers.KINDS[name]
+    model = kind.torch_model().to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert not (tmp_path / "model.safetensors").exists()
+    assert "BF16" in str(next(tmp_path.glob("model-*.safetensors")).read_bytes()[:500])
+    read = hf_import.text_params if kind.side == "text" else hf_import.vision_params
+    found = dict(_leaves(read(tmp_path, kind.section)))
+    whole = dict(_leaves(kind.params(model.float(), tmp_path / "whole")))
+    assert found.keys() == whole.keys()
+    assert all(np.array_equal(found[path], whole[path]) for path in whole)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "modernbert"])
+def test_words_tied_to_the_head_are_found_under_either_name(tmp_path, name):
+    """`save_model` keeps the first name of a tied tensor: that of the head in all but BERT."""
+    kind = towers.KINDS[name]
+    config = kind.torch_model().config
+    model = getattr(transformers, kind.model.replace("Model", "ForMaskedLM"))(config)
+    model.config.save_pretrained(tmp_path)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    imported = hf_import.import_text(tmp_path, kind.section)
+    words = model.get_input_embeddings().weight.detach().numpy()
+    assert np.array_equal(imported.params["word"]["embedding"], words)
+    (tmp_path / "config.json").unlink()
+    model.save_pretrained(tmp_path)
+    again = hf_import.text_params(tmp_path, kind.section)
+    assert np.array_equal(again["word"]["embedding"], words)
 
 
 @pytest.mark.parametrize("name", towers.KINDS)
@@ -109,45 +169,6 @@ def test_our_weights_load_into_torch_and_come_back_bit_for_bit(tmp_path, name):
     assert back.keys() == {path.split("/", 1)[1] for path in ours}
     for path, array in ours.items():
         assert back[path.split("/", 1)[1]].tobytes() == array.tobytes(), path
-
-
-@pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_a_pair_of_towers_fills_both_sides(tmp_path, name, capsys):
-    """As the hub has them: one file, and SigLIP's config.json leaves out what is a default."""
-    vision, text = towers.KINDS[f"{name}_vision_model"], towers.KINDS[f"{name}_text_model"]
-    prefix = {"clip": "CLIP", "siglip": "Siglip"}[name]
-    sides = {f"{kind.side}_config": kind.torch_model().config.to_dict() for kind in (vision, text)}
-    pair = getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")(**sides))
-    pair.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    for key in ("layer_norm_eps", "hidden_act", "num_channels", "model_type"):
-        config["vision_config"].pop(key)
-        config["text_config"].pop(key, None)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-
-    imported = [
-        hf_import.import_vision(tmp_path, vision.section),
-        hf_import.import_text(tmp_path, text.section),
-    ]
-    stored = {key for key in pair.state_dict() if not key.endswith("position_ids")}
-    assert stored == set(imported[0].used) | set(imported[1].used) | set(imported[0].excused) & set(imported[1].excused)
-    patch = pair.vision_model.embeddings.patch_embedding.weight.detach().numpy()
-    assert np.array_equal(imported[0].params["patch"]["kernel"].transpose(3, 2, 0, 1), patch)
-    words = pair.text_model.embeddings.token_embedding.weight.detach().numpy()
-    assert np.array_equal(imported[1].params["word"]["embedding"], words)
-    import_hf.main(["import_hf", str(tmp_path)])
-    printed = capsys.readouterr().out
-    assert printed.index("vision = dict(") < printed.index("text = dict(")
-    assert printed.count(f"tower='{name}'") == 2
-
-
-def test_openclips_activation_is_refused(tmp_path):
-    kind = towers.KINDS["clip_vision_model"]
-    kind.torch_model().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
-    with pytest.raises(ConfigError, match="hidden_act is 'gelu'; the image tower is built for 'quick_gelu' only"):
-        hf_import.vision_params(tmp_path, kind.section)
 
 
 @pytest.mark.parametrize("head", ["ModernBertModel", "ModernBertForMaskedLM", "ModernBertForSequenceClassification"])

@@ -39,7 +39,7 @@ def test_text_section_imports_as_printed(bert_folder, text, capsys):
 @pytest.mark.parametrize(
     ("model_type", "line"),
     [
-        ("gpt2", "model_type 'gpt2' is not supported; supported: vit, dinov2, clip_vision_model, "),
+        ("siglip2", "model_type 'siglip2' is not supported; supported: vit, dinov2, dinov2_with_registers, "),
         (None, "'model_type' is missing"),
     ],
 )

@@ -87,7 +87,7 @@ def test_unknown_models_are_refused(vision, text):
     with refused("config.vision: no name table for model_type 'swin'; known: clip_vision_model, dinov2, "):
         names.vision(vision, "swin")
     with refused(
-        "config.text: no name table for model_type 'gpt2'; known: bert, clip_text_model, modernbert, roberta, "
+        "config.text: no name table for model_type 'gpt2'; known: bert, clip_text_model, metaclip_2_text_model, "
     ):
         names.text(text, "gpt2")
     with refused("config.vision.layer_scale: expected True for model_type 'dinov2', got False"):

@@ -86,6 +86,7 @@ def test_the_command_writes_the_same_bytes_as_before(run, exported, tmp_path):
     assert contents(exported).keys() == {
         *("config.json", "configuration_bridge.py", "modeling_bridge.py", "modeling_bridge_interaction.py"),
         *("modeling_bridge_clip.py", "modeling_bridge_dinov3.py", "modeling_bridge_modernbert.py"),
+        *("modeling_bridge_known_towers.py", "modeling_bridge_tipsv2.py"),
         *("modeling_bridge_decoder.py", "modeling_bridge_heads.py", "modeling_bridge_outputs.py"),
         *("modeling_bridge_towers.py", "processing_bridge.py", "model.safetensors", "preprocessor_config.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "README.md"),

@@ -19,7 +19,10 @@ from tests import process, tiny
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "house", *"bcdefghijklm"]
 TOWERS = {
     "vit_bert": {},
-    "dinov2_roberta": dict(vision=dict(layer_scale=True), text=dict(tower="roberta", token_types=1)),
+    "registers_xlm_roberta": dict(  # whose positions are resized with antialiasing
+        vision=dict(tower="dinov2_with_registers", layer_scale=True, position_grid=3),
+        text=dict(tower="xlm_roberta", token_types=1),
+    ),
     "clip": dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
     "siglip": dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
     "dinov3": dict(vision=dict(tower="dinov3", layer_scale=True)),

@@ -1,4 +1,4 @@
-"""CLIP's, SigLIP's and DINOv3's image towers against Hugging Face's torch classes, every parameter drawn at random."""
+"""Every image tower but ViT and DINOv2 against Hugging Face's torch classes, every parameter drawn at random."""
 
 import dataclasses
 
@@ -22,13 +22,14 @@ class Twins:
         self.model = self.kind.torch_model()
         self.params = self.kind.params(self.model, folder)
         self.prefix = self.kind.tower().prefix
+        self.hides_pixels = self.kind.section.mask_token  # and so resizes without being told
 
     def ours(self, pixels, *masked):
         return np.asarray(jax.jit(self.kind.run)(self.params, pixels, *masked))
 
     def theirs(self, pixels, masked=None) -> torch.Tensor:
         images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-        extra = {} if self.name == "dinov3_vit" else {"interpolate_pos_encoding": True}
+        extra = {} if self.hides_pixels else {"interpolate_pos_encoding": True}
         if masked is not None:
             extra["bool_masked_pos"] = torch.from_numpy(masked)
         states = self.model(images, **extra).last_hidden_state
@@ -85,7 +86,7 @@ def test_whole_tower_equals_torch_at_any_resolution(twins, side):
 
 
 def test_masked_pixels_change_no_output(twins):
-    """DINOv3 has a mask token and must equal torch; for the other two, ours is added."""
+    """The DINOs have a mask token and must equal torch; for CLIP and SigLIP, ours is added."""
     kind = dataclasses.replace(twins.kind, section=dataclasses.replace(twins.kind.section, mask_token=True))
     pixels, masked = pixels_of(20, 20), np.random.default_rng(2).random((2, GRID**2)) < 0.4
     params = {"mask_token": np.ones((1, 1, towers.WIDTH), np.float32), **twins.params}
@@ -94,7 +95,7 @@ def test_masked_pixels_change_no_output(twins):
     got = run(params, pixels, masked)
     np.testing.assert_array_equal(got, run(params, (pixels + noise).astype(np.float32), masked))
     assert np.abs(got - run(params, pixels)).max() > 1e-2
-    if twins.name == "dinov3_vit":
+    if twins.hides_pixels:
         with torch.no_grad():
             assert np.abs(got - twins.theirs(pixels, masked).numpy()).max() < 1e-4
 
@@ -112,7 +113,7 @@ def test_scanned_blocks_give_the_same_numbers(twins):
 
 def test_every_gradient_equals_torch(twins, tmp_path):
     pixels = pixels_of(28, 28)  # not the stored grid: the gradient of the positions goes through the resize
-    masked = (np.random.default_rng(3).random((2, 49)) < 0.4,) if twins.name == "dinov3_vit" else ()
+    masked = (np.random.default_rng(3).random((2, 49)) < 0.4,) if twins.hides_pixels else ()
     weight = np.random.default_rng(4).normal(size=(2, twins.prefix + 49, towers.WIDTH)).astype(np.float32)
     twins.model.zero_grad()
     (twins.theirs(pixels, *masked) * torch.from_numpy(weight)).sum().backward()

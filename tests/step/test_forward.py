@@ -190,7 +190,7 @@ def test_mim_targets():
 
 
 TOWERS = [
-    dict(text=dict(tower="roberta", token_types=1)),
+    dict(vision=dict(tower="tipsv2", layer_scale=True), text=dict(tower="roberta", token_types=1)),
     dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0)),
     dict(vision=dict(tower="siglip"), text=dict(tower="siglip", token_types=0)),
     dict(vision=dict(tower="dinov3", layer_scale=True)),
@@ -200,7 +200,7 @@ TOWERS = [
 
 @pytest.mark.parametrize("towers", TOWERS, ids=str)
 def test_every_loss_runs_on_every_tower(towers):
-    """MIM's targets read the patches alone, after zero, one or five other tokens."""
+    """MIM's targets read the patches alone, after zero, one, two or five other tokens."""
     shallow = {side: dict(depth=2) | towers.get(side, {}) for side in ("vision", "text")}
     cfg = tiny.config(**shallow, bridge=dict(layers=1))
     batch = tiny.batch(cfg)

@@ -19,29 +19,11 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from .configuration_bridge import BridgeConfig
-from .modeling_bridge_clip import ClipTextTower, ClipVisionTower
 from .modeling_bridge_decoder import Decoder
-from .modeling_bridge_dinov3 import Dinov3Tower
 from .modeling_bridge_heads import Heads
 from .modeling_bridge_interaction import Bridge, Interaction, image_prefix, pool
-from .modeling_bridge_modernbert import ModernBertTower
+from .modeling_bridge_known_towers import TEXT_TOWERS, VISION_TOWERS
 from .modeling_bridge_outputs import BridgeOutput, MatchOutput, ZeroShotOutput
-from .modeling_bridge_towers import TextTower, VisionTower
-
-VISION_TOWERS = {
-    "vit": VisionTower,
-    "dinov2": VisionTower,
-    "clip_vision_model": ClipVisionTower,
-    "siglip_vision_model": ClipVisionTower,
-    "dinov3_vit": Dinov3Tower,
-}
-TEXT_TOWERS = {
-    "bert": TextTower,
-    "roberta": TextTower,
-    "clip_text_model": ClipTextTower,
-    "siglip_text_model": ClipTextTower,
-    "modernbert": ModernBertTower,
-}
 
 
 class BridgeModel(PreTrainedModel):

@@ -14,7 +14,7 @@ def activation(config: dict):
     """Return the activation that `hidden_act` names."""
     if config["hidden_act"] == "quick_gelu":
         return lambda x: x * torch.sigmoid(1.702 * x)
-    return lambda x: F.gelu(x, approximate="tanh")
+    return F.gelu if config["hidden_act"] == "gelu" else lambda x: F.gelu(x, approximate="tanh")
 
 
 class Attention(nn.Module):
@@ -122,14 +122,23 @@ class ClipTextTower(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         self.causal = config["model_type"] == "clip_text_model"
+        self.padded_to = config["max_position_embeddings"] if "attend_padding" in config else 0
         self.embeddings, self.encoder = TextEmbeddings(config), Blocks(config)
         self.final_layer_norm = nn.LayerNorm(config["hidden_size"], config["layer_norm_eps"])
 
     def embed(self, input_ids):
+        """Embed ids [B,T]. Raises ValueError where words attend to padding and it is not all there."""
+        if self.padded_to and input_ids.shape[1] != self.padded_to:
+            raise ValueError(
+                f"input_ids: {input_ids.shape[1]} tokens, but this text tower attends to its padding and needs "
+                f"{self.padded_to}: pad with padding='max_length'"
+            )
         return self.embeddings(input_ids)
 
     def blocks(self, x, mask, start: int, stop: int):
         """Run blocks `start` to `stop - 1`; `mask` is bool [B,T], False on padding."""
+        if self.padded_to:
+            return self.encoder(x, start, stop)
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         mask = mask[:, None, None, :]

@@ -131,10 +131,11 @@ class Bridge(nn.Module):
 
 
 def image_prefix(config: dict) -> int:
-    """Return the number of image tokens before the patches: a class token and DINOv3's registers; SigLIP has none."""
+    """Return the number of image tokens before the patches: a class token and registers; SigLIP has none."""
     if config["model_type"] == "siglip_vision_model":
         return 0
-    return 1 + (config["num_register_tokens"] if config["model_type"] == "dinov3_vit" else 0)
+    registered = config["model_type"] in ("dinov2_with_registers", "dinov3_vit", "tipsv2_vision_model")
+    return 1 + (config["num_register_tokens"] if registered else 0)
 
 
 def normalise(x):

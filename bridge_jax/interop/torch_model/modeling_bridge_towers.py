@@ -1,4 +1,4 @@
-"""The two towers, with the parameter names of Hugging Face's files: ViT or DINOv2, and BERT or RoBERTa. No poolers.
+"""Two towers, with the parameter names of Hugging Face's files: ViT or DINOv2, and BERT or RoBERTa. No poolers.
 
 Both run in three steps, `embed`, `blocks(start, stop)` and `finish`, so that the bridge can join them between blocks.
 States are [B,L,D]: B rows, L tokens (the class token first), D the tower's width.
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
 
 class ViTEmbeddings(nn.Module):
-    """Patches, a class token, and positions resized to the picture's grid as in Hugging Face's code."""
+    """Patches, a class token, and positions resized to the picture's grid; registers, if any, have no position."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -165,8 +165,11 @@ class ViTEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + (config["image_size"] // patch) ** 2, width))
         self.patch_embeddings = PatchEmbeddings(width, patch)
         if config["use_mask_token"]:
-            shape = (1, width) if config["model_type"] == "dinov2" else (1, 1, width)
+            shape = (1, 1, width) if config["model_type"] == "vit" else (1, width)
             self.mask_token = nn.Parameter(torch.zeros(shape))
+        self.registers = config["model_type"] == "dinov2_with_registers"
+        if self.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config["num_register_tokens"], width))
 
     def forward(self, pixel_values, bool_masked_pos=None):
         x = self.patch_embeddings(pixel_values)
@@ -174,7 +177,10 @@ class ViTEmbeddings(nn.Module):
         if bool_masked_pos is not None:
             x = hide_patches(x, self.mask_token, bool_masked_pos)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
-        return x + resize_positions(self.position_embeddings, grid)
+        x = x + resize_positions(self.position_embeddings, grid, antialias=self.registers)
+        if self.registers:
+            x = torch.cat([x[:, :1], self.register_tokens.expand(x.shape[0], -1, -1), x[:, 1:]], 1)
+        return x
 
 
 def hide_patches(x, mask_token, bool_masked_pos):
@@ -182,23 +188,23 @@ def hide_patches(x, mask_token, bool_masked_pos):
     return torch.where(bool_masked_pos[..., None], mask_token.flatten(), x)
 
 
-def resize_positions(positions, grid):
+def resize_positions(positions, grid, mode="bicubic", antialias=False):
     """Resize the square grid of positions [1,L,D] to `grid`; a class position before it is kept."""
     side = math.isqrt(positions.shape[1])
     if tuple(grid) == (side, side):
         return positions
     classes, patches = positions.split([positions.shape[1] - side * side, side * side], 1)
     square = patches.transpose(1, 2).unflatten(-1, (side, side))
-    resized = F.interpolate(square.float(), size=grid, mode="bicubic", align_corners=False).to(square.dtype)
-    return torch.cat([classes, resized.flatten(2).transpose(1, 2)], 1)
+    resized = F.interpolate(square.float(), size=grid, mode=mode, align_corners=False, antialias=antialias)
+    return torch.cat([classes, resized.to(square.dtype).flatten(2).transpose(1, 2)], 1)
 
 
 class VisionTower(nn.Module):
-    """ViT or DINOv2, by `config["model_type"]`."""
+    """ViT or DINOv2, the latter with or without registers, by `config["model_type"]`."""
 
     def __init__(self, config: dict):
         super().__init__()
-        block = {"vit": ViTBlock, "dinov2": Dinov2Block}[config["model_type"]]
+        block = ViTBlock if config["model_type"] == "vit" else Dinov2Block
         self.embeddings, self.encoder = ViTEmbeddings(config), Encoder(block, config)
         self.layernorm = nn.LayerNorm(config["hidden_size"], config["layer_norm_eps"])
 
@@ -246,7 +252,7 @@ class BertEmbeddings(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         width = config["hidden_size"]
-        self.first = config["pad_token_id"] + 1 if config["model_type"] == "roberta" else 0
+        self.first = 0 if config["model_type"] == "bert" else config["pad_token_id"] + 1
         self.word_embeddings = nn.Embedding(config["vocab_size"], width)
         self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
         self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
@@ -259,7 +265,7 @@ class BertEmbeddings(nn.Module):
 
 
 class TextTower(nn.Module):
-    """BERT or RoBERTa, by `config["model_type"]`."""
+    """BERT, RoBERTa or XLM-RoBERTa, by `config["model_type"]`."""
 
     def __init__(self, config: dict):
         super().__init__()
