@@ -47,6 +47,7 @@ class CosineAttention(nn.Module):
         compare: bool = False,
     ) -> Any:
         (B, L, S), M = query_BLS.shape, other_BMS.shape[1]
+        query_BLS, other_BMS = query_BLS.astype(self.dtype), other_BMS.astype(self.dtype)
         query_pictures, other_pictures = self.pictures
         query, key, value = (layers.AffineMap((S, S), name=name) for name in ("query", "key", "value"))
         if compare:
