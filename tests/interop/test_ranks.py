@@ -1,4 +1,4 @@
-"""A trained model and its export rank a whole split alike, each through its own pipeline: files in, ranks out.
+"""A trained model and its exports rank a whole split alike, each through its own pipeline: files in, ranks out.
 
 Of another run, on the split by which its checkpoints were chosen, and what came out:
 RANKS_WORKDIR=runs/flickr8k .venv/bin/python -m pytest -s tests/interop/test_ranks.py
@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import transformers
@@ -16,7 +17,7 @@ import transformers
 from bridge_jax import config
 from bridge_jax.data import pipeline, records, shapes
 from bridge_jax.evals.scores import recall
-from bridge_jax.interop import torch_export
+from bridge_jax.interop import torch_export, torch_onnx
 from bridge_jax.run import train
 from bridge_jax.step import sharding
 from bridge_jax.step.predict import build_predict
@@ -135,3 +136,41 @@ def test_every_rank_of_a_trained_model_is_the_same_in_pytorch(run, tmp_path):
         assert len(set(found[0])) > 10
     by_text = recall.ranks(scores[0], mine.text_ids, mine.image_ids)
     assert np.median(by_text) < len(mine.image_ids) / 4  # by chance half of them
+
+
+def onnx_ranks(folder, inputs, image_ids, text_ids):
+    """Return direction -> ranks and the photos of the queries, by the embeddings of onnxruntime."""
+    found = []
+    for graph, names in (("image", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])):
+        session = onnxruntime.InferenceSession(folder / f"{graph}_embedding.onnx")
+        batches = zip(*(inputs[name].split(AT_ONCE) for name in names), strict=True)
+        rows = [session.run(None, dict(zip(names, map(np.asarray, batch), strict=True)))[0] for batch in batches]
+        found.append(np.concatenate(rows))
+    images, texts = found
+    return recall.both_ranks(texts @ images.T, images @ texts.T, text_ids, image_ids)
+
+
+def test_weights_of_8_bits_find_nearly_as_much(run, tmp_path):
+    saves = Checkpoints(run, read_only=True)
+    step = saves.choose("latest")
+    torch_export.export(saves, step, tmp_path / "exported")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "exported", trust_remote_code=True)
+    data = saves.config(step).data
+    split = list(records.open_split(data, data.eval_split))
+    texts = [caption for record in split for caption in record["captions"]]
+    inputs = processor(images=[record["image"] for record in split], text=texts)
+    image_ids = np.array([record["image_id"] for record in split])
+    text_ids = np.array([record["image_id"] for record in split for _ in record["captions"]])
+    found = []
+    for int8 in (False, True):
+        out = tmp_path / ("int8" if int8 else "float32")
+        sizes = torch_onnx.export(tmp_path / "exported", out, parts=(), int8=int8)
+        print(f"{out.name}: {', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in sizes.items())}", flush=True)
+        found.append(onnx_ranks(out, inputs, image_ids, text_ids))
+    for direction, (exact, photos) in found[0].items():
+        rounded = found[1][direction][0]
+        before, after = (recall.summary(ranks)["r@1"] for ranks in (exact, rounded))
+        change = recall.paired_bootstrap(rounded, exact, photos, 1000, 0)["r@1"]
+        print(f"{direction}: R@1 {before:.2f} in float32, {after:.2f} in 8 bits, ", end="")
+        print(f"difference {change.value:.2f} [{change.low:.2f}, {change.high:.2f}] of {len(exact)} queries", flush=True)
+        assert change.low <= 0.5 and change.value >= -5
