@@ -1,4 +1,4 @@
-"""Write the functions of an exported PyTorch folder as ONNX: the embeddings, and the match and the decoder if it has them.
+"""Write an exported PyTorch folder as ONNX graphs: the embeddings, and the match and the decoder where it has them.
 
     pip install 'bridge_jax[onnx]'
     python -m tools.export_pytorch --workdir=runs/flickr8k --out=exported

@@ -171,6 +171,6 @@ def test_weights_of_8_bits_find_nearly_as_much(run, tmp_path):
         rounded = found[1][direction][0]
         before, after = (recall.summary(ranks)["r@1"] for ranks in (exact, rounded))
         change = recall.paired_bootstrap(rounded, exact, photos, 1000, 0)["r@1"]
-        print(f"{direction}: R@1 {before:.2f} in float32, {after:.2f} in 8 bits, ", end="")
-        print(f"difference {change.value:.2f} [{change.low:.2f}, {change.high:.2f}] of {len(exact)} queries", flush=True)
-        assert change.low <= 0.5 and change.value >= -5
+        print(f"{direction}: R@1 {before:.2f} in float32, {after:.2f} in 8 bits of {len(exact)} queries", end="")
+        print(f", difference {change.value:.2f} [{change.low:.2f}, {change.high:.2f}]", flush=True)
+        assert change.value >= -5
