@@ -80,8 +80,8 @@ memory = decoder_memory(image_states=image["image_states"], **read)""",
 _BROWSER = """
 ## In a browser
 
-After `npm install onnxruntime-web@1.30.0 @huggingface/tokenizers@0.2.0`. A canvas resizes pictures a little otherwise
-than training does.
+After `npm install onnxruntime-web@1.30.0 @huggingface/tokenizers@0.2.0`; a bundler or an import map finds the two. A
+canvas resizes pictures a little otherwise than training does.
 
 ```javascript
 import * as ort from "onnxruntime-web/wasm";
@@ -118,7 +118,7 @@ function words(captions) {
 }
 
 const [imageEmbedding, textEmbedding] = [await load("image_embedding"), await load("text_embedding")];
-const image = await imageEmbedding.run({ pixel_values: await pixels("a.png") });
+const image = await imageEmbedding.run({ pixel_values: await pixels("a.jpg") });
 const captions = words(["a dog", "a house"]);
 const texts = await textEmbedding.run(captions);
 ```
