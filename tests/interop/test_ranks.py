@@ -1,6 +1,6 @@
 """A trained model and its exports rank a whole split alike, each through its own pipeline: files in, ranks out.
 
-Of another run, on the split by which its checkpoints were chosen, and what came out:
+Of another run, on the split by which its checkpoints were chosen or on RANKS_SPLIT=val, and what came out:
 RANKS_WORKDIR=runs/flickr8k .venv/bin/python -m pytest -s tests/interop/test_ranks.py
 """
 
@@ -63,8 +63,14 @@ def run(tiny, tmp_path_factory):
     return workdir
 
 
+def on_split(cfg: config.Config) -> config.Config:
+    """Return the config with the split that this file ranks as its `eval_split`."""
+    split = os.environ.get("RANKS_SPLIT", cfg.data.eval_split)
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, eval_split=split))
+
+
 def ours(saves: Checkpoints, step: int) -> Split:
-    cfg = saves.config(step)
+    cfg = on_split(saves.config(step))
     predict = build_predict(cfg, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
     params, size = torch_export.restore(saves, step), cfg.evals["retrieval"].batch_size
     images, texts = [], []
@@ -110,7 +116,7 @@ def test_every_rank_of_a_trained_model_is_the_same_in_pytorch(run, tmp_path):
     saves = Checkpoints(run, read_only=True)
     step = saves.choose("latest")
     torch_export.export(saves, step, tmp_path / "exported")
-    mine, data = ours(saves, step), saves.config(step).data
+    mine, data = ours(saves, step), on_split(saves.config(step)).data
     yours, exact = (theirs(tmp_path / "exported", data, dtype) for dtype in (torch.float32, torch.float64))
     for name, most in (("images", 1e-5), ("texts", 1e-5), ("logits", 1e-4), ("image_ids", 0), ("text_ids", 0)):
         difference = np.abs(getattr(mine, name) - getattr(yours, name)).max()
@@ -155,7 +161,7 @@ def test_weights_of_8_bits_find_nearly_as_much(run, tmp_path):
     step = saves.choose("latest")
     torch_export.export(saves, step, tmp_path / "exported")
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "exported", trust_remote_code=True)
-    data = saves.config(step).data
+    data = on_split(saves.config(step)).data
     split = list(records.open_split(data, data.eval_split))
     texts = [caption for record in split for caption in record["captions"]]
     inputs = processor(images=[record["image"] for record in split], text=texts)

@@ -246,6 +246,7 @@ def served(folder: Path):
 def npm_packages(readme: str) -> Path:
     """Return the packages that the README names, or skip the test."""
     packages = re.search(r"`npm install (.*?)`", readme)[1]
+    assert f"npm install --prefix .venv/npm {packages}`" in (process.ROOT / "docs/contributing.md").read_text()
     for name, version in (package.rsplit("@", 1) for package in packages.split()):
         about = NPM / "node_modules" / name / "package.json"
         if not about.is_file() or json.loads(about.read_text())["version"] != version:
