@@ -34,7 +34,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "house", *"bc
 MODELS = {  # name -> losses, towers
     "vit_bert": (("itc", "itm", "caption"), {}),
     "dinov2_roberta": (
-        ("itc", "itm", "vqa_generative"),
+        ("vqa_generative",),
         dict(vision=dict(layer_scale=True), text=dict(tower="roberta", token_types=1)),
     ),
     "clip": (("itc", "itm"), dict(vision=dict(tower="clip"), text=dict(tower="clip", token_types=0))),
