@@ -52,6 +52,7 @@ ROOMS = {
 HOMES = {
     "tensorflow": [],
     "torch": ["bridge_jax/interop/torch_model/*.py", "bridge_jax/interop/torch_onnx.py"],
+    "onnxruntime": ["bridge_jax/interop/torch_onnx.py"],
     "onnxscript": ["tools/export_onnx.py"],
     "transformers": [
         "bridge_jax/interop/torch_model/*.py",

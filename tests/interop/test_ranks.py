@@ -1,6 +1,6 @@
-"""A trained model and its export rank a whole split alike, each through its own pipeline: files in, ranks out.
+"""A trained model and its exports rank a whole split alike, each through its own pipeline: files in, ranks out.
 
-Of another run, on the split by which its checkpoints were chosen, and what came out:
+Of another run, on the split by which its checkpoints were chosen or on RANKS_SPLIT=val, and what came out:
 RANKS_WORKDIR=runs/flickr8k .venv/bin/python -m pytest -s tests/interop/test_ranks.py
 """
 
@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import transformers
@@ -16,7 +17,7 @@ import transformers
 from bridge_jax import config
 from bridge_jax.data import pipeline, records, shapes
 from bridge_jax.evals.scores import recall
-from bridge_jax.interop import torch_export
+from bridge_jax.interop import torch_export, torch_onnx
 from bridge_jax.run import train
 from bridge_jax.step import sharding
 from bridge_jax.step.predict import build_predict
@@ -62,8 +63,14 @@ def run(tiny, tmp_path_factory):
     return workdir
 
 
+def on_split(cfg: config.Config) -> config.Config:
+    """Return the config with the split that this file ranks as its `eval_split`."""
+    split = os.environ.get("RANKS_SPLIT", cfg.data.eval_split)
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, eval_split=split))
+
+
 def ours(saves: Checkpoints, step: int) -> Split:
-    cfg = saves.config(step)
+    cfg = on_split(saves.config(step))
     predict = build_predict(cfg, sharding.make_mesh(config.Mesh(data=-1, fsdp=1, tensor=1)))
     params, size = torch_export.restore(saves, step), cfg.evals["retrieval"].batch_size
     images, texts = [], []
@@ -109,7 +116,7 @@ def test_every_rank_of_a_trained_model_is_the_same_in_pytorch(run, tmp_path):
     saves = Checkpoints(run, read_only=True)
     step = saves.choose("latest")
     torch_export.export(saves, step, tmp_path / "exported")
-    mine, data = ours(saves, step), saves.config(step).data
+    mine, data = ours(saves, step), on_split(saves.config(step)).data
     yours, exact = (theirs(tmp_path / "exported", data, dtype) for dtype in (torch.float32, torch.float64))
     for name, most in (("images", 1e-5), ("texts", 1e-5), ("logits", 1e-4), ("image_ids", 0), ("text_ids", 0)):
         difference = np.abs(getattr(mine, name) - getattr(yours, name)).max()
@@ -135,3 +142,41 @@ def test_every_rank_of_a_trained_model_is_the_same_in_pytorch(run, tmp_path):
         assert len(set(found[0])) > 10
     by_text = recall.ranks(scores[0], mine.text_ids, mine.image_ids)
     assert np.median(by_text) < len(mine.image_ids) / 4  # by chance half of them
+
+
+def onnx_ranks(folder, inputs, image_ids, text_ids):
+    """Return direction -> ranks and the photos of the queries, by the embeddings of onnxruntime."""
+    found = []
+    for graph, names in (("image", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])):
+        session = onnxruntime.InferenceSession(folder / f"{graph}_embedding.onnx")
+        batches = zip(*(inputs[name].split(AT_ONCE) for name in names), strict=True)
+        rows = [session.run(None, dict(zip(names, map(np.asarray, batch), strict=True)))[0] for batch in batches]
+        found.append(np.concatenate(rows))
+    images, texts = found
+    return recall.both_ranks(texts @ images.T, images @ texts.T, text_ids, image_ids)
+
+
+def test_weights_of_8_bits_find_nearly_as_much(run, tmp_path):
+    saves = Checkpoints(run, read_only=True)
+    step = saves.choose("latest")
+    torch_export.export(saves, step, tmp_path / "exported")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "exported", trust_remote_code=True)
+    data = on_split(saves.config(step)).data
+    split = list(records.open_split(data, data.eval_split))
+    texts = [caption for record in split for caption in record["captions"]]
+    inputs = processor(images=[record["image"] for record in split], text=texts)
+    image_ids = np.array([record["image_id"] for record in split])
+    text_ids = np.array([record["image_id"] for record in split for _ in record["captions"]])
+    found = []
+    for int8 in (False, True):
+        out = tmp_path / ("int8" if int8 else "float32")
+        sizes = torch_onnx.export(tmp_path / "exported", out, parts=(), int8=int8)
+        print(f"{out.name}: {', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in sizes.items())}", flush=True)
+        found.append(onnx_ranks(out, inputs, image_ids, text_ids))
+    for direction, (exact, photos) in found[0].items():
+        rounded = found[1][direction][0]
+        before, after = (recall.summary(ranks)["r@1"] for ranks in (exact, rounded))
+        change = recall.paired_bootstrap(rounded, exact, photos, 1000, 0)["r@1"]
+        print(f"{direction}: R@1 {before:.2f} in float32, {after:.2f} in 8 bits of {len(exact)} queries", end="")
+        print(f", difference {change.value:.2f} [{change.low:.2f}, {change.high:.2f}]", flush=True)
+        assert change.value >= -5
