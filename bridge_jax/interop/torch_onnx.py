@@ -55,7 +55,7 @@ class _Functions(BridgeModel):
 
     def decoder_memory(self, image_states, text_states=None, attention_mask=None):
         decoder = self._decoder()
-        if text_states is None:
+        if text_states is None or attention_mask is None:
             keys, mask = decoder.read(self._finish_image(image_states))
         else:
             mask = attention_mask.bool()
