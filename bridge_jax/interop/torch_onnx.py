@@ -53,14 +53,15 @@ class _Functions(BridgeModel):
         cosines = (image_embeds * text_embeds).sum(-1)
         return logits, logits + self.config.rerank_weight * self.logit_scale() * cosines
 
-    def decoder_memory(self, image_states, text_states=None, attention_mask=None):
+    def decoder_memory(self, image_states, *text):
+        """Without `text`, its states and mask, the decoder reads the picture alone."""
         decoder = self._decoder()
-        if text_states is None or attention_mask is None:
-            keys, mask = decoder.read(self._finish_image(image_states))
+        if text:
+            mask = text[1].bool()
+            *_, image_states, text_states = self._fused(image_states, text[0], mask)
+            keys, mask = decoder.read(image_states, (text_states, mask))
         else:
-            mask = attention_mask.bool()
-            *_, image, text = self._fused(image_states, text_states, mask)
-            keys, mask = decoder.read(image, (text, mask))
+            keys, mask = decoder.read(self._finish_image(image_states))
         return _stack(keys), mask
 
     def decoder_step(self, word_ids, past, memory, memory_mask):
@@ -162,7 +163,7 @@ def _graphs(model: _Functions, parts: set[str]) -> Iterator[_Graph]:
             reads |= {"text_states": words["text_states"]} | mask
         yield _Graph("decoder_memory", "decoder_memory", reads, ("memory", "memory_mask"))
         with torch.no_grad():
-            memory = dict(zip(("memory", "memory_mask"), model.decoder_memory(**reads), strict=True))
+            memory = dict(zip(("memory", "memory_mask"), model.decoder_memory(*reads.values()), strict=True))
         step = {"word_ids": ids[:, :1], "past": memory["memory"][..., :3, :].clone()}
         yield _Graph("decoder_step", "decoder_step", step | memory, ("logits", "present"))
 
