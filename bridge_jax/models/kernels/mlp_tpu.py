@@ -55,9 +55,9 @@ def forward(form: Form, x_BLD: Array, weights: Weights) -> jax.Array:
     def row(rows: Sequence[Any], whole: Sequence[Any], out_rows: Sequence[Any], _: Sequence[Any]) -> None:
         out_rows[0][0, 0] = _forward(form, rows[0][0, 0], Weights(*whole)).astype(out_rows[0].dtype)
 
-    return rows_tpu.run(row, form.device, _work("mlp_forward", x_BLD, weights, 2), rows, weights, [_like(rows[0])])[0][
-        0
-    ]
+    work = _work("mlp_forward", x_BLD, weights, 2)
+    (y_1BLD,) = rows_tpu.run(row, form.device, work, rows, weights, [_like(rows[0])])
+    return y_1BLD[0]
 
 
 def backward(form: Form, x_BLD: Array, weights: Weights, grad_BLD: Array) -> tuple[jax.Array, Weights]:

@@ -1,7 +1,8 @@
 """Affine maps and the MLP branch by kernels: the numbers of `layers` and `pre_norm`, with less traffic to HBM.
 
 `config.blocks.kernels` chooses (`device_of`). The compiler does not partition a kernel, so each runs under `shard_map`
-on a device's own rows. The gradients of parameters are summed over the devices in the type of the products.
+on a device's own rows. The gradients of matrices are summed over the devices in the type of the products, the others
+in float32.
 """
 
 import functools
@@ -64,7 +65,7 @@ def _affine_forward(form: affine_tpu.Form, x_BLD: Array, maps: Maps) -> tuple[ja
 def _affine_backward(form: affine_tpu.Form, kept: tuple[Array, Maps], grad_JBLS: Array) -> tuple[Any, ...]:
     def own(x_BLD: Array, maps: Maps, grad_JBLS: Array) -> tuple[Any, ...]:
         x_grad, sums = affine_tpu.backward(form, x_BLD, maps, grad_JBLS)
-        return x_grad, jax.tree.map(functools.partial(_total, maps.kernel.dtype), sums, maps)
+        return x_grad, jax.tree.map(_total, sums, maps)
 
     return _on_devices(own, (*kept, grad_JBLS), (_ROWS, _WHOLE, _MAPPED), (_ROWS, _WHOLE))
 
@@ -85,7 +86,7 @@ def _mlp_forward(form: mlp_tpu.Form, x_BLD: Array, weights: Weights) -> tuple[ja
 def _mlp_backward(form: mlp_tpu.Form, kept: tuple[Array, Weights], grad_BLD: Array) -> tuple[Any, ...]:
     def own(x_BLD: Array, weights: Weights, grad_BLD: Array) -> tuple[Any, ...]:
         x_grad, sums = mlp_tpu.backward(form, x_BLD, weights, grad_BLD)
-        return x_grad, jax.tree.map(functools.partial(_total, weights.up.dtype), sums, weights)
+        return x_grad, jax.tree.map(_total, sums, weights)
 
     return _on_devices(own, (*kept, grad_BLD), (_ROWS, _WHOLE, _ROWS), (_ROWS, _WHOLE))
 
@@ -93,9 +94,9 @@ def _mlp_backward(form: mlp_tpu.Form, kept: tuple[Array, Weights], grad_BLD: Arr
 mlp.defvjp(_mlp_forward, _mlp_backward)
 
 
-def _total(dtype: Any, gradient: Array, parameter: Array) -> jax.Array:
-    """Sum a gradient over the devices in the type of the products."""
-    return lax.psum(gradient.astype(dtype), ROWS).astype(parameter.dtype)
+def _total(gradient: Array, parameter: Array) -> jax.Array:
+    """Sum a gradient over the devices, in the type of its parameter here: that of the products for a matrix."""
+    return lax.psum(gradient.astype(parameter.dtype), ROWS)
 
 
 def _on_devices(own: Any, given: Any, in_specs: Any, out_specs: Any) -> Any:
