@@ -1,7 +1,6 @@
 """The interaction layer, in which the two towers exchange hidden states (Eq. 1-3 of the paper)."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -68,7 +67,7 @@ class CosineAttention(nn.Module):
             states = project(query_BLS, query), project(other_BMS, key, value)
             dropped = drop.in_kernel(deterministic)
             out_BLS, weights_BLM = kernel.attend(form, self.heads, states, 1 / tau, bias_LM, other_mask, **dropped)
-            return project(out_BLS, layers.AffineMap((S, S), name="out"))[0], weights_BLM
+            return layers.affine(self.kernels, out_BLS, S, self.dtype, "out"), weights_BLM
         (q_BNLK,) = layers.project(query_BLS, self.heads, query)
         k_BNMK, v_BNMK = layers.project(other_BMS, self.heads, key, value)
         q_BNLK, k_BNMK = (layers.l2_normalise(x).astype(self.dtype) for x in (q_BNLK, k_BNMK))
@@ -119,11 +118,10 @@ class Interaction(nn.Module):
         deterministic: bool,
         compare: bool = False,
     ) -> Any:
-        cfg, dtype, S = self.cfg, self.dtype, self.cfg.shared_width
+        cfg, dtype = self.cfg, self.dtype
         shape, k = image_BPD.shape, image_BPD.shape[1] if image_BPD.ndim > 3 else 1
         image_BPD = image_BPD.reshape(shape[0], -1, shape[-1])
-        z_v = self._map("image_to_shared", S, image_BPD, norm=layers.layer_norm(NORM_EPS, dtype, "image_norm"))
-        z_t = self._map("text_to_shared", S, text_BTD, norm=layers.layer_norm(NORM_EPS, dtype, "text_norm"))
+        z_v, z_t = self._to_shared("image", image_BPD), self._to_shared("text", text_BTD)
         if cfg.design == "self_cross":
             z_v, z_t = (
                 self._self_attend("image", z_v, None, deterministic),
@@ -151,9 +149,9 @@ class Interaction(nn.Module):
             image_over_text,
         )
 
-    def _map(self, name: str, width: int, x_BLD: Array, init: Callable = layers.kernel_init, norm: Any = None) -> Array:
-        affine_map = layers.AffineMap((x_BLD.shape[-1], width), init=init, name=name)
-        return layers.project_joined(self.kernels, self.dtype, x_BLD, affine_map, norm=norm)[0]
+    def _to_shared(self, side: str, states: Array) -> jax.Array:
+        norm = layers.layer_norm(NORM_EPS, self.dtype, f"{side}_norm")
+        return layers.affine(self.kernels, states, self.cfg.shared_width, self.dtype, f"{side}_to_shared", norm=norm)
 
     def _self_attend(self, side: str, z: Array, mask: Array | None, deterministic: bool) -> jax.Array:
         y = layers.layer_norm(NORM_EPS, self.dtype, f"{side}_self_norm")(z)
@@ -170,5 +168,6 @@ class Interaction(nn.Module):
         start = float(np.log(self.cfg.gate_start / (1 - self.cfg.gate_start)))
         gate = nn.sigmoid(self.param(f"{side}_gate", nn.initializers.constant(start), ())).astype(self.dtype)
         # The map starts at zero, so the first update is zero at any gate: the gate may start wide enough to learn.
-        update = self._map(f"shared_to_{side}", states.shape[-1], update, init=nn.initializers.zeros_init())
+        zeros = nn.initializers.zeros_init()
+        update = layers.affine(self.kernels, update, states.shape[-1], self.dtype, f"shared_to_{side}", zeros)
         return states + gate * layers.Dropout(self.cfg.output_dropout)(update, deterministic=deterministic)

@@ -200,6 +200,22 @@ def project_joined(
     return jnp.einsum("BLD,JDS->JBLS", x_BLD, matrices_JDS) + biases_J1S[:, None].astype(dtype)
 
 
+def affine(
+    kernels: str,
+    x_BLD: Float[Array, "B L D"],
+    width: int,
+    dtype: DTypeLike,
+    name: str,
+    init: Callable = kernel_init,
+    norm: LayerNorm | None = None,
+) -> Float[Array, "B L S"]:
+    """Apply the affine map `dense`, after `norm` if it is given; a kernel computes norm and gradients where it may."""
+    B, L, D = x_BLD.shape
+    if rows.device_of(kernels, B, L, affine_tpu.vmem_bytes(L, D, width, 1, jnp.dtype(dtype).itemsize)) is None:
+        return dense(width, dtype, name, init)(x_BLD if norm is None else norm(x_BLD))
+    return project_joined(kernels, dtype, x_BLD, AffineMap((D, width), init=init, name=name), norm=norm)[0]
+
+
 def attend(
     q_BNQK: Float[Array, "B N Q K"],
     k_BNLK: Float[Array, "B N L K"],
@@ -245,7 +261,7 @@ class SelfAttention(nn.Module):
             scale = jnp.float32(1 / np.sqrt(D // self.heads))
             dropped = drop.in_kernel(deterministic)
             attended_BLD, _ = kernel.attend(form, self.heads, states, scale, mask=mask, **dropped)
-            return project_joined(self.kernels, self.dtype, attended_BLD, AffineMap((D, D), name="out"))[0]
+            return affine(self.kernels, attended_BLD, D, self.dtype, "out")
         x_BLD = x_BLD if norm is None else norm(x_BLD)
         q_BNLK, k_BNLK, v_BNLK = project(x_BLD.astype(self.dtype), self.heads, *maps)
         if rotation is not None:
