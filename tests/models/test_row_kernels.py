@@ -31,7 +31,7 @@ def drawn(*shape, seed=0):
 
 
 def results(kernels, activation, layer_scale, dropout, dtype="float32"):
-    """What a block returns, and the gradients of a weighted sum of it by parameters and states."""
+    """Return a block's output, and the gradients of a weighted sum of it by parameters and states."""
     block = pre_norm.PreNormBlock(vision(dropout), jnp.dtype(dtype), activation, layer_scale, kernels=kernels)
     x, factors = drawn(B, L, D), drawn(B, L, D, seed=1)
     params = block.clone(kernels="plain").init(jax.random.key(1), x, None, None, True)
