@@ -94,6 +94,7 @@ HOMES = {
     "pyarrow": ["bridge_jax/data/datasets/tables.py", "bridge_jax/data/tar_index.py", "bridge_jax/report/points.py"],
     "pillow_heif": ["bridge_jax/data/image.py"],
     "py3langid": ["bridge_jax/data/languages.py"],
+    "ray": ["bridge_jax/data/cluster.py"],
     "usearch": ["bridge_jax/index/approximate.py"],
     "starlette": ["bridge_jax/index/serve.py"],
     "uvicorn": ["tools/search.py"],
@@ -122,6 +123,7 @@ MODULE_OF = {
     "umap-learn": "umap",
 }
 EXTRAS = {  # file -> the extra of pyproject.toml that it needs
+    "bridge_jax/data/cluster.py": "ray",
     "bridge_jax/data/image.py": "heic",
     "bridge_jax/data/languages.py": "language",
     "bridge_jax/index/approximate.py": "approximate",

@@ -7,6 +7,7 @@
     python -m tools.prepare_data --dataset=folder --raw_dir=DIR --data_dir=OUT --caption_column=words
     python -m tools.prepare_data --dataset=coco --raw_dir=DIR --data_dir=OUT --store_px=256
     python -m tools.prepare_data --dataset=cc12m --raw_dir=DIR --data_dir=OUT --min_side_px=200 --drop_near_duplicates
+    python -m tools.prepare_data --dataset=cc12m --raw_dir=DIR --data_dir=OUT --ray_address=auto
     python -m tools.prepare_data --dataset=shapes --data_dir=OUT --num_train=16000
 
 `--held_out` names data sets that are prepared already. A picture in one of their splits other than train, recognised by
@@ -18,6 +19,8 @@ pictures that are smaller already, and those of other data sets, stay as they ar
 
 Filters (`bridge_jax/data/filters.py`) leave pictures and captions out of the train split of `folder`, `cc3m` and
 `cc12m`. The line at the end counts what each took, and what img2dataset could not fetch.
+
+`--ray_address` has the nodes of a Ray cluster write the shards of tars (`bridge_jax/data/cluster.py`).
 
 A preparation that stops leaves nothing behind; one of tars goes on with the same command, and takes up tars that were
 added (`bridge_jax/data/tar_preparation.py`). A prepared data set is never overwritten.
@@ -40,6 +43,7 @@ from bridge_jax.data import fetch_stats, filters, held_out, prepared, processes,
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.encode import FORMATS, Stored
 from bridge_jax.data.filters import Filters
+from bridge_jax.data.processes import Workers
 from bridge_jax.data.tar_preparation import Job, Progress
 from bridge_jax.run import command_line
 from tools import filter_options, folder_options
@@ -61,6 +65,9 @@ _NUM_FRAMES = flags.DEFINE_integer("num_frames", 12, "msrvtt: frames to keep of 
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", None, "Photos: processes for tars, threads for all else; without it, one a core.", lower_bound=1
 )
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address", "", "Photos in tars: Ray cluster that prepares them, HOST:PORT, or auto on one of its nodes."
+)
 _HELD_OUT = flags.DEFINE_list(
     "held_out", [], "Photos: prepared data sets whose evaluation pictures to leave out of train."
 )
@@ -73,7 +80,9 @@ _STORE_QUALITY = flags.DEFINE_integer(
 _STORE_FORMAT = flags.DEFINE_enum("store_format", FORMATS[0], FORMATS, "Photos: format of the files of --store_px.")
 
 
-def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **arguments: Any) -> str:
+def prepare(
+    dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), ray_address: str = "", **arguments: Any
+) -> str:
     """Write `dataset` under `data_dir` and return a line that describes it. Raises ConfigError.
 
     Pictures in splits other than train of the data sets `hold_out` are left out of the train split.
@@ -93,10 +102,12 @@ def prepare(dataset: str, data_dir: str, *, hold_out: Sequence[str] = (), **argu
             return f"{folder} is prepared already ({_sizes(builder)}); nothing done. {again}"
     elif job is None and folder.is_dir():
         raise ConfigError(f"{folder} was begun with tars: give --raw_dir with them to go on, or delete it")
+    if ray_address and job is None:
+        raise ConfigError("--ray_address: a cluster prepares tars, and --raw_dir holds none; leave the flag out")
     held = held_out.read(hold_out, data_dir, workers) if hold_out else None
     if job is not None:
         with _bar() as report:
-            tar_preparation.prepare(job._replace(held_out=held), workers, report)
+            tar_preparation.prepare(job._replace(held_out=held), Workers(workers, ray_address), report)
         return f"{folder}: {_sizes(tfds.builder_from_directory(folder))}"
     if held:
         arguments["held_out"] = held
@@ -171,6 +182,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--held_out: data set 'shapes' has no photos; leave the flag out")
     if dataset == "shapes":
         arguments: dict[str, Any] = {"num_train": _NUM_TRAIN.value, "seed": _SEED.value}
+    elif _RAY_ADDRESS.value and _NUM_WORKERS.value:
+        raise ConfigError("--num_workers: the cluster of --ray_address has its own cores; leave one of the two out")
     elif not _RAW_DIR.value:
         raise ConfigError(f"--raw_dir is missing: give the folder with the raw files of {dataset!r}")
     else:
@@ -186,7 +199,7 @@ def main(argv: list[str]) -> None:
             arguments |= {"options": folder_options.given()}
         if dataset == "vqav2":
             arguments |= {"num_answers": _NUM_ANSWERS.value, "min_answer_count": _MIN_ANSWER_COUNT.value}
-    print(prepare(dataset, data_dir, **arguments))
+    print(prepare(dataset, data_dir, ray_address=_RAY_ADDRESS.value, **arguments))
 
 
 if __name__ == "__main__":

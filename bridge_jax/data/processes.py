@@ -2,8 +2,8 @@
 
     for result in mapped(count_words, ["a.txt", "b.txt"], workers=2): ...
 
-`function` is one of a module, and its arguments and results can be sent to other processes: the engine of a cluster
-could run it too. They travel between a command and its own processes only; no file is read this way.
+`function` is one of a module, and its arguments and results can be sent to other processes, or over a cluster
+(`cluster`). They travel between a command and its own processes only; no file is read this way.
 """
 
 import collections
@@ -17,13 +17,28 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bridge_jax.config import ConfigError
+from bridge_jax.data import cluster
 
-_LOOK_AHEAD = 4  # arguments of each process that may be under way or wait for their turn
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
+
+
+class Workers(NamedTuple):
+    """Who does the work: so many processes of this machine, or the nodes of a Ray cluster."""
+
+    processes: int = 1
+    ray_address: str = ""
+
+    def mapped(
+        self, function: Callable[[_Argument], _Result], arguments: Iterable[_Argument], total: int
+    ) -> Generator[_Result, None, None]:
+        """Yield the result of each of the `total` arguments, in order. Raises ConfigError, as `mapped` does."""
+        if self.ray_address:
+            return cluster.mapped(function, arguments, self.ray_address)
+        return mapped(function, arguments, min(self.processes, total))
 
 
 def usable_cores() -> int:
@@ -47,7 +62,7 @@ def mapped(
     with ProcessPoolExecutor(workers, context, _begin) as pool:
         coming = (pool.submit(function, argument) for argument in arguments)
         try:
-            pending = collections.deque(itertools.islice(coming, workers * _LOOK_AHEAD))
+            pending = collections.deque(itertools.islice(coming, workers * cluster.LOOK_AHEAD))
             while pending:
                 yield pending.popleft().result()
                 pending.extend(itertools.islice(coming, 1))

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -89,7 +90,7 @@ class Summary(NamedTuple):
 def whole(path: Path) -> Iterator[Path]:
     """Yield where to write a file that takes its place when it is whole, and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    fresh = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield fresh
         with fresh.open("rb") as file:

@@ -7,9 +7,9 @@
     skipped_images.txt, ...          merged from the reports
     dataset_info.json                what training opens; written last
 
-Nothing depends on who writes a shard and when, so the bytes are the same for any number of processes and after any
-kills. Tars that are added later come after the others, in the order of their names: their shards get the next numbers,
-and no other shard is touched.
+Nothing depends on who writes a shard and when, so the bytes are the same for any number of processes or machines and
+after any kills. Tars that are added later come after the others, in the order of their names: their shards get the next
+numbers, and no other shard is touched.
 
 The split of a picture is that of its tar's name, or drawn by a hash of its bytes. Its id is a hash of the names of tar
 and sample, of 28 bits, so that those of eight data sets fit into 31 (`records.Joined`). Where an id is taken, the next
@@ -31,13 +31,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bridge_jax.config import ConfigError, as_json
-from bridge_jax.data import fetch_stats, filters, prepared, processes, tar_index, tar_manifest, tar_shards
+from bridge_jax.data import fetch_stats, filters, prepared, tar_index, tar_manifest, tar_shards
 from bridge_jax.data.datasets import photo_builder
 from bridge_jax.data.datasets.photo_builder import SPLITS, Tars
 from bridge_jax.data.datasets.photo_records import Skipped
 from bridge_jax.data.encode import Stored
 from bridge_jax.data.filters import Filters, Judged, Sieve
 from bridge_jax.data.held_out import TRAIN, HeldOut
+from bridge_jax.data.processes import Workers
 from bridge_jax.data.tar_index import Summary, Tar, whole
 from bridge_jax.data.tar_manifest import Manifest, Source
 from bridge_jax.data.tar_shards import MOST_SHARDS, UNFINISHED, Report, Task
@@ -84,8 +85,8 @@ def is_open(job: Job) -> bool:
     return changed or (job.folder / UNFINISHED).is_dir()
 
 
-def prepare(job: Job, workers: int, progress: Progress = lambda *_: None) -> bool:
-    """Prepare the tars that are not prepared yet, in `workers` processes; return False where there are none.
+def prepare(job: Job, workers: Workers, progress: Progress = lambda *_: None) -> bool:
+    """Prepare the tars that are not prepared yet, by `workers`; return False where there are none.
 
     Goes on where another call was stopped. Raises ConfigError.
     """
@@ -98,7 +99,7 @@ def prepare(job: Job, workers: int, progress: Progress = lambda *_: None) -> boo
         fetched = {name: fetch_stats.read(job.raw / name) for name in names}
         missing = [Tar(str(job.raw), name, str(job.index(name)), job.filters.look) for name in names]
         missing = [tar for tar in missing if not Path(tar.index).is_file()]
-        indexed = processes.mapped(tar_index.write, missing, min(workers, len(missing)))
+        indexed = workers.mapped(tar_index.write, missing, len(missing))
         for done, _ in enumerate(indexed, 1):
             progress("tars", done, len(missing))
         sources = _write(job, before, names, workers, progress)
@@ -167,7 +168,7 @@ def _differs(before: Any, now: Any) -> str:
     return ", ".join(f"{name} {value!r}" for name, value in before.items() if now[name] != value)
 
 
-def _write(job: Job, before: Manifest, names: Sequence[str], workers: int, progress: Progress) -> list[Source]:
+def _write(job: Job, before: Manifest, names: Sequence[str], workers: Workers, progress: Progress) -> list[Source]:
     """Write the shards of the tars `names` and return what they hold. Raises ConfigError where too much is broken."""
     counts, faults = {}, {}
     judged = _judged(job, before, names, progress)
@@ -185,7 +186,7 @@ def _write(job: Job, before: Manifest, names: Sequence[str], workers: int, progr
     total = sum(-(-count // prepared.SHARD_EXAMPLES) for tar in names for count in counts[tar].values())
     reports: dict[str, list[Report]] = {tar: [] for tar in names}
     tasks = _tasks(job, before, names, judged)
-    with contextlib.closing(processes.mapped(tar_shards.write, tasks, min(workers, total))) as written:
+    with contextlib.closing(workers.mapped(tar_shards.write, tasks, total)) as written:
         for done, report in enumerate(written, 1):
             reports[report.tar].append(report)
             for line, share in report.skipped:
