@@ -3,7 +3,8 @@
     python -m tools.prepare_data --dataset=docci --raw_dir=DIR --data_dir=data
     python -m bridge_jax.main --config=configs/long_captions.py --workdir=runs/long_captions
     python -m tools.evaluate --workdir=runs/long_captions --split=test --rerank
-    python -m tools.evaluate --workdir=runs/long_captions --config=configs/long_captions.py:data=urban1k --split=test
+    python -m tools.evaluate --workdir=runs/long_captions --config=configs/long_captions.py:data=urban1k --split=test \
+        --rerank
 
 `data` is docci, dci or urban1k; docs/data.md says what `DIR` holds. The towers, bridge and stages are those of
 configs/coco.py, whose BERT has 512 positions. Urban1k has no split to train on. Of `dci`, `--split=full` scores all

@@ -216,7 +216,6 @@ CLASSES = {
     "classnames.txt": b"dog\ncat\n",
     "templates.txt": b"a {c}\nthe {}\n",
 }
-
 STATS = {"count": 3, "successes": 2, "failed_to_download": 1, "status_dict": {"success": 2, "timed out": 1}}
 
 READERS = {
