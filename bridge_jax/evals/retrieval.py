@@ -17,7 +17,7 @@ import numpy as np
 from bridge_jax.config import Config, ConfigError, evaluators
 from bridge_jax.config.convert import require_one_of
 from bridge_jax.config.evaluators import Fits, LeavesRankings, StageEvaluator
-from bridge_jax.data import pipeline
+from bridge_jax.data import long_captions, pipeline
 from bridge_jax.data.padding import padded_batches
 from bridge_jax.evals.scores import recall, recall_table, reranking
 from bridge_jax.evals.scores.rankings import Rankings, rankings
@@ -74,7 +74,7 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
                 "with: set it to 'unimodal'"
             )
         for split in (cfg.data.eval_split, *settings.splits):
-            photos, folds = len(pipeline.open_split(cfg.data, split)), settings.folds
+            photos, folds = len(long_captions.open_whole(cfg, split)), settings.folds
             if (split in settings.splits or not settings.select_images) and photos % folds:
                 raise ConfigError(
                     f"config.evals.retrieval.folds: {folds} folds do not divide the {photos} photos of {split!r}; "
@@ -195,7 +195,7 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
             return Side(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
         empty, rows = np.zeros((0, 0)), []
-        frames = pipeline.open_split(self._cfg.data, split).frames
+        frames = long_captions.open_whole(self._cfg, split).frames
         for images, ids, valid in pipeline.images(self._cfg, split, size, predict.rows, count=frames):
             lower = predict.lower_image(params, images)
             embedding = np.asarray(predict.unimodal_image(params, lower))[valid]

@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.data import test_nocaps, test_visual_genome
+from tests.data import test_long_captions, test_nocaps, test_visual_genome
 from tests.data.test_held_out import jpeg, photo
 from tests.data.test_pairs import shard, tar
 from tests.docs.test_commands import given, name_of, photos_for, prepares, run
@@ -67,6 +67,15 @@ def test_nocaps_is_prepared_from_its_official_files(words, tmp_path):
     test_nocaps.write(tmp_path)
     changed = [word.replace("=DIR", f"={tmp_path}").replace("=data", f"={tmp_path / 'data'}") for word in words]
     assert run([sys.executable, *changed[1:]]).stdout.endswith(": val 6, test 2\n")
+
+
+@pytest.mark.parametrize("words", prepares(*test_long_captions.WRITERS), ids=name_of)
+def test_long_captions_are_prepared_from_the_official_files(words, tmp_path):
+    name = given(words, "dataset")
+    test_long_captions.WRITERS[name](tmp_path)
+    changed = [word.replace("=DIR", f"={tmp_path}").replace("=data", f"={tmp_path / 'data'}") for word in words]
+    line = run([sys.executable, *changed[1:]]).stdout
+    assert line.endswith(f": {test_long_captions.PREPARED[name]}\n")
 
 
 @pytest.mark.parametrize("words", prepares("sugarcrepe", "sugarcrepe_pp", *test_compositionality.OTHERS), ids=name_of)

@@ -27,6 +27,8 @@ from bridge_jax.data.broken import BrokenError
 from bridge_jax.data.datasets import (
     cc3m,
     coco,
+    dci,
+    docci,
     folder,
     imagefolder,
     msrvtt,
@@ -201,6 +203,11 @@ NOCAPS = {
     "images": [{"id": 1, "file_name": "0.jpg", "domain": "in-domain"}],
     "annotations": [{"image_id": 1, "caption": "a dog"}],
 }
+DOCCI = {"example_id": "test_0", "split": "test", "image_file": "0.jpg", "description": "a dog"}
+DCI = {
+    "splits.json": as_json({"train": ["0.json"], "valid": [], "test": []}),
+    "annotations/0.json": as_json({"image": "sa_0.jpg", "short_caption": "a dog", "extra_caption": "It runs."}),
+}
 WHOLE = {"videos": [{"video_id": "v", "split": "test"}], "sentences": [{"video_id": "v", "caption": "a dog"}]}
 TENSORS = save({"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float16)})
 OWN = surveyed(folder.Builder, ALL)
@@ -209,7 +216,6 @@ CLASSES = {
     "classnames.txt": b"dog\ncat\n",
     "templates.txt": b"a {c}\nthe {}\n",
 }
-
 STATS = {"count": 3, "successes": 2, "failed_to_download": 1, "status_dict": {"success": 2, "timed out": 1}}
 
 READERS = {
@@ -237,6 +243,8 @@ READERS = {
     "nlvr": Reader(as_json(STATEMENT, STATEMENT | {"identifier": "2-0"}), "train.jsonl", surveyed(nlvr.Builder)),
     "snli_ve": Reader(as_json(ENTAILS), "snli_ve_train.jsonl", surveyed(snli_ve.Builder)),
     "nocaps": Reader(as_json(NOCAPS), "nocaps_val_4500_captions.json", surveyed(nocaps.Builder)),
+    "docci": Reader(as_json(DOCCI), docci.DESCRIPTIONS, surveyed(docci.Builder)),
+    **{name: Reader(DCI[name], name, surveyed(dci.Builder), DCI) for name in DCI},
     "msrvtt": Reader(as_json(WHOLE), msrvtt.WHOLE, surveyed(msrvtt.Builder)),
     "videos": Reader(b"key,vid_key,video_id,sentence\nr0,m0,v,a dog\n", msrvtt.TEST_1K, surveyed(msrvtt.Builder)),
     **{kind: Reader(pictures(kind.upper()), f"0.{kind}", viewed(f"0.{kind}")) for kind in PICTURES},
@@ -261,6 +269,7 @@ READERS = {
 
 def write(place: Path, reader: Reader, content: bytes) -> None:
     for name, valid in reader.beside.items():
+        (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(valid)
     (place / reader.name).write_bytes(content)
 

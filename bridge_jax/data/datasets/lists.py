@@ -57,7 +57,7 @@ def read(file: Path, columns: Columns) -> Iterator[Line]:
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         if file.name.endswith((".token", ".token.txt")):
             rows = _tokens(lines)
-        elif file.suffix == ".jsonl":
+        elif file.suffix in (".jsonl", ".jsonlines"):
             rows = _json_rows(lines)
         else:
             rows = _table(file, lines, columns)

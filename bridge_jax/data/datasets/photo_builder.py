@@ -92,6 +92,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     QUESTIONS = False  # whether the photos have questions
     STATEMENTS = False  # whether the photos have statements
     PAIRS = False  # whether a second photo belongs to each
+    LONG = False  # whether retrieval refuses a text tower that cuts the captions (`long_captions`)
     frames = 1  # pictures of a video, where a record is one; 1: no video
     PUBLISHED: ClassVar[Mapping[str, int]] = {}  # split -> photos, as papers count them; empty: unknown
     IDS_OF_SPLIT = False  # whether two splits may number their photos alike
