@@ -26,6 +26,7 @@ from bridge_jax import types
 from bridge_jax.config import Config, ConfigError, Stage, nearest, objectives
 from bridge_jax.data import augment, image, pipeline, records, text
 from bridge_jax.run import command_line
+from tools import figures
 
 _CONFIG = command_line.define_config()
 _STAGE = flags.DEFINE_string("stage", "", "The stage whose examples are made; without it, the first.")
@@ -92,8 +93,8 @@ def whole(cfg: Config, stage: Stage, pairs: int) -> float:
     return rate
 
 
-def decoded(found: Sequence[bytes], px: int) -> str:
-    """Return the pictures/s at which simplejpeg decodes JPEGs alone, to `px` or more."""
+def decoded(found: Sequence[bytes], px: int, ours: float) -> str:
+    """Return the pictures/s at which simplejpeg decodes JPEGs alone, to `px` or more; `ours` are views/s."""
     try:
         import simplejpeg
     except ModuleNotFoundError:
@@ -102,6 +103,7 @@ def decoded(found: Sequence[bytes], px: int) -> str:
     if not jpegs:
         return "no JPEG among these pictures to compare simplejpeg on"
     rate = 1 / seconds(lambda n: simplejpeg.decode_jpeg(jpegs[n], min_height=px, min_width=px), len(jpegs))
+    figures.keep("views/s a core", ours, figures.MORE, "simplejpeg, no crop", rate)
     return f"simplejpeg decodes {rate:.0f} of these pictures/s a core, without crop and resize"
 
 
@@ -126,12 +128,13 @@ def main(argv: list[str]) -> None:
     _console.print(f"the slowest is {max(spent, key=lambda part: spent[part])!r}")
     cores, data = len(os.sched_getaffinity(0)), cfg.data
     processes = f"{data.workers} processes of {data.threads}" if data.workers else f"{data.threads}"
-    _console.print(
-        f"the pipeline: {whole(cfg, stage, _PAIRS.value):,.0f} pairs/s on {cores} cores, {processes} threads"
-    )
+    rate = whole(cfg, stage, _PAIRS.value)
+    _console.print(f"the pipeline: {rate:,.0f} pairs/s on {cores} cores, {processes} threads")
+    figures.keep(f"pairs/s of {name}'s pipeline", rate, figures.MORE)
     if _NEEDED.value:
         _console.print(f"a chip at {_NEEDED.value:,.0f} pairs/s needs {_NEEDED.value * total:.1f} cores")
-    _console.print(decoded([records.pictures(every[row], 1)[0] for row in rows], cfg.vision.image_px))
+    encoded = [records.pictures(every[row], 1)[0] for row in rows]
+    _console.print(decoded(encoded, cfg.vision.image_px, 1 / spent["view"]))
 
 
 if __name__ == "__main__":

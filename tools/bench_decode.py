@@ -21,6 +21,7 @@ from bridge_jax.config import Config, ConfigError
 from bridge_jax.models import search
 from bridge_jax.models.decoder import Decoder
 from bridge_jax.run import command_line
+from tools import figures
 
 _CONFIG = command_line.define_config()
 _PICTURES = flags.DEFINE_integer("pictures", 8, "Pictures to caption at once.", lower_bound=1)
@@ -83,6 +84,7 @@ def main(argv: list[str]) -> None:
         f"{pictures} pictures, {beams} beams, {cfg.text.length} words: {1000 * cached:.0f} ms with the cache"
     )
     _console.print(f"every word computed again: {1000 * again:.0f} ms, {again / cached:.1f} times as long")
+    figures.keep("ms of captions by beam search", 1000 * cached, figures.LESS, "no cache", 1000 * again)
     _console.print(f"the same captions: {'yes' if same else 'no'}; compiled {counts[0]} and {counts[1]} times")
 
 

@@ -29,6 +29,7 @@ from bridge_jax.data.datasets import cc3m, photo_builder, tars
 from bridge_jax.data.encode import Stored, smaller
 from bridge_jax.data.prepared import folder
 from bridge_jax.run import command_line
+from tools import figures
 
 _TARS = flags.DEFINE_integer("tars", 4, "Tars to make.", lower_bound=1)
 _PICTURES = flags.DEFINE_integer("pictures", 1000, "Pictures in each.", lower_bound=1)
@@ -135,6 +136,8 @@ def measure(raw: Path, out: Path, workers: int) -> None:
     _console.print(table)
     shown = ", ".join(f"{peak:.0f}" for peak in peaks.values())
     _console.print(f"peak memory of each process, the command's own first: {shown} MB")
+    figures.keep("pairs/s prepared", rate, figures.MORE, "read and check alone", alone)
+    figures.keep("MB of a process at most", max(peaks.values()), figures.LESS)
     hours, stored = _MANY / rate * workers / 3600, _MANY / count * size / 1e9
     _console.print(f"{_MANY:,} such pairs: {hours:,.1f} core hours, {stored:,.0f} GB")
 

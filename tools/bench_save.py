@@ -34,6 +34,7 @@ from bridge_jax.workdir import broken_log
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.log import RunLog
 from bridge_jax.workdir.outcome import Outcome
+from tools import figures
 
 _CONFIG = command_line.define_config()
 _STAGE = flags.DEFINE_string("stage", None, "Stage whose step to time.")
@@ -162,6 +163,10 @@ def main(argv: list[str]) -> None:
     )
     _console.print(f"a save holds the loop for {1000 * held:.0f} ms = {held / step:.2f} steps")
     _console.print(f"a run with one save takes {1000 * stall:.0f} ms = {stall / step:.2f} steps longer")
+    plain, took = 1000 * statistics.median(bare), 1000 * step
+    figures.keep(f"ms of a step of {name} in training", took, figures.LESS, "a bare loop", plain)
+    figures.keep("ms for which a save holds the loop", 1000 * held, figures.LESS, f"a step of {name}", took)
+    figures.keep("ms that a save adds to a run", 1000 * stall, figures.LESS, f"a step of {name}", took)
     _console.print(f"medians of {_ROUNDS.value} rounds of {count} steps")
 
 

@@ -30,6 +30,7 @@ from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Search
 from bridge_jax.index.refusal import calibrate
 from bridge_jax.run import command_line
+from tools import figures
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -57,6 +58,7 @@ def search(width: int) -> str:
         nearest(embeddings, asked, _CANDIDATES.value, np.ones(rows, bool))
         times.append(1000 * (time.perf_counter() - started))
     p50, p95 = np.percentile(times[1:] or times, (50, 95))
+    figures.keep("ms of an exact search, p95", p95, figures.LESS)
     return f"{rows} embeddings of width {width}: p50 {p50:.1f} ms, p95 {p95:.1f} ms"
 
 
@@ -66,6 +68,7 @@ def rerank(opened: Search) -> str:
     answers = [opened.text(f"photo {i}", k=_CANDIDATES.value) for i in range(_ROUNDS.value)]
     parts = {name: np.median([answer.ms[name] for answer in answers]) for name in answers[0].ms}
     told = ", ".join(f"{name} {ms:.1f}" for name, ms in parts.items() if name != "all")
+    figures.keep("ms of a query reranked", parts["all"], figures.LESS)
     return f"{len(answers[0].hits)} candidates: median {parts['all']:.1f} ms ({told})"
 
 
@@ -95,7 +98,11 @@ def rival(opened: Search, folder: Path) -> str:
             started = time.perf_counter()
             ask(records[turn % len(records)]["captions"][0])
             times[name].append(1000 * (time.perf_counter() - started))
-    told = ", ".join(f"{name} {np.median(ms[1:]):.1f} ms" for name, ms in times.items())
+    medians = {name: float(np.median(ms[1:])) for name, ms in times.items()}
+    told = ", ".join(f"{name} {ms:.1f} ms" for name, ms in medians.items())
+    other, *mine = medians
+    for name in mine:
+        figures.keep(f"ms of a query, {name}", medians[name], figures.LESS, other, medians[other])
     return f"{size[0]} photos, medians: {told}"
 
 
@@ -147,6 +154,7 @@ def build_rate(model: Model, photos: Path, index: Path) -> str:
     for _ in range(rounds):
         np.asarray(model.photos(blank)[1])
     tower = rounds * model.batch / (time.perf_counter() - started)
+    figures.keep("photos/s of a build", built, figures.MORE, "the image tower alone", tower)
     return f"{done.photos} photos: {built:.0f} photos/s, image tower alone {tower:.0f}, {100 * built / tower:.0f} %"
 
 

@@ -28,6 +28,7 @@ from bridge_jax.plan import flops
 from bridge_jax.run import command_line, lower_cache, origin
 from bridge_jax.step import sharding, train_step
 from bridge_jax.step.predict import build_predict
+from tools import figures
 
 _CONFIG = command_line.define_config()
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps to time; the median is printed.")
@@ -61,14 +62,17 @@ def bench_stage(cfg: Config, stage: Stage, mesh: Mesh, params) -> None:
     for _ in itertools.islice(batches, count):
         pass
     delivered = count * stage.batch_size / (time.perf_counter() - started)
-    consumed = stage.batch_size / seconds
+    consumed, rate = stage.batch_size / seconds, statistics.median(products) / 1e9
     _console.print(
         f"{stage.name}: {step_flops / 1e9:.1f} GFLOP a step, {seconds:.3f} s, "
         f"{step_flops / seconds / 1e9:.0f} GFLOP/s = "
-        f"{100 * statistics.median(shares):.0f} % of the matrix product's {statistics.median(products) / 1e9:.0f} "
+        f"{100 * statistics.median(shares):.0f} % of the matrix product's {rate:.0f} "
         f"({100 * shares[0]:.0f} to {100 * shares[-1]:.0f} %); {consumed:.1f} pairs/s consumed, "
         f"{delivered:.0f} pairs/s delivered = {delivered / consumed:.1f} times"
     )
+    figures.keep(f"GFLOP/s of {stage.name}", step_flops / seconds / 1e9, figures.MORE, "a matrix product", rate)
+    figures.keep(f"pairs/s of {stage.name}", consumed, figures.MORE)
+    figures.keep(f"pairs/s of {stage.name}'s data", delivered, figures.MORE)
 
 
 def main(argv: list[str]) -> None:
@@ -78,7 +82,9 @@ def main(argv: list[str]) -> None:
     params = origin.initial(cfg, mesh)
     for stage in cfg.run_stages:
         bench_stage(cfg, stage, mesh, params)
-    _console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    _console.print(f"peak memory {peak:.2f} GiB")
+    figures.keep("GiB of memory at most", peak, figures.LESS)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tests.docs.test_commands import MODULE, PAGES, ROOT, blocks, commands, give
 PROGRAMS = (
     *("bridge_jax.main", "tools.ablate", "tools.evaluate", "tools.plan", "tools.push", "tools.search"),
     *(
+        "tools.bench",
         "tools.bench_data",
         "tools.bench_step",
         "tools.bench_decode",
