@@ -99,6 +99,7 @@ def test_every_command_is_of_a_kind_that_is_tested_here():
             "push",
             "report",
             "search",
+            "bench",
             "bench_data",
             "bench_prepare",
             "bench_rerank",
