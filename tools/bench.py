@@ -4,9 +4,9 @@ Runs the benchmarks, each in a process of its own, in --rounds turns, and prints
 its smallest and largest, and what a rival reached beside it in the same process. What the machine or the config lacks
 is left out, with the reason. `search` needs --workdir, a run with a trained checkpoint; all else starts from nothing.
 
---json writes the figures. With --against=before.json, written on the same machine at another commit, the table says how
-far each figure has moved: as a ratio to its rival where it has one, because a machine's speed varies from hour to hour,
-and "within the rounds" where a round of one commit lies among those of the other.
+--json writes the figures. With --against=before.json, written on the same machine with the same config at another
+commit, the table says how far each figure has moved: as a ratio to its rival where it has one, because a machine's
+speed varies from hour to hour, and "within the rounds" where a round of one commit lies among those of the other.
 
 Run nothing else on the machine meanwhile.
 """
@@ -28,11 +28,10 @@ from bridge_jax.config import ConfigError, nearest
 from bridge_jax.run import command_line
 from bridge_jax.workdir import provenance
 from tools import figures
-from tools.measured import Figure, Measured, change, figures_of, machine, read
+from tools.measured import Figure, Measured, change, conditions, figures_of, read
 
 BENCHMARKS = ("step", "start", "data", "save", "rerank", "decode", "search", "prepare")  # tools.bench_NAME
-_WITHOUT_CONFIG = ("search", "prepare")
-_CONFIG = command_line.define_config("The experiment to benchmark; without it, configs/shapes.py.")
+_CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder that bridge_jax.main trained in, for `search`.")
 _ONLY = flags.DEFINE_list("only", list(BENCHMARKS), f"The benchmarks to run, of {', '.join(BENCHMARKS)}.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times to run each.", lower_bound=1)
@@ -42,19 +41,19 @@ _console = Console(soft_wrap=True, highlight=False)
 
 def words_of(name: str) -> list[str]:
     """Return the command of a benchmark."""
-    mine = [word for word in sys.argv[1:] if word.startswith("--config")] or ["--config=configs/shapes.py"]
-    given = [] if name in _WITHOUT_CONFIG else mine
+    words = _config()
     if name == "save":
-        given = [*given, f"--stage={_first_stage()}"]
-    if name == "search":
-        given = [f"--workdir={_WORKDIR.value}", "--parts=search,rerank,rival,build"]
-    return [sys.executable, "-m", f"tools.bench_{name}", *given]
+        words = [*words, f"--stage={command_line.read_config(_CONFIG).stage_order[0]}"]
+    elif name == "search":
+        words = [f"--workdir={_WORKDIR.value}", "--parts=search,rerank,rival,build"]
+    elif name == "prepare":
+        words = []
+    return [sys.executable, "-m", f"tools.bench_{name}", *words]
 
 
-def _first_stage() -> str:
-    if _CONFIG.value is None:
-        return "stabilise"
-    return command_line.read_config(_CONFIG).stage_order[0]
+def _config() -> list[str]:
+    """Return the words of --config and of its keys."""
+    return [word for word in sys.argv[1:] if word.startswith("--config")]
 
 
 def run(name: str) -> list[Figure] | str:
@@ -121,13 +120,15 @@ def main(argv: list[str]) -> None:
     for name in _ONLY.value:
         if name not in BENCHMARKS:
             raise ConfigError(f"--only: {name!r} is no benchmark; {nearest(name, BENCHMARKS)}")
-    before = read(Path(_AGAINST.value)) if _AGAINST.value else None
+    command_line.read_config(_CONFIG)
+    now = conditions(_config())
+    before = read(Path(_AGAINST.value), now) if _AGAINST.value else {}
     found, left_out = measure(_ONLY.value, _ROUNDS.value)
-    _console.print(table(found, before["figures"] if before else {}))
+    _console.print(table(found, before))
     for name, reason in left_out.items():
         _console.print(f"{name} was left out: {reason}")
     if figures.JSON.value:
-        told = {**provenance.commit(), "machine": machine(), "jax": jax.__version__, "figures": found}
+        told = {**provenance.commit(), "conditions": now, "jax": jax.__version__, "figures": found}
         Path(figures.JSON.value).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

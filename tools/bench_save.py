@@ -166,7 +166,6 @@ def main(argv: list[str]) -> None:
     plain, took = 1000 * statistics.median(bare), 1000 * step
     figures.keep(f"ms of a step of {name} in training", took, figures.LESS, "a bare loop", plain)
     figures.keep("ms for which a save holds the loop", 1000 * held, figures.LESS, f"a step of {name}", took)
-    figures.keep("ms that a save adds to a run", 1000 * stall, figures.LESS, f"a step of {name}", took)
     _console.print(f"medians of {_ROUNDS.value} rounds of {count} steps")
 
 

@@ -19,4 +19,4 @@ def keep(name: str, value: float, better: str, rival: str = "", beside: float | 
     """Add a figure to the file of --json, if there is one."""
     if JSON.value:
         with Path(JSON.value).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(Figure(name, float(value), better, rival, beside and float(beside))) + "\n")
+            file.write(json.dumps(Figure(name, value, better, rival, beside)) + "\n")

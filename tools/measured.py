@@ -3,7 +3,7 @@
 import os
 import platform
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,31 +39,31 @@ class Measured(NamedTuple):
 
     @property
     def fair(self) -> tuple[float, ...]:
-        """What two commits are compared by."""
+        """Return the values that two commits are compared by: those over the rival's, where there is one."""
         return tuple(map(float.__truediv__, self.values, self.beside)) if self.beside else self.values
 
 
-def machine() -> dict[str, Any]:
-    """Return what two files must share to be compared."""
+def conditions(config: Sequence[str]) -> dict[str, Any]:
+    """Return what two files must share to be compared: the machine, and the words of --config."""
     device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0))
-    return {"device": device.device_kind, "devices": jax.device_count(), "cores": cores, "host": platform.node()}
+    machine = {"device": device.device_kind, "devices": jax.device_count(), "host": platform.node()}
+    return machine | {"cores": len(os.sched_getaffinity(0)), "config": list(config)}
 
 
-def read(file: Path) -> Mapping[str, Any]:
-    """Return what --json wrote on this machine. Raises ConfigError."""
+def read(file: Path, now: Mapping[str, Any]) -> Mapping[str, Measured]:
+    """Return the figures that --json wrote. Raises ConfigError where its conditions were others than those of `now`."""
     try:
         told = as_json.loads(file.read_text(encoding="utf-8"))
-        told["figures"] = {
+        found = {
             name: Measured(better, tuple(values), rival, tuple(beside))
             for name, (better, values, rival, beside) in told["figures"].items()
         }
-        before, commit = told["machine"], told["commit"]
+        before, commit = told["conditions"], told["commit"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--against: {file} is no file of tools.bench --json ({error!r})") from error
-    if before != machine():
-        raise ConfigError(f"--against: {file} was measured on {before}, and this is {machine()}: measure {commit} here")
-    return told
+    if before != now:
+        raise ConfigError(f"--against: {file} was measured with {before}, and this is {now}: measure {commit} anew")
+    return found
 
 
 def change(before: Measured, now: Measured) -> str:

@@ -4,6 +4,9 @@
 
 The nodes need this package, and the same files under the same names. A node that dies loses nothing but its time: its
 tasks run again on another one.
+
+Ray pickles what travels between the command and its nodes, as `processes` does between processes; no file is read this
+way. Whoever reaches the ports of a cluster can run code on it.
 """
 
 import collections

@@ -70,7 +70,7 @@ def prepare(name, raw):
 
 
 def told(name, raw):
-    """What is read: split -> id, file and captions of every photo, in order."""
+    """Prepare the raw folder, and return split -> id, file and captions of every photo, in order."""
     assert prepare(name, WRITERS[name](raw)).endswith(f": {PREPARED[name]}")
     (folder,) = (raw / "out").glob(f"{name}/*")
     return {

@@ -17,20 +17,20 @@ def test_a_user_gets_a_table_and_the_reasons_of_what_was_left_out(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "rerank: ms of 100 candidates" in done.stdout
     assert "search was left out: needs --workdir" in done.stdout
-    (found,) = measured.read(file)["figures"].values()
+    (found,) = measured.read(file, measured.conditions(words[3:])).values()
     assert (found.better, found.rival, len(found.values), len(found.beside)) == ("less", "states repeated", 2, 2)
     assert min(found.values + found.beside) > 0
 
 
-def test_a_file_of_another_machine_or_of_nothing_is_refused(tmp_path):
-    told = {"commit": "abc", "machine": measured.machine() | {"cores": 1024}, "figures": {}}
-    file = tmp_path / "before.json"
-    file.write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match=r"was measured on .* 1024.*: measure abc here"):
-        measured.read(file)
+def test_a_file_of_another_machine_or_config_or_of_nothing_is_refused(tmp_path):
+    file, now = tmp_path / "before.json", measured.conditions(["--config=a.py"])
+    for other in (now | {"cores": 1024}, measured.conditions(["--config=b.py"])):
+        file.write_text(json.dumps({"commit": "abc", "conditions": other, "figures": {}}))
+        with pytest.raises(ConfigError, match=r"was measured with .*: measure abc anew"):
+            measured.read(file, now)
     file.write_text("{}")
     with pytest.raises(ConfigError, match=r"is no file of tools\.bench --json"):
-        measured.read(file)
+        measured.read(file, now)
 
 
 def test_a_figure_moves_against_its_rival_and_better_is_always_more():
