@@ -292,3 +292,9 @@ def zero_shot(**changes) -> ml_collections.ConfigDict:
     """Return the evaluator of zero-shot classification: the best 10 classes are reranked by their first prompt."""
     settings = dict(batch_size=128, splits=("test",), bootstrap_samples=1000, rerank_classes=10, rerank_templates=1)
     return ml_collections.ConfigDict(settings | changes)
+
+
+def eccv_caption(**changes) -> ml_collections.ConfigDict:
+    """Return the evaluator of COCO's test photos by ECCV Caption and CxC; each query's best 50 are reranked."""
+    settings = dict(splits=("test",), rerank_top_k=50, bootstrap_samples=1000)
+    return ml_collections.ConfigDict(settings | changes)

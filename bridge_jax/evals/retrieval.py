@@ -4,13 +4,13 @@ Every picture and caption is embedded once. The unimodal order picks each query'
 true pairs are then fused by the bridge, from the cached lower states, and scored by `scores/reranking.py`.
 
 A video is its k frames. Its embedding is the mean of their embeddings, scaled to length one. The bridge sees the tokens
-of all frames, while the image tower's own blocks see one frame at a time (`BridgeModel.fused`). A batch of pairs holds
-k times the states, and so do the lower states of a split, which are all in memory.
+of all frames, while the image tower's own blocks see one frame at a time (`BridgeModel.fused`).
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,8 +43,7 @@ class Settings:
     bootstrap_samples: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """One side of a split: rows in record order."""
 
     lower: np.ndarray  # [n,L,D], for videos [n,k,L,D]; empty where nothing will be reranked
@@ -57,8 +56,7 @@ class Side:
 class Evaluator(StageEvaluator, Fits, LeavesRankings):
     """Score a split. Metric names: `<score>/<direction>/<recall>`, score one of unimodal, rerank.
 
-    `lower_frozen`: nothing below the first bridged layer changes between calls, so a split's lower states stay in
-    memory after the first call.
+    `lower_frozen`: nothing below the first bridged layer changes between calls, so a split's lower states are kept.
     """
 
     Settings = Settings
@@ -134,6 +132,14 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
 
         The scores are unimodal and, where there is a bridge, rerank. Raises FloatingPointError on NaN.
         """
+        orders, *ids = self.orders(params, split, progress)
+        found = {score: recall.both_ranks(*order, *ids) for score, order in orders.items()}
+        return {f"{score}/{direction}": ranks for score, both in found.items() for direction, ranks in both.items()}
+
+    def orders(
+        self, params: Params, split: str, progress: Progress
+    ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray, np.ndarray]:
+        """Return score -> its matrices [texts,images] and [images,texts]; and the photo of each text and picture."""
         bridged = self._cfg.bridge.design != "none"
         images, texts = self._sides(params, split, 0, bridged, progress)
         cosines = texts.embeddings @ images.embeddings.T
@@ -142,8 +148,7 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
             weight = self._settings.rerank_weight * self._scale(params)
             candidates = self._candidates(params, cosines, texts, images, (), progress)
             orders["rerank"] = reranking.reorder(candidates, cosines, weight)
-        found = {score: recall.both_ranks(*order, texts.image_ids, images.image_ids) for score, order in orders.items()}
-        return {f"{score}/{direction}": ranks for score, both in found.items() for direction, ranks in both.items()}
+        return orders, texts.image_ids, images.image_ids
 
     def _reranked(
         self, params: Params, split: str, limit: int, fit: bool, more_top_k: tuple[int, ...], report: Progress
@@ -157,12 +162,11 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
         if fit:
             self._fit(candidates, cosines, scale, texts, images)
         metrics |= self._rerank(candidates, cosines, scale, (texts, images), limit)
+        weight = self._settings.rerank_weight
         for depth in more_top_k:
-            weight = self._settings.rerank_weight * scale
-            by_text, by_image = reranking.reorder(reranking.first(deepest, depth), cosines, weight)
+            by_text, by_image = reranking.reorder(reranking.first(deepest, depth), cosines, weight * scale)
             found = recall.retrieval(by_text, texts.image_ids, images.image_ids, image_scores=by_image)
             metrics |= {f"rerank@{depth}/{name}": value for name, value in found.items()}
-        weight = self._settings.rerank_weight
         return metrics, partial(rankings, candidates, cosines, scale, weight, texts.image_ids, images.image_ids)
 
     def _fit(
@@ -206,8 +210,7 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
                 break
         pictures = gather(rows)
         if limit:
-            values = (getattr(pictures, field.name) for field in dataclasses.fields(Side))
-            pictures = Side(*(value[:limit] for value in values))
+            pictures = Side(*(value[:limit] for value in pictures))
         rows = []
         for ids, mask, image_ids, kinds, valid in pipeline.captions(self._cfg, split, size):
             wanted = valid & np.isin(image_ids, pictures.image_ids)
@@ -230,7 +233,7 @@ class Evaluator(StageEvaluator, Fits, LeavesRankings):
                 embedded = self._predict.unimodal_image(params, side.lower[picked])
             embeddings.append(np.asarray(embedded))
             report("embedded", len(embeddings) * len(picked), count)
-        return dataclasses.replace(side, embeddings=np.concatenate(embeddings)[:count])
+        return side._replace(embeddings=np.concatenate(embeddings)[:count])
 
     def _recalls(
         self, name: str, by_text: np.ndarray, by_image: np.ndarray, sides: tuple[Side, Side], limit: int
