@@ -57,9 +57,9 @@ HOMES = {
     "transformers": [
         "bridge_jax/interop/torch_model/*.py",
         "bridge_jax/interop/torch_onnx.py",
-        "tools/bench_search.py",
+        "tools/rivals.py",
     ],
-    "sentence_transformers": ["tools/bench_search.py"],
+    "sentence_transformers": ["tools/rivals.py"],
     "mteb": [],  # tests/interop
     "simplejpeg": ["tools/bench_data.py"],
     "pickle": [],
@@ -136,7 +136,7 @@ EXTRAS = {  # file -> the extra of pyproject.toml that it needs
     "bridge_jax/workdir/trackers/wandb.py": "wandb",
     "tools/ablation/verdict.py": "ablate",
     "tools/bench_data.py": "rivals",
-    "tools/bench_search.py": "rivals",
+    "tools/rivals.py": "rivals",
     "tools/export_onnx.py": "onnx",
     "tools/search.py": "serve",
 }

@@ -4,9 +4,10 @@ Prints, on this machine and with the checkpoint of the workdir,
 
     search   milliseconds of the exact search over synthetic embeddings of the checkpoint's width, p50 and p95
     rerank   milliseconds of a query whose candidates the bridge reranks from stored states: the median, and its parts
-    rival    milliseconds of a whole query, text to photos, by a CLIP bi-encoder of sentence-transformers and by ours,
-             without and with reranking, in turns: medians. Its weights are random, its towers as large as ours. It
-             needs the extra `rivals`
+    rival    milliseconds of a whole query, text to photos, in turns: medians. By a CLIP bi-encoder of
+             sentence-transformers and by ours; then with the candidates reranked, by ours from stored states and from
+             the photos, and by a CrossEncoder of sentence-transformers. Their weights are random, their towers as
+             large as ours (`tools/rivals.py`). It needs the extra `rivals`
     build    photos/s of a build over a folder, beside those of the image tower alone on decoded photos
     refusal  how many true pairs of --split are kept by thresholds that keep so many of data.eval_split, and how many
              captions raise a false alarm when their photo is not there
@@ -14,11 +15,11 @@ Prints, on this machine and with the checkpoint of the workdir,
 Run nothing else on the machine meanwhile.
 """
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -30,10 +31,7 @@ from bridge_jax.index.model import Model, open_model
 from bridge_jax.index.query import Search
 from bridge_jax.index.refusal import calibrate
 from bridge_jax.run import command_line
-from tools import figures
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from tools import figures, rivals
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that bridge_jax.main trained in.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the prepared data; without it, that of training.")
@@ -44,6 +42,7 @@ _EMBEDDINGS = flags.DEFINE_integer("embeddings", 100_000, "Synthetic embeddings 
 _CANDIDATES = flags.DEFINE_integer("candidates", 100, "Photos that the bridge looks at.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 50, "Queries to time.", lower_bound=1)
 _PARTS = flags.DEFINE_list("parts", "search,rerank,rival,build,refusal", "The parts to run.")
+_FEW_ROUNDS = 5  # of the ways that run an image tower over every candidate
 KEPT = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
@@ -75,71 +74,47 @@ def rerank(opened: Search) -> str:
 def rival(opened: Search, folder: Path) -> str:
     """Time whole queries for captions of the split, each way over the photos of the index, one way after another."""
     try:
-        bi_encoder = clip(opened.model, folder)
+        bi_encoder, cross_encoder = rivals.bi_encoder(opened.model, folder), rivals.cross_encoder(opened.model, folder)
     except ModuleNotFoundError as error:
         return f"left out, as there is no package {error.name}: pip install 'bridge_jax[rivals]'"
     size = len(opened.index.photos), opened.model.cfg.bridge.embed_width
     corpus = np.random.default_rng(0).normal(size=size).astype(np.float32)
     corpus /= np.linalg.norm(corpus, axis=1, keepdims=True)
-    k, records = _CANDIDATES.value, pipeline.open_split(opened.model.cfg.data, _SPLIT.value)
+    k, records = min(_CANDIDATES.value, size[0]), pipeline.open_split(opened.model.cfg.data, _SPLIT.value)
+    unstored = dataclasses.replace(opened, index=dataclasses.replace(opened.index, states=None))
+    files = [opened.index.file(photo) for photo in list(opened.index.photos.values())[:k]]
 
     def bi_encoded(text: str) -> object:
         asked = np.asarray(bi_encoder.encode(text, normalize_embeddings=True))
         return nearest(corpus, asked, k, np.ones(len(corpus), bool))
 
-    ways: dict[str, Callable[[str], object]] = {
-        "CLIP bi-encoder": bi_encoded,
-        "ours, unimodal": lambda text: opened.text(text, k=k, rerank=False),
-        f"ours, {min(k, size[0])} reranked": lambda text: opened.text(text, k=k),
+    def cross_encoded(text: str) -> object:
+        bi_encoded(text)  # finds the candidates
+        return cross_encoder.rank(text, [str(file) for file in files])
+
+    ways: dict[str, tuple[Callable[[str], object], int]] = {
+        "CLIP bi-encoder": (bi_encoded, _ROUNDS.value),
+        "ours, unimodal": (lambda text: opened.text(text, k=k, rerank=False), _ROUNDS.value),
+        f"ours, {k} reranked": (lambda text: opened.text(text, k=k), _ROUNDS.value),
+        f"ours, {k} reranked from their files": (lambda text: unstored.text(text, k=k), _FEW_ROUNDS),
+        f"CrossEncoder, {k} reranked": (cross_encoded, _FEW_ROUNDS),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(_ROUNDS.value + 1):  # the first compiles
-        for name, ask in ways.items():
-            started = time.perf_counter()
-            ask(records[turn % len(records)]["captions"][0])
-            times[name].append(1000 * (time.perf_counter() - started))
+        for name, (ask, rounds) in ways.items():
+            if turn <= rounds:
+                started = time.perf_counter()
+                ask(records[turn % len(records)]["captions"][0])
+                times[name].append(1000 * (time.perf_counter() - started))
     medians = {name: float(np.median(ms[1:])) for name, ms in times.items()}
+    first, unimodal, *reranked, last = medians
+    figures.keep(f"ms of a query, {unimodal}", medians[unimodal], figures.LESS, first, medians[first])
+    for name in reranked:
+        figures.keep(f"ms of a query, {name}", medians[name], figures.LESS, last, medians[last])
+    sizes = {"ours": opened.model.params, "CLIP": bi_encoder, "CrossEncoder": cross_encoder}
     told = ", ".join(f"{name} {ms:.1f} ms" for name, ms in medians.items())
-    other, *mine = medians
-    for name in mine:
-        figures.keep(f"ms of a query, {name}", medians[name], figures.LESS, other, medians[other])
-    return f"{size[0]} photos, medians: {told}"
-
-
-def clip(model: Model, folder: Path) -> "SentenceTransformer":
-    """Return a CLIP of random weights, with towers as large as the model's and its vocabulary, through files."""
-    from sentence_transformers import SentenceTransformer
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
-
-    text, vision = model.cfg.text, model.cfg.vision
-    folder.mkdir()
-    (folder / store.TOKENIZER).write_text(model.tokenizer.to_json(), encoding="utf-8")
-    special = model.tokenizer.special
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / store.TOKENIZER),
-        model_max_length=text.length,
-        pad_token=special["pad_token"],
-        eos_token=next(special[name] for name in ("sep_token", "eos_token") if name in special),
-    )
-    sizes = {
-        name: dict(
-            hidden_size=tower.width,
-            num_hidden_layers=tower.depth,
-            num_attention_heads=tower.heads,
-            intermediate_size=tower.mlp_width,
-        )
-        for name, tower in (("text", text), ("vision", vision))
-    }
-    ids = dict(pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.pad_token_id)
-    words = dict(vocab_size=text.vocab_size, max_position_embeddings=text.length, eos_token_id=tokenizer.eos_token_id)
-    config = CLIPConfig(
-        text_config=sizes["text"] | words | ids,
-        vision_config=sizes["vision"] | dict(image_size=vision.image_px, patch_size=vision.patch_px),
-        projection_dim=model.cfg.bridge.embed_width,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    CLIPProcessor(CLIPImageProcessorPil(), tokenizer).save_pretrained(folder)
-    return SentenceTransformer(str(folder), device="cpu")
+    millions = ", ".join(f"{name} {rivals.parameters(one) / 1e6:.1f}" for name, one in sizes.items())
+    return f"{size[0]} photos, medians: {told}; millions of parameters: {millions}"
 
 
 def build_rate(model: Model, photos: Path, index: Path) -> str:
@@ -200,7 +175,7 @@ def main(argv: list[str]) -> None:
         if "rerank" in _PARTS.value:
             print("rerank:", rerank(Search(model, store.open_index(index))))
         if "rival" in _PARTS.value:
-            print("rival:", rival(Search(model, store.open_index(index)), Path(scratch) / "clip"))
+            print("rival:", rival(Search(model, store.open_index(index)), Path(scratch)))
         if "refusal" in _PARTS.value:
             print("refusal:", "\n  ".join(refusal(model)))
 
