@@ -24,9 +24,8 @@ from rich.console import Console
 
 from bridge_jax.config import Config, Stage, objectives
 from bridge_jax.data import pipeline
-from bridge_jax.plan import flops
 from bridge_jax.run import command_line, lower_cache, origin
-from bridge_jax.step import sharding, train_step
+from bridge_jax.step import flops, sharding, train_step
 from bridge_jax.step.predict import build_predict
 from tools import figures
 

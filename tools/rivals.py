@@ -60,9 +60,9 @@ def cross_encoder(model: Model, folder: Path) -> "CrossEncoder":
         vision_config=_size(vision)
         | dict(image_size=vision.image_px, patch_size=vision.patch_px, vision_use_head=False),
         mm_tokens_per_image=patches,
-        num_labels=1,
         **ids,
     )
+    config.num_labels = 1
     scorer = Gemma3ForSequenceClassification(config)
     scorer.model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=0.02)  # is zero before training
     scorer.save_pretrained(folder / "gemma")

@@ -1,14 +1,21 @@
 """Write the model card of an exported folder from the run that made it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import huggingface_hub
+import jax
+import jax.numpy as jnp
 
 from bridge_jax.config import Config
 from bridge_jax.interop import hf_import
+from bridge_jax.models.bridge import BridgeModel
+from bridge_jax.step import flops
+from bridge_jax.step.params import param_shapes
+from bridge_jax.types import Lower
 from bridge_jax.workdir.checkpoint import Checkpoints
 from bridge_jax.workdir.log import read
 
@@ -74,9 +81,42 @@ The whole config is in `config.json` under `bridge_jax`; `python -m tools.import
 ## Numbers
 
 {_numbers(cfg, scored)}
+## Cost
+
+{_cost(cfg)}
 ## Licence
 
 {"".join(_licence(side, source) for side, source in towers.items())}- Data: {cfg.data.dataset}, under its own terms.
+"""
+
+
+def _cost(cfg: Config) -> str:
+    """Say what a query costs, in the FLOPs of its matrix products and convolutions."""
+    model, params = BridgeModel(cfg), {"params": param_shapes(cfg)}
+    px, length = cfg.vision.image_px, cfg.text.length
+    pixels = jax.ShapeDtypeStruct((1, px, px, 3), jnp.uint8)
+    ids, mask = jax.ShapeDtypeStruct((1, length), jnp.int32), jax.ShapeDtypeStruct((1, length), jnp.bool_)
+
+    def shapes(method: Callable, *inputs: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.eval_shape(nn.apply(method, model), params, *inputs)
+
+    def giga(method: Callable, *inputs: Any) -> float:
+        return flops.flops_of(jax.jit(nn.apply(method, model)), params, *inputs) / 1e9
+
+    photo = giga(lambda model, pixels: model.unimodal_image(model.lower_image(pixels)), pixels)
+    text = giga(lambda model, ids, mask: model.unimodal_text(model.lower_text(ids, mask), mask), ids, mask)
+    embedded = f"To embed a text takes {text:.3g} GFLOP; to embed a photo, once for all queries, {photo:.3g}.\n"
+    if cfg.bridge.design == "none":
+        return embedded
+    image = shapes(BridgeModel.lower_image, pixels)
+    pair = giga(BridgeModel.fused, Lower(image, shapes(BridgeModel.lower_text, ids, mask), mask))
+    again = giga(BridgeModel.lower_image, pixels)
+    best = cfg.evals["retrieval"].rerank_top_k if "retrieval" in cfg.evals else 16
+    return f"""\
+{embedded}To order a query's best {best} photos anew, by the bridge, takes {best} x {pair:.3g} = {best * pair:.3g} GFLOP
+more. That is so where the states of photos below the bridge are kept, {2 * image.size / 1e3:.3g} kB a photo, as
+`tools.search` does. From pixels, as `match` above, it takes {best} x {again:.3g} = {best * again:.3g} GFLOP beside that.
+Matrix products and convolutions are counted.
 """
 
 

@@ -20,9 +20,9 @@ from rich.table import Table
 
 from bridge_jax import paths
 from bridge_jax.config import Config, Stage
-from bridge_jax.plan import flops, planner
+from bridge_jax.plan import planner
 from bridge_jax.plan.chips import GIB
-from bridge_jax.step import optim, sharding, train_step
+from bridge_jax.step import flops, optim, sharding, train_step
 from bridge_jax.step.params import param_shapes
 from bridge_jax.types import Batch
 

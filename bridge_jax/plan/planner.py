@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bridge_jax.config import Blocks, Config, ConfigError, Stage, check
-from bridge_jax.plan import flops, hlo
+from bridge_jax.plan import hlo
 from bridge_jax.plan.chips import GIB, Chip
-from bridge_jax.step import sharding, train_step
+from bridge_jax.step import flops, sharding, train_step
 from bridge_jax.step.batch import abstract_batch
 from bridge_jax.step.params import abstract_params
 from bridge_jax.types import Batch

@@ -220,6 +220,22 @@ def test_the_card_says_what_the_run_says(run, exported, tmp_path):
     assert "This checkpoint was not scored." in (tmp_path / "last" / "README.md").read_text()
 
 
+def test_the_card_says_what_a_query_costs(run, exported):
+    card, cfg = (exported / "README.md").read_text(), Checkpoints(run, read_only=True).config(2)
+    number = r"([\d.e+-]+)"
+    (text,) = re.findall(rf"To embed a text takes {number} GFLOP; to embed a photo", card)
+    depth, width, mlp, tokens = cfg.text.depth, cfg.text.width, cfg.text.mlp_width, cfg.text.length
+    blocks = depth * (2 * tokens * (4 * width**2 + 2 * width * mlp) + 4 * tokens**2 * width)
+    assert float(text) == pytest.approx((blocks + 2 * width * cfg.bridge.embed_width) / 1e9, rel=5e-3)
+    best, pair, total = re.findall(rf"anew, by the bridge, takes (\d+) x {number} = {number} GFLOP\nmore", card)[0]
+    assert int(best) == cfg.evals["retrieval"].rerank_top_k
+    assert float(total) == pytest.approx(int(best) * float(pair), rel=1e-2)
+    sides = ((5, cfg.vision), (tokens, cfg.text))  # 4 patches and the class
+    block = sum(2 * n * (4 * tower.width**2 + 2 * tower.width * tower.mlp_width) for n, tower in sides)
+    assert float(pair) > block / 1e9  # of both sides, a block above the bridge at least
+    assert f"are kept, {5 * cfg.vision.width * 2 / 1e3:.3g} kB a photo" in card
+
+
 def test_the_card_of_a_run_that_was_stopped(run, tmp_path):
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     stopped = tmp_path / "stopped"

@@ -7,8 +7,8 @@ import pytest
 
 from bridge_jax import paths
 from bridge_jax.config import parse
-from bridge_jax.plan import dry_run, flops, planner
-from bridge_jax.step import sharding
+from bridge_jax.plan import dry_run, planner
+from bridge_jax.step import flops, sharding
 from bridge_jax.step.params import param_shapes
 
 

@@ -10,7 +10,8 @@ from jax.experimental import pallas as pl
 from jax.sharding import AbstractMesh, AxisType, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from bridge_jax.plan import chips, flops, hlo
+from bridge_jax.plan import chips, hlo
+from bridge_jax.step import flops
 
 LAYERS, SIDE = 24, 2048
 MATRIX = 2 * SIDE * SIDE  # bytes of a layer's weights; all of them are more than a chip's VMEM

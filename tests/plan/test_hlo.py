@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bridge_jax.plan import flops, hlo
+from bridge_jax.plan import hlo
+from bridge_jax.step import flops
 
 
 def compiled(function, *shapes, **options):

@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bridge_jax.config import Mesh, Vision
 from bridge_jax.models import interaction, layers, pre_norm
 from bridge_jax.models.kernels import attention, rows
-from bridge_jax.plan import chips, flops, hlo
-from bridge_jax.step import sharding
+from bridge_jax.plan import chips, hlo
+from bridge_jax.step import flops, sharding
 from configs import common
 
 ROWS, L, M, D, HEADS = 4, 24, 40, 256, 4  # rows of a chip

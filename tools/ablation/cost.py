@@ -3,8 +3,8 @@
 import jax
 
 from bridge_jax.config import Config
-from bridge_jax.plan import flops, planner
-from bridge_jax.step import sharding
+from bridge_jax.plan import planner
+from bridge_jax.step import flops, sharding
 
 
 def least_secs(cfg: Config) -> float:
