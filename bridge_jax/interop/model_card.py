@@ -115,8 +115,8 @@ def _cost(cfg: Config) -> str:
     return f"""\
 {embedded}To order a query's best {best} photos anew, by the bridge, takes {best} x {pair:.3g} = {best * pair:.3g} GFLOP
 more. That is so where the states of photos below the bridge are kept, {2 * image.size / 1e3:.3g} kB a photo, as
-`tools.search` does. From pixels, as `match` above, it takes {best} x {again:.3g} = {best * again:.3g} GFLOP beside that.
-Matrix products and convolutions are counted.
+`tools.search` does. From pixels, as `match` above, it takes {best} x {again:.3g} = {best * again:.3g} GFLOP beside
+that. Matrix products and convolutions are counted.
 """
 
 
