@@ -18,6 +18,8 @@ libtpu=$!
 # takes the build of the user's index and the package's own resolution cannot choose another.
 install_package '.[test]' "$(grep '^torch==' constraints.txt)"
 wait "$libtpu"
+# Trackio forbids the Pillow that the package needs, and runs with it (docs/runs.md).
+"$python" -m pip install --quiet --no-compile --no-deps "$(grep '^trackio==' constraints.txt)"
 # pytest reads the list itself; tests/launch/test_scripts.py, which is on it, fails where a line names no test.
 arguments=()
 for word in "$@"; do

@@ -73,6 +73,7 @@ HOMES = {
     "tensorboardX": ["bridge_jax/workdir/trackers/tensorboard.py"],
     "wandb": ["bridge_jax/workdir/trackers/wandb.py"],
     "mlflow": ["bridge_jax/workdir/trackers/mlflow.py"],
+    "trackio": ["bridge_jax/workdir/trackers/trackio.py"],
     "safetensors": ["bridge_jax/interop/hf_import.py", "bridge_jax/interop/torch_export.py"],
     "huggingface_hub": [
         "bridge_jax/interop/hf_import.py",
@@ -112,9 +113,11 @@ NOT_IMPORTED = {
 NOT_DECLARED = {
     "numpy": "jax requires it",
     "ml_dtypes": "jax requires it",
+    "trackio": "it forbids the Pillow that we need; the extra of its name brings the rest (docs/runs.md)",
 }
 MODULE_OF = {
     "absl-py": "absl",
+    "eccv-caption": "eccv_caption",
     "mlflow-skinny": "mlflow",
     "orbax-checkpoint": "orbax",
     "pillow-heif": "pillow_heif",

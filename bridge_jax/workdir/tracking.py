@@ -2,7 +2,7 @@
 
 A file bridge_jax/workdir/trackers/NAME.py defines
 
-    PACKAGE                    the module that it imports, in `begin`; an extra of the tracker's name brings it
+    PACKAGE, INSTALL           the module that it imports, in `begin`, and the command that brings it
     begin(start) -> Tracker    begin the run of a workdir, or go on with it
 
 No other file names it. A tracker that raises is switched off with one line in the log, until the run is started again.
@@ -56,10 +56,10 @@ def check(names: Sequence[str]) -> None:
     known = [file.name for file in pkgutil.iter_modules(trackers.__path__)]
     for name in names:
         require_one_of("config.trackers", name, known)
-        if importlib.util.find_spec(package := _file(name).PACKAGE) is None:
+        if importlib.util.find_spec((tracker := _file(name)).PACKAGE) is None:
             raise ConfigError(
-                f"config.trackers: {name!r} needs the package {package}, which is not installed; expected the extra "
-                f"{name!r}: pip install 'bridge_jax[{name}]'"
+                f"config.trackers: {name!r} needs the package {tracker.PACKAGE}, which is not installed; install it: "
+                f"{tracker.INSTALL}"
             )
 
 

@@ -23,16 +23,17 @@ from bridge_jax.workdir.log import read as read_log
 from bridge_jax.workdir.trackers import mlflow
 from tests import runs
 
-ALL = ("tensorboard", "wandb", "mlflow")
+ALL = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def offline():
+def offline(tmp_path_factory):
     """No tracker may ask the network, whatever this machine's environment says."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_"))]:
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_"))]:
             patch.delenv(name)
         patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("TRACKIO_DIR", str(tmp_path_factory.mktemp("trackio")))  # is read when it is imported
         yield
 
 
@@ -88,6 +89,13 @@ def in_tensorboard(folder: Path) -> list:
     return found
 
 
+def in_trackio(run: str) -> list:
+    from trackio.sqlite_storage import SQLiteStorage  # TRACKIO_DIR is read when trackio is imported
+
+    found = SQLiteStorage.get_logs("bridge_jax", run)
+    return [(one["step"], name, one[name]) for one in found for name in one.keys() - {"step", "timestamp"}]
+
+
 def in_log(folder: Path) -> list:
     """Return what a tracker should hold, but for clocks: a step that ran twice took another time."""
     return sorted((step, name, value) for (step, name), value in runs.logged(folder).items() if name != "step")
@@ -116,6 +124,11 @@ def test_a_run_that_was_stopped_and_resumed_is_one_run_in_every_tracker(tiny, tm
     run = the_run(client)
     assert (run.info.run_name, run.info.status) == (tmp_path.name, "FINISHED")
     assert run.data.params["stages.stabilise.learning_rate"] == "0.001"
+    trackio_run = tracking.read(tmp_path / tracking.FILE)["trackio"][0]
+    assert trackio_run.startswith(f"{tmp_path.name}-")
+    assert without_clocks(in_trackio(trackio_run)) == expected
+    (stored,) = sys.modules["trackio"].Api().runs("bridge_jax")
+    assert stored.config["stages"]["stabilise"]["learning_rate"] == 0.001
     (wandb_run,) = {path.name.split("-")[-1] for path in tmp_path.glob("wandb/offline-run-*")}
     assert tracking.read(tmp_path / tracking.FILE)["wandb"][0] == wandb_run
 
@@ -190,6 +203,15 @@ def test_a_tracker_that_is_not_installed_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # so Python finds none
     with pytest.raises(ConfigError, match=r"'wandb' needs the package wandb, .*: pip install 'bridge_jax\[wandb\]'"):
         tracking.check(["wandb"])
+
+
+def test_trackio_says_nothing_and_runs_of_one_name_stay_apart(tmp_path, capfd):
+    for place, value in (("a", 1.0), ("b", 2.0)):
+        with RunLog(tmp_path / place / "run", 0, ["trackio"]) as log:
+            log.write(1, {"loss": value})
+        (name, _) = tracking.read(tmp_path / place / "run" / tracking.FILE)["trackio"]
+        assert in_trackio(name) == [(1, "loss", value)]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_damaged_file_of_runs_is_named(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 from bridge_jax.workdir.tracking import Start
 
 PACKAGE = "mlflow"
+INSTALL = "pip install 'bridge_jax[mlflow]'"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # else every import tells its makers
     # The loop waits for every request. MLflow's seven retries of two minutes would hold it for a quarter of an hour.

@@ -9,6 +9,7 @@ from typing import Any, cast
 from bridge_jax.workdir.tracking import Start
 
 PACKAGE = "tensorboardX"
+INSTALL = "pip install tensorboardX"
 
 
 class TensorBoard:

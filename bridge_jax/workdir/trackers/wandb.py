@@ -11,6 +11,7 @@ from typing import Any
 from bridge_jax.workdir.tracking import Start
 
 PACKAGE = "wandb"
+INSTALL = "pip install 'bridge_jax[wandb]'"
 _FINISH_SECS = 60.0  # what is not sent by then stays in WORKDIR/wandb, for `wandb sync`
 
 
