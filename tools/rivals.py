@@ -4,12 +4,14 @@ No hub is needed: their files are written to a folder first, and loaded from it 
 `rivals`.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from bridge_jax.config import as_json
 from bridge_jax.index import store
 from bridge_jax.index.model import Model
 
@@ -26,7 +28,8 @@ def bi_encoder(model: Model, folder: Path) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
-    text, vision, tokenizer = model.cfg.text, model.cfg.vision, _tokenizer(model, folder / "clip")
+    text, vision = model.cfg.text, model.cfg.vision
+    tokenizer = _tokenizer(model, folder / "clip", text.length)
     ids = dict(pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.pad_token_id)
     words = dict(vocab_size=text.vocab_size, max_position_embeddings=text.length, eos_token_id=tokenizer.eos_token_id)
     config = CLIPConfig(
@@ -50,9 +53,11 @@ def cross_encoder(model: Model, folder: Path) -> "CrossEncoder":
     from transformers import Gemma3Config, Gemma3ForSequenceClassification, Gemma3ImageProcessorPil, Gemma3Processor
 
     text, vision = model.cfg.text, model.cfg.vision
-    tokenizer = _tokenizer(model, folder / "gemma", extra_special_tokens=_MARKS, bos_token=_MARKS["eoi_token"])
     patches = (vision.image_px // vision.patch_px) ** 2
-    words = dict(vocab_size=len(tokenizer), max_position_embeddings=text.length + patches + 16)
+    length = text.length + patches + 16  # with the marks and spaces round the photo
+    marks = dict(extra_special_tokens=_MARKS, bos_token=_MARKS["eoi_token"])
+    tokenizer = _tokenizer(model, folder / "gemma", length, **marks)
+    words = dict(vocab_size=len(tokenizer), max_position_embeddings=length)
     attention = dict(num_key_value_heads=text.heads, head_dim=text.width // text.heads)
     ids = {name.replace("token", "token_index"): tokenizer.convert_tokens_to_ids(word) for name, word in _MARKS.items()}
     config = Gemma3Config(
@@ -88,16 +93,17 @@ def _size(tower: Any) -> dict[str, int]:
     )
 
 
-def _tokenizer(model: Model, folder: Path, **more: Any) -> Any:
+def _tokenizer(model: Model, folder: Path, length: int, **more: Any) -> Any:
     """Return the model's tokenizer for transformers, through a file in the new folder."""
     from transformers import PreTrainedTokenizerFast
 
     folder.mkdir()
-    (folder / store.TOKENIZER).write_text(model.tokenizer.to_json(), encoding="utf-8")
+    content = as_json.loads(model.tokenizer.to_json()) | {"truncation": None, "padding": None}  # to our length
+    (folder / store.TOKENIZER).write_text(json.dumps(content), encoding="utf-8")
     special = model.tokenizer.special
     return PreTrainedTokenizerFast(
         tokenizer_file=str(folder / store.TOKENIZER),
-        model_max_length=model.cfg.text.length,
+        model_max_length=length,
         pad_token=special["pad_token"],
         eos_token=next(special[name] for name in ("sep_token", "eos_token") if name in special),
         **more,

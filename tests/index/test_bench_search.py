@@ -30,6 +30,7 @@ def test_the_rivals_read_text_and_photo(model, album, tmp_path):
     files = [str(path) for path in sorted(album.rglob("*.png"))[:3]]
     cross = rivals.cross_encoder(model, tmp_path)
     scores = cross.predict([("a red circle", file) for file in files] + [("a large blue square", files[0])])
+    assert np.isfinite(cross.predict([("a red circle " * 5, files[0])])).all()
     assert len(np.unique(scores)) == 4
     found = cross.rank("a red circle", files)
     assert [hit["corpus_id"] for hit in found] == np.argsort(-scores[:3]).tolist()
