@@ -37,16 +37,37 @@ _PX = flags.DEFINE_integer("px", 256, "Shorter side of a picture.", lower_bound=
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", None, "Processes; without it, one a core.", lower_bound=1)
 _FOLDER = flags.DEFINE_string("folder", "", "Where to keep the tars and what is prepared of them.")
 _SAMPLED_SECS = 0.05
+_PICTURES_ENCODED, _FREQUENCIES = 1000, 3
+_TABLE = b"\xff\xdb\x00\x43\x00"  # before the first quantisation table: marker, length, precision and number
 _MANY = 50_000_000
 _console = Console(soft_wrap=True, highlight=False)
 
 
 def photo(number: int, px: int) -> bytes:
-    """Return a JPEG of smooth noise, 4 : 3, which takes about as many bytes as a photo of its size."""
+    """Return a JPEG that differs from all others, in its file and in its pixels.
+
+    To encode a million takes hours. So there are 1,000 pictures, and each is seen through 1,000 quantisation tables:
+    three of the lowest frequencies count for more in one than in another.
+    """
+    encoded, first = _noise(number % _PICTURES_ENCODED, px)
+    changed, variant = bytearray(encoded), number // _PICTURES_ENCODED % 10**_FREQUENCIES
+    for frequency in range(1, 1 + _FREQUENCIES):
+        changed[first + frequency] += variant % 10
+        variant //= 10
+    return bytes(changed)
+
+
+@functools.lru_cache(maxsize=_PICTURES_ENCODED)
+def _noise(number: int, px: int) -> tuple[bytes, int]:
+    """Return a JPEG of smooth noise, 4 : 3, of about as many bytes as a photo of its size; and where its table begins.
+
+    The table is that of the luminance, one byte a frequency.
+    """
     coarse = np.random.default_rng(number).integers(0, 256, (px // 8, px // 6, 3)).astype(np.uint8)
     pixels = coarse.repeat(16, axis=0).repeat(16, axis=1)
     height, width, _ = pixels.shape
-    return smaller(b"P6 %d %d 255\n" % (width, height) + pixels.tobytes(), Stored(px, 90))
+    encoded = smaller(b"P6 %d %d 255\n" % (width, height) + pixels.tobytes(), Stored(px, 90))
+    return encoded, encoded.index(_TABLE) + len(_TABLE)
 
 
 def make(number: int, *, raw: Path, pictures: int, px: int) -> None:
