@@ -72,7 +72,7 @@ def whole(out):
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
 
-@pytest.mark.parametrize(("workers", "seed"), [(2, "0"), (3, "1")])
+@pytest.mark.parametrize(("workers", "seed"), [(2, "0"), (3, "1"), (1, "2")])
 def test_workers_and_hash_seed_do_not_show_in_the_bytes(raw, undisturbed, tmp_path, workers, seed):
     environment = os.environ | {"PYTHONHASHSEED": seed}
     done = subprocess.run(command(raw, tmp_path, workers), cwd=ROOT, env=environment, capture_output=True, text=True)
