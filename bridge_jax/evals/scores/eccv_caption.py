@@ -36,7 +36,7 @@ Positives = Mapping[str, Mapping[int, Sequence[int]]]  # side -> query -> the id
 
 
 class Truth(NamedTuple):
-    """What is true of the test photos. Photos have COCO's image ids, captions COCO's annotation ids."""
+    """Hold which pairs of test photo and caption are true: photos by COCO's image ids, captions by annotation ids."""
 
     coco: Positives
     cxc: Positives
@@ -113,9 +113,10 @@ def _such(photos: Sequence[int] | set[int]) -> str:
 
 def _caption_ids(text_photos: Int[np.ndarray, " texts"]) -> Int[np.ndarray, " texts"]:
     """Return the id of each caption, and -1 for a photo's sixth and later. Raises ConfigError where one is missing."""
-    known, place, ids = truth().coco["i2t"], dict.fromkeys(text_photos.tolist(), 0), []
+    place, ids = dict.fromkeys(text_photos.tolist(), 0), []
+    known = {photo: sorted(truth().coco["i2t"][photo]) for photo in place}
     for photo in text_photos.tolist():
-        ids.append(sorted(known[photo])[place[photo]] if place[photo] < CAPTIONS else -1)
+        ids.append(known[photo][place[photo]] if place[photo] < CAPTIONS else -1)
         place[photo] += 1
     if fewer := [photo for photo, count in place.items() if count < CAPTIONS]:
         raise ConfigError(
